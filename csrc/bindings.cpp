@@ -1,0 +1,106 @@
+// The only file that knows Python. Addresses of tensors, sizes and streams cross this border as
+// integers; checks of shapes and dtypes, and every allocation, are on the Python side.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/isa.hpp"
+#include "core/parallel.hpp"
+#include "ops/aggregate_patches.hpp"
+#include "ops/greedy_coreset.hpp"
+#include "ops/nearest_neighbors.hpp"
+
+namespace py = pybind11;
+
+namespace autopatch {
+namespace {
+
+template <typename T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+bool all_finite(const float* values, std::int64_t count, int num_threads) {
+  constexpr std::int64_t kBlock = 1 << 16;
+  std::atomic<bool> finite{true};
+  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+    const std::int64_t last = std::min(count, (block + 1) * kBlock);
+    float sum = 0.0f;  // x * 0 is 0 for a finite x and NaN otherwise
+    for (std::int64_t i = block * kBlock; i < last; ++i) sum += values[i] * 0.0f;
+    if (sum != 0.0f) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
+
+}  // namespace
+}  // namespace autopatch
+
+PYBIND11_MODULE(_C, m) {
+  using namespace autopatch;
+  using release_gil = py::call_guard<py::gil_scoped_release>;
+  using Address = std::uintptr_t;
+  using Size = std::int64_t;
+
+  m.def("detected_isa", [] { return std::string(isa_name(detected_isa())); });
+  m.def("active_isa", [] { return std::string(isa_name(active_isa())); });
+  m.def("set_active_isa", &set_active_isa);
+#ifdef AUTOPATCH_WITH_CUDA
+  m.attr("cuda_built") = true;
+#else
+  m.attr("cuda_built") = false;
+#endif
+
+  m.def(
+      "all_finite",
+      [](Address values, Size count, int num_threads) {
+        return all_finite(at<const float>(values), count, num_threads);
+      },
+      release_gil());
+  // A level is (address, channels, height, width, channels last?, patch size).
+  using Level = std::tuple<Address, Size, Size, Size, bool, Size>;
+  m.def(
+      "aggregate_patches",
+      [](const std::vector<Level>& levels, Size images, Size height, Size width, Address out,
+         int num_threads) {
+        std::vector<FeatureMap> maps;
+        for (const auto& [data, channels, rows, columns, channels_last, patch] : levels) {
+          maps.push_back({at<const float>(data), channels, rows, columns, channels_last, patch});
+        }
+        aggregate_patches_cpu(maps, images, height, width, at<float>(out), num_threads);
+      },
+      release_gil());
+  m.def(
+      "greedy_coreset",
+      [](Address features, Size num_rows, Size dim, Size count, Size start, Address indices,
+         Address radii, int num_threads) {
+        greedy_coreset_cpu(at<const float>(features), num_rows, dim, count, start,
+                           at<Size>(indices), at<float>(radii), num_threads);
+      },
+      release_gil());
+  m.def(
+      "nearest_neighbors",
+      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Size k,
+         Address distances, Address indices, int num_threads) {
+        nearest_neighbors_cpu(at<const float>(queries), num_queries, at<const float>(bank),
+                              num_rows, dim, k, at<float>(distances), at<Size>(indices),
+                              num_threads);
+      },
+      release_gil());
+#ifdef AUTOPATCH_WITH_CUDA
+  m.def(
+      "nearest_neighbors_cuda",
+      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Size k,
+         Address distances, Address indices, Address stream) {
+        nearest_neighbors_cuda(at<const float>(queries), num_queries, at<const float>(bank),
+                               num_rows, dim, k, at<float>(distances), at<Size>(indices), stream);
+      },
+      release_gil());
+#endif
+}

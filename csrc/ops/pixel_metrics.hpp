@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+namespace autopatch {
+
+/// Metrics of anomaly scores against masks over all pixels of a data set, from one sort of the
+/// scores of the anomalous pixels.
+///
+/// `scores` and `masks` are contiguous [num_images, height, width]; a pixel is anomalous where its
+/// mask is not zero. `type_of_image` [num_images] holds the anomaly type, in [0, num_types), or -1
+/// for a normal image. `out` receives rwAP, AP, AUROC, partial AUROC (false-positive rate at most
+/// 0.3, McClish standardised) and AUPRO (false-positive rate at most 0.3); the last three are NaN
+/// where there is no normal pixel. Equal scores form one point of every curve, -0 equals 0, and
+/// infinities are ordered like numbers. The result does not depend on `num_threads` (>= 1).
+///
+/// Throws std::invalid_argument with a message for the user on NaN scores, an anomalous pixel in a
+/// normal image, no anomalous pixel at all, or 2^32 pixels and more.
+template <typename Score>  // float or double
+void pixel_metrics(const Score* scores, const std::uint8_t* masks, std::int64_t num_images,
+                   std::int64_t height, std::int64_t width, const std::int32_t* type_of_image,
+                   int num_types, double* out, int num_threads);
+
+}  // namespace autopatch

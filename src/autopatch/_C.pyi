@@ -1,0 +1,48 @@
+"""Types of the native extension. Sizes and addresses are integers; see csrc/bindings.cpp."""
+
+cuda_built: bool
+
+def detected_isa() -> str: ...
+def active_isa() -> str: ...
+def set_active_isa(name: str) -> None: ...
+def all_finite(values: int, count: int, num_threads: int) -> bool: ...
+def aggregate_patches(
+    levels: list[tuple[int, int, int, int, bool, int]],
+    images: int,
+    height: int,
+    width: int,
+    out: int,
+    num_threads: int,
+) -> None: ...
+def greedy_coreset(
+    features: int,
+    num_rows: int,
+    dim: int,
+    count: int,
+    start: int,
+    indices: int,
+    radii: int,
+    num_threads: int,
+) -> None: ...
+def nearest_neighbors(
+    queries: int,
+    num_queries: int,
+    bank: int,
+    num_rows: int,
+    dim: int,
+    k: int,
+    distances: int,
+    indices: int,
+    num_threads: int,
+) -> None: ...
+def nearest_neighbors_cuda(
+    queries: int,
+    num_queries: int,
+    bank: int,
+    num_rows: int,
+    dim: int,
+    k: int,
+    distances: int,
+    indices: int,
+    stream: int,
+) -> None: ...

@@ -1,0 +1,31 @@
+"""The kernels of autopatch, callable on their own.
+
+- `aggregate_patches`: feature maps to patch features.
+- `greedy_coreset`: k-center subsampling of a memory bank.
+- `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank.
+- `pixel_metrics`, `region_weighted_average_precision`: quality of anomaly maps.
+
+They need torch and NumPy alone and take either's arrays, or any other with `__dlpack__`; the same
+are operators `torch.ops.autopatch.*` for `torch.compile` and `torch.export`. `reference` holds each
+in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512) lowers the
+instruction set that the CPU kernels use.
+"""
+
+from autopatch.kernels.aggregate import aggregate_patches
+from autopatch.kernels.coreset import greedy_coreset
+from autopatch.kernels.metrics import (
+    PixelMetrics,
+    pixel_metrics,
+    region_weighted_average_precision,
+)
+from autopatch.kernels.nearest import NearestNeighborIndex, nearest_neighbors
+
+__all__ = [
+    "NearestNeighborIndex",
+    "PixelMetrics",
+    "aggregate_patches",
+    "greedy_coreset",
+    "nearest_neighbors",
+    "pixel_metrics",
+    "region_weighted_average_precision",
+]

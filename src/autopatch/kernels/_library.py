@@ -1,0 +1,281 @@
+"""The operators `torch.ops.autopatch.*`.
+
+Each has a schema, an implementation per device, a fake implementation (shapes and dtypes only, for
+`torch.compile` and `torch.export`) and an autograd rule that raises. Implementations allocate with
+torch and hand addresses to `autopatch._C`; data-dependent checks live here too, where compiled
+graphs meet them as well. The functions in this package are the interface to use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autopatch import _C
+
+Operator = Callable[..., Any]
+
+_library = torch.library.Library("autopatch", "DEF")
+
+
+def _no_gradient(name: str) -> Operator:
+    def backward(_context: Any, *_gradients: Any) -> None:
+        raise RuntimeError(f"autopatch::{name} has no gradient; call it under torch.no_grad()")
+
+    return backward
+
+
+def _cpu_only(name: str) -> Operator:
+    def raise_error(*_args: Any) -> None:
+        raise NotImplementedError(
+            f"autopatch::{name} runs on the CPU only; move its inputs there with .cpu()"
+        )
+
+    return raise_error
+
+
+def define(schema: str, *, cpu: Operator, fake: Operator, cuda: Operator | None = None) -> None:
+    """Registers `autopatch::<schema>`. Operators that write to an argument get no autograd rule:
+    torch has none for them, and their callers refuse inputs that require a gradient."""
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=(torch.Tag.needs_fixed_stride_order,))
+    _library.impl(name, cpu, "CPU")
+    _library.impl(name, cuda or _cpu_only(name), "CUDA")
+    torch.library.register_fake(f"autopatch::{name}", fake, lib=_library)
+    if "!" not in schema:
+        torch.library.register_autograd(
+            f"autopatch::{name}", _no_gradient(name), lib=_library
+        )
+
+
+def threads(num_threads: int) -> int:
+    """Resolves the operators' thread argument, in which 0 stands for torch's own count."""
+    return num_threads or torch.get_num_threads()
+
+
+def check_finite(name: str, tensor: torch.Tensor, num_threads: int) -> None:
+    """Raises ValueError where `tensor` holds NaN or infinity."""
+    if tensor.is_cuda:
+        finite = bool(torch.isfinite(tensor).all())
+    else:
+        finite = _C.all_finite(tensor.data_ptr(), tensor.numel(), threads(num_threads))
+    if not finite:
+        raise ValueError(f"`{name}` holds NaN or infinity")
+
+
+# --- nearest_neighbors -------------------------------------------------------------------------
+
+
+def _nearest_outputs(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
+
+
+def _nearest_cpu(
+    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    queries, bank = queries.contiguous(), bank.contiguous()
+    if not bank_is_finite:
+        check_finite("bank", bank, num_threads)
+    distances, indices = _nearest_outputs(queries, k)
+    _C.nearest_neighbors(
+        queries.data_ptr(),
+        queries.shape[0],
+        bank.data_ptr(),
+        bank.shape[0],
+        bank.shape[1],
+        k,
+        distances.data_ptr(),
+        indices.data_ptr(),
+        threads(num_threads),
+    )
+    return distances, indices
+
+
+def _nearest_cuda(
+    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not _C.cuda_built:
+        raise NotImplementedError(
+            "autopatch was built without CUDA, so `queries` on a GPU cannot be searched; "
+            "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move the tensors with .cpu()"
+        )
+    with torch.cuda.device_of(queries):
+        queries, bank = queries.contiguous(), bank.contiguous()
+        if not bank_is_finite:
+            check_finite("bank", bank, num_threads)
+        distances, indices = _nearest_outputs(queries, k)
+        _C.nearest_neighbors_cuda(
+            queries.data_ptr(),
+            queries.shape[0],
+            bank.data_ptr(),
+            bank.shape[0],
+            bank.shape[1],
+            k,
+            distances.data_ptr(),
+            indices.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
+    missing = (indices[:, -1] < 0).nonzero()
+    if len(missing):
+        raise ValueError(
+            f"row {int(missing[0])} of `queries` has no finite squared distance to `bank`: it "
+            "holds NaN, infinity or values beyond the range of float32"
+        )
+    return distances, indices
+
+
+def _nearest_fake(
+    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _nearest_outputs(queries, k)
+
+
+define(
+    "nearest_neighbors(Tensor queries, Tensor bank, int k, bool bank_is_finite, int num_threads)"
+    " -> (Tensor, Tensor)",
+    cpu=_nearest_cpu,
+    cuda=_nearest_cuda,
+    fake=_nearest_fake,
+)
+
+
+# --- greedy_coreset ----------------------------------------------------------------------------
+
+
+def _coreset_outputs(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return features.new_empty((count,), dtype=torch.int64), features.new_empty((count,))
+
+
+def _coreset_cpu(
+    features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    features = features.contiguous()
+    check_finite("features", features, num_threads)
+    if start < 0:
+        generator = torch.Generator().manual_seed(seed)
+        start = int(torch.randint(features.shape[0], (), generator=generator))
+    indices, radii = _coreset_outputs(features, count)
+    _C.greedy_coreset(
+        features.data_ptr(),
+        features.shape[0],
+        features.shape[1],
+        count,
+        start,
+        indices.data_ptr(),
+        radii.data_ptr(),
+        threads(num_threads),
+    )
+    return indices, radii
+
+
+def _coreset_fake(
+    features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _coreset_outputs(features, count)
+
+
+define(
+    "greedy_coreset(Tensor features, int count, int start, int seed, int num_threads)"
+    " -> (Tensor, Tensor)",
+    cpu=_coreset_cpu,
+    fake=_coreset_fake,
+)
+
+
+# --- aggregate_patches -------------------------------------------------------------------------
+
+
+def _aggregate_output(feature_maps: list[torch.Tensor], height: int, width: int) -> torch.Tensor:
+    rows = feature_maps[0].shape[0] * height * width
+    return feature_maps[0].new_empty((rows, sum(m.shape[1] for m in feature_maps)))
+
+
+def _aggregate_out_cpu(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    out: torch.Tensor,
+    num_threads: int,
+) -> None:
+    levels = []
+    for feature_map, patch_size in zip(feature_maps, patch_sizes, strict=True):
+        # Either layout is read in place; anything else is copied into the faster one.
+        if not feature_map.is_contiguous():
+            feature_map = feature_map.contiguous(memory_format=torch.channels_last)
+        levels.append((feature_map, patch_size))
+    _C.aggregate_patches(
+        [
+            (
+                feature_map.data_ptr(),
+                feature_map.shape[1],
+                feature_map.shape[2],
+                feature_map.shape[3],
+                not feature_map.is_contiguous(),
+                patch_size,
+            )
+            for feature_map, patch_size in levels
+        ],
+        feature_maps[0].shape[0],
+        height,
+        width,
+        out.data_ptr(),
+        threads(num_threads),
+    )
+
+
+def _aggregate_out_fake(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    out: torch.Tensor,
+    num_threads: int,
+) -> None:
+    return None
+
+
+def _aggregate_cpu(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    num_threads: int,
+) -> torch.Tensor:
+    out = _aggregate_output(feature_maps, height, width)
+    _aggregate_out_cpu(feature_maps, patch_sizes, height, width, out, num_threads)
+    return out
+
+
+def _aggregate_fake(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    num_threads: int,
+) -> torch.Tensor:
+    return _aggregate_output(feature_maps, height, width)
+
+
+define(
+    "aggregate_patches(Tensor[] feature_maps, int[] patch_sizes, SymInt height, SymInt width,"
+    " int num_threads) -> Tensor",
+    cpu=_aggregate_cpu,
+    fake=_aggregate_fake,
+)
+define(
+    "aggregate_patches_out(Tensor[] feature_maps, int[] patch_sizes, SymInt height, SymInt width,"
+    " Tensor(a!) out, int num_threads) -> ()",
+    cpu=_aggregate_out_cpu,
+    fake=_aggregate_out_fake,
+)
+
+if "AUTOPATCH_ISA" in os.environ:
+    try:
+        _C.set_active_isa(os.environ["AUTOPATCH_ISA"])
+    except ValueError as error:
+        raise ValueError(f"AUTOPATCH_ISA: {error}") from None

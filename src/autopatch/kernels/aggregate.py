@@ -1,0 +1,100 @@
+"""Patch features from feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from autopatch.kernels import _library  # noqa: F401  (registers the operators)
+from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
+
+MAX_PATCH_SIZE = 16
+
+
+def aggregate_patches(
+    feature_maps: Sequence[Array],
+    patch_sizes: Sequence[int],
+    *,
+    out_size: tuple[int, int] | None = None,
+    out: Array | None = None,
+    num_threads: int | None = None,
+) -> Array:
+    """Pools, resizes and concatenates feature maps into one row per patch position, in one pass.
+
+    Each map is average-pooled with its patch size p (stride 1, zero padding (p - 1) // 2 that is
+    counted in the mean, so borders darken and an even p shortens the map by one), resized
+    bilinearly (align_corners=False) to the largest map, and written channels-last behind the
+    others, as in AutoPatch (Kerssies & Vanschoren, 2023). NaN and infinity reach the patches that
+    contain them, as in the same operations of torch.
+
+    Args:
+        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32 (float16 and bfloat16 are converted), on
+            the CPU, contiguous or channels_last; others are copied first.
+        patch_sizes: Patch size of each map, 1 to 16.
+        out_size: Size (H, W) to resize to; by default that of the largest map, the one whose
+            (H_l, W_l) is greatest in lexicographic order.
+        out: Contiguous float32 array `[N * H * W, sum C_l]` to write to and return.
+        num_threads: `torch.get_num_threads()` if None.
+
+    Returns:
+        Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W; `out` if given, else
+        a NumPy array if the first map is one.
+
+    Raises:
+        TypeError: An array has another dtype.
+        ValueError: There is no map, sizes do not fit, a patch size is out of range, or a map is
+            empty or smaller than its pooling window.
+    """
+    tensors = [to_float32(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
+    if not tensors:
+        raise ValueError("`feature_maps` is empty")
+    if len(patch_sizes) != len(tensors):
+        raise ValueError(
+            f"`patch_sizes` has {len(patch_sizes)} entries, `feature_maps` has {len(tensors)}"
+        )
+    for i, (tensor, patch_size) in enumerate(zip(tensors, patch_sizes, strict=True)):
+        _check_map(i, tensor, patch_size, tensors[0].shape[0])
+    height, width = out_size or max((int(t.shape[2]), int(t.shape[3])) for t in tensors)
+    if height < 1 or width < 1:
+        raise ValueError(f"`out_size` is {(height, width)}, expected at least (1, 1)")
+    threads = check_threads(num_threads)
+    if out is None:
+        result = torch.ops.autopatch.aggregate_patches(
+            tensors, list(patch_sizes), height, width, threads
+        )
+        return like(result, feature_maps[0])
+    target = to_tensor("out", out)
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("`out` is read-only")
+    if target.dtype != torch.float32:
+        raise TypeError(f"`out` has dtype {str(target.dtype).removeprefix('torch.')}, expected float32")
+    shape = [tensors[0].shape[0] * height * width, sum(t.shape[1] for t in tensors)]
+    if list(target.shape) != shape or not target.is_contiguous():
+        raise ValueError(
+            f"`out` has shape {list(target.shape)}, expected {shape} without gaps between rows"
+        )
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, target)):
+        raise RuntimeError("autopatch::aggregate_patches_out has no gradient")
+    torch.ops.autopatch.aggregate_patches_out(
+        tensors, list(patch_sizes), height, width, target, threads
+    )
+    return out
+
+
+def _check_map(i: int, tensor: torch.Tensor, patch_size: int, images: int) -> None:
+    if tensor.ndim != 4:
+        raise ValueError(f"`feature_maps[{i}]` has shape {list(tensor.shape)}, expected [N, C, H, W]")
+    if tensor.shape[0] != images:
+        raise ValueError(
+            f"`feature_maps[{i}]` holds {tensor.shape[0]} images, `feature_maps[0]` {images}"
+        )
+    if not 1 <= patch_size <= MAX_PATCH_SIZE:
+        raise ValueError(f"`patch_sizes[{i}]` is {patch_size}, expected 1 to {MAX_PATCH_SIZE}")
+    shrink = 1 - patch_size % 2
+    if tensor.shape[2] <= shrink or tensor.shape[3] <= shrink:
+        raise ValueError(
+            f"`feature_maps[{i}]` has shape {list(tensor.shape)}: nothing is left after pooling "
+            f"with patch size {patch_size}"
+        )

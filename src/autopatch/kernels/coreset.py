@@ -1,0 +1,56 @@
+"""Greedy coreset subsampling of a memory bank."""
+
+from __future__ import annotations
+
+import torch
+
+from autopatch.kernels import _library  # noqa: F401  (registers the operators)
+from autopatch.kernels._arrays import Array, check_threads, like, to_float32
+
+
+def greedy_coreset(
+    features: Array,
+    count: int,
+    *,
+    start: int | None = None,
+    seed: int = 0,
+    num_threads: int | None = None,
+) -> tuple[Array, Array]:
+    """Picks `count` rows by the greedy k-center rule: each next one is farthest from those picked.
+
+    The rule of Gonzalez (1985) as PatchCore (Roth et al., 2022) uses it, without its approximations
+    and with the start point as first member. Squared distances are float32 sums of squared
+    differences in one order: sixteen running sums, feature d goes to sum d mod 16, then sums j and
+    j + 8, j + 4, j + 2, j + 1 are added in turn; products and sums are rounded separately. Equal
+    distances go to the lowest index. The picks are therefore the same on every CPU and any number
+    of threads.
+
+    Args:
+        features: `[N, D]`, float32 (float16 and bfloat16 are converted), on the CPU.
+        count: Rows to pick, 1 to N.
+        start: First pick, 0 to N - 1; drawn from `seed` if None.
+        seed: Of the draw of the start point.
+        num_threads: `torch.get_num_threads()` if None.
+
+    Returns:
+        Indices of the picks, `[count]`, int64, in order, and covering radii, `[count]`, float32:
+        `radii[i]` is the Euclidean distance from the first `i + 1` picks to the row farthest from
+        them. NumPy arrays if `features` is one.
+
+    Raises:
+        TypeError: `features` has another dtype.
+        ValueError: `features` is not a matrix or holds NaN or infinity, or `count` or `start` is
+            out of range.
+    """
+    tensor = to_float32("features", features)
+    if tensor.ndim != 2:
+        raise ValueError(f"`features` has shape {list(tensor.shape)}, expected two dimensions")
+    rows = tensor.shape[0]
+    if not 1 <= count <= rows:
+        raise ValueError(f"`count` is {count}, expected 1 to the {rows} rows of `features`")
+    if start is not None and not 0 <= start < rows:
+        raise ValueError(f"`start` is {start}, expected 0 to {rows - 1}")
+    indices, radii = torch.ops.autopatch.greedy_coreset(
+        tensor, count, -1 if start is None else start, seed, check_threads(num_threads)
+    )
+    return like(indices, features), like(radii, features)
