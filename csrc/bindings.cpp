@@ -16,6 +16,7 @@
 #include "ops/aggregate_patches.hpp"
 #include "ops/greedy_coreset.hpp"
 #include "ops/nearest_neighbors.hpp"
+#include "ops/pixel_metrics.hpp"
 
 namespace py = pybind11;
 
@@ -103,4 +104,20 @@ PYBIND11_MODULE(_C, m) {
       },
       release_gil());
 #endif
+  m.def(
+      "pixel_metrics",
+      [](Address scores, bool is_double, Address masks, Size images, Size height, Size width,
+         Address type_of_image, int num_types, Address out, int num_threads) {
+        const auto measure = [&](const auto* typed_scores) {
+          pixel_metrics(typed_scores, at<const std::uint8_t>(masks), images, height, width,
+                        at<const std::int32_t>(type_of_image), num_types, at<double>(out),
+                        num_threads);
+        };
+        if (is_double) {
+          measure(at<const double>(scores));
+        } else {
+          measure(at<const float>(scores));
+        }
+      },
+      release_gil());
 }

@@ -46,3 +46,15 @@ def nearest_neighbors_cuda(
     indices: int,
     stream: int,
 ) -> None: ...
+def pixel_metrics(
+    scores: int,
+    is_double: bool,
+    masks: int,
+    images: int,
+    height: int,
+    width: int,
+    type_of_image: int,
+    num_types: int,
+    out: int,
+    num_threads: int,
+) -> None: ...

@@ -10,6 +10,10 @@ constexpr int kPanel = 2 * kLanes;
 constexpr int kQueries = kLanes == 16 ? 6 : 4;
 static_assert(kPanel <= autopatch::kNearestPanelRows, "the caller's workspace is too small");
 
+// Features summed before the sum joins the total: in one long sum equal terms, and with them their
+// rounding errors, add up beyond 1e-5 of it from about 1000 features on.
+constexpr std::int64_t kChunk = 128;
+
 void pack_panel(const float* rows, std::int64_t count, std::int64_t dim, float* panel) {
   for (int r = 0; r < kPanel; ++r) {
     // Past the end of the bank the last row stands in; its copies are never looked at.
@@ -21,22 +25,29 @@ void pack_panel(const float* rows, std::int64_t count, std::int64_t dim, float* 
 template <int kCount>
 inline void squared_distances(const float* queries, std::int64_t dim, const float* panel,
                               float (*out)[kPanel]) {
-  Vector sum[kCount][2] = {};
-  for (std::int64_t d = 0; d < dim; ++d) {
-    const Vector left = load(panel + d * kPanel);
-    const Vector right = load(panel + d * kPanel + kLanes);
-#pragma GCC unroll 8
-    for (int q = 0; q < kCount; ++q) {
-      const float x = queries[q * dim + d];
-      const Vector dl = left - x;
-      const Vector dr = right - x;
-      sum[q][0] += dl * dl;
-      sum[q][1] += dr * dr;
-    }
-  }
   for (int q = 0; q < kCount; ++q) {
-    store(out[q], sum[q][0]);
-    store(out[q] + kLanes, sum[q][1]);
+    store(out[q], Vector{});
+    store(out[q] + kLanes, Vector{});
+  }
+  for (std::int64_t first = 0; first < dim; first += kChunk) {
+    const std::int64_t last = dim - first < kChunk ? dim : first + kChunk;
+    Vector sum[kCount][2] = {};
+    for (std::int64_t d = first; d < last; ++d) {
+      const Vector left = load(panel + d * kPanel);
+      const Vector right = load(panel + d * kPanel + kLanes);
+#pragma GCC unroll 8
+      for (int q = 0; q < kCount; ++q) {
+        const float x = queries[q * dim + d];
+        const Vector dl = left - x;
+        const Vector dr = right - x;
+        sum[q][0] += dl * dl;
+        sum[q][1] += dr * dr;
+      }
+    }
+    for (int q = 0; q < kCount; ++q) {
+      store(out[q], load(out[q]) + sum[q][0]);
+      store(out[q] + kLanes, load(out[q] + kLanes) + sum[q][1]);
+    }
   }
 }
 

@@ -54,8 +54,11 @@ __global__ void __launch_bounds__(kSide* kSide)
   }
 
   for (std::int64_t first_row = 0; first_row < num_rows; first_row += kTile) {
-    float sum[kEach][kEach] = {};
+    float total[kEach][kEach] = {};
     for (std::int64_t d0 = 0; d0 < dim; d0 += kDepth) {
+      // A sum of its own for every kDepth features: the rounding errors of one long sum of equal
+      // terms add up beyond 1e-5 of it.
+      float sum[kEach][kEach] = {};
       stage(queries, num_queries, dim, first_query, d0, query_tile);
       stage(bank, num_rows, dim, first_row, d0, bank_tile);
       __syncthreads();
@@ -73,11 +76,14 @@ __global__ void __launch_bounds__(kSide* kSide)
           }
         }
       }
+      for (int i = 0; i < kEach; ++i) {
+        for (int j = 0; j < kEach; ++j) total[i][j] += sum[i][j];
+      }
       __syncthreads();
     }
     for (int i = 0; i < kEach; ++i) {
       for (int j = 0; j < kEach; ++j) {
-        distance_tile[query_group + i * kSide][row_group + j * kSide] = sum[i][j];
+        distance_tile[query_group + i * kSide][row_group + j * kSide] = total[i][j];
       }
     }
     __syncthreads();

@@ -22,8 +22,8 @@ def to_tensor(name: str, array: Array) -> torch.Tensor:
         shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
         try:
             return torch.from_numpy(array if shareable else array.copy())
-        except TypeError as error:
-            raise TypeError(f"`{name}` has dtype {array.dtype}, which torch does not know") from error
+        except (TypeError, ValueError) as error:  # ValueError: byte order
+            raise TypeError(f"`{name}` has dtype {array.dtype}, unknown to torch") from error
     if hasattr(array, "__dlpack__"):
         return torch.from_dlpack(array)
     raise TypeError(

@@ -46,9 +46,7 @@ def define(schema: str, *, cpu: Operator, fake: Operator, cuda: Operator | None 
     _library.impl(name, cuda or _cpu_only(name), "CUDA")
     torch.library.register_fake(f"autopatch::{name}", fake, lib=_library)
     if "!" not in schema:
-        torch.library.register_autograd(
-            f"autopatch::{name}", _no_gradient(name), lib=_library
-        )
+        torch.library.register_autograd(f"autopatch::{name}", _no_gradient(name), lib=_library)
 
 
 def threads(num_threads: int) -> int:
@@ -272,6 +270,55 @@ define(
     " Tensor(a!) out, int num_threads) -> ()",
     cpu=_aggregate_out_cpu,
     fake=_aggregate_out_fake,
+)
+
+
+# --- pixel_metrics -----------------------------------------------------------------------------
+
+
+def _metrics_output(scores: torch.Tensor) -> torch.Tensor:
+    return scores.new_empty((5,), dtype=torch.float64)
+
+
+def _metrics_cpu(
+    scores: torch.Tensor,
+    masks: torch.Tensor,
+    type_indices: torch.Tensor,
+    num_types: int,
+    num_threads: int,
+) -> torch.Tensor:
+    scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
+    out = _metrics_output(scores)
+    _C.pixel_metrics(
+        scores.data_ptr(),
+        scores.dtype == torch.float64,
+        masks.data_ptr(),
+        scores.shape[0],
+        scores.shape[1],
+        scores.shape[2],
+        type_indices.data_ptr(),
+        num_types,
+        out.data_ptr(),
+        threads(num_threads),
+    )
+    return out
+
+
+def _metrics_fake(
+    scores: torch.Tensor,
+    masks: torch.Tensor,
+    type_indices: torch.Tensor,
+    num_types: int,
+    num_threads: int,
+) -> torch.Tensor:
+    return _metrics_output(scores)
+
+
+define(
+    "pixel_metrics(Tensor scores, Tensor masks, Tensor type_indices, int num_types,"
+    " int num_threads) -> Tensor",
+    cpu=_metrics_cpu,
+    fake=_metrics_fake,
 )
 
 if "AUTOPATCH_ISA" in os.environ:

@@ -56,7 +56,7 @@ def aggregate_patches(
         )
     for i, (tensor, patch_size) in enumerate(zip(tensors, patch_sizes, strict=True)):
         _check_map(i, tensor, patch_size, tensors[0].shape[0])
-    height, width = out_size or max((int(t.shape[2]), int(t.shape[3])) for t in tensors)
+    height, width = out_size or _largest(tensors)
     if height < 1 or width < 1:
         raise ValueError(f"`out_size` is {(height, width)}, expected at least (1, 1)")
     threads = check_threads(num_threads)
@@ -66,10 +66,12 @@ def aggregate_patches(
         )
         return like(result, feature_maps[0])
     target = to_tensor("out", out)
-    if isinstance(out, np.ndarray) and not out.flags.writeable:
-        raise ValueError("`out` is read-only")
+    if isinstance(out, np.ndarray) and not (out.flags.writeable and out.flags.c_contiguous):
+        raise ValueError("`out` is read-only or not contiguous")
     if target.dtype != torch.float32:
-        raise TypeError(f"`out` has dtype {str(target.dtype).removeprefix('torch.')}, expected float32")
+        raise TypeError(
+            f"`out` has dtype {str(target.dtype).removeprefix('torch.')}, expected float32"
+        )
     shape = [tensors[0].shape[0] * height * width, sum(t.shape[1] for t in tensors)]
     if list(target.shape) != shape or not target.is_contiguous():
         raise ValueError(
@@ -83,9 +85,20 @@ def aggregate_patches(
     return out
 
 
+def _largest(tensors: list[torch.Tensor]) -> tuple[int, int]:
+    # torch.compile does not trace max() over pairs of dynamic sizes.
+    height, width = 0, 0
+    for tensor in tensors:
+        if (tensor.shape[2], tensor.shape[3]) > (height, width):
+            height, width = tensor.shape[2], tensor.shape[3]
+    return height, width
+
+
 def _check_map(i: int, tensor: torch.Tensor, patch_size: int, images: int) -> None:
     if tensor.ndim != 4:
-        raise ValueError(f"`feature_maps[{i}]` has shape {list(tensor.shape)}, expected [N, C, H, W]")
+        raise ValueError(
+            f"`feature_maps[{i}]` has shape {list(tensor.shape)}, expected [N, C, H, W]"
+        )
     if tensor.shape[0] != images:
         raise ValueError(
             f"`feature_maps[{i}]` holds {tensor.shape[0]} images, `feature_maps[0]` {images}"

@@ -35,7 +35,11 @@ class NearestNeighborIndex:
 
 
 def nearest_neighbors(
-    queries: Array, bank: Array | NearestNeighborIndex, k: int = 1, *, num_threads: int | None = None
+    queries: Array,
+    bank: Array | NearestNeighborIndex,
+    k: int = 1,
+    *,
+    num_threads: int | None = None,
 ) -> tuple[Array, Array]:
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 

@@ -1,0 +1,472 @@
+"""The commands. Each imports what it needs when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from autopatch.cli.console import console, note, progress, table
+from autopatch.errors import InputError
+
+if TYPE_CHECKING:
+    from autopatch.data import MVTecAD, Split
+    from autopatch.search import Trial
+    from autopatch.search.run import Measured, Run
+    from autopatch.supernet import Architecture, TimmSupernet
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Finds the detector that sees a factory's defects at the least cost.",
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
+GroupRegex = Annotated[
+    Optional[str],
+    typer.Option(help="Images whose names agree in this pattern's first group stay together."),
+]
+Groups = Annotated[
+    Optional[Path], typer.Option(help="CSV with the columns file,group: images that stay together.")
+]
+
+
+@app.command()
+def search(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder to make for the search.")],
+    weights: Annotated[
+        str, typer.Option(help="A .safetensors file, 'pretrained' (timm's hub) or 'random'.")
+    ],
+    space: Annotated[str, typer.Option(help="Search space: timm:<model name>.")],
+    shots: Annotated[int, typer.Option(help="Validation images of each anomaly type.")] = 1,
+    evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the split, the banks and the optimizer.")] = 0,
+    population: Annotated[int, typer.Option(help="Architectures a generation.")] = 12,
+    reserve: Annotated[
+        int, typer.Option(help="Images of each anomaly type that are never in the test part.")
+    ] = 4,
+    protocol: Annotated[
+        str, typer.Option(help="Order of the split: 'random', or 'autopatch' as published.")
+    ] = "random",
+    group_regex: GroupRegex = None,
+    groups: Groups = None,
+    image_sizes: Annotated[
+        Optional[str], typer.Option(help="Sides to choose from, such as 160,224.")
+    ] = None,
+    patch_sizes: Annotated[
+        Optional[str], typer.Option(help="Patch sizes to choose from, such as 1,3,5.")
+    ] = None,
+    bank_sizes: Annotated[
+        Optional[str], typer.Option(help="Bank sizes to choose from, such as 1000,5000,all.")
+    ] = None,
+    mean: Annotated[
+        Optional[str], typer.Option(help="Channel means, where the weights file has none.")
+    ] = None,
+    std: Annotated[
+        Optional[str], typer.Option(help="Channel deviations, where the weights file has none.")
+    ] = None,
+    timm_kwargs: Annotated[
+        Optional[str], typer.Option(help="JSON, where the weights file has none.")
+    ] = None,
+    cache_gib: Annotated[float, typer.Option(help="Memory for feature maps, GiB.")] = 4.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search in --out.")
+    ] = False,
+) -> None:
+    """Searches a space for detectors: total FLOPs against rwAP on a few anomalies."""
+    from autopatch.search import load_trials
+    from autopatch.search import search as run_search
+    from autopatch.search.candidates import CandidateEvaluator
+    from autopatch.search.run import STUDY, Run, Source, create, sha256
+    from autopatch.search.run import resume as resume_run
+
+    if shots < 1:
+        raise InputError("--shots is 0: a search needs at least one anomalous image of each type")
+    if out.exists() and not resume:
+        raise InputError(
+            f"{out}: exists; give --resume to go on with the search in it, or another --out"
+        )
+    is_file = weights not in ("pretrained", "random")
+    source = Source(
+        data=str(data.resolve()),
+        supernet=space,
+        weights=str(Path(weights).resolve()) if is_file else weights,
+        weights_sha256=sha256(Path(weights)) if is_file else None,
+        mean=_floats("--mean", mean),
+        std=_floats("--std", std),
+        timm_kwargs=_json_object("--timm-kwargs", timm_kwargs),
+        group_regex=group_regex,
+        groups_csv=str(groups.resolve()) if groups else None,
+    )
+    dataset, split = _dataset_and_split(source, shots, reserve, seed, protocol)
+    supernet = source.load_supernet(seed=seed)
+    choices = {
+        "image_sizes": _integers("--image-sizes", image_sizes),
+        "patch_sizes": _integers("--patch-sizes", patch_sizes),
+        "bank_sizes": _integers("--bank-sizes", bank_sizes, everything=True),
+    }
+    searched = supernet.search_space(**{k: v for k, v in choices.items() if v is not None})
+    note(f"{dataset.root}: {_describe_split(split)}")
+    for line in split.notes:
+        note(f"  {line}")
+    note(f"{supernet.name}: {supernet.provenance}; {searched.size():,} architectures")
+
+    open_study = resume_run if resume else create
+    study = open_study(
+        out,
+        split,
+        source,
+        space=searched,
+        evaluations=evaluations,
+        seed=seed,
+        population=population,
+        initial=(),
+    )
+    evaluator = CandidateEvaluator(
+        supernet,
+        fit=split.fit,
+        scored=(*split.holdout, *split.validation),
+        seed=seed,
+        cache_bytes=int(cache_gib * 2**30),
+    )
+    with study:
+        stored = sum(trial.evaluation is not None for trial in study.trials())
+        with progress(already_done=stored) as report:
+            report("search", stored, evaluations)
+
+            def show(done: int, total: int, trial: Trial, front: int) -> None:
+                report(f"search: front of {front}", done, total)
+
+            front = run_search(evaluator, study, progress=show)
+    if front.note:
+        note(front.note)
+    if front.failed:
+        failed = [t for t in load_trials(out / STUDY) if t.evaluation is None]
+        note(f"{front.failed} candidates failed, the first: {failed[0].reason}")
+    _print_front(Run.open(out), supernet)
+    note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
+
+
+@app.command()
+def fit(
+    run: RunFolder,
+    trial: Annotated[
+        Optional[int], typer.Option(help="Trial to fit; that of highest validation rwAP if absent.")
+    ] = None,
+    patchcore: Annotated[
+        bool, typer.Option("--patchcore", help="Fit the PatchCore setting of the backbone instead.")
+    ] = False,
+    architecture: Annotated[
+        Optional[Path], typer.Option(help="JSON file of an architecture to fit instead.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Share of good images that may be called anomalous.")
+    ] = 0.05,
+    out: Annotated[
+        Optional[Path], typer.Option(help="File to write; RUN/detector.safetensors if absent.")
+    ] = None,
+) -> None:
+    """Fits a searched detector on the good images and sets its threshold."""
+    from autopatch.search.run import DETECTOR, Run, fit_detector
+
+    if (trial is not None) + patchcore + (architecture is not None) > 1:
+        raise InputError("--trial, --patchcore and --architecture exclude one another")
+    opened = Run.open(run)
+    target = out or run / DETECTOR
+    if target.exists():
+        raise InputError(f"{target}: exists; remove it or give another --out")
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
+    supernet = opened.load_supernet()
+    if architecture is not None:
+        chosen = _read_architecture(architecture)
+    elif patchcore:
+        chosen = opened.patchcore(supernet)
+    else:
+        chosen = opened.trial(trial).architecture if trial is not None else _pick(opened)
+    with progress() as report:
+        detector = fit_detector(
+            opened, supernet, chosen, false_alarm_rate=false_alarm_rate, progress=report
+        )
+    detector.save(target)
+    note(f"{chosen.describe(supernet.levels)}; {detector.total_flops / 1e9:.2f} GFLOP an image")
+    note(f"features: {supernet.provenance}")
+    note(detector.threshold.describe())
+    note(f"written: {target}")
+
+
+@app.command()
+def predict(
+    detector: Annotated[Path, typer.Argument(help="File that `fit` wrote.", metavar="DETECTOR")],
+    images: Annotated[list[Path], typer.Argument(help="Images or folders.", metavar="IMAGES...")],
+    out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
+) -> None:
+    """Segments images: overlays, raw maps, and a table of scores and verdicts."""
+    from autopatch.cli.results import find_images, write_predictions
+    from autopatch.detector import Detector
+
+    if out.exists():
+        raise InputError(f"{out}: exists, expected a new folder for the results")
+    loaded = Detector.load(detector)
+    found = find_images(images)
+    note(f"features: {loaded.subnet.provenance}")
+    with progress() as report:
+        anomalous = write_predictions(loaded, found, out, progress=report)
+    note(f"{anomalous} of {len(found)} images anomalous; {loaded.threshold.describe()}")
+    note(f"written: {out}: scores.csv, overlays, maps")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    detector: Annotated[
+        Optional[Path],
+        typer.Option(help="File that `fit` wrote; RUN/detector.safetensors if absent."),
+    ] = None,
+) -> None:
+    """Measures the fitted detector, the PatchCore setting and the front on the test part."""
+    from autopatch.detector import METRICS, Detector
+    from autopatch.search.run import DETECTOR, Run, evaluate_run
+
+    opened = Run.open(run)
+    file = detector or run / DETECTOR
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; fit a detector first: autopatch fit {run}")
+    loaded = Detector.load(file)
+    with progress() as report:
+        rows = evaluate_run(opened, loaded, progress=report)
+    _print_evaluation(opened, METRICS, rows)
+    note(f"written: {opened.write_measured(rows)}")
+
+
+def _print_evaluation(run: Run, metrics: Sequence[str], rows: Sequence[Measured]) -> None:
+    anomalous = sum(sample.type != "good" for sample in run.split.test)
+    table(
+        f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
+        ["detector", *metrics, "GFLOP", "ms an image"],
+        [
+            [
+                row.name,
+                *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in metrics),
+                f"{row.total_flops / 1e9:.2f}",
+                "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Writes RUN/report: Pareto plot, table, best and worst cases."""
+    from autopatch.cli.results import write_run_report
+    from autopatch.search.run import Run
+
+    opened = Run.open(run)
+    with progress() as bar:
+        page = write_run_report(opened, progress=bar)
+    note(f"written: {page}")
+
+
+@app.command(name="check-data")
+def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None) -> None:
+    """Reads every image and mask of a folder and lists what is wrong."""
+    from autopatch.data import MVTecAD, check
+
+    dataset = MVTecAD.scan(data, group_regex=group_regex, groups_csv=groups)
+    with console.status("reading images"):
+        problems = check(dataset)
+    for problem in problems:
+        note(problem)
+    if problems:
+        raise InputError(f"{data}: {len(problems)} problems")
+    counts = [("train/good", len(dataset.train))]
+    for kind in ("good", *dataset.types):
+        count = sum(sample.type == kind for sample in dataset.test)
+        counts.append((f"test/{kind}", count))
+    table(str(data), ["part", "images"], [[part, str(count)] for part, count in counts])
+    if group_regex or groups:
+        groups_found = {sample.group for sample in (*dataset.train, *dataset.test)}
+        note(f"{len(groups_found)} groups")
+    note("no problems found")
+
+
+@app.command()
+def info() -> None:
+    """Prints versions, instruction sets, CUDA, threads and folders."""
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    from autopatch import _C, __version__
+    from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
+
+    packages = ("torch", "timm", "numpy", "pymoo", "optuna")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    if not _C.cuda_built:
+        cuda = "not built (no nvcc was found when autopatch was installed)"
+    elif torch.cuda.is_available():
+        cuda = f"built, usable: {torch.cuda.get_device_name()}"
+    else:
+        cuda = "built, but no usable GPU"
+    table(
+        f"autopatch {__version__}",
+        ["", ""],
+        [
+            ["Python", platform.python_version()],
+            ["packages", versions],
+            ["ISA detected", _C.detected_isa()],
+            ["ISA active", _C.active_isa()],
+            ["CUDA", cuda],
+            ["threads", str(torch.get_num_threads())],
+            ["timm's cache", torch.hub.get_dir()],
+        ],
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
+    evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 24,
+    space: Annotated[str, typer.Option(help="Search space.")] = "timm:tf_mobilenetv3_small_075",
+    weights: Annotated[str, typer.Option(help="As for search.")] = "random",
+) -> None:
+    """Draws textured parts with defects and runs search, fit, evaluate, predict and report."""
+    from autopatch.data import draw_textures
+
+    if out.exists():
+        raise InputError(f"{out}: exists; remove it or give another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data, run = out / "data", out / "run"
+    out.mkdir()
+    note(f"drawing textured parts into {data}")
+    draw_textures(data)
+    if weights == "random":
+        note("the features of this demo are RANDOM: no weights were given, so expect poor figures")
+    search(
+        data,
+        out=run,
+        weights=weights,
+        space=space,
+        shots=2,
+        evaluations=evaluations,
+        image_sizes="96,128",
+        bank_sizes="250,1000,2500",
+    )
+    fit(run)
+    evaluate(run)
+    report(run)
+    predict(run / "detector.safetensors", [data / "test"], out=out / "predictions")
+    note(f"look at {run / 'report' / 'report.html'} and {out / 'predictions' / 'overlays'}")
+
+
+def _pick(run: Run) -> Architecture:
+    trial = run.front.pick
+    assert trial.evaluation is not None
+    note(
+        f"trial {trial.number}, of highest validation rwAP: "
+        f"{100 * trial.evaluation.metrics['rwAP']:.1f}"
+    )
+    return trial.architecture
+
+
+def _read_architecture(path: Path) -> Architecture:
+    from autopatch.supernet import Architecture
+
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    return Architecture.from_json(document)
+
+
+def _print_front(run: Run, supernet: TimmSupernet) -> None:
+    front = run.front
+    rows = []
+    for trial in front.trials:
+        assert trial.evaluation is not None
+        metrics = trial.evaluation.metrics
+        rows.append(
+            [
+                f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
+                trial.architecture.describe(supernet.levels),
+                f"{trial.evaluation.total_flops / 1e9:.2f}",
+                f"{100 * metrics['rwAP']:.1f}",
+                f"{100 * metrics['AP']:.1f}",
+            ]
+        )
+    table(
+        f"Pareto front, validation part ({len(run.split.validation)} anomalous images)",
+        ["trial", "architecture", "GFLOP", "rwAP", "AP"],
+        rows,
+    )
+
+
+def _dataset_and_split(
+    source: Any, shots: int, reserve: int, seed: int, protocol: str
+) -> tuple[MVTecAD, Split]:
+    from autopatch.data import MVTecAD, make_split, require_valid
+
+    dataset = MVTecAD.scan(
+        Path(source.data),
+        group_regex=source.group_regex,
+        groups_csv=Path(source.groups_csv) if source.groups_csv else None,
+    )
+    split = make_split(dataset, shots=shots, reserve=reserve, seed=seed, protocol=protocol)
+    with console.status("reading images"):
+        require_valid(dataset)
+    return dataset, split
+
+
+def _describe_split(split: Split) -> str:
+    anomalous = sum(sample.type != "good" for sample in split.test)
+    return (
+        f"{len(split.fit)} good images to fit, {len(split.holdout)} good and "
+        f"{len(split.validation)} anomalous to search with, {len(split.calibration)} good for the "
+        f"threshold; test part: {len(split.test) - anomalous} good, {anomalous} anomalous"
+    )
+
+
+def _floats(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} is '{text}', expected numbers such as 0.5,0.5,0.5") from None
+    if len(values) != 3:
+        raise InputError(f"{name} is '{text}', expected three numbers")
+    return values
+
+
+def _integers(
+    name: str, text: str | None, *, everything: bool = False
+) -> tuple[int | None, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(
+            None if everything and part.strip() == "all" else int(part) for part in text.split(",")
+        )
+    except ValueError:
+        raise InputError(f"{name} is '{text}', expected whole numbers with commas") from None
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} is '{text}', expected a JSON object")
+    return value

@@ -1,0 +1,66 @@
+"""What the commands print: notes, tables and progress with the remaining time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def note(text: str) -> None:
+    """A line of plain text; what looks like markup in it is printed as it is."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column is text and whose others are figures."""
+    result = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    console.print(result, markup=False)
+
+
+class Report(Protocol):
+    """Tells a progress bar what is being done, how far it is, and how far it goes."""
+
+    def __call__(self, step: str, done: int, total: int, /) -> None: ...
+
+
+@contextmanager
+def progress(already_done: int = 0) -> Iterator[Report]:
+    """A progress bar with elapsed and remaining time; steps follow one another on it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("remaining"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            name = step.partition(":")[0]
+            if name not in tasks:
+                tasks[name] = bar.add_task(step, completed=already_done)
+            bar.update(tasks[name], description=step, completed=done, total=total)
+
+        yield report

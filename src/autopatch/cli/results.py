@@ -1,0 +1,197 @@
+"""What `predict` and `report` write."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from autopatch.data import IMAGE_SUFFIXES, load_masks, read_image
+from autopatch.detector import Detector, Progress
+from autopatch.errors import InputError
+from autopatch.report import (
+    Candidate,
+    ColorScale,
+    Failure,
+    Report,
+    draw_cases,
+    overlay,
+    write_report,
+)
+from autopatch.search.run import DETECTOR, REPORT, Run
+from autopatch.supernet import TimmSupernet
+
+_IMAGES_AT_A_TIME = 64
+
+
+def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Image files, and the names their results get, without suffix: those below a given folder keep
+    their place in it.
+
+    Raises:
+        InputError: A path does not exist, there is no image, or two results would have one name.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+            )
+            if not inside:
+                raise InputError(f"{path}: no image in this folder")
+            pairs = [(p.relative_to(path).with_suffix(""), p) for p in inside]
+        elif path.is_file():
+            pairs = [(Path(path.stem), path)]
+        else:
+            raise InputError(f"{path}: no such file or folder")
+        for name, file in pairs:
+            if name in found:
+                raise InputError(f"{file}: would overwrite the results of {found[name]}")
+            found[name] = file
+    return [(file, name) for name, file in found.items()]
+
+
+def write_predictions(
+    detector: Detector, images: Sequence[tuple[Path, Path]], out: Path, *, progress: Progress
+) -> int:
+    """Writes scores.csv, overlays/NAME.png and maps/NAME.npy; the folder appears when it is complete.
+
+    The colors are the same on every image: they start at the calibration images' median and turn
+    hot at the threshold.
+
+    Returns:
+        Number of images called anomalous.
+    """
+    scale = color_scale(detector)
+    threshold = detector.threshold.value
+    anomalous = 0
+    with new_folder(out) as folder, (folder / "scores.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "score", "threshold", "verdict"])
+        for first in range(0, len(images), _IMAGES_AT_A_TIME):
+            batch = images[first : first + _IMAGES_AT_A_TIME]
+            prediction = detector.predict([path for path, _ in batch])
+            for i, (path, name) in enumerate(batch):
+                anomaly_map = prediction.maps[i].numpy()
+                picture = folder / "overlays" / name.with_name(name.name + ".png")
+                raw = folder / "maps" / name.with_name(name.name + ".npy")
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                raw.parent.mkdir(parents=True, exist_ok=True)
+                overlay(read_image(path), anomaly_map, scale, threshold=threshold).save(picture)
+                np.save(raw, anomaly_map)
+                verdict = "anomalous" if prediction.anomalous[i] else "good"
+                score = float(prediction.scores[i])
+                table.writerow([str(path), f"{score:.9g}", f"{threshold:.9g}", verdict])
+            anomalous += int(prediction.anomalous.sum())
+            progress("predict", first + len(batch), len(images))
+    return anomalous
+
+
+def color_scale(detector: Detector) -> ColorScale:
+    """The detector's colors, fixed by its calibration images."""
+    return ColorScale.fit(np.array([detector.usual_distance]), detector.threshold.value)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill under another name, moved to `path` at the end, removed after an error."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def write_run_report(run: Run, *, progress: Progress) -> Path:
+    """Writes RUN/report: with the test figures if `evaluate` has run, with pictures of cases and the
+    threshold if `fit` has.
+
+    Returns:
+        The page.
+    """
+    supernet = run.load_supernet()
+    front = run.front
+    measured = run.measured()
+    on_front = {trial.number for trial in front.trials}
+    tests = {row.trial: row.metrics for row in measured if row.kind == "front"}
+    candidates = [
+        Candidate(
+            number=trial.number,
+            label=trial.architecture.describe(supernet.levels),
+            total_flops=trial.evaluation.total_flops,
+            backbone_flops=supernet.flops(trial.architecture.levels, trial.architecture.image_size),
+            validation=trial.evaluation.metrics,
+            on_front=trial.number in on_front,
+            is_pick=trial.number == front.pick.number,
+            test=tests.get(trial.number),
+        )
+        for trial in run.trials
+        if trial.evaluation is not None
+    ]
+    patchcore = run.patchcore(supernet)
+    for row in measured:
+        if row.kind == "patchcore" and patchcore is not None:
+            candidates.append(
+                Candidate(
+                    number=None,
+                    label=patchcore.describe(supernet.levels),
+                    total_flops=row.total_flops,
+                    backbone_flops=supernet.flops(patchcore.levels, patchcore.image_size),
+                    is_patchcore=True,
+                    test=row.metrics,
+                )
+            )
+    notes = [] if measured else [f"No test figures yet: autopatch evaluate {run.path}"]
+    report = Report(
+        dataset=run.source.data,
+        space=f"{run.space.name}, {run.space.size():,} architectures",
+        weights=supernet.provenance,
+        random_features=supernet.random_features,
+        split=run.split,
+        seed=run.seed,
+        evaluations=run.evaluations,
+        candidates=candidates,
+        failures=[
+            Failure(t.number, t.architecture.describe(supernet.levels), t.reason)
+            for t in run.trials
+            if t.reason is not None
+        ],
+        notes=notes,
+    )
+    if (run.path / DETECTOR).is_file():
+        report = _with_cases(run, supernet, report, progress)
+    else:
+        notes.append(f"No fitted detector yet, so no pictures: autopatch fit {run.path}")
+    return write_report(run.path / REPORT, report)
+
+
+def _with_cases(run: Run, supernet: TimmSupernet, report: Report, progress: Progress) -> Report:
+    detector = Detector.load(run.path / DETECTOR)
+    test = run.split.test
+    prediction = detector.predict([sample.path for sample in test], progress=progress)
+    cases = draw_cases(
+        test,
+        prediction.maps.numpy(),
+        load_masks(test, detector.evaluation_size).numpy(),
+        prediction.scores.tolist(),
+        color_scale(detector),
+        threshold=detector.threshold.value,
+    )
+    return replace(
+        report,
+        threshold=detector.threshold.describe(),
+        fitted=detector.architecture.describe(supernet.levels),
+        cases=cases,
+    )

@@ -1,0 +1,276 @@
+"""The detector: fit on good images, predict on new ones, saved in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from autopatch.data import EVALUATION_SIZE, load_images
+from autopatch.detector.memory import MemoryBank, total_flops
+from autopatch.detector.threshold import Threshold, calibrate
+from autopatch.errors import InputError
+from autopatch.supernet import Architecture, Subnet, TimmSupernet
+
+_IMAGES_AT_A_TIME = 16
+_FORMAT = 1
+_SUBNET_PREFIX = "subnet."
+
+Progress = Callable[[str, int, int], None]
+"""Called with a step's name, how many of its images are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of N images.
+
+    Attributes:
+        maps: Anomaly maps, `[N, S, S]`, float32: squared distances, not bounded.
+        scores: Image scores, `[N]`, float32: the maximum of each map.
+        anomalous: Whether each score is above the threshold, `[N]`, bool.
+    """
+
+    maps: torch.Tensor
+    scores: torch.Tensor
+    anomalous: torch.Tensor
+
+
+class Detector:
+    """A subnet, the memory bank of its patch features, and a threshold; made by `fit` or `load`.
+
+    Attributes:
+        architecture: What was fitted.
+        subnet: The backbone, cut after the deepest level used.
+        memory: The memory bank.
+        threshold: When an image is called anomalous.
+        calibration_scores: Image scores of the calibration images, `[n]`.
+        usual_distance: Median over the pixels of the calibration maps, where a color scale starts.
+        evaluation_size: Side of the anomaly maps.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: Architecture,
+        subnet: Subnet,
+        memory: MemoryBank,
+        threshold: Threshold,
+        calibration_scores: torch.Tensor,
+        usual_distance: float,
+        evaluation_size: int,
+    ) -> None:
+        self.architecture = architecture
+        self.subnet = subnet
+        self.memory = memory
+        self.threshold = threshold
+        self.calibration_scores = calibration_scores
+        self.usual_distance = usual_distance
+        self.evaluation_size = evaluation_size
+
+    @classmethod
+    def fit(
+        cls,
+        supernet: TimmSupernet,
+        architecture: Architecture,
+        images: Sequence[Path],
+        *,
+        calibration: Sequence[Path],
+        false_alarm_rate: float = 0.05,
+        seed: int = 0,
+        evaluation_size: int = EVALUATION_SIZE,
+        progress: Progress | None = None,
+    ) -> Detector:
+        """Builds the memory bank from good images and sets the threshold on others.
+
+        Args:
+            supernet: The backbone.
+            architecture: One of its architectures.
+            images: Good images for the bank.
+            calibration: Good images, none of them in `images`, for the threshold.
+            false_alarm_rate: Share of good images that may be called anomalous.
+            seed: Of the bank's sample and coreset.
+            evaluation_size: Side of the anomaly maps.
+            progress: Told of every batch of images.
+
+        Raises:
+            InputError: An image cannot be read, or a list is empty.
+        """
+        if not images:
+            raise InputError("`images` is empty, expected good images to fit the bank on")
+        if not calibration:
+            raise InputError("`calibration` is empty, expected good images for the threshold")
+        subnet = supernet.get_active_subnet(architecture.levels)
+        feature_maps = [
+            torch.cat(maps).contiguous(memory_format=torch.channels_last)
+            for maps in zip(
+                *_feature_maps(subnet, architecture.image_size, images, "fit", progress),
+                strict=True,
+            )
+        ]
+        memory = MemoryBank.fit(
+            feature_maps, architecture.patch_sizes, bank_size=architecture.bank_size, seed=seed
+        )
+        maps = torch.cat(
+            [
+                memory.anomaly_maps(batch, evaluation_size)
+                for batch in _feature_maps(
+                    subnet, architecture.image_size, calibration, "calibrate", progress
+                )
+            ]
+        )
+        scores = maps.flatten(1).amax(dim=1)
+        return cls(
+            architecture=architecture,
+            subnet=subnet,
+            memory=memory,
+            threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
+            calibration_scores=scores,
+            usual_distance=float(maps.median()),
+            evaluation_size=evaluation_size,
+        )
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs an image: the backbone's and those of the nearest neighbors."""
+        (height, width), backbone_flops = self.subnet.cost(self.architecture.image_size)
+        rows, channels = self.memory.bank.shape
+        return total_flops(backbone_flops, height * width, rows, channels)
+
+    def predict(
+        self, images: Sequence[Path] | torch.Tensor, *, progress: Progress | None = None
+    ) -> Prediction:
+        """Anomaly maps, scores and verdicts of images.
+
+        Args:
+            images: Image files, or uint8 `[N, 3, S, S]` at the architecture's image size, as
+                `autopatch.data.load_images` gives them.
+            progress: Told of every batch of images.
+
+        Raises:
+            InputError: A file is not a readable image.
+            ValueError: The tensor has another shape or dtype.
+        """
+        size = self.architecture.image_size
+        if isinstance(images, torch.Tensor) and (
+            images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size)
+        ):
+            raise ValueError(
+                f"`images` is {images.dtype} {list(images.shape)}, expected torch.uint8 "
+                f"[N, 3, {size}, {size}]"
+            )
+        maps = [
+            self.memory.anomaly_maps(batch, self.evaluation_size)
+            for batch in _feature_maps(self.subnet, size, images, "predict", progress)
+        ]
+        side = self.evaluation_size
+        every_map = torch.cat(maps) if maps else torch.empty(0, side, side)
+        scores = every_map.flatten(1).amax(dim=1)
+        return Prediction(every_map, scores, scores > self.threshold.value)
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file that holds all `load` needs; it appears whole or not at all.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        header, state = self.subnet.to_header(), self.subnet.state_dict()
+        tensors = {_SUBNET_PREFIX + name: value for name, value in state.items()}
+        tensors |= {"bank": self.memory.bank, "calibration_scores": self.calibration_scores}
+        document = {
+            "format": _FORMAT,
+            "architecture": self.architecture.to_json(),
+            "subnet": header,
+            "threshold": asdict(self.threshold),
+            "usual_distance": self.usual_distance,
+            "evaluation_size": self.evaluation_size,
+        }
+        unfinished = path.with_name(f".{path.name}.partial")
+        try:
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()},
+                unfinished,
+                metadata={"autopatch_detector": json.dumps(document)},
+            )
+            os.replace(unfinished, path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise InputError(f"{path}: cannot be written: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Detector:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged, or not a detector.
+        """
+        document, tensors = _read(path)
+        try:
+            threshold = dict(document["threshold"])
+            threshold["interval"] = tuple(threshold["interval"])
+            architecture = Architecture.from_json(document["architecture"])
+            state = {
+                name.removeprefix(_SUBNET_PREFIX): value
+                for name, value in tensors.items()
+                if name.startswith(_SUBNET_PREFIX)
+            }
+            return cls(
+                architecture=architecture,
+                subnet=Subnet.restore(document["subnet"], state),
+                memory=MemoryBank(tensors["bank"], architecture.patch_sizes),
+                threshold=Threshold(**threshold),
+                calibration_scores=tensors["calibration_scores"],
+                usual_distance=document["usual_distance"],
+                evaluation_size=document["evaluation_size"],
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: a detector file with a damaged header ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _feature_maps(
+    subnet: Subnet,
+    image_size: int,
+    images: Sequence[Path] | torch.Tensor,
+    step: str,
+    progress: Progress | None,
+) -> Iterator[list[torch.Tensor]]:
+    for first in range(0, len(images), _IMAGES_AT_A_TIME):
+        batch = images[first : first + _IMAGES_AT_A_TIME]
+        pixels = batch if isinstance(batch, torch.Tensor) else load_images(batch, image_size)
+        with torch.inference_mode():
+            maps = subnet(subnet.normalize(pixels))
+        yield maps
+        if progress is not None:
+            progress(step, min(first + _IMAGES_AT_A_TIME, len(images)), len(images))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a detector (.safetensors)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("autopatch_detector")
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error
+    if text is None:
+        raise InputError(f"{path}: a safetensors file, but not a detector of autopatch")
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: a detector file with a damaged header ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: a detector of another format, expected {_FORMAT}; update autopatch"
+        )
+    return document, tensors

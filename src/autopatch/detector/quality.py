@@ -1,0 +1,40 @@
+"""The quality of anomaly maps on labelled images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from autopatch.kernels import pixel_metrics
+
+METRICS = ("rwAP", "AP", "AUROC", "partial_AUROC", "AUPRO", "image_AUROC")
+
+
+def score_maps(
+    maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str], *, good: str = "good"
+) -> dict[str, float]:
+    """All metrics of a set of anomaly maps; see `autopatch.kernels.pixel_metrics`.
+
+    Args:
+        maps: Anomaly maps, `[N, S, S]`, float32; the score of an image is its maximum.
+        masks: Anomalous pixels, `[N, S, S]`, bool.
+        types: Anomaly type of each image, or `good`.
+        good: What `types` calls images without anomalies.
+
+    Returns:
+        A value in [0, 1] by each name of `METRICS`; "image_AUROC" is left out where there are no
+        good images or none but good ones.
+
+    Raises:
+        ValueError: See `pixel_metrics`.
+    """
+    metrics = pixel_metrics(maps, masks, types).as_dict()
+    anomalous = torch.tensor([kind != good for kind in types])
+    if anomalous.any() and not anomalous.all():
+        # An image is a map of one pixel.
+        scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)
+        image_metrics = pixel_metrics(scores, anomalous.reshape(-1, 1, 1), types)
+        metrics["image_AUROC"] = image_metrics.AUROC
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,111 @@
+"""Quality of anomaly maps, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from autopatch.kernels import _library  # noqa: F401  (registers the operators)
+from autopatch.kernels._arrays import Array, check_threads, to_tensor
+
+NORMAL_TYPE = "good"
+
+_EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16, torch.uint8)
+
+
+@dataclass(frozen=True)
+class PixelMetrics:
+    """Metrics over all pixels of a set of images, each 0 to 1, higher is better.
+
+    Attributes:
+        rwAP: Region-weighted average precision (Kerssies & Vanschoren, 2023).
+        AP: Average precision.
+        AUROC: Area under the ROC curve.
+        partial_AUROC: AUROC up to a false-positive rate of 0.3, standardised after McClish (1989)
+            so that chance is 0.5.
+        AUPRO: Area under the per-region overlap, averaged over regions, up to a false-positive
+            rate of 0.3, divided by 0.3 (Bergmann et al., 2021).
+    """
+
+    rwAP: float  # noqa: N815
+    AP: float
+    AUROC: float
+    partial_AUROC: float  # noqa: N815
+    AUPRO: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The metrics by name."""
+        return asdict(self)
+
+
+def pixel_metrics(
+    scores: Array, masks: Array, types: Sequence[str], *, num_threads: int | None = None
+) -> PixelMetrics:
+    """All five metrics of anomaly scores against masks, from one sort.
+
+    Anomalous pixels form 8-connected regions within their image. In rwAP a pixel of a region
+    weighs (mean area of the regions / area of its region) x (mean number of regions per type /
+    number of regions of its type), so that regions of one type count alike whatever their size,
+    and types count alike whatever their number of regions. The mean over types includes types that
+    have no region; normal pixels weigh 1. Average precision is the step-wise sum of recall gain x
+    precision over the distinct scores. ROC and overlap curves are straight between the points of
+    distinct scores and interpolated at the limit. Equal scores (-0 equals 0) form one point, and
+    infinities are ordered like numbers. Sums are float64 and the same for any number of threads.
+
+    Args:
+        scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,
+            bfloat16 or uint8, on the CPU. Compared exactly, without binning.
+        masks: `[N, H, W]`, bool or uint8; non-zero is anomalous.
+        types: The anomaly type of each image, "good" for normal images.
+        num_threads: `torch.get_num_threads()` if None.
+
+    Returns:
+        The metrics. Without a normal pixel rwAP and AP are 1 and the others NaN.
+
+    Raises:
+        TypeError: An array has another dtype.
+        ValueError: Sizes do not fit, `scores` contain NaN, a "good" image has an anomalous pixel,
+            or there is no anomalous pixel.
+    """
+    score_tensor = to_tensor("scores", scores).detach()
+    if score_tensor.dtype in _EXACT_IN_FLOAT32:
+        score_tensor = score_tensor.float()
+    if score_tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"`scores` has dtype {str(score_tensor.dtype).removeprefix('torch.')}, "
+            "expected float32, float64, float16, bfloat16 or uint8"
+        )
+    mask_tensor = to_tensor("masks", masks)
+    if mask_tensor.dtype not in (torch.bool, torch.uint8):
+        raise TypeError(
+            f"`masks` has dtype {str(mask_tensor.dtype).removeprefix('torch.')}, "
+            "expected bool or uint8"
+        )
+    if score_tensor.ndim != 3:
+        raise ValueError(f"`scores` has shape {list(score_tensor.shape)}, expected [N, H, W]")
+    if mask_tensor.shape != score_tensor.shape:
+        raise ValueError(
+            f"`masks` has shape {list(mask_tensor.shape)}, "
+            f"`scores` has shape {list(score_tensor.shape)}"
+        )
+    if len(types) != len(score_tensor):
+        raise ValueError(
+            f"`types` has {len(types)} entries, `scores` has {len(score_tensor)} images"
+        )
+    anomaly_types = sorted(set(types) - {NORMAL_TYPE})
+    index = {NORMAL_TYPE: -1, **{name: i for i, name in enumerate(anomaly_types)}}
+    values = torch.ops.autopatch.pixel_metrics(
+        score_tensor,
+        mask_tensor,
+        torch.tensor([index[name] for name in types], dtype=torch.int32),
+        len(anomaly_types),
+        check_threads(num_threads),
+    )
+    return PixelMetrics(*values.tolist())
+
+
+def region_weighted_average_precision(scores: Array, masks: Array, types: Sequence[str]) -> float:
+    """The rwAP of anomaly scores against masks; see `pixel_metrics`."""
+    return pixel_metrics(scores, masks, types).rwAP

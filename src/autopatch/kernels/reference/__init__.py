@@ -1,0 +1,8 @@
+"""The kernels in plain PyTorch, slow and plain: what the fast ones are held against."""
+
+from autopatch.kernels.reference.aggregate import aggregate_patches
+from autopatch.kernels.reference.coreset import greedy_coreset
+from autopatch.kernels.reference.metrics import pixel_metrics
+from autopatch.kernels.reference.nearest import nearest_neighbors
+
+__all__ = ["aggregate_patches", "greedy_coreset", "nearest_neighbors", "pixel_metrics"]

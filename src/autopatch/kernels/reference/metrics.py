@@ -1,0 +1,96 @@
+"""Pixel metrics in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import max_pool2d
+
+_MAX_FALSE_POSITIVE_RATE = 0.3
+
+
+def label_regions(masks: torch.Tensor) -> torch.Tensor:
+    """8-connected regions `[N, H, W]` of masks `[N, H, W]`, numbered from 1; 0 is normal."""
+    inside = (masks != 0).double()
+    labels = torch.arange(1, inside.numel() + 1, dtype=torch.float64).view_as(inside) * inside
+    while True:
+        # The largest label of a region spreads by one pixel at a time until it fills the region.
+        spread = max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * inside
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    normal = labels.new_zeros(1)  # so that 0 stays 0 where all pixels are anomalous
+    numbers = torch.unique(torch.cat([normal, labels.flatten()]), return_inverse=True)[1]
+    return numbers[1:].view(masks.shape)
+
+
+def pixel_weights(masks: torch.Tensor, types: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each pixel weighs in rwAP, and what it adds to the mean per-region overlap."""
+    labels = label_regions(masks)
+    areas = torch.bincount(labels.flatten()).double()[1:]
+    counts = dict.fromkeys(set(types) - {"good"}, 0)
+    count_of_image = {}
+    for image, (image_labels, name) in enumerate(zip(labels, types, strict=True)):
+        count_of_image[image] = len(image_labels[image_labels > 0].unique())
+        if name != "good":
+            counts[name] += count_of_image[image]
+    mean_count = sum(counts.values()) / len(counts)
+    weights = torch.ones(masks.shape, dtype=torch.float64)
+    overlaps = torch.zeros(masks.shape, dtype=torch.float64)
+    for image, name in enumerate(types):
+        if not count_of_image[image]:
+            continue
+        inside = labels[image] > 0
+        area = areas[labels[image][inside] - 1]
+        weights[image][inside] = (areas.mean() / area) * (mean_count / counts[name])
+        overlaps[image][inside] = 1 / (area * len(areas))
+    return weights, overlaps
+
+
+def pixel_metrics(
+    scores: torch.Tensor, masks: torch.Tensor, types: Sequence[str]
+) -> dict[str, float]:
+    """As `autopatch.kernels.pixel_metrics(...).as_dict()`, in float64, by sorting every pixel.
+
+    Needs an anomalous and a normal pixel and takes its input as valid.
+    """
+    weights, overlaps = (w.flatten() for w in pixel_weights(masks, types))
+    positive = masks.flatten() != 0
+    ordered, order = torch.sort(scores.flatten().double(), descending=True)
+    last_of_ties = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
+
+    def curve(values: torch.Tensor) -> torch.Tensor:
+        sums = values.double()[order].cumsum(0)[last_of_ties]
+        return torch.cat([sums.new_zeros(1), sums])
+
+    true_positives, false_positives = curve(positive), curve(~positive)
+    false_positive_rate = false_positives / false_positives[-1]
+    true_positive_rate = true_positives / true_positives[-1]
+    limit = _MAX_FALSE_POSITIVE_RATE
+    partial = _area(false_positive_rate, true_positive_rate, limit)
+    chance = limit**2 / 2
+    return {
+        "rwAP": _average_precision(curve(weights * positive), false_positives),
+        "AP": _average_precision(true_positives, false_positives),
+        "AUROC": _area(false_positive_rate, true_positive_rate, 1.0),
+        "partial_AUROC": (1 + (partial - chance) / (limit - chance)) / 2,
+        "AUPRO": _area(false_positive_rate, curve(overlaps), limit) / limit,
+    }
+
+
+def _average_precision(true_positives: torch.Tensor, false_positives: torch.Tensor) -> float:
+    precision = true_positives[1:] / (true_positives[1:] + false_positives[1:])
+    recall = true_positives / true_positives[-1]
+    return float((recall.diff() * precision).sum())
+
+
+def _area(x: torch.Tensor, y: torch.Tensor, limit: float) -> float:
+    """Area under the line through the points (x, y), x rising from 0 to 1, up to x = `limit`."""
+    stop = int((x <= limit).sum())
+    if stop < len(x):
+        fraction = (limit - x[stop - 1]) / (x[stop] - x[stop - 1])
+        y_at_limit = y[stop - 1] + fraction * (y[stop] - y[stop - 1])
+        x = torch.cat([x[:stop], x.new_tensor([limit])])
+        y = torch.cat([y[:stop], y_at_limit[None]])
+    return float(torch.trapezoid(y, x))

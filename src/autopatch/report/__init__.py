@@ -1,0 +1,31 @@
+"""What people look at: overlays, the picture of a search, the report of a run.
+
+- `ColorScale`, `overlay`: an anomaly map over its image, in colors fixed for all images.
+- `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map, with a color bar.
+- `rank_cases`, `Ranking`; `draw_cases`, `Cases`: the best and worst images, and their pictures.
+- `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one picture.
+- `Report`, `Failure`, `write_report`: the page of a run with its pictures and its table.
+"""
+
+from autopatch.report.cases import Cases, Ranking, draw_cases, rank_cases
+from autopatch.report.overlay import ColorScale, case_panel, outline, overlay, side_by_side
+from autopatch.report.page import Failure, Report, write_report
+from autopatch.report.pareto import Candidate, best_on_test, pareto_figure
+
+__all__ = [
+    "Candidate",
+    "Cases",
+    "ColorScale",
+    "Failure",
+    "Ranking",
+    "Report",
+    "best_on_test",
+    "case_panel",
+    "draw_cases",
+    "outline",
+    "overlay",
+    "pareto_figure",
+    "rank_cases",
+    "side_by_side",
+    "write_report",
+]

@@ -1,0 +1,141 @@
+"""Which images show best what a detector can do and what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from autopatch.data import GOOD, Sample, read_image
+from autopatch.kernels import pixel_metrics
+from autopatch.report.overlay import ColorScale, case_panel
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Images by how well they were segmented, by their place in the data.
+
+    Attributes:
+        anomalous: Anomalous images and their pixel AP in [0, 1], best first.
+        good: Good images, highest image score first.
+    """
+
+    anomalous: tuple[tuple[int, float], ...]
+    good: tuple[int, ...]
+
+
+def rank_cases(
+    maps: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.bool_],
+    types: Sequence[str],
+    scores: Sequence[float],
+) -> Ranking:
+    """Orders the anomalous images by the AP of their own pixels, the good ones by their score.
+
+    Only an anomalous image without an anomalous pixel at the size of the masks is left out. Equal
+    values keep the order of the data.
+
+    Args:
+        maps: Anomaly maps, `[N, S, S]`.
+        masks: Anomalous pixels, `[N, S, S]`.
+        types: Anomaly type of each image, or "good".
+        scores: Image scores.
+    """
+    if not len(maps) == len(masks) == len(types) == len(scores):
+        raise ValueError(
+            f"maps, masks, types and scores have {len(maps)}, {len(masks)}, {len(types)} and "
+            f"{len(scores)} entries, expected equal numbers"
+        )
+    anomalous = [
+        (index, pixel_metrics(maps[index : index + 1], masks[index : index + 1], [kind]).AP)
+        for index, kind in enumerate(types)
+        if kind != GOOD and masks[index].any()
+    ]
+    good = [index for index, kind in enumerate(types) if kind == GOOD]
+    return Ranking(
+        anomalous=tuple(sorted(anomalous, key=lambda pair: -pair[1])),
+        good=tuple(sorted(good, key=lambda index: -scores[index])),
+    )
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Pictures of one kind.
+
+    Attributes:
+        heading: What they are.
+        note: How they were chosen.
+        panels: A description and the picture of each.
+    """
+
+    heading: str
+    note: str
+    panels: tuple[tuple[str, Image.Image], ...]
+
+
+def draw_cases(
+    samples: Sequence[Sample],
+    maps: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.bool_],
+    scores: Sequence[float],
+    scale: ColorScale,
+    *,
+    threshold: float | None = None,
+    count: int = 4,
+) -> tuple[Cases, ...]:
+    """Draws the best and the worst anomalous images and the likeliest false alarms.
+
+    Args:
+        samples: The images.
+        maps: Their anomaly maps, `[N, S, S]`.
+        masks: Their anomalous pixels, `[N, S, S]`.
+        scores: Their image scores.
+        scale: The colors.
+        threshold: Image score above which an image is called anomalous.
+        count: Pictures of each kind, at most.
+
+    Returns:
+        Up to three kinds; no image is in two, and a kind without images is left out.
+    """
+    ranking = rank_cases(maps, masks, [sample.type for sample in samples], scores)
+    # Of a single anomalous image the worst case is the one to show.
+    best = ranking.anomalous[: min(count, len(ranking.anomalous) // 2)]
+    worst = ranking.anomalous[len(best) :][::-1][:count]
+
+    def panel(index: int, average_precision: float | None) -> tuple[str, Image.Image]:
+        sample, score = samples[index], float(scores[index])
+        remark = "" if average_precision is None else f"AP {average_precision:.1%}"
+        picture = case_panel(
+            read_image(sample.path),
+            maps[index],
+            scale,
+            name=sample.path.name,
+            type=sample.type,
+            score=score,
+            threshold=threshold,
+            mask=None if sample.type == GOOD else masks[index],
+            remark=remark,
+        )
+        return f"{sample.path.name}, {sample.type}, score {score:.4g} {remark}".strip(), picture
+
+    groups = (
+        Cases(
+            "Best segmented",
+            "The anomalous test images of the highest pixel AP, best first.",
+            tuple(panel(*pair) for pair in best),
+        ),
+        Cases(
+            "Worst segmented",
+            "The anomalous test images of the lowest pixel AP, worst first.",
+            tuple(panel(*pair) for pair in worst),
+        ),
+        Cases(
+            "Good images of the highest score",
+            "The likeliest false alarms, highest score first.",
+            tuple(panel(index, None) for index in ranking.good[:count]),
+        ),
+    )
+    return tuple(group for group in groups if group.panels)

@@ -1,0 +1,114 @@
+"""The loop of the search: propose, evaluate, record."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from autopatch.errors import InputError
+from autopatch.search.evaluation import Evaluator
+from autopatch.search.front import Front, Trial, non_dominated
+from autopatch.search.nsga2 import NSGA2, PENALTY, Genome
+from autopatch.search.study import INTERRUPTED, Study
+
+
+class SearchError(RuntimeError):
+    """A search without a result: every candidate failed. The message carries the first reason."""
+
+
+class Progress(Protocol):
+    """Called after every evaluation that was made now, not for results taken from the record.
+
+    Args:
+        done: Architectures evaluated so far, those taken from the record included.
+        total: Architectures to evaluate.
+        trial: The one just finished.
+        front: Number of non-dominated trials so far.
+    """
+
+    def __call__(self, done: int, total: int, trial: Trial, front: int, /) -> None: ...
+
+
+def search(evaluate: Evaluator, study: Study, *, progress: Progress | None = None) -> Front:
+    """Searches the study's space for the Pareto front of total FLOPs and 1 - rwAP.
+
+    A study with results is replayed: a fresh optimizer proposes the same genomes and is told what
+    the record holds, so the front is that of an uninterrupted search.
+
+    Args:
+        evaluate: Scores one architecture.
+        study: The record, new or resumed.
+        progress: Told of every evaluation.
+
+    Raises:
+        SearchError: If every candidate of the first generation fails.
+        InputError: If the evaluator raises it, or if the stored results are not those that this
+            version of the optimizer proposes.
+    """
+    space = study.space
+    optimizer = NSGA2(
+        space,
+        seed=study.seed,
+        population=study.population,
+        initial=[space.encode(architecture) for architecture in study.initial],
+    )
+    recorded = deque(trial for trial in study.trials() if trial.reason != INTERRUPTED)
+    total = min(study.evaluations, space.size())
+    done: list[Trial] = []
+    while len(done) < study.evaluations:
+        genomes = optimizer.ask()
+        if not genomes:
+            break
+        generation: list[Trial] = []
+        for genome in genomes[: study.evaluations - len(done)]:
+            if recorded:
+                generation.append(_replay(study, recorded.popleft(), genome))
+                continue
+            trial = _evaluate(evaluate, study, genome)
+            generation.append(trial)
+            if progress is not None:
+                so_far = done + generation
+                progress(len(so_far), total, trial, len(non_dominated(so_far)))
+        done += generation
+        if not any(trial.evaluation for trial in done):
+            raise SearchError(f"all {len(done)} candidates failed, the first: {done[0].reason}")
+        if len(generation) == len(genomes):
+            optimizer.tell(
+                [t.evaluation.objectives if t.evaluation else PENALTY for t in generation]
+            )
+    note = None
+    if len(done) < study.evaluations:
+        note = (
+            f"the search ended after {len(done)} of {study.evaluations} evaluations: no "
+            f"architecture of the space's {space.size()} is left that was not evaluated"
+        )
+    return Front(
+        trials=non_dominated(done),
+        evaluated=len(done),
+        failed=sum(trial.evaluation is None for trial in done),
+        note=note,
+    )
+
+
+def _replay(study: Study, trial: Trial, genome: Genome) -> Trial:
+    if trial.genome != genome:
+        raise InputError(
+            f"{study.path}: trial {trial.number} holds the genome {trial.genome}, but the "
+            f"optimizer proposes {genome}: made with other versions of autopatch, pymoo or numpy"
+        )
+    return trial
+
+
+def _evaluate(evaluate: Evaluator, study: Study, genome: Genome) -> Trial:
+    number = study.start(genome)
+    try:
+        evaluation = evaluate(study.space.decode(genome))
+    except BaseException as error:
+        # MemoryError counts as a failure: a smaller candidate may well fit.
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            message = " ".join(str(error).split())
+            name = type(error).__name__
+            return study.fail(number, f"{name}: {message}" if message else name)
+        study.fail(number, INTERRUPTED)
+        raise
+    return study.complete(number, evaluation)

@@ -1,0 +1,172 @@
+"""NSGA-II over integer genomes, by ask and tell, proposing every architecture at most once.
+
+Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002; pymoo's
+implementation with the sampling, mutation and duplicate test that categorical genes need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2  # noqa: N811
+from pymoo.config import Config
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.mutation import Mutation
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.core.termination import NoTermination
+from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.problems.static import StaticProblem
+
+from autopatch.supernet import SearchSpace
+
+# pymoo prints a hint where its compiled modules are missing; a population of a dozen is sorted
+# fast enough without them.
+Config.warnings["not_compiled"] = False
+
+Genome = tuple[int, ...]
+IntArray = npt.NDArray[np.int64]
+
+# Objectives of a failed candidate: finite, so that pymoo can sort them, and worse than any other.
+PENALTY = (1e30, 1e30)
+
+# Random draws without a new architecture before the space is taken for exhausted.
+_DRAWS = 100_000
+
+
+class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
+    """Drops genomes without a meaning and those whose architecture was proposed before.
+
+    pymoo repeats the mating until a generation is full, so nothing has to be repaired.
+    """
+
+    def __init__(self, space: SearchSpace, proposed: set[Genome]) -> None:
+        super().__init__()
+        self.space = space
+        self.proposed = proposed
+
+    def _do(self, pop: Any, other: Any, is_duplicate: Any) -> Any:
+        taken = {_canonical(self.space, x) for x in other.get("X")} if other is not None else set()
+        for i, x in enumerate(pop.get("X")):
+            genome = _canonical(self.space, x)
+            is_duplicate[i] = genome is None or genome in taken or genome in self.proposed
+            if other is None:
+                taken.add(genome)
+        return is_duplicate
+
+
+class _ResetMutation(Mutation):  # type: ignore[misc]
+    """Gives a gene another of its choices, all equally likely."""
+
+    def _do(
+        self,
+        problem: Any,
+        X: IntArray,
+        *args: Any,
+        random_state: np.random.Generator,
+        **kwargs: Any,
+    ) -> IntArray:
+        choices = problem.xu + 1
+        mutated = random_state.random(X.shape) < 1.0 / problem.n_var
+        shift = random_state.integers(1, np.maximum(choices, 2), size=X.shape)
+        return np.where(mutated, (X + shift) % choices, X)
+
+
+class NSGA2:
+    """Ask/tell optimizer over the genomes of a search space.
+
+    pymoo's population keeps the genomes as they were bred, inert genes and all, so that a patch
+    size survives while its level is switched off; what leaves here is canonical.
+
+    Args:
+        space: The space to search.
+        seed: The same seed and the same told objectives give the same genomes (for one version of
+            pymoo).
+        population: Survivors and proposals of each generation.
+        initial: Genomes proposed first.
+    """
+
+    def __init__(
+        self, space: SearchSpace, *, seed: int, population: int, initial: Sequence[Genome] = ()
+    ) -> None:
+        self._space = space
+        self._size = space.size()
+        self._population = population
+        self._proposed: set[Genome] = set()
+        # A stream of its own: pymoo seeds another generator with the bare seed.
+        self._random = np.random.default_rng((seed, 1))
+        choices = [len(gene.choices) for gene in space.genes]
+        self._upper = np.array(choices, dtype=np.int64) - 1
+        self._problem = Problem(
+            n_var=len(choices), n_obj=2, xl=np.zeros_like(self._upper), xu=self._upper, vtype=int
+        )
+        # SBX and polynomial mutation blend numbers; between "level off" and "level on" there is
+        # nothing to blend, and rounded small steps do not leave short lists of choices' corners.
+        # Uniform crossover and a reset mutation treat a choice as the label that it is.
+        self._algorithm = PymooNSGA2(
+            pop_size=population,
+            sampling=np.array(self._first(initial), dtype=np.int64),
+            crossover=UniformCrossover(),
+            mutation=_ResetMutation(),
+            eliminate_duplicates=_NewArchitectures(space, self._proposed),
+            seed=seed,
+        )
+        self._algorithm.setup(self._problem, termination=NoTermination())
+        self._asked: Any = None
+
+    def ask(self) -> list[Genome]:
+        """The next generation as canonical genomes, none of which was asked before.
+
+        Up to `population` of them (in the first generation as many as `initial` has, if more);
+        empty when no new architecture is found, neither by mating nor among random genomes.
+        """
+        self._asked = self._algorithm.ask()
+        if self._asked is None:  # the mating found nothing new
+            self._algorithm.termination.force_termination = False
+            self._asked = Population.empty()
+        genomes = [self._space.canonical(_genome(x)) for x in self._asked.get("X")]
+        self._proposed.update(genomes)
+        fresh = self._sample(self._population - len(genomes))
+        if fresh:
+            filled = Population.new("X", np.array(fresh, dtype=np.int64))
+            self._asked = Population.merge(self._asked, filled)
+        return genomes + fresh
+
+    def tell(self, objectives: Sequence[tuple[float, float]]) -> None:
+        """Objectives [n, 2] of the genomes last asked, in their order; both are minimized."""
+        known = StaticProblem(self._problem, F=np.array(objectives, dtype=np.float64))
+        Evaluator().eval(known, self._asked)
+        self._algorithm.tell(infills=self._asked)
+
+    def _first(self, initial: Sequence[Genome]) -> list[Genome]:
+        distinct = list(dict.fromkeys(self._space.canonical(genome) for genome in initial))
+        self._proposed.update(distinct)
+        first = distinct + self._sample(self._population - len(distinct))
+        self._proposed.clear()  # pymoo asks for them through the same test as for all others
+        return first
+
+    def _sample(self, count: int) -> list[Genome]:
+        """At most `count` new random genomes, marked as proposed."""
+        genomes: list[Genome] = []
+        draws = 0
+        while len(genomes) < count and len(self._proposed) < self._size and draws < _DRAWS:
+            draws += 1
+            genome = self._space.sample(self._random)
+            if genome not in self._proposed:
+                self._proposed.add(genome)
+                genomes.append(genome)
+                draws = 0
+        return genomes
+
+
+def _genome(x: Sequence[int] | IntArray) -> Genome:
+    return tuple(int(value) for value in x)
+
+
+def _canonical(space: SearchSpace, x: Sequence[int] | IntArray) -> Genome | None:
+    genome = _genome(x)
+    return space.canonical(genome) if space.is_valid(genome) else None

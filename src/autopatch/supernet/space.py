@@ -1,0 +1,358 @@
+"""Search spaces as data: an integer genome, what its genes mean and when they count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from autopatch.errors import InputError
+from autopatch.supernet.architecture import (
+    Architecture,
+    check_bank_size,
+    check_image_size,
+    check_level,
+    check_patch_size,
+)
+
+Choice: TypeAlias = "int | bool | str | None"
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One gene: a name, the values it chooses from, and the part of an architecture it sets.
+
+    Attributes:
+        name: Unique in its space; the name of the parameter in a study.
+        choices: Distinct JSON scalars; a genome holds an index into them.
+        field: "image_size", "bank_size", "level" or "patch_size".
+        slot: For "level" and "patch_size": which place for a level the gene belongs to. A level
+            gene leaves its slot empty (False or None), takes the level whose index is the slot
+            (True), or takes the level it names (an integer).
+        active_if: Names of level genes: the gene counts when at least one of them chooses a level.
+            Empty for a gene that always counts.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    field: str
+    slot: int | None = None
+    active_if: tuple[str, ...] = ()
+
+    def level(self, choice: int) -> int | None:
+        """The level that a level gene chooses, or None."""
+        value = self.choices[choice]
+        if value is None or value is False:
+            return None
+        return self.slot if value is True else int(value)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A finite set of architectures, addressed by integer genomes.
+
+    A genome holds one index into each gene's choices and is valid when it chooses at least one
+    level. Two valid genomes that differ in inert genes only are the same architecture; `canonical`
+    gives both the same form.
+
+    Attributes:
+        name: Name of the supernet the space belongs to.
+        genes: The genes, in the order of the genome.
+
+    Raises:
+        InputError: If the genes contradict each other or hold a value that is out of its range.
+    """
+
+    name: str
+    genes: tuple[Gene, ...]
+
+    def __post_init__(self) -> None:
+        names = [gene.name for gene in self.genes]
+        if len(set(names)) != len(names):
+            raise InputError(f"search space {self.name}: two genes have one name in {names}")
+        for gene in self.genes:
+            self._check(gene)
+        levels = {gene.name for gene in self.genes if gene.field == "level"}
+        slots = [gene.slot for gene in self.genes if gene.field == "level"]
+        patch_slots = [gene.slot for gene in self.genes if gene.field == "patch_size"]
+        scalars = sorted(gene.field for gene in self.genes if gene.slot is None)
+        if not slots or len(set(slots)) != len(slots):
+            raise InputError(f"search space {self.name}: expected one level gene for each slot")
+        if sorted(map(str, patch_slots)) != sorted(map(str, slots)):
+            raise InputError(f"search space {self.name}: expected one patch size for each slot")
+        if scalars != ["bank_size", "image_size"]:
+            raise InputError(
+                f"search space {self.name}: found {scalars} beside the slots, expected one "
+                "bank_size and one image_size"
+            )
+        for gene in self.genes:
+            if not levels.issuperset(gene.active_if) or (gene.field == "level" and gene.active_if):
+                raise InputError(
+                    f"search space {self.name}: gene {gene.name} depends on "
+                    f"{list(gene.active_if)}, expected level genes, and nothing for a level gene"
+                )
+
+    def _check(self, gene: Gene) -> None:
+        checks: dict[str, Callable[[object], None]] = {
+            "image_size": check_image_size,
+            "bank_size": check_bank_size,
+            "level": check_level,
+            "patch_size": check_patch_size,
+        }
+        where = f"search space {self.name}: gene {gene.name}"
+        if gene.field not in checks:
+            raise InputError(f"{where} sets {gene.field!r}, expected one of {sorted(checks)}")
+        if (gene.slot is not None) != (gene.field in ("level", "patch_size")):
+            raise InputError(f"{where} has slot {gene.slot!r}, which does not suit {gene.field}")
+        if not gene.choices or len(set(gene.choices)) != len(gene.choices):
+            raise InputError(f"{where}: choices {gene.choices} are not distinct, or none")
+        if gene.field == "level" and all(isinstance(choice, bool) for choice in gene.choices):
+            return
+        for choice in gene.choices:
+            if gene.field == "level" and choice is None:
+                continue
+            try:
+                checks[gene.field](choice)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+
+    def decode(self, genome: Sequence[int]) -> Architecture:
+        """The architecture of a genome.
+
+        Raises:
+            InputError: If the genome has another length, an index out of range or no level.
+        """
+        genome = self._indices(genome)
+        values: dict[str, Any] = {}
+        levels: dict[int | None, int] = {}
+        patch_sizes: dict[int | None, Any] = {}
+        for gene, choice in zip(self.genes, genome, strict=True):
+            if gene.field == "level":
+                level = gene.level(choice)
+                if level is not None:
+                    levels[gene.slot] = level
+            elif gene.field == "patch_size":
+                patch_sizes[gene.slot] = gene.choices[choice]
+            else:
+                values[gene.field] = gene.choices[choice]
+        chosen = sorted((level, patch_sizes[slot]) for slot, level in levels.items())
+        return Architecture(
+            supernet=self.name,
+            levels=tuple(level for level, _ in chosen),
+            patch_sizes=tuple(patch_size for _, patch_size in chosen),
+            **values,
+        )
+
+    def encode(self, architecture: Architecture) -> tuple[int, ...]:
+        """The canonical genome of an architecture; `decode` gives the architecture back.
+
+        Raises:
+            InputError: If the space does not hold the architecture, naming what it lacks.
+        """
+        if architecture.supernet != self.name:
+            raise InputError(
+                f"search space {self.name}: the architecture is one of {architecture.supernet}"
+            )
+        patch_sizes = dict(zip(architecture.levels, architecture.patch_sizes, strict=True))
+        slots: dict[int | None, int] = {}
+        for gene in self.genes:
+            for choice in range(len(gene.choices) if gene.field == "level" else 0):
+                level = gene.level(choice)
+                if level in patch_sizes:
+                    slots[gene.slot] = level
+        absent = patch_sizes.keys() - slots.values()
+        if absent:
+            raise InputError(f"search space {self.name}: it has no level {min(absent)}")
+        genome = []
+        for gene in self.genes:
+            if gene.field == "level":
+                wanted = slots.get(gene.slot)
+                choices = tuple(gene.level(choice) for choice in range(len(gene.choices)))
+                genome.append(self._find(gene, choices, wanted))
+            elif gene.slot is None:
+                genome.append(self._find(gene, gene.choices, getattr(architecture, gene.field)))
+            elif gene.slot in slots:
+                genome.append(self._find(gene, gene.choices, patch_sizes[slots[gene.slot]]))
+            else:
+                genome.append(0)
+        return tuple(genome)
+
+    def active(self, genome: Sequence[int]) -> tuple[bool, ...]:
+        """For each gene, whether it counts in this genome."""
+        genome = self._indices(genome)
+        chosen = {
+            gene.name
+            for gene, choice in zip(self.genes, genome, strict=True)
+            if gene.field == "level" and gene.level(choice) is not None
+        }
+        return tuple(
+            not gene.active_if or not chosen.isdisjoint(gene.active_if) for gene in self.genes
+        )
+
+    def canonical(self, genome: Sequence[int]) -> tuple[int, ...]:
+        """The genome with its inert genes set to 0."""
+        genome = self._indices(genome)
+        active = self.active(genome)
+        return tuple(choice if used else 0 for choice, used in zip(genome, active, strict=True))
+
+    def is_valid(self, genome: Sequence[int]) -> bool:
+        """Whether the genome has the right length, indices in range and at least one level."""
+        try:
+            self.decode(genome)
+        except InputError:
+            return False
+        return True
+
+    def parameters(self, genome: Sequence[int]) -> dict[str, Choice]:
+        """Names and values of the genes that count; `genome` reads them back."""
+        return {
+            gene.name: gene.choices[choice]
+            for gene, choice, used in zip(
+                self.genes, self._indices(genome), self.active(genome), strict=True
+            )
+            if used
+        }
+
+    def genome(self, parameters: Mapping[str, Choice]) -> tuple[int, ...]:
+        """The canonical genome of named values; genes that do not count may be left out.
+
+        Raises:
+            InputError: If a name is unknown or missing, a value is not among the choices, or no
+                level is chosen.
+        """
+        unknown = parameters.keys() - {gene.name for gene in self.genes}
+        if unknown:
+            raise InputError(f"search space {self.name}: it has no gene {min(unknown)}")
+        genome = tuple(
+            self._find(gene, gene.choices, parameters[gene.name]) if gene.name in parameters else 0
+            for gene in self.genes
+        )
+        for gene, used in zip(self.genes, self.active(genome), strict=True):
+            if used and gene.name not in parameters:
+                raise InputError(f"search space {self.name}: no value for gene {gene.name}")
+        self.decode(genome)
+        return self.canonical(genome)
+
+    def sample(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """A valid canonical genome, each gene drawn uniformly."""
+        while True:
+            genome = tuple(int(rng.integers(len(gene.choices))) for gene in self.genes)
+            if self.is_valid(genome):
+                return self.canonical(genome)
+
+    def size(self) -> int:
+        """Exact number of distinct architectures."""
+        # Level genes that share no dependent gene are independent, so the on/off patterns are
+        # enumerated within each group only; a backbone with 24 levels has 2^24 patterns in all.
+        groups = [{gene.name} for gene in self.genes if gene.field == "level"]
+        for gene in self.genes:
+            joined = [group for group in groups if group & set(gene.active_if)]
+            if len(joined) > 1:
+                groups = [group for group in groups if group not in joined]
+                groups.append(set().union(*joined))
+        total, empty = 1, 1
+        for group in groups:
+            counts = self._counts(group)
+            total *= sum(counts)
+            empty *= counts[0]
+        free = math.prod(
+            len(gene.choices) for gene in self.genes if gene.field != "level" and not gene.active_if
+        )
+        return free * (total - empty)
+
+    def _counts(self, group: set[str]) -> list[int]:
+        """Number of canonical choices for each on/off pattern of a group's level genes."""
+        members = [gene for gene in self.genes if gene.name in group]
+        dependents = [gene for gene in self.genes if group & set(gene.active_if)]
+        counts = []
+        for pattern in product((False, True), repeat=len(members)):
+            on = {gene.name for gene, used in zip(members, pattern, strict=True) if used}
+            count = 1
+            for gene, used in zip(members, pattern, strict=True):
+                chosen = [gene.level(choice) is not None for choice in range(len(gene.choices))]
+                count *= chosen.count(used)
+            for gene in dependents:
+                count *= len(gene.choices) if on & set(gene.active_if) else 1
+            counts.append(count)
+        return counts
+
+    def to_json(self) -> dict[str, Any]:
+        """The space as JSON values; `from_json` reads them back."""
+        return {
+            "name": self.name,
+            "genes": [
+                {
+                    "name": gene.name,
+                    "choices": list(gene.choices),
+                    "field": gene.field,
+                    "slot": gene.slot,
+                    "active_if": list(gene.active_if),
+                }
+                for gene in self.genes
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SearchSpace:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: If a field is missing or unknown, or the genes do not fit together.
+        """
+        if not isinstance(value, Mapping) or value.keys() != {"name", "genes"}:
+            raise InputError("search space: expected a JSON object with name and genes")
+        if not isinstance(value["name"], str) or not isinstance(value["genes"], list):
+            raise InputError("search space: expected a name and a list of genes")
+        return cls(value["name"], tuple(_gene(gene) for gene in value["genes"]))
+
+    def _indices(self, genome: Sequence[int]) -> tuple[int, ...]:
+        if len(genome) != len(self.genes):
+            raise InputError(
+                f"search space {self.name}: a genome of {len(genome)} genes, expected "
+                f"{len(self.genes)}"
+            )
+        for gene, choice in zip(self.genes, genome, strict=True):
+            if not 0 <= choice < len(gene.choices):
+                raise InputError(
+                    f"search space {self.name}: gene {gene.name} is {choice}, expected 0 to "
+                    f"{len(gene.choices) - 1}"
+                )
+        return tuple(int(choice) for choice in genome)
+
+    def _find(self, gene: Gene, choices: Sequence[Choice], value: Choice) -> int:
+        for index, choice in enumerate(choices):
+            if type(choice) is type(value) and choice == value:  # True == 1 is no match
+                return index
+        raise InputError(
+            f"search space {self.name}: {gene.name} has no choice {value!r}, expected one of "
+            f"{list(gene.choices)}"
+        )
+
+
+def _gene(value: Any) -> Gene:
+    names = {"name", "choices", "field", "slot", "active_if"}
+    if not isinstance(value, Mapping) or value.keys() != names:
+        raise InputError(f"search space: a gene is {value!r}, expected the fields {sorted(names)}")
+    types = {"name": str, "choices": list, "field": str, "slot": int | None, "active_if": list}
+    for name, kind in types.items():
+        if not isinstance(value[name], kind) or isinstance(value[name], bool):
+            raise InputError(f"search space: {name} of a gene is {value[name]!r}")
+    for choice in value["choices"]:
+        if not isinstance(choice, int | str | None):
+            raise InputError(
+                f"search space: gene {value['name']} has a choice {choice!r}, expected an "
+                "integer, a bool, a text or null"
+            )
+    if not all(isinstance(name, str) for name in value["active_if"]):
+        raise InputError(f"search space: gene {value['name']} depends on {value['active_if']!r}")
+    return Gene(
+        name=value["name"],
+        choices=tuple(value["choices"]),
+        field=value["field"],
+        slot=value["slot"],
+        active_if=tuple(value["active_if"]),
+    )

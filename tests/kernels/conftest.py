@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from autopatch import _C
+
+LEVELS = ("generic", "avx2", "avx512")
+SUPPORTED = LEVELS[: LEVELS.index(_C.detected_isa()) + 1]
+DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("cpu",)
+
+
+@pytest.fixture(params=SUPPORTED)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each ISA level of this CPU in turn, active during the test."""
+    before = _C.active_isa()
+    _C.set_active_isa(request.param)
+    yield request.param
+    _C.set_active_isa(before)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that can be used here."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=[*SUPPORTED, *DEVICES[1:]])
+def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each implementation of an operator with a GPU one: the ISA levels on the CPU, and the GPU."""
+    if request.param not in LEVELS:
+        yield torch.device(request.param)
+        return
+    before = _C.active_isa()
+    _C.set_active_isa(request.param)
+    yield torch.device("cpu")
+    _C.set_active_isa(before)

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autopatch import _C
+from autopatch.kernels import aggregate_patches, nearest_neighbors, reference
+
+FIXTURES = Path(__file__).with_name("fixtures")
+CASES: list[dict[str, Any]] = json.loads((FIXTURES / "patch.json").read_text())
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_aggregates(
+    found: torch.Tensor, maps: list[torch.Tensor], patch_sizes: list[int], **options: Any
+) -> None:
+    """Within 1e-6 of float64, with values of ordinary size."""
+    expected = reference.aggregate_patches([m.double() for m in maps], patch_sizes, **options)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    with np.load(FIXTURES / "patch.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["id"]))
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_original_values(
+    isa: str, case: dict[str, Any], threads: int, arrays: dict[str, np.ndarray]
+) -> None:
+    def patches(part: str) -> np.ndarray:
+        return aggregate_patches(
+            [arrays[f"{case['id']:02d}_{part}_layer{i}"] for i in range(len(case["layers"]))],
+            case["patch_sizes"],
+            num_threads=threads,
+        )
+
+    test = patches("test")
+    expected = {
+        name: arrays[f"{case['id']:02d}_test_{name}"]
+        if name == "patches"
+        else arrays[f"{case['id']:02d}_{name}"]
+        for name in ("patches", "patch_scores", "map")
+    }
+    np.testing.assert_allclose(test, expected["patches"], rtol=0, atol=1e-6)
+
+    bank = np.concatenate([patches(f"train{i}") for i in range(case["n_train_batches"])])
+    assert bank.shape == (case["memory_bank_rows"], case["channels"])
+    scores, _ = nearest_neighbors(test, bank, num_threads=threads)
+    scores = scores.reshape(case["n_test"], *case["patch_resolution"])
+    scale = expected["patch_scores"].max()
+    np.testing.assert_allclose(scores, expected["patch_scores"], rtol=0, atol=1e-5 * scale)
+
+    maps = nn.functional.interpolate(
+        torch.from_numpy(scores)[:, None], size=case["img_size"], mode="bilinear"
+    )
+    expected_maps = torch.from_numpy(expected["map"]).reshape(maps[:, 0].shape)
+    torch.testing.assert_close(
+        maps[:, 0], expected_maps, rtol=0, atol=1e-5 * float(expected_maps.max())
+    )
+
+
+@pytest.mark.parametrize("patch_size", range(1, 17))
+def test_every_patch_size_matches_the_reference(isa: str, patch_size: int) -> None:
+    for height, width, channels in [(2, 2, 1), (2, 9, 3), (7, 5, 16), (17, 31, 17), (33, 16, 50)]:
+        maps = [normal(2, channels, height, width, seed=height)]
+        for threads in (1, 2, 3):
+            found = aggregate_patches(maps, [patch_size], num_threads=threads)
+            # An even patch size leaves one position less, resized back to the map's own size.
+            assert found.shape == (2 * height * width, channels)
+            assert_aggregates(found, maps, [patch_size])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 14, 15, 16, 17, 31, 32, 33])
+def test_every_resize_matches_the_reference(isa: str, length: int) -> None:
+    maps = [normal(1, 3, length, length)]
+    for height, width in [(1, 1), (2, 5), (16, 16), (37, 56), (length, 3), (length, length)]:
+        found = aggregate_patches(maps, [1], out_size=(height, width))
+        assert_aggregates(found, maps, [1], out_size=(height, width))
+
+
+def test_levels_stand_side_by_side(isa: str) -> None:
+    maps = [normal(3, 5, 9, 9), normal(3, 7, 5, 5, seed=1), normal(3, 16, 3, 3, seed=2)]
+    found = aggregate_patches(maps, [3, 2, 5])
+    assert found.shape == (3 * 81, 28)
+    assert_aggregates(found, maps, [3, 2, 5])
+    alone = [
+        aggregate_patches([m], [p], out_size=(9, 9)) for m, p in zip(maps, [3, 2, 5], strict=True)
+    ]
+    assert torch.equal(found, torch.cat(alone, dim=1))
+
+
+def test_a_constant_map_stays_constant_inside_and_darkens_at_borders(isa: str) -> None:
+    found = aggregate_patches([torch.ones(1, 1, 6, 6)], [3]).reshape(6, 6)
+    torch.testing.assert_close(found[1:-1, 1:-1], torch.ones(4, 4))
+    torch.testing.assert_close(found[0, 1:-1], torch.full((4,), 2 / 3))
+    torch.testing.assert_close(found[0, 0], torch.tensor(4 / 9))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_layout_and_threads_do_not_change_the_result(isa: str, threads: int) -> None:
+    maps = [normal(3, 19, 14, 11), normal(3, 33, 7, 6, seed=1)]
+    expected = aggregate_patches(maps, [3, 4], num_threads=1)
+    transposed = [m.transpose(2, 3).contiguous().transpose(2, 3) for m in maps]
+    sliced = [m.repeat_interleave(2, dim=0)[::2] for m in maps]
+    channels_last = [m.contiguous(memory_format=torch.channels_last) for m in maps]
+    mixed = [maps[0], channels_last[1]]
+    for views in (maps, channels_last, mixed, transposed, sliced):
+        found = aggregate_patches(views, [3, 4], num_threads=threads)
+        assert torch.equal(found, expected)
+
+
+def test_the_isa_does_not_change_the_result(isa: str, arrays: dict[str, np.ndarray]) -> None:
+    maps = [arrays[f"03_test_layer{i}"] for i in range(3)]
+    found = aggregate_patches(maps, CASES[3]["patch_sizes"])
+    _C.set_active_isa("generic")  # the fixture sets it back
+    generic = aggregate_patches(maps, CASES[3]["patch_sizes"])
+    np.testing.assert_array_equal(found, generic)
+
+
+def test_out_is_written_and_returned(isa: str) -> None:
+    maps = [normal(2, 5, 8, 8), normal(2, 4, 4, 4, seed=1)]
+    expected = aggregate_patches(maps, [3, 1])
+    out = torch.full((128, 9), torch.nan)
+    assert aggregate_patches(maps, [3, 1], out=out) is out
+    assert torch.equal(out, expected)
+    array = np.full((128, 9), np.nan, np.float32)
+    assert aggregate_patches(maps, [3, 1], out=array) is array
+    np.testing.assert_array_equal(array, expected.numpy())
+    rows = torch.full((4, 128, 9), torch.nan)
+    aggregate_patches(maps, [3, 1], out=rows[2])  # a batch of a larger bank
+    assert torch.equal(rows[2], expected)
+    assert rows[[0, 1, 3]].isnan().all()
+
+
+def read_only() -> np.ndarray:
+    array = np.empty((64, 2), np.float32)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (torch.empty(63, 2), ValueError, r"`out` has shape \[63, 2\], expected \[64, 2\]"),
+        (torch.empty(2, 64).t(), ValueError, "without gaps between rows"),
+        (torch.empty(64, 3)[:, :2], ValueError, "without gaps between rows"),
+        (torch.empty(64, 2).double(), TypeError, "`out` has dtype float64, expected float32"),
+        (np.empty((64, 2), np.float32)[::-1], ValueError, "`out` is read-only or not contiguous"),
+        (read_only(), ValueError, "`out` is read-only or not contiguous"),
+    ],
+    ids=["shape", "transposed", "gaps", "dtype", "reversed", "read-only"],
+)
+def test_unfit_out_is_an_error(out: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        aggregate_patches([normal(1, 2, 8, 8)], [3], out=out)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 8, 16])
+def test_bad_values_reach_exactly_the_patches_that_see_them(
+    isa: str, patch_size: int, value: float
+) -> None:
+    for size, out_size in [((12, 9), (12, 9)), ((7, 7), (28, 14)), ((9, 9), (3, 5))]:
+        feature_map = normal(2, 3, *size)
+        feature_map[1, 2, size[0] // 2, 3] = value
+        feature_map[0, 0, 0, 0] = value
+        maps = [feature_map.double()]
+        expected = reference.aggregate_patches(maps, [patch_size], out_size=out_size)
+        for m in (feature_map, feature_map.contiguous(memory_format=torch.channels_last)):
+            found = aggregate_patches([m], [patch_size], out_size=out_size)
+            assert torch.equal(found.isnan(), expected.isnan())
+            assert torch.equal(found.isinf(), expected.isinf())
+        assert 0 < int((~expected.isfinite()).sum()) < expected.numel()
+
+
+def test_empty_sizes() -> None:
+    assert aggregate_patches([torch.empty(0, 3, 4, 4)], [3]).shape == (0, 3)
+    for shape in ((1, 3, 0, 4), (1, 3, 4, 0)):
+        with pytest.raises(ValueError, match="nothing is left after pooling with patch size 3"):
+            aggregate_patches([torch.empty(shape)], [3])
+    with pytest.raises(ValueError, match="nothing is left after pooling with patch size 2"):
+        aggregate_patches([torch.empty(1, 3, 1, 4)], [2])
+    for patch_size in (1, 3, 15):
+        found = aggregate_patches([torch.ones(1, 1, 1, 1)], [patch_size])
+        assert found.tolist() == [[pytest.approx(1 / patch_size**2)]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_as_it_is(dtype: torch.dtype) -> None:
+    maps = [normal(1, 4, 8, 8).to(dtype)]
+    assert torch.equal(aggregate_patches(maps, [3]), aggregate_patches([maps[0].float()], [3]))
+
+
+def test_numpy_in_numpy_out() -> None:
+    maps = [normal(2, 4, 8, 8), normal(2, 3, 4, 4)]
+    expected = aggregate_patches(maps, [3, 1])
+    found = aggregate_patches([m.numpy() for m in maps], [3, 1])
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("maps", "patch_sizes", "options", "error", "message"),
+    [
+        ([], [], {}, ValueError, "`feature_maps` is empty"),
+        ([torch.ones(1, 1, 4, 4)], [3, 3], {}, ValueError, "has 2 entries, `feature_maps` has 1"),
+        ([torch.ones(1, 4, 4)], [3], {}, ValueError, r"shape \[1, 4, 4\], expected \[N, C, H, W\]"),
+        (
+            [torch.ones(1, 1, 4, 4), torch.ones(2, 1, 2, 2)],
+            [1, 1],
+            {},
+            ValueError,
+            r"`feature_maps\[1\]` holds 2 images, `feature_maps\[0\]` 1",
+        ),
+        (
+            [torch.ones(1, 1, 4, 4)],
+            [0],
+            {},
+            ValueError,
+            r"`patch_sizes\[0\]` is 0, expected 1 to 16",
+        ),
+        ([torch.ones(1, 1, 4, 4)], [17], {}, ValueError, r"`patch_sizes\[0\]` is 17"),
+        (
+            [torch.ones(1, 1, 4, 4)],
+            [1],
+            {"out_size": (0, 4)},
+            ValueError,
+            r"`out_size` is \(0, 4\)",
+        ),
+        ([torch.ones(1, 1, 4, 4)], [1], {"num_threads": 0}, ValueError, "`num_threads` is 0"),
+        (
+            [torch.ones(1, 1, 4, 4).int()],
+            [1],
+            {},
+            TypeError,
+            r"`feature_maps\[0\]` has dtype int32",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(
+    maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        aggregate_patches(maps, patch_sizes, **options)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")
+def test_cuda_tensors_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="aggregate_patches runs on the CPU only"):
+        aggregate_patches([torch.ones(1, 1, 4, 4, device="cuda")], [1])

@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autopatch.kernels import PixelMetrics, pixel_metrics, region_weighted_average_precision
+from autopatch.kernels.reference import metrics as reference
+
+FIXTURES = Path(__file__).with_name("fixtures")
+CASES: list[dict[str, Any]] = json.loads((FIXTURES / "metrics.json").read_text())
+TYPES = ("good", "scratch", "hole", "scratch", "good", "stain", "hole", "hole")
+
+Problem = tuple[torch.Tensor, torch.Tensor, Sequence[str]]
+
+
+def problem(
+    *,
+    images: int = 8,
+    height: int = 24,
+    width: int = 24,
+    density: float = 0.15,
+    smooth: bool = True,
+    seed: int = 0,
+) -> Problem:
+    """Scores that rise on anomalies, masks of blobs (or of loose pixels), and types."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(images, 1, height, width, generator=generator)
+    if smooth:
+        noise = torch.nn.functional.avg_pool2d(noise, 5, stride=1, padding=2)
+    masks = noise[:, 0] > noise.flatten().quantile(1 - density)
+    types = [TYPES[i % len(TYPES)] for i in range(images)]
+    for image, name in enumerate(types):
+        masks[image] &= name != "good"
+    scores = torch.randn(images, height, width, generator=generator) + 1.5 * masks
+    return scores, masks, types
+
+
+def assert_matches(found: PixelMetrics, expected: dict[str, float]) -> None:
+    values = found.as_dict()
+    assert list(values) == ["rwAP", "AP", "AUROC", "partial_AUROC", "AUPRO"]
+    for name, value in values.items():
+        assert math.isclose(value, expected[name], rel_tol=1e-12, abs_tol=1e-12), name
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    with np.load(FIXTURES / "metrics.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "expected" in case], ids=lambda case: case["name"]
+)
+def test_original_values(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    scores = arrays[f"{case['id']:02d}_scores"]
+    masks = arrays[f"{case['id']:02d}_masks"]
+    found = pixel_metrics(scores, masks, case["types"])
+    expected = case["expected"]
+    assert found.rwAP == pytest.approx(expected["wAP"], abs=1e-6)
+    assert found.AP == pytest.approx(expected["AP"], abs=1e-6)
+    assert found.AUROC == pytest.approx(expected["AUROC"], abs=1e-6)
+    assert found.partial_AUROC == pytest.approx(expected["partial_AUROC"], abs=1e-6)
+    if expected["wAP"] != case["wAP_if_4_connectivity"]:
+        assert abs(found.rwAP - case["wAP_if_4_connectivity"]) > 1e-4
+    assert region_weighted_average_precision(scores, masks, case["types"]) == found.rwAP
+
+
+def test_cases_the_original_cannot_take(arrays: dict[str, np.ndarray]) -> None:
+    case = next(case for case in CASES if case["name"] == "error_no_good_image")
+    scores, masks = (arrays[f"{case['id']:02d}_{part}"] for part in ("scores", "masks"))
+    found = pixel_metrics(scores, masks, case["types"])
+    original = case["original_float32"]["before_error"]
+    assert found.AP == pytest.approx(original["AP"], abs=1e-6)
+    assert found.AUROC == pytest.approx(original["AUROC"], abs=1e-6)
+    assert found.partial_AUROC == pytest.approx(original["partial_AUROC"], abs=1e-6)
+    assert_matches(
+        found,
+        reference.pixel_metrics(torch.from_numpy(scores), torch.from_numpy(masks), case["types"]),
+    )
+    case = next(case for case in CASES if case["name"] == "error_no_anomalous_pixel")
+    scores, masks = (arrays[f"{case['id']:02d}_{part}"] for part in ("scores", "masks"))
+    with pytest.raises(ValueError, match="^`masks` have no anomalous pixel$"):
+        pixel_metrics(scores, masks, case["types"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("density", [0.01, 0.15, 0.6])
+@pytest.mark.parametrize("smooth", [True, False], ids=["blobs", "loose pixels"])
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (7, 33), (1, 50), (50, 1), (3, 8)])
+def test_agrees_with_the_reference(
+    dtype: torch.dtype, density: float, smooth: bool, height: int, width: int
+) -> None:
+    for seed in range(4):
+        scores, masks, types = problem(
+            height=height, width=width, density=density, smooth=smooth, seed=seed
+        )
+        masks[1, 0, 0] = True
+        scores = scores.to(dtype)
+        assert_matches(
+            pixel_metrics(scores, masks, types), reference.pixel_metrics(scores, masks, types)
+        )
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 256])
+def test_ties(levels: int) -> None:
+    scores, masks, types = problem()
+    scores = scores - scores.min()
+    scores = (scores / scores.max() * (levels - 1)).round()
+    expected = reference.pixel_metrics(scores, masks, types)
+    assert_matches(pixel_metrics(scores, masks, types), expected)
+    assert_matches(pixel_metrics(scores.to(torch.uint8), masks, types), expected)
+    if levels == 1:
+        assert pixel_metrics(scores, masks, types) == PixelMetrics(
+            rwAP=pytest.approx(masks.double().mean().item(), rel=1e-12),
+            AP=pytest.approx(masks.double().mean().item(), rel=1e-12),
+            AUROC=0.5,
+            partial_AUROC=0.5,
+            AUPRO=pytest.approx(0.15, rel=1e-12),
+        )
+
+
+@pytest.mark.parametrize("transform", ["none", "tied", "heavy tail", "huge range"])
+def test_a_million_pixels_and_any_number_of_threads(transform: str) -> None:
+    scores, masks, types = problem(images=40, height=160, width=160, density=0.05)
+    if transform == "tied":
+        scores = scores.round(decimals=1)
+    elif transform == "heavy tail":
+        scores = scores.exp().pow(4)
+    elif transform == "huge range":
+        scores = scores.double().pow(301)
+    expected = reference.pixel_metrics(scores, masks, types)
+    found = [pixel_metrics(scores, masks, types, num_threads=threads) for threads in (1, 2, 3)]
+    assert_matches(found[0], expected)
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pixel_metrics(scores, masks, types)
+
+
+def test_scores_beyond_float32_are_told_apart() -> None:
+    masks = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    scores = torch.tensor([[[1.0, 1.0 + 1e-15]]], dtype=torch.float64)
+    assert pixel_metrics(scores, masks, ["a"]).AUROC == 1
+    assert pixel_metrics(scores.float(), masks, ["a"]).AUROC == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_exact(dtype: torch.dtype) -> None:
+    scores, masks, types = problem()
+    scores = scores.to(dtype)
+    assert pixel_metrics(scores, masks, types) == pixel_metrics(scores.double(), masks, types)
+
+
+def test_every_type_with_a_region_weighs_the_same() -> None:
+    _, masks, types = problem()
+    weights, overlaps = reference.pixel_weights(masks, types)
+    assert weights[masks].sum().item() == pytest.approx(masks.sum().item(), rel=1e-12)
+    assert overlaps.sum().item() == pytest.approx(1, rel=1e-12)
+    # Constant scores: the precision is the share of the weight, whatever the shapes.
+    found = pixel_metrics(torch.zeros(masks.shape), masks, types)
+    assert found.rwAP == pytest.approx(found.AP, rel=1e-12)
+    # A type without a region lowers the weight of the others by its share.
+    found = pixel_metrics(torch.zeros(masks.shape), masks, ["dent", *types[1:]])
+    positives, negatives = masks.sum().item(), (~masks).sum().item()
+    weight = positives * 3 / 4
+    assert found.rwAP == pytest.approx(weight / (weight + negatives), rel=1e-12)
+
+
+def flood_fill(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """8-connected regions by their definition."""
+    left = set(zip(*(axis.tolist() for axis in mask.nonzero()), strict=True))
+    regions = []
+    while left:
+        region, edge = set(), {left.pop()}
+        while edge:
+            region |= edge
+            edge = {
+                (y + dy, x + dx) for y, x in edge for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+            } & left
+            left -= edge
+        regions.append(region)
+    return regions
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_aupro_by_every_threshold(decimals: int) -> None:
+    scores, masks, types = problem(images=4, height=12, width=15, seed=3)
+    scores = scores.round(decimals=decimals)
+    images, marked = scores.numpy(), masks.numpy()
+    regions = [(image, region) for image in range(4) for region in flood_fill(marked[image])]
+    points = [(0.0, 0.0)]
+    for threshold in sorted(set(images.flatten().tolist()), reverse=True):
+        above = images >= np.float32(threshold)
+        rate = above[~marked].mean()
+        overlap = [np.mean([above[image][p] for p in region]) for image, region in regions]
+        points.append((float(rate), float(np.mean(overlap))))
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x1 > x0 and x0 < 0.3:
+            stop = min(x1, 0.3)
+            area += (stop - x0) * (y0 + (y1 - y0) * (stop - x0) / (x1 - x0) / 2)
+    assert pixel_metrics(scores, masks, types).AUPRO == pytest.approx(area / 0.3, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["spiral", "comb", "nested", "checkerboard", "snake"])
+def test_regions_of_winding_shapes(shape: str) -> None:
+    mask = np.zeros((17, 19), dtype=np.uint8)
+    if shape == "spiral":
+        for ring in range(0, 8, 2):
+            mask[ring, ring : 19 - ring] = 1
+            mask[ring : 17 - ring, 18 - ring] = 1
+            mask[16 - ring, ring : 19 - ring] = 1
+            mask[ring + 2 : 17 - ring, ring] = 1
+            mask[ring + 2, ring : ring + 2] = 1
+    elif shape == "comb":  # teeth that meet in the last row only
+        mask[:, ::2] = 1
+        mask[-1] = 1
+        mask[5, 7:12] = 0
+    elif shape == "nested":
+        for ring in range(0, 8, 2):
+            mask[ring : 17 - ring, ring : 19 - ring] = 1
+            mask[ring + 1 : 16 - ring, ring + 1 : 18 - ring] = 0
+    elif shape == "checkerboard":
+        mask[::2, ::2] = 1
+        mask[1:8:2, 1::2] = 1
+    else:  # diagonal steps
+        for x in range(19):
+            mask[abs(x % 16 - 8), x] = 1
+    masks = torch.from_numpy(np.stack([mask, mask.T[:17, ::-1][:, -19:].repeat(2, 1)[:, :19]]))
+    scores, _, _ = problem(images=2, height=17, width=19)
+    for image in range(2):
+        labels = reference.label_regions(masks[image : image + 1])[0].numpy()
+        regions = flood_fill(masks[image].numpy())
+        assert labels.max() == len(regions)
+        for region in regions:
+            assert len({labels[pixel] for pixel in region}) == 1
+    assert_matches(
+        pixel_metrics(scores, masks, ["a", "b"]),
+        reference.pixel_metrics(scores, masks, ["a", "b"]),
+    )
+
+
+def test_agrees_with_scikit_learn() -> None:
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    for seed in range(3):
+        scores, masks, types = problem(seed=seed)
+        scores = scores.round(decimals=2)
+        labels, values = masks.flatten().numpy(), scores.flatten().numpy()
+        weights = reference.pixel_weights(masks, types)[0].flatten().numpy()
+        found = pixel_metrics(scores, masks, types)
+        average_precision = sklearn_metrics.average_precision_score
+        assert found.AP == pytest.approx(average_precision(labels, values), rel=1e-12)
+        assert found.rwAP == pytest.approx(
+            average_precision(labels, values, sample_weight=weights), rel=1e-12
+        )
+        roc_auc = sklearn_metrics.roc_auc_score
+        assert found.AUROC == pytest.approx(roc_auc(labels, values), rel=1e-12)
+        assert found.partial_AUROC == pytest.approx(roc_auc(labels, values, max_fpr=0.3), rel=1e-12)
+
+
+def test_regions_are_those_of_scikit_image() -> None:
+    measure = pytest.importorskip("skimage.measure")
+    for smooth in (True, False):
+        _, masks, _ = problem(smooth=smooth, density=0.3)
+        labels = reference.label_regions(masks).numpy()
+        for image in range(len(masks)):
+            expected = measure.label(masks[image].numpy(), connectivity=2)
+            pairs = set(zip(labels[image].flat, expected.flat, strict=True))
+            assert len(pairs) == len(np.unique(expected)) == len(np.unique(labels[image]))
+
+
+def test_infinities_are_ordered_like_numbers() -> None:
+    scores, masks, types = problem()
+    flat = scores.flatten()
+    order = flat.argsort()
+    with_infinities = flat.clone()
+    with_infinities[order[:100]] = -torch.inf
+    with_infinities[order[-100:]] = torch.inf
+    finite = flat.clone()
+    finite[order[:100]] = -1e30
+    finite[order[-100:]] = 1e30
+    for dtype in (torch.float32, torch.float64):
+        assert pixel_metrics(
+            with_infinities.view_as(scores).to(dtype), masks, types
+        ) == pixel_metrics(finite.view_as(scores).to(dtype), masks, types)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_signs_of_zero_are_equal_and_negative_scores_ordered(dtype: torch.dtype) -> None:
+    masks = torch.tensor([[[1, 0, 1, 0]]], dtype=torch.uint8)
+    zeros = torch.tensor([[[0.0, -0.0, -0.0, 0.0]]], dtype=dtype)
+    assert pixel_metrics(zeros, masks, ["a"]).AUROC == 0.5
+    scores = torch.tensor([[[-1.0, -2.0, 1e-40, -1e-40]]], dtype=dtype)
+    assert pixel_metrics(scores, masks, ["a"]).AUROC == 0.75
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("pixel", [0, 1])
+def test_nan_is_refused(dtype: torch.dtype, sign: int, pixel: int) -> None:
+    scores, masks, types = problem()
+    scores, masks = scores.to(dtype), masks.to(torch.uint8)
+    masks[5, 3, 3] = pixel  # the NaN may be of an anomalous or a normal pixel
+    scores[5, 3, 3] = math.copysign(math.nan, sign)
+    with pytest.raises(ValueError, match="^`scores` contain NaN, first in image 5$"):
+        pixel_metrics(scores, masks, types)
+
+
+def test_without_a_normal_pixel() -> None:
+    scores, _, _ = problem(images=2)
+    found = pixel_metrics(scores, np.ones((2, 24, 24), dtype=bool), ["a", "b"])
+    assert found.rwAP == found.AP == 1
+    assert math.isnan(found.AUROC)
+    assert math.isnan(found.partial_AUROC)
+    assert math.isnan(found.AUPRO)
+    single = pixel_metrics(np.zeros((1, 1, 1)), np.ones((1, 1, 1), dtype=bool), ["a"])
+    assert single.rwAP == single.AP == 1
+
+
+def test_perfect_and_inverted_scores() -> None:
+    _, masks, types = problem()
+    perfect = pixel_metrics(masks.float(), masks, types).as_dict()
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0), rel=1e-12)
+    inverted = pixel_metrics(-masks.float(), masks, types)
+    assert inverted.AUROC == inverted.AUPRO == 0
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0), (0, 0, 0)])
+def test_no_pixel_at_all(shape: tuple[int, int, int]) -> None:
+    types = ["good", "a"][: shape[0]]
+    with pytest.raises(ValueError, match="^`masks` have no anomalous pixel$"):
+        pixel_metrics(np.zeros(shape), np.zeros(shape, dtype=bool), types)
+
+
+def test_anomalous_pixels_in_a_good_image() -> None:
+    scores, masks, types = problem()
+    masks[4, 1, 2] = True
+    with pytest.raises(
+        ValueError, match='^`masks` have anomalous pixels in image 4, whose type is "good"$'
+    ):
+        pixel_metrics(scores, masks, types)
+
+
+def test_any_value_but_zero_is_anomalous() -> None:
+    scores, masks, types = problem()
+    values = masks.to(torch.uint8) * torch.arange(1, 256)[torch.arange(masks.numel()) % 255].view(
+        masks.shape
+    ).to(torch.uint8)
+    assert pixel_metrics(scores, values, types) == pixel_metrics(scores, masks, types)
+
+
+class OtherArray:
+    """An array of a library that is neither torch nor NumPy."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._tensor.__dlpack_device__()
+
+
+def test_arrays_of_other_libraries_and_layouts() -> None:
+    scores, masks, types = problem(width=20)
+    expected = pixel_metrics(scores, masks, types)
+    assert pixel_metrics(scores.numpy(), masks.numpy(), types) == expected
+    other = OtherArray(masks.to(torch.uint8))
+    assert pixel_metrics(OtherArray(scores), other, types) == expected
+    wide_scores, wide_masks = torch.zeros(8, 24, 40), torch.zeros(8, 24, 40, dtype=torch.bool)
+    wide_scores[..., ::2], wide_masks[..., ::2] = scores, masks
+    assert pixel_metrics(wide_scores[..., ::2], wide_masks[..., ::2], types) == expected
+    turned = scores.transpose(1, 2).contiguous().transpose(1, 2)
+    assert pixel_metrics(turned, masks.numpy()[::-1].copy()[::-1], types) == expected
+    assert pixel_metrics(scores.requires_grad_(), masks, np.array(types)) == expected
+
+
+def test_sizes_that_do_not_fit() -> None:
+    scores, masks, types = problem()
+    with pytest.raises(ValueError, match=r"^`scores` has shape \[24, 24\], expected \[N, H, W\]$"):
+        pixel_metrics(scores[0], masks[0], types)
+    with pytest.raises(
+        ValueError, match=r"^`masks` has shape \[8, 24, 23\], `scores` has shape \[8, 24, 24\]$"
+    ):
+        pixel_metrics(scores, masks[..., 1:], types)
+    with pytest.raises(ValueError, match="^`types` has 7 entries, `scores` has 8 images$"):
+        pixel_metrics(scores, masks, types[1:])
+    with pytest.raises(ValueError, match="^`num_threads` is 0, expected at least 1$"):
+        pixel_metrics(scores, masks, types, num_threads=0)
+
+
+def test_dtypes_that_do_not_fit() -> None:
+    scores, masks, types = problem()
+    with pytest.raises(TypeError, match="^`scores` has dtype int64, expected float32, float64"):
+        pixel_metrics(scores.long(), masks, types)
+    with pytest.raises(TypeError, match="^`masks` has dtype float32, expected bool or uint8$"):
+        pixel_metrics(scores, masks.float(), types)
+    with pytest.raises(TypeError, match="^`scores` is a list, expected a torch tensor"):
+        pixel_metrics([[[1.0]]], masks, types)
+
+
+def test_operator() -> None:
+    scores, masks, types = problem()
+    names = sorted(set(types) - {"good"})
+    indices = [names.index(name) if name != "good" else -1 for name in types]
+    arguments = (scores, masks, torch.tensor(indices, dtype=torch.int32), len(names), 0)
+    operator = torch.ops.autopatch.pixel_metrics
+    torch.library.opcheck(operator.default, arguments)
+    values = operator(*arguments)
+    assert values.dtype == torch.float64
+    assert PixelMetrics(*values.tolist()) == pixel_metrics(scores, masks, types)
+    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), values)

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autopatch.kernels import NearestNeighborIndex, nearest_neighbors, reference
+
+SIZES = (1, 15, 16, 17, 31, 32, 33, 100)
+DIMS = (1, 3, 16, 17, 50)
+RELATIVE = 1e-5
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_nearest(
+    found: tuple[torch.Tensor, torch.Tensor],
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    k: int = 1,
+) -> None:
+    """Distances and rows are those of float64 within the promised tolerance, without repeats."""
+    distances, indices = (result.cpu() for result in found)
+    queries, bank = queries.cpu(), bank.cpu()
+    assert distances.dtype == torch.float32
+    assert indices.dtype == torch.int64
+    assert distances.shape == indices.shape == (len(queries), k)
+    expected, _ = reference.nearest_neighbors(queries, bank, k)
+    torch.testing.assert_close(distances.double(), expected, rtol=RELATIVE, atol=0)
+    rows = bank.double()[indices]
+    of_rows = (rows - queries.double()[:, None]).square().sum(dim=2)
+    torch.testing.assert_close(of_rows, expected, rtol=RELATIVE, atol=0)
+    assert (distances.diff(dim=1) >= 0).all()
+    ordered = indices.sort(dim=1).values
+    assert (ordered.diff(dim=1) > 0).all(), "a row is given twice"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dim", DIMS)
+def test_matches_the_reference(backend: torch.device, dim: int, threads: int) -> None:
+    for num_queries, num_rows in itertools.product(SIZES, SIZES):
+        queries = normal(num_queries, dim, seed=num_queries).to(backend)
+        bank = normal(num_rows, dim, seed=1000 + num_rows).to(backend)
+        found = nearest_neighbors(queries, bank, num_threads=threads)
+        assert_nearest(found, queries, bank)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 33])
+@pytest.mark.parametrize("dim", DIMS)
+def test_k_neighbors_match_the_reference(backend: torch.device, dim: int, k: int) -> None:
+    queries = normal(50, dim).to(backend)
+    for num_rows in (k, k + 1, 100):
+        bank = normal(num_rows, dim, seed=1).to(backend)
+        assert_nearest(nearest_neighbors(queries, bank, k), queries, bank, k)
+
+
+def test_more_queries_than_a_thread_takes_at_a_time(backend: torch.device) -> None:
+    queries, bank = normal(1500, 20).to(backend), normal(700, 20, seed=1).to(backend)
+    for threads in (1, 2, 3):
+        found = nearest_neighbors(queries, bank, 3, num_threads=threads)
+        assert_nearest(found, queries, bank, 3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1.0, 100.0), (1e-3, 100.0), (1e15, 0.0), (1e12, 1e14), (1e-12, 0.0)]
+)
+def test_offset_and_magnitude_cost_no_accuracy(
+    backend: torch.device, scale: float, offset: float
+) -> None:
+    queries = (normal(64, 48) * scale + offset).to(backend)
+    bank = (normal(300, 48, seed=1) * scale + offset).to(backend)
+    assert_nearest(nearest_neighbors(queries, bank, 2), queries, bank, 2)
+
+
+def test_a_long_sum_of_equal_terms_stays_accurate(backend: torch.device) -> None:
+    # Equal terms round the same way each time, the worst case for a sum.
+    for value in (0.1, 0.77, 2.9):
+        queries = torch.full((7, 4096), value, device=backend)
+        assert_nearest(
+            nearest_neighbors(queries, torch.zeros(1, 4096, device=backend)),
+            queries,
+            torch.zeros(1, 4096),
+        )
+
+
+def test_rows_of_the_bank_are_found_at_zero(backend: torch.device) -> None:
+    bank = (normal(200, 37) + 100).to(backend)
+    distances, indices = nearest_neighbors(bank, bank)
+    assert (distances == 0).all()
+    assert torch.equal(indices[:, 0].cpu(), torch.arange(200))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_identical_rows_give_the_lowest_index(backend: torch.device, threads: int) -> None:
+    few = normal(7, 19).to(backend)
+    bank = few.repeat(20, 1)
+    queries = normal(101, 19, seed=1).to(backend)
+    _, of_few = nearest_neighbors(queries, few)
+    _, indices = nearest_neighbors(queries, bank, num_threads=threads)
+    assert torch.equal(indices, of_few)
+    _, indices = nearest_neighbors(queries, bank, 20, num_threads=threads)
+    assert torch.equal(indices, of_few + 7 * torch.arange(20, device=backend))
+
+
+def test_whole_numbers_give_the_reference_exactly(backend: torch.device) -> None:
+    # Many ties, and every sum is exact.
+    queries = (normal(60, 5) * 2).round().to(backend)
+    bank = (normal(150, 5, seed=1) * 2).round().to(backend)
+    distances, indices = nearest_neighbors(queries, bank, 150)
+    expected_distances, expected_indices = reference.nearest_neighbors(
+        queries.cpu(), bank.cpu(), 150
+    )
+    assert torch.equal(distances.cpu().double(), expected_distances)
+    assert torch.equal(indices.cpu(), expected_indices)
+
+
+def test_threads_do_not_change_the_result(isa: str) -> None:
+    queries, bank = normal(999, 30), normal(500, 30, seed=1)
+    one = nearest_neighbors(queries, bank, 4, num_threads=1)
+    for threads in (2, 3, 8):
+        other = nearest_neighbors(queries, bank, 4, num_threads=threads)
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+def test_empty_sizes(backend: torch.device) -> None:
+    bank = normal(5, 4).to(backend)
+    distances, indices = nearest_neighbors(bank[:0], bank, 3)
+    assert distances.shape == indices.shape == (0, 3)
+    # Without features all rows are alike.
+    distances, indices = nearest_neighbors(bank[:2, :0], bank[:, :0], 3)
+    assert distances.tolist() == [[0, 0, 0]] * 2
+    assert indices.tolist() == [[0, 1, 2]] * 2
+    with pytest.raises(ValueError, match=r"`k` is 1, expected 1 to the 0 rows of `bank`"):
+        nearest_neighbors(bank, bank[:0])
+    with pytest.raises(ValueError, match=r"`bank` has no rows"):
+        NearestNeighborIndex(bank[:0])
+
+
+def test_index_is_searched_like_its_bank(backend: torch.device) -> None:
+    queries, bank = normal(40, 12).to(backend), normal(90, 12, seed=1).to(backend)
+    index = NearestNeighborIndex(bank)
+    assert len(index) == 90
+    assert repr(index) == f"NearestNeighborIndex(90 rows, 12 features, {bank.device})"
+    for k in (1, 4):
+        plain, indexed = nearest_neighbors(queries, bank, k), nearest_neighbors(queries, index, k)
+        assert torch.equal(plain[0], indexed[0])
+        assert torch.equal(plain[1], indexed[1])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.t().contiguous().t(),
+        lambda x: x.repeat_interleave(2, dim=0)[::2],
+        lambda x: torch.cat([x, x], dim=1)[:, : x.shape[1]],
+        lambda x: x[:1].expand(len(x), -1),
+    ],
+    ids=["transposed", "every other row", "some columns", "expanded"],
+)
+def test_layout_does_not_matter(
+    backend: torch.device, view: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    queries, bank = view(normal(30, 9).to(backend)), view(normal(50, 9, seed=1).to(backend))
+    assert not queries.is_contiguous()
+    expected = nearest_neighbors(queries.contiguous(), bank.contiguous(), 2)
+    for rows in (bank, NearestNeighborIndex(bank)):
+        found = nearest_neighbors(queries, rows, 2)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_as_it_is(backend: torch.device, dtype: torch.dtype) -> None:
+    queries, bank = normal(20, 24).to(backend, dtype), normal(60, 24, seed=1).to(backend, dtype)
+    assert_nearest(nearest_neighbors(queries, bank), queries.float(), bank.float())
+
+
+def test_the_result_is_of_the_kind_of_the_queries() -> None:
+    queries, bank = normal(20, 6), normal(30, 6, seed=1)
+    expected = nearest_neighbors(queries, bank)
+    for rows in (bank, bank.numpy(), NearestNeighborIndex(bank.numpy())):
+        distances, indices = nearest_neighbors(queries.numpy(), rows)
+        assert isinstance(distances, np.ndarray)
+        assert isinstance(indices, np.ndarray)
+        np.testing.assert_array_equal(distances, expected[0].numpy())
+        np.testing.assert_array_equal(indices, expected[1].numpy())
+        assert isinstance(nearest_neighbors(queries, rows)[0], torch.Tensor)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_errors(backend: torch.device, value: float) -> None:
+    clean, dirty = normal(70, 8).to(backend), normal(70, 8, seed=1).to(backend)
+    dirty[33, 5] = value
+    with pytest.raises(ValueError, match="`bank` holds NaN or infinity"):
+        nearest_neighbors(clean, dirty)
+    with pytest.raises(ValueError, match="`bank` holds NaN or infinity"):
+        NearestNeighborIndex(dirty)
+    with pytest.raises(ValueError, match="row 33 of `queries` has no finite squared distance"):
+        nearest_neighbors(dirty, clean)
+
+
+def test_distances_beyond_float32_are_errors(backend: torch.device) -> None:
+    bank = torch.zeros(3, 4, device=backend)
+    queries = torch.zeros(2, 4, device=backend)
+    queries[1] = 1e20
+    with pytest.raises(ValueError, match=r"row 1 of `queries` .* beyond the range of float32"):
+        nearest_neighbors(queries, bank)
+    bank[2] = 1e20
+    # One neighbor in range is enough for k = 1, and not for k = 2.
+    assert nearest_neighbors(queries[1:], bank)[1].tolist() == [[2]]
+    with pytest.raises(ValueError, match="row 0 of `queries`"):
+        nearest_neighbors(queries[1:], bank, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, "3 columns, `bank` has 4"),
+        ((torch.zeros(2), torch.zeros(2, 4)), ValueError, r"`queries` has shape \[2\]"),
+        ((torch.zeros(2, 4), torch.zeros(2, 4, 1)), ValueError, r"`bank` has shape \[2, 4, 1\]"),
+        ((torch.zeros(2, 4), torch.zeros(2, 4), 0), ValueError, "`k` is 0, expected 1 to the 2"),
+        ((torch.zeros(2, 4), torch.zeros(2, 4), 3), ValueError, "`k` is 3, expected 1 to the 2"),
+        ((torch.zeros(2, 4).double(), torch.zeros(2, 4)), TypeError, "`queries` has dtype float64"),
+        ((torch.zeros(2, 4), torch.zeros(2, 4).int()), TypeError, "`bank` has dtype int32"),
+        (([[0.0]], torch.zeros(2, 1)), TypeError, "`queries` is a list, expected a torch tensor"),
+        (
+            (torch.zeros(2, 4), torch.zeros(2, 4, device="meta")),
+            ValueError,
+            "on cpu, `bank` on meta",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        nearest_neighbors(*arguments)
+
+
+def test_no_query_by_bank_matrix_is_held(isa: str) -> None:
+    def peak(reset: bool = False) -> int:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    queries, bank = normal(12_000, 2), normal(12_000, 2, seed=1)
+    nearest_neighbors(queries, bank[:10], num_threads=2)
+    try:
+        before = peak(reset=True)
+    except OSError as error:
+        pytest.skip(f"the peak of memory cannot be read here: {error}")
+    nearest_neighbors(queries, bank, num_threads=2)
+    outputs = 12_000 * 12
+    assert peak() - before < 64 * 2**20 + outputs  # the matrix would be 576 MB
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")
+def test_cuda_work_is_queued_on_the_current_stream() -> None:
+    queries, bank = normal(500, 64).cuda(), normal(2000, 64, seed=1).cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        found = nearest_neighbors(queries * 2, bank * 2)
+    stream.synchronize()
+    assert found[0].is_cuda
+    assert_nearest(found, queries * 2, bank * 2)
+
+
+def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autopatch.kernels import _library
+
+    monkeypatch.setattr(_library._C, "cuda_built", False)
+    matrix = torch.zeros(2, 4)
+    with pytest.raises(NotImplementedError, match="autopatch was built without CUDA"):
+        _library._nearest_cuda(matrix, matrix, 1, False, 0)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autopatch.kernels import (
+    NearestNeighborIndex,
+    aggregate_patches,
+    greedy_coreset,
+    nearest_neighbors,
+)
+
+ops = torch.ops.autopatch
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def maps() -> list[torch.Tensor]:
+    return [
+        normal(2, 5, 8, 8),
+        normal(2, 3, 4, 4, seed=1).contiguous(memory_format=torch.channels_last),
+    ]
+
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "nearest_neighbors": (normal(9, 6), normal(20, 6, seed=1), 3, False, 0),
+    "greedy_coreset": (normal(20, 6), 5, -1, 0, 0),
+    "aggregate_patches": (maps(), [3, 2], 8, 8, 0),
+    "aggregate_patches_out": (maps(), [3, 2], 8, 8, torch.empty(128, 8), 0),
+}
+
+
+def test_every_operator_has_a_call_here() -> None:
+    names = {
+        name.removeprefix("autopatch::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("autopatch::")
+    }
+    assert names == set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_opcheck(name: str) -> None:
+    torch.library.opcheck(getattr(ops, name).default, CALLS[name])
+
+
+def test_opcheck_on_each_device(device: torch.device) -> None:
+    queries, bank, *rest = CALLS["nearest_neighbors"]
+    torch.library.opcheck(
+        ops.nearest_neighbors.default, (queries.to(device), bank.to(device), *rest)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if not name.endswith("_out")])
+def test_backward_raises(name: str) -> None:
+    def with_gradient(argument: Any) -> Any:
+        if isinstance(argument, list) and isinstance(argument[0], torch.Tensor):
+            return [with_gradient(tensor) for tensor in argument]
+        if isinstance(argument, torch.Tensor) and argument.is_floating_point():
+            return argument.clone().requires_grad_()
+        return argument
+
+    results = getattr(ops, name)(*[with_gradient(argument) for argument in CALLS[name]])
+    results = results if isinstance(results, tuple) else (results,)
+    floating = next(result for result in results if result.is_floating_point())
+    with pytest.raises(RuntimeError, match=f"autopatch::{name} has no gradient"):
+        floating.sum().backward()
+
+
+def test_out_refuses_what_requires_a_gradient() -> None:
+    out = torch.empty(128, 8)
+    required = [m.requires_grad_() for m in maps()]
+    with pytest.raises(RuntimeError, match="aggregate_patches_out has no gradient"):
+        aggregate_patches(required, [3, 2], out=out)
+    with torch.no_grad():
+        aggregate_patches(required, [3, 2], out=out)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: nearest_neighbors(x * 2, y, 2, num_threads=2),
+        lambda x, y: greedy_coreset(torch.cat([x, y]) + 1, 5, start=2),
+        lambda x, y: (aggregate_patches([x.reshape(1, 6, 3, -1), y.reshape(1, 6, 4, -1)], [3, 2]),),
+    ],
+    ids=["nearest_neighbors", "greedy_coreset", "aggregate_patches"],
+)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compiled_in_one_graph(function: Callable[..., Any], dynamic: bool) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for rows in (9, 12):
+        x, y = normal(rows, 6), normal(20, 6, seed=1)
+        for found, expected in zip(compiled(x, y), function(x, y), strict=True):
+            assert torch.equal(found, expected)
+
+
+class Scores(nn.Module):
+    """Feature maps to anomaly scores, as a detector computes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", normal(30, 8, seed=2))
+
+    def forward(self, deep: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+        patches = aggregate_patches([shallow, deep], [3, 1])
+        distances, _ = nearest_neighbors(patches, self.bank)
+        return distances.reshape(shallow.shape[0], *shallow.shape[2:])
+
+
+def test_exported_with_a_dynamic_batch_and_saved() -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    module = Scores().eval()
+    example = (normal(2, 3, 4, 4), normal(2, 5, 8, 8))
+    program = torch.export.export(module, example, dynamic_shapes=({0: batch}, {0: batch}))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for images in (1, 2, 5):
+        inputs = normal(images, 3, 4, 4, seed=images), normal(images, 5, 8, 8, seed=images)
+        assert torch.equal(loaded(*inputs), module(*inputs))
+
+
+def test_meta_tensors_give_shapes() -> None:
+    queries, bank = torch.empty(9, 6, device="meta"), torch.empty(20, 6, device="meta")
+    distances, indices = nearest_neighbors(queries, bank, 3)
+    assert (distances.shape, distances.dtype) == ((9, 3), torch.float32)
+    assert (indices.shape, indices.dtype) == ((9, 3), torch.int64)
+    indices, radii = greedy_coreset(bank, 7)
+    assert indices.shape == radii.shape == (7,)
+    assert aggregate_patches([torch.empty(2, 3, 4, 5, device="meta")], [3]).shape == (40, 3)
+
+
+def test_errors_of_the_data_are_raised_in_compiled_graphs_too() -> None:
+    torch._dynamo.reset()
+    index = NearestNeighborIndex(normal(20, 6))
+    compiled = torch.compile(
+        lambda queries: nearest_neighbors(queries, index), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(index.bank)[1][:, 0], torch.arange(20))
+    with pytest.raises(ValueError, match="row 3 of `queries` has no finite squared distance"):
+        compiled(index.bank.index_fill(0, torch.tensor([3]), torch.nan))

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autopatch import _C
+from autopatch.kernels import aggregate_patches, greedy_coreset, nearest_neighbors
+
+LEVELS = ("generic", "avx2", "avx512")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a new interpreter, without AUTOPATCH_ISA unless given."""
+    inherited = {name: value for name, value in os.environ.items() if name != "AUTOPATCH_ISA"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- ISA levels --------------------------------------------------------------------------------
+
+PRINT_LEVELS = """
+    import autopatch.kernels
+    from autopatch import _C
+    print(_C.detected_isa(), _C.active_isa())
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_autopatch_isa_lowers_the_level_or_is_an_error(level: str) -> None:
+    detected = _C.detected_isa()
+    result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
+    if LEVELS.index(level) <= LEVELS.index(detected):
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == [detected, level]
+    else:
+        assert result.returncode != 0
+        last = result.stderr.strip().splitlines()[-1]
+        assert last == (
+            f"ValueError: AUTOPATCH_ISA: ISA level '{level}' is not supported here: "
+            f"this CPU has {detected}"
+        )
+
+
+def test_without_autopatch_isa_the_highest_level_is_active() -> None:
+    result = python(PRINT_LEVELS)
+    assert result.stdout.split() == [_C.detected_isa()] * 2, result.stderr
+
+
+@pytest.mark.parametrize("level", ["", "AVX2", "neon"])
+def test_unknown_autopatch_isa_is_an_error(level: str) -> None:
+    result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"ValueError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
+        "expected generic, avx2 or avx512"
+    )
+
+
+def test_the_level_can_be_set(isa: str) -> None:
+    assert _C.active_isa() == isa
+    with pytest.raises(ValueError, match="ISA level 'sse9' is unknown"):
+        _C.set_active_isa("sse9")
+    assert _C.active_isa() == isa
+
+
+# --- dependencies ------------------------------------------------------------------------------
+
+
+def test_kernels_need_torch_and_numpy_alone() -> None:
+    result = python(
+        """
+        import sys
+
+        class Blocked:
+            names = {
+                "PIL", "faiss", "matplotlib", "optuna", "pandas", "pymoo", "rich", "safetensors",
+                "scipy", "skimage", "sklearn", "timm", "torchvision", "typer",
+            }
+
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in self.names:
+                    raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+        sys.meta_path.insert(0, Blocked())
+        import torch
+        from autopatch import kernels
+
+        x = torch.arange(12.0).reshape(6, 2)
+        print(kernels.nearest_neighbors(x, x)[1].flatten().tolist())
+        print(kernels.greedy_coreset(x, 2, start=0)[0].tolist())
+        print(kernels.aggregate_patches([x.reshape(1, 3, 2, 2)], [3]).shape)
+        print(*(name for name in sys.modules if name.startswith("autopatch.")))
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:3] == ["[0, 1, 2, 3, 4, 5]", "[0, 5]", "torch.Size([4, 3])"]
+    allowed = ("autopatch._C", "autopatch.kernels", "autopatch.errors")
+    assert [name for name in lines[3].split() if not name.startswith(allowed)] == []
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+
+def test_torch_num_threads_sizes_the_pool() -> None:
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("threads cannot be counted here")
+    result = python(
+        """
+        import os
+        import torch
+
+        torch.set_num_threads(3)
+        from autopatch.kernels import nearest_neighbors
+
+        x = torch.randn(600, 8)
+        count = lambda: len(os.listdir("/proc/self/task"))
+        start = count()
+        nearest_neighbors(x, x, num_threads=1)
+        print(count() - start)
+        nearest_neighbors(x, x)
+        print(count() - start)
+        nearest_neighbors(x, x, num_threads=5)
+        print(count() - start)
+        nearest_neighbors(x, x, num_threads=2)
+        print(count() - start)
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    # The calling thread works too; helpers stay for the next call.
+    assert result.stdout.split() == ["0", "2", "4", "4"]
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_num_threads_must_be_positive(threads: int) -> None:
+    x = torch.zeros(4, 2)
+    for call in (
+        lambda: nearest_neighbors(x, x, num_threads=threads),
+        lambda: greedy_coreset(x, 1, num_threads=threads),
+        lambda: aggregate_patches([x.reshape(1, 2, 2, 2)], [1], num_threads=threads),
+    ):
+        with pytest.raises(ValueError, match=f"`num_threads` is {threads}, expected at least 1"):
+            call()
+
+
+def test_more_threads_than_work() -> None:
+    x = normal(3, 2)
+    assert nearest_neighbors(x, x, num_threads=64)[1].flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_the_pool_works_after_fork() -> None:
+    # Forks before, between and after calls, in children too, and while another thread is inside.
+    result = python(
+        """
+        import os
+        import threading
+        import torch
+
+        torch.set_num_threads(1)
+        from autopatch.kernels import greedy_coreset, nearest_neighbors
+
+        x = torch.randn(700, 16, generator=torch.Generator().manual_seed(0))
+        big = torch.randn(30_000, 16)
+
+        def check():
+            _, indices = nearest_neighbors(x, x, num_threads=3)
+            assert torch.equal(indices[:, 0], torch.arange(700))
+            greedy_coreset(big, 5, num_threads=3)
+
+        def in_child(depth):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    check()
+                    check()
+                    if depth:
+                        in_child(depth - 1)
+                    status = 0
+                finally:
+                    os._exit(status)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+
+        in_child(1)
+        check()
+        in_child(1)
+        check()
+        stop = threading.Event()
+
+        def keep_busy():
+            while not stop.is_set():
+                nearest_neighbors(x, x, num_threads=2)
+
+        busy = threading.Thread(target=keep_busy)
+        busy.start()
+        for _ in range(10):
+            in_child(0)
+        stop.set()
+        busy.join()
+        check()
+        print("done")
+        """,
+        PYTHONWARNINGS="ignore::DeprecationWarning",
+    )
+    assert result.stdout == "done\n", result.stderr
+
+
+def test_concurrent_calls_from_python_threads(isa: str) -> None:
+    x = normal(800, 24)
+    maps = [normal(4, 24, 14, 14)]
+    expected = (
+        nearest_neighbors(x, x, 2),
+        greedy_coreset(x, 40, start=0),
+        aggregate_patches(maps, [3]),
+    )
+    failures: list[str] = []
+
+    def work(which: int) -> None:
+        for _ in range(15):
+            if which == 0:
+                found = nearest_neighbors(x, x, 2, num_threads=2)
+                same = torch.equal(found[0], expected[0][0]) and torch.equal(
+                    found[1], expected[0][1]
+                )
+            elif which == 1:
+                found = greedy_coreset(x, 40, start=0, num_threads=3)
+                same = torch.equal(found[0], expected[1][0]) and torch.equal(
+                    found[1], expected[1][1]
+                )
+            else:
+                same = torch.equal(aggregate_patches(maps, [3], num_threads=2), expected[2])
+            if not same:
+                failures.append(str(which))
+
+    workers = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+
+
+def test_the_pool_is_usable_after_an_error() -> None:
+    x = normal(300, 8)
+    broken = x.clone()
+    broken[7] = torch.nan
+    for _ in range(20):
+        with pytest.raises(ValueError, match="row 7 of `queries`"):
+            nearest_neighbors(broken, x, num_threads=3)
+        assert (nearest_neighbors(x, x, num_threads=3)[0] == 0).all()
+
+
+def test_many_short_calls_with_changing_thread_counts() -> None:
+    # A worker may still be on its way to sleep when the next job comes.
+    x = normal(60, 4)
+    expected = torch.arange(60)
+    for i in range(3000):
+        _, indices = nearest_neighbors(x, x, num_threads=1 + i % 4)
+        assert torch.equal(indices[:, 0], expected)
+
+
+# --- arrays ------------------------------------------------------------------------------------
+
+
+class DLPackArray:
+    """An array of some other library: nothing but the DLPack protocol."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
+
+def test_other_dlpack_arrays_are_taken() -> None:
+    x, y = normal(20, 6), normal(30, 6, seed=1)
+    found = nearest_neighbors(DLPackArray(x.numpy()), DLPackArray(y.numpy()))
+    assert isinstance(found[0], torch.Tensor)
+    assert torch.equal(found[1], nearest_neighbors(x, y)[1])
+    found = greedy_coreset(DLPackArray(x.numpy()), 5, start=0)
+    assert torch.equal(found[0], greedy_coreset(x, 5, start=0)[0])
+    maps = normal(1, 6, 5, 4)
+    out = np.empty((20, 6), np.float32)
+    target = DLPackArray(out)
+    assert aggregate_patches([DLPackArray(maps.numpy())], [3], out=target) is target
+    np.testing.assert_array_equal(out, aggregate_patches([maps], [3]).numpy())
+
+
+def awkward_views(array: np.ndarray) -> list[np.ndarray]:
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    return [
+        read_only,
+        array[::-1].copy()[::-1],  # negative stride
+        np.repeat(array, 2, axis=0)[::2],
+        np.asfortranarray(array),
+        np.frombuffer(array.tobytes(), np.float32).reshape(array.shape),
+    ]
+
+
+def test_numpy_views_that_torch_cannot_share_are_copied() -> None:
+    x, y = normal(20, 6).numpy(), normal(30, 6, seed=1).numpy()
+    expected = nearest_neighbors(x, y)
+    coreset = greedy_coreset(y, 9, start=0)
+    for rows, bank in zip(awkward_views(x), awkward_views(y), strict=True):
+        found = nearest_neighbors(rows, bank)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_array_equal(greedy_coreset(bank, 9, start=0)[0], coreset[0])
+        maps = bank.reshape(1, 6, 5, 6)
+        np.testing.assert_array_equal(
+            aggregate_patches([maps], [3]), aggregate_patches([y.reshape(1, 6, 5, 6)], [3])
+        )
+
+
+def test_inputs_are_left_as_they_are(isa: str) -> None:
+    x, y = normal(40, 18), normal(30, 18, seed=1)
+    maps = normal(2, 5, 6, 6)
+    before = x.clone(), y.clone(), maps.clone()
+    nearest_neighbors(x, y, 3)
+    greedy_coreset(y, 9)
+    aggregate_patches([maps], [4])
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, y, maps), strict=True))
+
+
+@pytest.mark.parametrize("array", [[[1.0, 2.0]], None, 3.0, "x"])
+def test_other_objects_are_refused(array: Any) -> None:
+    with pytest.raises(TypeError, match=r"`features` is a \w+, expected a torch tensor, a NumPy"):
+        greedy_coreset(array, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "bool", "complex64", ">f4", "U1", "O"])
+def test_other_dtypes_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match="`features` has dtype"):
+        greedy_coreset(np.zeros((3, 2)).astype(dtype), 1)

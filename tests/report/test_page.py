@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from autopatch.data import Split
+from autopatch.errors import InputError
+from autopatch.report import Candidate, Cases, Failure, Report, write_report
+
+MakeReport = Callable[..., Report]
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture
+def make_report(make_candidates: Callable[..., list[Candidate]], split: Split) -> MakeReport:
+    def make(*, front: int = 4, test: bool = True, **changes: Any) -> Report:
+        candidates = make_candidates(10, front=front, test=test)
+        candidates.append(
+            Candidate(
+                None,
+                "levels 8 and 16",
+                2 * 10**9,
+                is_patchcore=True,
+                test={"rwAP": 0.349} if test else None,
+            )
+        )
+        report = Report(
+            dataset="tiles <b>",
+            space="timm:mobilenetv2_100, 1,234 architectures",
+            weights="weights.safetensors",
+            random_features=False,
+            split=split,
+            seed=3,
+            evaluations=11,
+            candidates=candidates,
+            failures=(Failure(10, "architecture 10", "MemoryError: <script>alert(1)</script>"),),
+            threshold="threshold 2.5 from 23 good images: expected false-alarm rate 4.2%",
+            fitted="trial 3",
+            cases=(Cases("Best", "chosen", (('a "quoted" name', Image.new("RGB", (40, 20))),)),),
+            notes=("the search ended early",),
+        )
+        return replace(report, **changes)
+
+    return make
+
+
+class Page(HTMLParser):
+    """Collects text and attributes, and fails on tags that do not close in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read_page(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_and_all_it_refers_to_are_there(make_report: MakeReport, tmp_path: Path) -> None:
+    path = write_report(tmp_path / "run" / "report", make_report())
+    page = read_page(path)
+    names = [a[key] for _, a in page.tags for key in ("src", "href") if key in a]
+    assert sorted(str(name) for name in names) == ["case_1_1.png", "front.csv", "pareto.png"]
+    assert all((path.parent / str(name)).is_file() for name in names)
+    assert {entry.name for entry in path.parent.iterdir()} == {*names, "report.html"}
+    assert [entry.name for entry in path.parent.parent.iterdir()] == ["report"]
+
+
+def test_values_are_escaped(make_report: MakeReport, tmp_path: Path) -> None:
+    page = read_page(write_report(tmp_path / "report", make_report()))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "b", "dent"}
+    assert "tiles <b>" in page.text
+    assert "<script>alert(1)</script>" in page.text
+    assert "6 <dent>" in page.text
+    assert any(attributes.get("alt") == 'a "quoted" name' for _, attributes in page.tags)
+
+
+def test_the_page_says_on_what_the_pick_stands(make_report: MakeReport, tmp_path: Path) -> None:
+    text = read_page(write_report(tmp_path / "report", make_report())).text
+    assert "made with 2 anomalous images and 17 good images" in text
+    assert "noisy" in text
+    assert "not attainable: chosen with the test labels" in text
+    assert "the pick is 12.1 points of rwAP above the PatchCore setting" in text
+    assert "11 of 11 architectures were evaluated, 1 of them without a result; 4 are on" in text
+    assert "Threshold 2.5 from 23 good images" in text
+    assert "Left out 2 of the 83 images & more." in text
+    assert "9 good images and 11 anomalous images (6 <dent>, 5 crack)" in text
+
+
+def test_a_pick_below_patchcore_is_said_to_be_below(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report()
+    better = [replace(c, test={"rwAP": 0.6}) if c.is_patchcore else c for c in report.candidates]
+    text = read_page(write_report(tmp_path / "report", replace(report, candidates=better))).text
+    assert "13.0 points of rwAP below the PatchCore setting" in text
+
+
+def test_random_features_are_the_first_thing_said(make_report: MakeReport, tmp_path: Path) -> None:
+    random = read_page(write_report(tmp_path / "a", make_report(random_features=True))).text
+    assert random.index("The features are random.") < random.index("Pareto front")
+    trained = read_page(write_report(tmp_path / "b", make_report())).text
+    assert "random." not in trained
+
+
+def test_many_anomalies_need_no_warning(
+    make_report: MakeReport, split: Split, tmp_path: Path
+) -> None:
+    many = replace(split, validation=split.validation * 40)
+    text = read_page(write_report(tmp_path / "report", make_report(split=many))).text
+    assert "made with 80 anomalous images" in text
+    assert "noisy" not in text
+
+
+@pytest.mark.parametrize("front", [0, 1, 4])
+@pytest.mark.parametrize("test", [False, True])
+def test_any_front_makes_a_page(
+    front: int, test: bool, make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(front=front, test=test, cases=(), threshold=None, fitted=None)
+    text = read_page(write_report(tmp_path / "report", report)).text
+    assert ("There is no pick" in text) == (front == 0)
+    assert ("Nothing was measured on the test part" in text) == (not test)
+    assert ("not attainable" in text) == (test and front > 0)
+
+
+def test_nothing_evaluated_makes_a_page(make_report: MakeReport, tmp_path: Path) -> None:
+    report = make_report(candidates=(), failures=(), cases=())
+    assert "0 of 11 architectures" in read_page(write_report(tmp_path / "report", report)).text
+
+
+def test_the_table_holds_the_front_and_the_patchcore_setting(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    path = write_report(tmp_path / "report", make_report())
+    with (path.parent / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "3", ""]
+    assert [row["role"] for row in rows] == [*["front"] * 3, "front + pick", "PatchCore setting"]
+    assert float(rows[3]["validation_rwAP"]) == 0.2 + 0.5 * 3 / 10
+    assert rows[3]["total_flops"] == "4000000000"
+    assert rows[4]["validation_rwAP"] == ""
+    assert rows[4]["test_rwAP"] == "0.349"
+    assert rows[0]["validation_AUROC"] == ""
+
+
+def test_the_table_without_tests_has_no_test_columns(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    path = write_report(tmp_path / "report", make_report(test=False))
+    assert "test_" not in (path.parent / "front.csv").read_text()
+
+
+def test_the_report_is_deterministic(make_report: MakeReport, tmp_path: Path) -> None:
+    folders = [write_report(tmp_path / name, make_report()).parent for name in ("a", "b")]
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+
+
+def test_an_earlier_report_is_replaced_as_a_whole(make_report: MakeReport, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    write_report(folder, make_report())
+    write_report(folder, make_report(cases=(), dataset="other"))
+    assert not (folder / "case_1_1.png").exists()
+    assert "other" in (folder / "report.html").read_text()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+class BrokenImage(Image.Image):
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left on device")
+
+
+def test_a_failure_leaves_nothing_or_the_earlier_report(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    broken = make_report(cases=(Cases("Best", "", (("a", BrokenImage()),)),))
+    folder = tmp_path / "report"
+    with pytest.raises(InputError, match="no space left"):
+        write_report(folder, broken)
+    assert list(tmp_path.iterdir()) == []
+    write_report(folder, make_report())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="no space left"):
+        write_report(folder, broken)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_other_files_are_not_overwritten(make_report: MakeReport, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds files but no report\.html"):
+        write_report(folder, make_report())
+    assert (folder / "thesis.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="is a file"):
+        write_report(folder / "thesis.txt", make_report())

@@ -1,0 +1,67 @@
+"""Search spaces and an evaluator that costs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from autopatch.search import Evaluation
+from autopatch.supernet import Architecture, Gene, SearchSpace
+
+
+def space_of(
+    levels: int,
+    *,
+    image_sizes: tuple[int, ...],
+    patch_sizes: tuple[int, ...],
+    bank_sizes: tuple[int | None, ...],
+) -> SearchSpace:
+    genes = [Gene("image_size", image_sizes, "image_size"), Gene("bank_size", bank_sizes, "bank_size")]
+    for level in range(levels):
+        use = f"use_level_{level}"
+        genes.append(Gene(use, (False, True), "level", level))
+        genes.append(
+            Gene(f"patch_size_{level}", patch_sizes, "patch_size", level, active_if=(use,))
+        )
+    return SearchSpace("timm:x", tuple(genes))
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    """9,360 architectures."""
+    return space_of(
+        4,
+        image_sizes=(160, 224, 288),
+        patch_sizes=(1, 3, 5, 7),
+        bank_sizes=(500, 1000, 2000, 5000, None),
+    )
+
+
+@pytest.fixture
+def small_space() -> SearchSpace:
+    """16 architectures: 8 ways to use two levels, 2 image sizes."""
+    return space_of(2, image_sizes=(32, 64), patch_sizes=(1, 3), bank_sizes=(10,))
+
+
+@pytest.fixture
+def evaluate() -> Callable[[Architecture], Evaluation]:
+    """A made-up trade-off: fine levels cost much and score well, with a best patch size each."""
+
+    def evaluation(architecture: Architecture) -> Evaluation:
+        worth = (0.55, 0.7, 0.5, 0.2)
+        score = 0.0
+        for level, patch_size in zip(architecture.levels, architecture.patch_sizes, strict=True):
+            score += worth[level] * (1 - 0.1 * abs(patch_size - 3 - level % 2 * 2))
+        score /= 0.6 + 0.7 * len(architecture.levels)
+        bank_size = architecture.bank_size or 20_000
+        score += 0.05 * math.log10(bank_size / 500) - abs(architecture.image_size - 224) / 1000
+        positions = (architecture.image_size // (4 << architecture.levels[0])) ** 2
+        return Evaluation(
+            total_flops=2 * positions * bank_size * 24 * (1 + sum(architecture.levels)),
+            metrics={"rwAP": min(max(score, 0.0), 1.0), "AP": min(max(score / 2, 0.0), 1.0)},
+            timings={"fit": 0.25},
+        )
+
+    return evaluation

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pymoo
+import pymoo.functions
+import pytest
+from pymoo.indicators.hv import HV
+
+from autopatch.search import NSGA2, Evaluation
+from autopatch.search.nsga2 import PENALTY
+from autopatch.supernet import Architecture, SearchSpace
+
+Evaluate = Callable[[Architecture], Evaluation]
+Genome = tuple[int, ...]
+
+
+def propose(
+    space: SearchSpace, evaluate: Evaluate, *, seed: int, population: int, count: int
+) -> tuple[list[Genome], list[tuple[float, float]]]:
+    optimizer = NSGA2(space, seed=seed, population=population)
+    genomes: list[Genome] = []
+    objectives: list[tuple[float, float]] = []
+    while len(genomes) < count:
+        asked = optimizer.ask()
+        told = [evaluate(space.decode(genome)).objectives for genome in asked]
+        optimizer.tell(told)
+        genomes += asked
+        objectives += told
+    return genomes[:count], objectives[:count]
+
+
+def test_proposes_valid_canonical_genomes_once(space: SearchSpace, evaluate: Evaluate) -> None:
+    genomes, _ = propose(space, evaluate, seed=0, population=12, count=240)
+    assert len(set(genomes)) == 240
+    assert all(space.is_valid(genome) for genome in genomes)
+    assert all(space.canonical(genome) == genome for genome in genomes)
+
+
+def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
+    def disturbing(architecture: Architecture) -> Evaluation:
+        np.random.seed(0)  # what an evaluator draws must not matter  # noqa: NPY002
+        return evaluate(architecture)
+
+    first, _ = propose(space, evaluate, seed=3, population=6, count=36)
+    second, _ = propose(space, disturbing, seed=3, population=6, count=36)
+    other, _ = propose(space, evaluate, seed=4, population=6, count=36)
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("count", [1, 6, 9])
+def test_initial_genomes_come_first(space: SearchSpace, count: int) -> None:
+    initial, _ = propose(space, lambda _: Evaluation(1, {"rwAP": 0.5}), seed=9, population=12,
+                         count=count)  # fmt: skip
+    optimizer = NSGA2(space, seed=0, population=6, initial=[*initial, initial[0]])
+    asked = optimizer.ask()
+    assert asked[:count] == initial
+    assert len(asked) == len(set(asked)) == max(6, count)
+    optimizer.tell([(1.0, 0.5)] * len(asked))
+    assert len(optimizer.ask()) == 6
+
+
+def test_proposes_all_of_a_small_space_and_then_nothing(
+    small_space: SearchSpace, evaluate: Evaluate
+) -> None:
+    optimizer = NSGA2(small_space, seed=0, population=5)
+    genomes: list[Genome] = []
+    while asked := optimizer.ask():
+        genomes += asked
+        optimizer.tell([evaluate(small_space.decode(genome)).objectives for genome in asked])
+    assert len(genomes) == len(set(genomes)) == small_space.size() == 16
+    assert optimizer.ask() == []
+
+
+def test_population_larger_than_the_space(small_space: SearchSpace) -> None:
+    optimizer = NSGA2(small_space, seed=0, population=50)
+    assert len(optimizer.ask()) == 16
+
+
+def test_failed_candidates_do_not_survive(space: SearchSpace, evaluate: Evaluate) -> None:
+    optimizer = NSGA2(space, seed=0, population=8)
+    fine_level = 0
+    late: list[Genome] = []
+    for generation in range(12):
+        asked = optimizer.ask()
+        objectives = []
+        for genome in asked:
+            architecture = space.decode(genome)
+            failed = fine_level in architecture.levels
+            objectives.append(PENALTY if failed else evaluate(architecture).objectives)
+        optimizer.tell(objectives)
+        if generation >= 8:
+            late += asked
+    failing = [genome for genome in late if fine_level in space.decode(genome).levels]
+    # Half of all random genomes have the level; by mutation of survivors alone few have.
+    assert len(failing) < 0.3 * len(late)
+
+
+def test_golden_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
+    if pymoo.__version__ != "0.6.2":
+        pytest.skip(f"the genomes are those of pymoo 0.6.2, this is {pymoo.__version__}")
+    genomes, _ = propose(space, evaluate, seed=0, population=4, count=12)
+    assert genomes == []
+
+
+def test_beats_random_search(space: SearchSpace, evaluate: Evaluate) -> None:
+    def volume(objectives: list[tuple[float, float]]) -> float:
+        flops, losses = np.array(objectives).T
+        return float(HV(ref_point=np.ones(2))(np.stack([np.log10(flops) / 12, losses], axis=1)))
+
+    searched, sampled = [], []
+    for seed in range(10):
+        searched.append(volume(propose(space, evaluate, seed=seed, population=12, count=60)[1]))
+        sampled.append(volume(propose(space, evaluate, seed=seed, population=60, count=60)[1]))
+    assert np.mean(searched) > np.mean(sampled) + 0.005
+
+
+def test_prints_nothing_without_compiled_modules(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pymoo.functions, "is_compiled", lambda: False)
+    monkeypatch.setattr(pymoo.functions.FunctionLoader, "_FunctionLoader__instance", None)
+    NSGA2(space, seed=0, population=4).ask()
+    assert capsys.readouterr().out == ""
