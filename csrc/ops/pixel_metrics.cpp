@@ -276,7 +276,7 @@ std::vector<std::int64_t> count_negatives(const Score* scores, std::int64_t num_
                     while (begin < end) {
                       const std::int64_t stop = run == runs.end() ? end : std::min(end, run->begin);
                       for (; begin < stop; ++begin) ++slots[slot_of(descending_key(scores[begin]))];
-                      if (run != runs.end()) begin = std::max(begin, (run++)->end);
+                      if (run != runs.end()) begin = (run++)->end;
                     }
                     counts[part] = std::move(slots);
                   });

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autopatch.detector import MAX_CORESET_SAMPLE, MemoryBank, memory, total_flops
-from autopatch.kernels import reference
+from autopatch.kernels import aggregate_patches, reference
 
 
 def feature_maps(images=20, seed=0):
@@ -36,7 +36,7 @@ def test_the_bank_is_the_coreset_of_the_patches():
 def test_a_sample_of_the_patches_bounds_the_coreset(monkeypatch):
     monkeypatch.setattr(memory, "MAX_CORESET_SAMPLE", 100)
     maps = feature_maps()
-    patches = reference.aggregate_patches(maps, (1, 1))
+    patches = aggregate_patches(maps, (1, 1))
     generator = torch.Generator().manual_seed(3)
     sample = torch.randperm(len(patches), generator=generator)[:100].sort().values
     bank = MemoryBank.fit(maps, (1, 1), bank_size=100, seed=3).bank

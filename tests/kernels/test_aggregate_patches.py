@@ -188,6 +188,9 @@ def test_bad_values_reach_exactly_the_patches_that_see_them(
 
 def test_empty_sizes() -> None:
     assert aggregate_patches([torch.empty(0, 3, 4, 4)], [3]).shape == (0, 3)
+    assert aggregate_patches([torch.empty(2, 0, 4, 4)], [3]).shape == (32, 0)
+    ones = torch.ones(1, 2, 4, 4)
+    assert (aggregate_patches([ones[:, :0], ones], [3, 1]) == 1).all()
     for shape in ((1, 3, 0, 4), (1, 3, 4, 0)):
         with pytest.raises(ValueError, match="nothing is left after pooling with patch size 3"):
             aggregate_patches([torch.empty(shape)], [3])

@@ -34,6 +34,13 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "greedy_coreset": (normal(20, 6), 5, -1, 0, 0),
     "aggregate_patches": (maps(), [3, 2], 8, 8, 0),
     "aggregate_patches_out": (maps(), [3, 2], 8, 8, torch.empty(128, 8), 0),
+    "pixel_metrics": (
+        normal(3, 8, 8),
+        (normal(3, 8, 8, seed=1) > 1).byte(),
+        torch.tensor([0, 1, 0], dtype=torch.int32),
+        2,
+        0,
+    ),
 }
 
 
@@ -137,6 +144,9 @@ def test_meta_tensors_give_shapes() -> None:
     indices, radii = greedy_coreset(bank, 7)
     assert indices.shape == radii.shape == (7,)
     assert aggregate_patches([torch.empty(2, 3, 4, 5, device="meta")], [3]).shape == (40, 3)
+    scores, masks, types, *rest = CALLS["pixel_metrics"]
+    values = ops.pixel_metrics(scores.to("meta"), masks.to("meta"), types.to("meta"), *rest)
+    assert (values.shape, values.dtype) == ((5,), torch.float64)
 
 
 def test_errors_of_the_data_are_raised_in_compiled_graphs_too() -> None:

@@ -65,7 +65,7 @@ def test_without_autopatch_isa_the_highest_level_is_active() -> None:
     assert result.stdout.split() == [_C.detected_isa()] * 2, result.stderr
 
 
-@pytest.mark.parametrize("level", ["", "AVX2", "neon"])
+@pytest.mark.parametrize("level", ["", "AVX2"])
 def test_unknown_autopatch_isa_is_an_error(level: str) -> None:
     result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
     assert result.returncode != 0
@@ -173,6 +173,7 @@ def test_the_pool_works_after_fork() -> None:
     result = python(
         """
         import os
+        import signal
         import threading
         import torch
 
@@ -191,6 +192,7 @@ def test_the_pool_works_after_fork() -> None:
             child = os.fork()
             if child == 0:
                 status = 1
+                signal.alarm(30)  # ends a child that waits for workers it does not have
                 try:
                     check()
                     check()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from autopatch.cli.console import console, note, progress, table
+from autopatch.cli.console import console, failure, note, progress, table
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def search(
     ] = False,
 ) -> None:
     """Searches a space for detectors: total FLOPs against rwAP on a few anomalies."""
-    from autopatch.search import load_trials
+    from autopatch.search import SearchError, load_trials
     from autopatch.search import search as run_search
     from autopatch.search.candidates import CandidateEvaluator
     from autopatch.search.run import STUDY, Run, Source, create, sha256
@@ -136,15 +136,22 @@ def search(
         seed=seed,
         cache_bytes=int(cache_gib * 2**30),
     )
-    with study:
-        stored = sum(trial.evaluation is not None for trial in study.trials())
-        with progress(already_done=stored) as report:
-            report("search", stored, evaluations)
+    stored = sum(trial.evaluation is not None for trial in study.trials())
 
-            def show(done: int, total: int, trial: Trial, front: int) -> None:
-                report(f"search: front of {front}", done, total)
+    with study, progress(already_done=stored) as report:
+        report("search", stored, evaluations)
 
+        def show(done: int, total: int, trial: Trial, size: int) -> None:
+            report(f"search: front of {size}", done, total)
+
+        try:
             front = run_search(evaluator, study, progress=show)
+        except KeyboardInterrupt:
+            failure(f"interrupted; the same command with --resume goes on in {out}")
+            raise typer.Exit(130) from None
+        except SearchError as error:
+            failure(f"{error}; {out / STUDY} holds every reason")
+            raise typer.Exit(1) from None
     if front.note:
         note(front.note)
     if front.failed:
@@ -232,7 +239,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measures the fitted detector, the PatchCore setting and the front on the test part."""
-    from autopatch.detector import METRICS, Detector
+    from autopatch.detector import Detector
     from autopatch.search.run import DETECTOR, Run, evaluate_run
 
     opened = Run.open(run)
@@ -242,25 +249,34 @@ def evaluate(
     loaded = Detector.load(file)
     with progress() as report:
         rows = evaluate_run(opened, loaded, progress=report)
-    _print_evaluation(opened, METRICS, rows)
+    _print_evaluation(opened, rows)
     note(f"written: {opened.write_measured(rows)}")
 
 
-def _print_evaluation(run: Run, metrics: Sequence[str], rows: Sequence[Measured]) -> None:
+def _print_evaluation(run: Run, rows: Sequence[Measured]) -> None:
+    shown = {"rwAP": "rwAP", "AP": "AP", "AUROC": "AUROC", "AUPRO": "AUPRO"}
+    shown["image_AUROC"] = "image AUROC"
     anomalous = sum(sample.type != "good" for sample in run.split.test)
+    front = [row for row in rows if row.kind == "front"]
+    best = max(front, key=lambda row: row.metrics["rwAP"])
+    remarks = {run.front.pick.number: "pick"}
+    remarks[best.trial] = ", ".join(
+        [*([remarks[best.trial]] if best.trial in remarks else []), "best on test *"]
+    )
     table(
         f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
-        ["detector", *metrics, "GFLOP", "ms an image"],
+        ["detector", *shown.values(), "GFLOP", "ms an image"],
         [
             [
-                row.name,
-                *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in metrics),
+                row.name + (f" ({remarks[row.trial]})" if row.trial in remarks else ""),
+                *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in shown),
                 f"{row.total_flops / 1e9:.2f}",
                 "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
             ]
             for row in rows
         ],
     )
+    note("* not attainable: chosen with the labels of the test part")
 
 
 @app.command()
@@ -305,6 +321,7 @@ def info() -> None:
     import platform
 
     import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     from autopatch import _C, __version__
     from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
@@ -327,7 +344,7 @@ def info() -> None:
             ["ISA active", _C.active_isa()],
             ["CUDA", cuda],
             ["threads", str(torch.get_num_threads())],
-            ["timm's cache", torch.hub.get_dir()],
+            ["cache folder", f"{HF_HUB_CACHE} (weights of timm's hub)"],
         ],
     )
 
@@ -358,8 +375,8 @@ def demo(
         space=space,
         shots=2,
         evaluations=evaluations,
-        image_sizes="96,128",
-        bank_sizes="250,1000,2500",
+        image_sizes="128,224",
+        bank_sizes="500,1000,2500",
     )
     fit(run)
     evaluate(run)

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
 
 
 def note(text: str) -> None:
@@ -26,11 +27,16 @@ def note(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
+def failure(text: str) -> None:
+    """A line on standard error."""
+    _errors.print(f"autopatch: {text}", markup=False, soft_wrap=True)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose first column is text and whose others are figures."""
     result = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i == 0 else "right")
+        result.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
     for row in rows:
         result.add_row(*row)
     console.print(result, markup=False)

@@ -44,8 +44,8 @@ def aggregate_patches(
 
     Raises:
         TypeError: An array has another dtype.
-        ValueError: There is no map, sizes do not fit, a patch size is out of range, or a map is
-            empty or smaller than its pooling window.
+        ValueError: There is no map, sizes do not fit, a patch size is out of range, or nothing is
+            left of a map after pooling. No images give no rows, no channels no columns.
     """
     tensors = [to_float32(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
     if not tensors:

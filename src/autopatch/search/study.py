@@ -337,7 +337,13 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
             yield storage
         finally:
             _close(storage)
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, KeyError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        StorageInternalError,
+        RuntimeError,  # tables of another Optuna version
+        KeyError,  # trials or attributes that no search wrote
+        ValueError,
+    ) as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable study of a search ({line})") from None
 

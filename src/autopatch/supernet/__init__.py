@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from autopatch.supernet.architecture import Architecture, Level
 from autopatch.supernet.space import Gene, SearchSpace
-from autopatch.supernet.timm_supernet import Subnet, TimmSupernet, load_supernet
+from autopatch.supernet.subnet import Subnet
+from autopatch.supernet.timm_supernet import TimmSupernet, load_supernet
 from autopatch.supernet.weights import Weights, read_weights
 
 __all__ = [

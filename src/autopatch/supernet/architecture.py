@@ -103,7 +103,10 @@ class Architecture:
             raise InputError(
                 f"architecture: found the fields {sorted(value)}, expected {sorted(names)}"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        arguments: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in value.items()
+        }
+        return cls(**arguments)
 
     def describe(self, levels: Sequence[Level]) -> str:
         """Short text such as "224 px, stride 4 p3 + stride 8 p3, bank 5000".

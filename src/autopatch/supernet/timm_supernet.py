@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants as hub
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+from timm.models import PretrainedCfg
 from torch import nn
 
 from autopatch.errors import InputError
 from autopatch.supernet.architecture import Architecture, Level, level_names
 from autopatch.supernet.space import Gene, SearchSpace
-from autopatch.supernet.subnet import Subnet, features_model
-from autopatch.supernet.weights import load_into, read_weights
+from autopatch.supernet.subnet import Subnet, feature_levels, features_model, one_line
+from autopatch.supernet.weights import check_channels, load_into, read_weights
 
 _PREFIX = "timm:"
 _LEAST_STRIDE = 4  # finer maps make far more patches of far less meaning
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+_HUB_TIMEOUT = 5.0  # seconds
 
 
 class TimmSupernet:
     """A backbone of fixed weights whose subnets differ in the levels they give.
 
-    Made by `load_supernet`.
+    Made by `load_supernet`. Its subnets share the weights: nothing may write to them.
 
     Attributes:
         name: "timm:<model>".
@@ -43,6 +45,7 @@ class TimmSupernet:
         self,
         timm_model: str,
         timm_kwargs: Mapping[str, Any],
+        levels: Sequence[Level],
         model: nn.Module,
         *,
         mean: Sequence[float],
@@ -57,60 +60,60 @@ class TimmSupernet:
         self.random_features = random_features
         self._timm_model = timm_model
         self._timm_kwargs = dict(timm_kwargs)
-        self._state = model.state_dict()
-        info = model.feature_info
-        strides: list[int] = info.reduction()  # type: ignore[union-attr,operator]
-        channels: list[int] = info.channels()  # type: ignore[union-attr,operator]
-        self.levels = tuple(
-            Level(index, stride, width)
-            for index, (stride, width) in enumerate(zip(strides, channels, strict=True))
-            if stride >= _LEAST_STRIDE
-        )
-        if not self.levels:
-            raise InputError(f"{self.name} has no feature level of stride {_LEAST_STRIDE} or more")
-        self._subnets: dict[tuple[int, ...], Subnet] = {}
-        self._costs: dict[tuple[tuple[int, ...], int], tuple[tuple[int, int], int]] = {}
+        self.levels = tuple(levels)
+        self._state = model.to(memory_format=torch.channels_last).state_dict()
+        self._sizes: dict[int, dict[int, tuple[int, int]]] = {}
+        self._flops: dict[tuple[int, int], int] = {}
 
     def get_active_subnet(self, levels: Sequence[int]) -> Subnet:
-        """The static module for some levels, by index.
+        """The static module for some levels, by index, ascending.
 
         Raises:
-            InputError: An index is not one of the backbone's levels.
+            InputError: There is none, or an index is not one of the backbone's levels.
         """
-        key = tuple(levels)
-        if key not in self._subnets:
-            known = {level.index: level for level in self.levels}
-            for index in key:
-                if index not in known:
-                    raise InputError(
-                        f"{self.name} has no level {index}, but {', '.join(map(str, known))}"
-                    )
-            subnet = Subnet(
-                self._timm_model,
-                self._timm_kwargs,
-                [known[index] for index in key],
-                mean=self.mean,
-                std=self.std,
-                provenance=self.provenance,
-            )
-            own = subnet.backbone.state_dict()
-            subnet.backbone.load_state_dict({name: self._state[name] for name in own})
-            self._subnets[key] = subnet.to(memory_format=torch.channels_last)
-        return self._subnets[key]
+        known = {level.index: level for level in self.levels}
+        for index in levels:
+            if index not in known:
+                raise InputError(
+                    f"{self.name} has no level {index}, but {', '.join(map(str, known))}"
+                )
+        if not levels or list(levels) != sorted(set(levels)):
+            raise InputError(f"levels are {list(levels)}, expected at least one, ascending")
+        subnet = Subnet(
+            self._timm_model,
+            self._timm_kwargs,
+            [known[index] for index in levels],
+            mean=self.mean,
+            std=self.std,
+            provenance=self.provenance,
+        )
+        state = {name: self._state[name] for name in subnet.backbone.state_dict()}
+        subnet.backbone.load_state_dict(state, assign=True)
+        return subnet
 
     def grid(self, levels: Sequence[int], image_size: int) -> tuple[int, int]:
-        """Patch positions (H, W) of an image: those of the largest chosen feature map."""
-        return self._cost(levels, image_size)[0]
+        """Patch positions (H, W) of an image: those of the largest chosen feature map.
+
+        Raises:
+            InputError: The backbone does not take images of this size.
+        """
+        if image_size not in self._sizes:
+            every_level = [level.index for level in self.levels]
+            sizes, _ = self.get_active_subnet(every_level).trace(image_size)
+            self._sizes[image_size] = dict(zip(every_level, sizes, strict=True))
+        return max(self._sizes[image_size][level] for level in levels)
 
     def flops(self, levels: Sequence[int], image_size: int) -> int:
-        """FLOPs of a subnet for one image, two a multiply-add."""
-        return self._cost(levels, image_size)[1]
+        """FLOPs of a subnet for one image, two a multiply-add of convolutions and matrix products.
 
-    def _cost(self, levels: Sequence[int], image_size: int) -> tuple[tuple[int, int], int]:
-        key = (tuple(levels), image_size)
-        if key not in self._costs:
-            self._costs[key] = self.get_active_subnet(levels).cost(image_size)
-        return self._costs[key]
+        Raises:
+            InputError: The backbone does not take images of this size.
+        """
+        # All up to the deepest level is run, whichever others are chosen.
+        key = (levels[-1], image_size)
+        if key not in self._flops:
+            self._flops[key] = self.get_active_subnet(levels).cost(image_size)[1]
+        return self._flops[key]
 
     def search_space(
         self,
@@ -142,18 +145,24 @@ class TimmSupernet:
                 )
             )
         space = SearchSpace(self.name, tuple(genes))
-        for image_size, level in product(image_sizes, self.levels):
-            smallest = min(self.grid([level.index], image_size))
-            if smallest < 2:
-                raise InputError(
-                    f"image size {image_size}: the map of stride {level.stride} is {smallest} wide, "
-                    "expected at least 2; choose larger images"
-                )
+        for image_size in image_sizes:
+            for level in self.levels:
+                smallest = min(self.grid([level.index], image_size))
+                if smallest < 2:
+                    raise InputError(
+                        f"image size {image_size}: the map of stride {level.stride} is {smallest} "
+                        "wide, expected at least 2; choose larger images"
+                    )
         return space
 
     def patchcore(self, *, bank_size: int | None) -> Architecture | None:
-        """PatchCore's usual choice (Roth et al., 2022): the levels of stride 8 and 16, patch size 3,
-        images of 224; None if the backbone has no such levels."""
+        """PatchCore's usual choice: the levels of stride 8 and 16, patch size 3, images of 224 px.
+
+        Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
+
+        Returns:
+            The architecture; None if the backbone has no such levels.
+        """
         levels = []
         for stride in (8, 16):
             # The deepest of a stride, where there are several.
@@ -196,19 +205,15 @@ def load_supernet(
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"timm has no model '{name}'{hint}")
-    if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _create(name, timm_kwargs or {})
-        provenance = f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
-    elif weights == "pretrained":
-        model = _pretrained(name, timm_kwargs or {})
-        settings = timm.get_pretrained_cfg(name)
-        mean, std = mean or settings.mean, std or settings.std
-        provenance = f"weights of timm's hub ({settings.hf_hub_id or name})"
-    else:
-        file = read_weights(Path(weights))
-        if file.timm_model not in (None, name):
+    try:
+        settings = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError as error:  # the name ends with a tag that the model does not have
+        raise InputError(f"timm:{name}: {one_line(error)}") from error
+    file = None if weights in ("random", "pretrained") else read_weights(Path(weights))
+    if file is not None:
+        # A tag after a dot names pretrained weights of the same model.
+        stored = name if file.timm_model is None else file.timm_model
+        if stored.partition(".")[0] != name.partition(".")[0]:
             raise InputError(
                 f"{weights}: holds weights of timm:{file.timm_model}, but the space is {space}"
             )
@@ -220,40 +225,64 @@ def load_supernet(
                     f"{weights}: {setting} is not in the file's metadata; give "
                     f"--{setting.replace('_', '-')}"
                 )
-        model = _create(name, timm_kwargs or {})
+    mean = check_channels("mean", mean or settings.mean)
+    std = check_channels("std", std or settings.std)
+    kwargs = dict(timm_kwargs or {})
+    levels = [level for level in feature_levels(name, kwargs) if level.stride >= _LEAST_STRIDE]
+    if not levels:
+        raise InputError(f"{space} has no feature level of stride {_LEAST_STRIDE} or more")
+    indices = [level.index for level in levels]
+    if weights == "pretrained":
+        model = _pretrained(name, kwargs, indices)
+        provenance = f"weights of timm's hub ({settings.hf_hub_id or name})"
+    else:
+        model = features_model(name, kwargs, out_indices=indices, seed=seed)
+        provenance = f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
+    if file is not None:
         load_into(model, file)
-        provenance = f"weights of {Path(weights).name}"
+        provenance = f"weights of {file.path.name}"
     return TimmSupernet(
         name,
-        timm_kwargs or {},
+        kwargs,
+        levels,
         model,
-        mean=mean or _IMAGENET_MEAN,
-        std=std or _IMAGENET_STD,
+        mean=mean,
+        std=std,
         provenance=provenance,
         random_features=weights == "random",
     )
 
 
-def _create(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) -> nn.Module:
+    reachable = _hub_reachable()
     try:
-        return features_model(name, kwargs)
-    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"timm:{name} gives no feature maps with {dict(kwargs)}: {line}"
-        ) from error
-
-
-def _pretrained(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hub_offline(not reachable):
             warnings.simplefilter("ignore")
-            return features_model(name, kwargs, pretrained=True)
-    # The hub's client raises errors of a dozen classes where there is no network.
-    except Exception as error:
-        line = " ".join(str(error).split())[:120]
+            return features_model(name, kwargs, out_indices=indices, pretrained=True)
+    except InputError as error:
+        reason = str(error) if reachable else f"no cached copy, and {hub.ENDPOINT} does not answer"
         raise InputError(
-            f"the weights of timm:{name} could not be had from timm's hub "
-            f"({type(error).__name__}: {line}); give --weights FILE.safetensors, or --weights random "
-            "to try the program without them"
+            f"the weights of timm:{name} could not be had from timm's hub ({reason}); give "
+            "--weights FILE.safetensors, or --weights random to try the program without them"
         ) from error
+
+
+def _hub_reachable() -> bool:
+    # Where there is no network, the hub's client repeats each request for most of a minute.
+    try:
+        get_session().head(hub.ENDPOINT, timeout=_HUB_TIMEOUT)
+    # It raises the errors of whichever HTTP library it uses, and its own in offline mode.
+    except Exception:
+        return False
+    return True
+
+
+@contextmanager
+def _hub_offline(offline: bool) -> Iterator[None]:
+    """Keeps the hub's client to its local cache."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before

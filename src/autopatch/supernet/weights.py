@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_weights(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error
     return Weights(
@@ -62,20 +63,58 @@ def read_weights(path: Path) -> Weights:
 def load_into(model: torch.nn.Module, weights: Weights) -> None:
     """Loads the tensors of a file; those the model lacks, such as a classifier's, are passed over.
 
+    A key may be that of the whole timm model or that of its feature extractor, which prefixes
+    "model." or joins the first two names by an underscore.
+
     Raises:
-        InputError: A key of the model is missing or has another shape; the first is named.
+        InputError: A key of the model is missing, or has another shape or integers for floats; the
+            first is named.
     """
     own = model.state_dict()
+    state = {}
     for key, tensor in own.items():
-        if key not in weights.state:
+        name = _stored_key(key, weights.state)
+        if name is None:
+            if key.endswith("num_batches_tracked"):  # a count of training steps, not used here
+                state[key] = tensor
+                continue
             raise InputError(f"{weights.path}: lacks {key}, expected {list(tensor.shape)}")
-        found = weights.state[key]
+        found = weights.state[name]
         if found.shape != tensor.shape:
             raise InputError(
-                f"{weights.path}: {key} has shape {list(found.shape)}, expected "
+                f"{weights.path}: {name} has shape {list(found.shape)}, expected "
                 f"{list(tensor.shape)}"
             )
-    model.load_state_dict({key: weights.state[key] for key in own})
+        if found.is_floating_point() != tensor.is_floating_point():
+            raise InputError(f"{weights.path}: {name} holds {found.dtype}, expected {tensor.dtype}")
+        state[key] = found
+    model.load_state_dict(state)
+
+
+def _stored_key(key: str, stored: Mapping[str, torch.Tensor]) -> str | None:
+    head, _, rest = key.partition(".")
+    names = [key]
+    if head == "model":
+        names.append(rest)
+    names += [f"{head[:i]}.{head[i + 1 :]}.{rest}" for i, c in enumerate(head) if c == "_"]
+    return next((name for name in names if name in stored), None)
+
+
+def check_channels(name: str, values: object) -> tuple[float, ...]:
+    """Means or deviations of the three channels of the input, as floats.
+
+    Raises:
+        InputError: They are not three finite numbers, or a deviation is not above zero.
+    """
+    numbers = values if isinstance(values, list | tuple) else ()
+    least = 0.0 if name == "std" else -math.inf
+    if len(numbers) != 3 or not all(
+        isinstance(number, int | float) and math.isfinite(number) and number > least
+        for number in numbers
+    ):
+        kind = "positive numbers" if name == "std" else "numbers"
+        raise InputError(f"{name} is {values!r}, expected three {kind}")
+    return tuple(float(number) for number in numbers)
 
 
 def _kwargs(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -90,15 +129,14 @@ def _kwargs(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
 def _channels(path: Path, metadata: Mapping[str, str], name: str) -> tuple[float, ...] | None:
     if name not in metadata:
         return None
-    value = _json(path, metadata, name)
-    numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
-    if not numbers or len(value) != 3:
-        raise InputError(f"{path}: metadata {name} is {value!r}, expected three numbers")
-    return tuple(float(item) for item in value)
+    try:
+        return check_channels(name, _json(path, metadata, name))
+    except InputError as error:
+        raise InputError(f"{path}: metadata {error}") from None
 
 
 def _json(path: Path, metadata: Mapping[str, str], name: str) -> Any:
     try:
         return json.loads(metadata[name])
     except ValueError:
-        raise InputError(f"{path}: metadata {name} is {metadata[name]!r}, expected JSON") from None
+        raise InputError(f"{path}: {name} is {metadata[name]!r}, expected JSON") from None

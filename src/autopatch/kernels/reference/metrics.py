@@ -21,8 +21,8 @@ def label_regions(masks: torch.Tensor) -> torch.Tensor:
             break
         labels = spread
     normal = labels.new_zeros(1)  # so that 0 stays 0 where all pixels are anomalous
-    numbers = torch.unique(torch.cat([normal, labels.flatten()]), return_inverse=True)[1]
-    return numbers[1:].view(masks.shape)
+    roots: torch.Tensor = torch.unique(torch.cat([normal, labels.flatten()]))
+    return torch.searchsorted(roots, labels)
 
 
 def pixel_weights(masks: torch.Tensor, types: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

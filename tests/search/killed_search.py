@@ -1,0 +1,43 @@
+"""Runs a search that kills its own process: `killed_search.py STUDY SPACE_JSON EVALUATIONS AT`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from autopatch.search import Evaluation, Study, search
+from autopatch.supernet import Architecture, SearchSpace
+
+
+def evaluate(architecture: Architecture) -> Evaluation:
+    cost = sum(4**level for level in architecture.levels) * architecture.image_size
+    return Evaluation(
+        total_flops=cost,
+        metrics={"rwAP": 1 - 1 / (2 + sum(architecture.patch_sizes) + cost % 7)},
+    )
+
+
+def main(path: str, space: str, evaluations: str, at: str) -> None:
+    calls = 0
+
+    def deadly(architecture: Architecture) -> Evaluation:
+        nonlocal calls
+        calls += 1
+        if calls == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluate(architecture)
+
+    study = Study.create(
+        Path(path),
+        space=SearchSpace.from_json(json.loads(space)),
+        evaluations=int(evaluations),
+        population=4,
+    )
+    search(deadly, study)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

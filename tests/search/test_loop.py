@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autopatch.errors import InputError
+from autopatch.search import (
+    Evaluation,
+    Front,
+    SearchError,
+    Study,
+    Trial,
+    load_trials,
+    non_dominated,
+    search,
+)
+from autopatch.supernet import Architecture, SearchSpace
+
+Evaluate = Callable[[Architecture], Evaluation]
+Told = list[tuple[int, int, int, int]]
+
+
+class Interrupting:
+    """Evaluates until the call `at`, which raises `error` instead; remembers what was asked."""
+
+    def __init__(
+        self, evaluate: Evaluate, *, at: int, error: type[BaseException] = KeyboardInterrupt
+    ) -> None:
+        self.evaluate = evaluate
+        self.at = at
+        self.error = error
+        self.asked: list[Architecture] = []
+
+    def __call__(self, architecture: Architecture) -> Evaluation:
+        self.asked.append(architecture)
+        if len(self.asked) == self.at:
+            raise self.error("stop")
+        return self.evaluate(architecture)
+
+
+def failing_on(evaluate: Evaluate, *, level: int) -> Evaluate:
+    def evaluation(architecture: Architecture) -> Evaluation:
+        if level in architecture.levels:
+            raise RuntimeError(f"level {level}\nis broken")
+        return evaluate(architecture)
+
+    return evaluation
+
+
+def contents(trials: tuple[Trial, ...]) -> list[object]:
+    """What trials say, but for numbers and durations."""
+    return [(trial.genome, trial.evaluation, trial.reason) for trial in trials]
+
+
+def assert_same_search(path: Path, front: Front, reference: Path, expected: Front) -> None:
+    done = tuple(trial for trial in load_trials(path) if trial.reason != "interrupted")
+    assert contents(done) == contents(load_trials(reference))
+    assert contents(front.trials) == contents(expected.trials)
+    assert contents((front.pick,)) == contents((expected.pick,))
+    assert (front.evaluated, front.failed) == (expected.evaluated, expected.failed)
+
+
+def test_evaluates_each_architecture_once(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    spy = Interrupting(evaluate, at=0)
+    with Study.create(path, space=space, evaluations=26, population=6) as study:
+        front = search(spy, study)
+    assert len(spy.asked) == len(set(spy.asked)) == 26
+    trials = load_trials(path)
+    assert [trial.architecture for trial in trials] == spy.asked
+    assert front.trials == non_dominated(trials)
+    assert (front.evaluated, front.failed, front.note) == (26, 0, None)
+    assert front.pick.evaluation is not None
+    assert front.pick.evaluation.metrics["rwAP"] == max(
+        trial.evaluation.metrics["rwAP"] for trial in trials if trial.evaluation
+    )
+
+
+def test_initial_architectures_come_first(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    initial = [space.decode((1, 1, 0, 0, 1, 1, 1, 1, 0, 0)), space.decode((0,) * 8 + (1, 3))]
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=4, initial=initial) as study:
+        search(evaluate, study)
+    assert [trial.architecture for trial in load_trials(path)[:2]] == initial
+
+
+def test_progress(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> None:
+    told: Told = []
+
+    def progress(done: int, total: int, trial: Trial, front: int) -> None:
+        told.append((done, total, trial.number, front))
+
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=5, population=4) as study:
+        search(evaluate, study, progress=progress)
+    sizes = [len(non_dominated(load_trials(path)[: i + 1])) for i in range(5)]
+    assert told == [(i + 1, 5, i, sizes[i]) for i in range(5)]
+
+    told.clear()
+    with Study.resume(path, space=space, evaluations=7, population=4) as study:
+        search(evaluate, study, progress=progress)
+    assert [entry[:3] for entry in told] == [(6, 7, 5), (7, 7, 6)]
+
+
+@pytest.mark.parametrize("at", range(1, 15))
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_interrupted_at_any_evaluation(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, at: int, error: type[BaseException]
+) -> None:
+    # Some candidates fail, so that recorded failures are replayed as well.
+    evaluate = failing_on(evaluate, level=3)
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    with Study.create(reference, space=space, evaluations=14, population=4) as study:
+        expected = search(evaluate, study)
+    assert 0 < expected.failed < 14
+
+    with (
+        Study.create(path, space=space, evaluations=14, population=4) as study,
+        pytest.raises(error, match="stop"),
+    ):
+        search(Interrupting(evaluate, at=at, error=error), study)
+    assert [trial.reason for trial in load_trials(path)][at - 1 :] == ["interrupted"]
+    spy = Interrupting(evaluate, at=0)
+    with Study.resume(path, space=space, evaluations=14, population=4) as study:
+        front = search(spy, study)
+    assert_same_search(path, front, reference, expected)
+    assert len(spy.asked) == 14 - (at - 1)
+    assert len(load_trials(path)) == 15
+
+
+def test_interrupted_several_times(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    with Study.create(reference, space=space, evaluations=10, population=4) as study:
+        expected = search(evaluate, study)
+    Study.create(path, space=space, evaluations=10, population=4).close()
+    for at in (3, 1, 4):
+        with (
+            Study.resume(path, space=space, evaluations=10, population=4) as study,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            search(Interrupting(evaluate, at=at), study)
+    with Study.resume(path, space=space, evaluations=10, population=4) as study:
+        front = search(evaluate, study)
+    assert_same_search(path, front, reference, expected)
+    assert sum(trial.reason == "interrupted" for trial in load_trials(path)) == 3
+
+
+def test_more_evaluations_later_or_at_once(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    with Study.create(reference, space=space, evaluations=19, population=4) as study:
+        expected = search(evaluate, study)
+    with Study.create(path, space=space, evaluations=6, population=4) as study:
+        search(evaluate, study)
+    with Study.resume(path, space=space, evaluations=19, population=4) as study:
+        front = search(evaluate, study)
+    assert_same_search(path, front, reference, expected)
+
+
+def test_a_finished_search_is_not_repeated(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=6, population=4) as study:
+        expected = search(evaluate, study)
+    spy = Interrupting(evaluate, at=1)
+    with Study.resume(path, space=space, evaluations=6, population=4) as study:
+        assert search(spy, study) == expected
+    assert spy.asked == []
+
+
+def test_sigkill(tmp_path: Path, space: SearchSpace) -> None:
+    script = Path(__file__).with_name("killed_search.py")
+    evaluate = runpy.run_path(str(script))["evaluate"]
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    killed = subprocess.run(
+        [sys.executable, str(script), str(path), json.dumps(space.to_json()), "12", "7"],
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [trial.reason for trial in load_trials(path)] == [None] * 6 + ["not finished"]
+
+    with Study.resume(path, space=space, evaluations=12, population=4) as study:
+        front = search(evaluate, study)
+    with Study.create(reference, space=space, evaluations=12, population=4) as study:
+        expected = search(evaluate, study)
+    assert_same_search(path, front, reference, expected)
+    assert load_trials(path)[6].reason == "interrupted"
+
+
+def test_failed_candidates_count_and_keep_their_reason(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=20, population=5) as study:
+        front = search(failing_on(evaluate, level=0), study)
+    failed = [trial for trial in load_trials(path) if trial.evaluation is None]
+    assert front.failed == len(failed) > 0
+    assert front.evaluated == 20
+    assert {trial.reason for trial in failed} == {"RuntimeError: level 0 is broken"}
+    assert all(0 not in trial.architecture.levels for trial in front.trials)
+
+
+def test_all_fail(tmp_path: Path, space: SearchSpace) -> None:
+    def broken(architecture: Architecture) -> Evaluation:
+        raise MemoryError
+
+    path = tmp_path / "study.db"
+    with (
+        Study.create(path, space=space, evaluations=20, population=5) as study,
+        pytest.raises(SearchError, match=r"^all 5 candidates failed, the first: MemoryError$"),
+    ):
+        search(broken, study)
+    assert len(load_trials(path)) == 5
+    with (
+        Study.resume(path, space=space, evaluations=20, population=5) as study,
+        pytest.raises(SearchError, match="all 5 candidates failed"),
+    ):
+        search(broken, study)
+    assert len(load_trials(path)) == 5
+
+
+def test_value_out_of_range_fails_the_candidate(tmp_path: Path, space: SearchSpace) -> None:
+    def undefined(architecture: Architecture) -> Evaluation:
+        return Evaluation(total_flops=1, metrics={"rwAP": float("nan")})
+
+    with (
+        Study.create(tmp_path / "study.db", space=space, evaluations=3) as study,
+        pytest.raises(SearchError, match="all 3 candidates .*: ValueError: rwAP is nan"),
+    ):
+        search(undefined, study)
+
+
+def test_space_smaller_than_evaluations(
+    tmp_path: Path, small_space: SearchSpace, evaluate: Evaluate
+) -> None:
+    totals = set()
+
+    def progress(done: int, total: int, trial: Trial, front: int) -> None:
+        totals.add(total)
+
+    path = tmp_path / "study.db"
+    with Study.create(path, space=small_space, evaluations=50, population=5) as study:
+        front = search(evaluate, study, progress=progress)
+    assert front.evaluated == 16
+    assert front.note is not None
+    assert front.note.startswith("the search ended after 16 of 50 evaluations")
+    assert len({trial.architecture for trial in load_trials(path)}) == 16
+    assert totals == {16}
+
+
+def test_record_of_another_optimizer(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=5, population=4) as study:
+        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), Evaluation(1, {"rwAP": 0.5}))
+        with pytest.raises(InputError, match=r"study.db: trial 0 holds the genome \(0, 0, 1, "):
+            search(evaluate, study)

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from autopatch.errors import InputError
+from autopatch.search import Evaluation, Study, load_settings, load_trials
+from autopatch.supernet import SearchSpace
+
+EVALUATION = Evaluation(
+    total_flops=2**53 - 1,
+    metrics={"rwAP": 0.1 + 0.2, "AP": 1 / 3},
+    timings={"fit": 0.125},
+)
+
+
+def optuna_study(path: Path) -> optuna.Study:
+    return optuna.load_study(study_name="autopatch", storage=f"sqlite:///{path}")
+
+
+def test_read_back(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    genomes = [(0, 4, 1, 2, 0, 0, 0, 0, 1, 3), (1, 0, 0, 0, 1, 0, 0, 0, 0, 0)]
+    with Study.create(path, space=space, evaluations=5) as study:
+        study.complete(study.start(genomes[0]), EVALUATION)
+        study.fail(study.start(genomes[1]), "RuntimeError: too large")
+        study.start(genomes[0])
+        trials = study.trials()
+    assert load_trials(path) == trials
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert [trial.genome for trial in trials] == [*genomes, genomes[0]]
+    assert [trial.architecture for trial in trials] == [
+        space.decode(genome) for genome in (*genomes, genomes[0])
+    ]
+    assert [trial.evaluation for trial in trials] == [EVALUATION, None, None]
+    assert [trial.reason for trial in trials] == [None, "RuntimeError: too large", "not finished"]
+    assert trials[0].duration > 0.0
+    assert trials[2].duration == 0.0
+
+
+def test_what_optuna_sees(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=5, settings={"data": "tiles"}) as study:
+        study.complete(study.start((0, 4, 1, 2, 0, 0, 0, 0, 1, 3)), EVALUATION)
+        study.fail(study.start((0, 0, 0, 0, 1, 0, 0, 0, 0, 0)), "ValueError")
+    seen = optuna_study(path)
+    assert [direction.name for direction in seen.directions] == ["MINIMIZE", "MINIMIZE"]
+    assert seen.metric_names == ["total_flops", "1 - rwAP"]
+    assert seen.user_attrs["data"] == "tiles"
+    complete, failed = seen.trials
+    assert complete.state == TrialState.COMPLETE
+    assert complete.values == list(EVALUATION.objectives)
+    assert complete.params == space.parameters((0, 4, 1, 2, 0, 0, 0, 0, 1, 3))
+    assert complete.distributions["bank_size"] == CategoricalDistribution(
+        (500, 1000, 2000, 5000, None)
+    )
+    assert complete.user_attrs["metrics.AP"] == 1 / 3
+    assert complete.user_attrs["timings.fit"] == 0.125
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["reason"] == "ValueError"
+    assert "patch_size_0" not in failed.params
+
+
+@pytest.mark.parametrize("name", ["a b", "100%", "what?", "{SCHEMA}", "#1", "ü@x"])
+def test_odd_folder_names(tmp_path: Path, space: SearchSpace, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    with Study.create(folder / "study.db", space=space, evaluations=5) as study:
+        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
+    assert len(load_trials(folder / "study.db")) == 1
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+
+
+def test_says_nothing(
+    tmp_path: Path, space: SearchSpace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    verbosity = optuna.logging.get_verbosity()
+    with Study.create(tmp_path / "study.db", space=space, evaluations=5) as study:
+        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), EVALUATION)
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == verbosity
+
+
+def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    initial = [space.decode((0, 4, 1, 2, 0, 0, 0, 0, 1, 3))]
+    Study.create(
+        path,
+        space=space,
+        evaluations=5,
+        seed=7,
+        population=4,
+        initial=initial,
+        settings={"sizes": (1, 2), "weights": {"file": "w.safetensors", "mean": None}},
+    ).close()
+    assert load_settings(path) == {
+        "space": space.to_json(),
+        "evaluations": 5,
+        "seed": 7,
+        "population": 4,
+        "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
+        "sizes": [1, 2],
+        "weights": {"file": "w.safetensors", "mean": None},
+    }
+
+
+def test_resume_with_the_same_settings_and_more_evaluations(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    path = tmp_path / "study.db"
+    settings = {"sizes": (1, 2)}
+    Study.create(path, space=space, evaluations=5, settings=settings).close()
+    Study.resume(path, space=space, evaluations=5, settings=settings).close()
+    Study.resume(path, space=space, evaluations=8, settings=settings).close()
+    assert load_settings(path)["evaluations"] == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evaluations": 4}, "evaluations = 5, cannot resume it with 4"),
+        ({"seed": 1}, "seed = 0, cannot resume it with 1"),
+        ({"population": 6}, "population = 12, cannot resume it with 6"),
+        ({"settings": {"weights": {"file": "a", "mean": [2]}}}, r"weights.mean = \[1\], .* \[2\]"),
+        ({"settings": {"weights": {"mean": [1]}}}, 'weights.file = "a", .* nothing'),
+        ({"settings": {"weights": {"file": "a", "mean": [1]}, "x": 1}}, "x = nothing, .* with 1"),
+    ],
+)
+def test_resume_with_other_settings(
+    tmp_path: Path, space: SearchSpace, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "study.db"
+    arguments: dict[str, Any] = {
+        "space": space,
+        "evaluations": 5,
+        "settings": {"weights": {"file": "a", "mean": [1]}},
+    }
+    Study.create(path, **arguments).close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=message):
+        Study.resume(path, **(arguments | change))
+    assert path.read_bytes() == before
+
+
+def test_resume_with_another_space(
+    tmp_path: Path, space: SearchSpace, small_space: SearchSpace
+) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, space=space, evaluations=5).close()
+    document = space.to_json()
+    document["genes"][1]["choices"] = [1, 2]
+    other = SearchSpace.from_json(document)
+    with pytest.raises(
+        InputError,
+        match=r"space.genes\[1\].choices = \[500, 1000, 2000, 5000, null\], .* with \[1, 2\]",
+    ):
+        Study.resume(path, space=other, evaluations=5)
+    with pytest.raises(InputError, match=r"study.db: the search was started with space.genes = "):
+        Study.resume(path, space=small_space, evaluations=5)
+
+
+def test_resume_ends_orphans(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=5) as study:
+        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
+    with Study.resume(path, space=space, evaluations=5) as study:
+        assert [trial.reason for trial in study.trials()] == ["interrupted"]
+    assert optuna_study(path).trials[0].state == TrialState.FAIL
+
+
+def test_create_replaces_nothing(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="exists, expected a new file"):
+        Study.create(path, space=space, evaluations=5)
+    assert path.read_text() == "mine"
+    with pytest.raises(InputError, match="no such folder"):
+        Study.create(tmp_path / "absent" / "study.db", space=space, evaluations=5)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_create_is_all_or_nothing(
+    tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: optuna.Study, name: str, value: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "study.db"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(optuna.Study, "set_user_attr", killed)
+        Study.create(path, space=space, evaluations=5)
+    assert not path.exists()
+    Study.create(path, space=space, evaluations=5).close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("evaluations", 0), ("seed", -1), ("population", 1)]
+)
+def test_arguments_out_of_range(
+    tmp_path: Path, space: SearchSpace, argument: str, value: int
+) -> None:
+    arguments: dict[str, Any] = {"space": space, "evaluations": 5} | {argument: value}
+    with pytest.raises(InputError, match=f"{argument} is {value}, expected at least"):
+        Study.create(tmp_path / "study.db", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_cannot_shadow_arguments(tmp_path: Path, space: SearchSpace) -> None:
+    with pytest.raises(ValueError, match="'seed'"):
+        Study.create(tmp_path / "study.db", space=space, evaluations=5, settings={"seed": 1})
+
+
+def test_missing_file_is_not_made(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    for read in (load_trials, load_settings):
+        with pytest.raises(InputError, match="no such file"):
+            read(path)
+    with pytest.raises(InputError, match="no such file"):
+        Study.resume(path, space=space, evaluations=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    text = tmp_path / "text.db"
+    text.write_text("this is not a database, and long enough to be told from an empty one" * 9)
+    foreign = tmp_path / "foreign.db"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE birds (name TEXT)")
+    connection.commit()
+    connection.close()
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    for path in (text, foreign, empty):
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=r"not the study of a search \(") as caught:
+            load_trials(path)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
+
+
+def test_study_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    other = optuna.create_study(study_name="birds", storage=storage)
+    other.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(InputError, match=r"holds the studies \['birds'\]"):
+        load_trials(path)
+    mine = optuna.create_study(study_name="autopatch", storage=storage)
+    mine.add_trial(optuna.trial.create_trial(value=1.0))
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(InputError, match="not a readable study"):
+        load_trials(path)

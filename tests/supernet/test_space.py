@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autopatch.errors import InputError
+from autopatch.supernet import Architecture, Gene, SearchSpace
+
+SIZES = (Gene("image_size", (64, 96), "image_size"), Gene("bank_size", (10, None), "bank_size"))
+
+
+def level(slot: int, name: str) -> tuple[Gene, Gene]:
+    return (
+        Gene(f"use_{name}", (False, True), "level", slot=slot),
+        Gene(f"patch_{name}", (1, 3, 5), "patch_size", slot=slot, active_if=(f"use_{name}",)),
+    )
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return SearchSpace("timm:x", (*SIZES, *level(1, "a"), *level(4, "b")))
+
+
+@pytest.fixture
+def staged_space() -> SearchSpace:
+    """Slots that choose one of several levels, and a gene that depends on both of them."""
+    return SearchSpace(
+        "timm:x",
+        (
+            *SIZES,
+            Gene("block_0", (None, 1, 2), "level", slot=0),
+            Gene("block_1", (None, 5, 6, 7), "level", slot=1),
+            Gene("patch_0", (1, 2), "patch_size", slot=0, active_if=("block_0", "block_1")),
+            Gene("patch_1", (1, 2, 3), "patch_size", slot=1, active_if=("block_1",)),
+        ),
+    )
+
+
+def all_genomes(space: SearchSpace) -> list[tuple[int, ...]]:
+    return list(product(*(range(len(gene.choices)) for gene in space.genes)))
+
+
+def test_size_and_round_trip_agree_with_enumeration(space: SearchSpace) -> None:
+    valid = [genome for genome in all_genomes(space) if space.is_valid(genome)]
+    architectures = {space.decode(genome) for genome in valid}
+    assert space.size() == len(architectures) == 2 * 2 * ((1 + 3) ** 2 - 1)
+    assert {space.canonical(genome) for genome in valid} == set(map(space.encode, architectures))
+    for genome in valid:
+        assert space.decode(space.canonical(genome)) == space.decode(genome)
+        assert space.encode(space.decode(genome)) == space.canonical(genome)
+
+
+def test_size_of_genes_that_depend_on_several_levels(staged_space: SearchSpace) -> None:
+    valid = [genome for genome in all_genomes(staged_space) if staged_space.is_valid(genome)]
+    assert staged_space.size() == len({staged_space.canonical(genome) for genome in valid})
+
+
+def test_size_of_many_levels_is_immediate() -> None:
+    genes = [gene for slot in range(48) for gene in level(slot, str(slot))]
+    assert SearchSpace("timm:x", (*SIZES, *genes)).size() == 4 * (4**48 - 1)
+
+
+def test_a_slot_may_choose_among_levels(staged_space: SearchSpace) -> None:
+    architecture = staged_space.decode((0, 1, 2, 3, 1, 2))
+    assert architecture == Architecture("timm:x", 64, (2, 7), (2, 3), None)
+    assert staged_space.encode(architecture) == (0, 1, 2, 3, 1, 2)
+
+
+def test_decode_orders_levels_and_ignores_inert_genes(space: SearchSpace) -> None:
+    assert space.decode((1, 0, 1, 2, 1, 1)) == Architecture("timm:x", 96, (1, 4), (5, 3), 10)
+    only_b = Architecture("timm:x", 64, (4,), (3,), 10)
+    assert space.decode((0, 0, 0, 2, 1, 1)) == only_b
+    assert space.active((0, 0, 0, 2, 1, 1)) == (True, True, True, False, True, True)
+    assert space.canonical((0, 0, 0, 2, 1, 1)) == (0, 0, 0, 0, 1, 1)
+
+
+def test_numpy_genomes_give_plain_integers(space: SearchSpace) -> None:
+    genome = space.canonical(np.array([1, 1, 1, 2, 0, 2]))
+    assert [type(value) for value in genome] == [int] * 6
+    json.dumps(space.decode(np.array([1, 1, 1, 2, 0, 2])).to_json())
+
+
+@pytest.mark.parametrize(
+    "genome",
+    [(0, 0, 0, 0, 0, 0), (0, 0, 1), (2, 0, 1, 0, 0, 0), (0, 0, -1, 0, 1, 0), (0,) * 7],
+)
+def test_invalid_genomes(space: SearchSpace, genome: tuple[int, ...]) -> None:
+    assert not space.is_valid(genome)
+    with pytest.raises(InputError):
+        space.decode(genome)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "named"),
+    [
+        (Architecture("timm:y", 64, (1,), (1,), 10), "timm:y"),
+        (Architecture("timm:x", 32, (1,), (1,), 10), "image_size"),
+        (Architecture("timm:x", 64, (1, 2), (1, 1), 10), "level 2"),
+        (Architecture("timm:x", 64, (1,), (2,), 10), "patch_a"),
+        (Architecture("timm:x", 64, (1,), (1,), 11), "bank_size"),
+    ],
+)
+def test_encode_names_what_the_space_lacks(
+    space: SearchSpace, architecture: Architecture, named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        space.encode(architecture)
+
+
+def test_parameters_round_trip(space: SearchSpace) -> None:
+    parameters = space.parameters((0, 1, 0, 2, 1, 1))
+    assert parameters == {
+        "image_size": 64,
+        "bank_size": None,
+        "use_a": False,
+        "use_b": True,
+        "patch_b": 3,
+    }
+    assert space.genome(json.loads(json.dumps(parameters))) == (0, 1, 0, 0, 1, 1)
+    assert space.genome({**parameters, "patch_a": 5}) == (0, 1, 0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"patch_b": None}, "patch_b"),
+        ({"patch_b": 4}, "patch_b"),
+        ({"use_b": 1}, "use_b"),
+        ({"use_b": False}, "no level"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_parameters_that_do_not_fit(space: SearchSpace, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        space.genome({**space.parameters((0, 1, 0, 0, 1, 1)), **change})
+
+
+def test_a_missing_parameter_that_counts(space: SearchSpace) -> None:
+    parameters = space.parameters((0, 1, 0, 0, 1, 1))
+    del parameters["patch_b"]
+    with pytest.raises(InputError, match="patch_b"):
+        space.genome(parameters)
+
+
+def test_samples_are_valid_canonical_and_reach_every_architecture(space: SearchSpace) -> None:
+    rng = np.random.default_rng(0)
+    samples = [space.sample(rng) for _ in range(2000)]
+    assert all(space.is_valid(genome) and space.canonical(genome) == genome for genome in samples)
+    assert len(set(samples)) == space.size()
+    again = np.random.default_rng(0)
+    assert samples[:20] == [space.sample(again) for _ in range(20)]
+
+
+def test_json_round_trip(space: SearchSpace, staged_space: SearchSpace) -> None:
+    for each in (space, staged_space):
+        assert SearchSpace.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def broken(space: dict[str, Any], gene: int, **fields: Any) -> dict[str, Any]:
+    genes = [dict(each) for each in space["genes"]]
+    genes[gene].update(fields)
+    return {**space, "genes": genes}
+
+
+@pytest.mark.parametrize(
+    ("gene", "fields"),
+    [
+        (0, {"choices": []}),
+        (0, {"choices": [64, 64]}),
+        (0, {"choices": [64, 2000]}),
+        (0, {"choices": ["64"]}),
+        (0, {"choices": [[64]]}),
+        (0, {"choices": 64}),
+        (0, {"field": "colour"}),
+        (0, {"field": "bank_size"}),
+        (0, {"slot": 1}),
+        (0, {"slot": True}),
+        (0, {"more": 1}),
+        (1, {"choices": [0]}),
+        (2, {"slot": 4}),
+        (2, {"slot": None}),
+        (2, {"choices": [-1]}),
+        (2, {"active_if": ["use_b"]}),
+        (2, {"name": "use_b"}),
+        (3, {"choices": [3, 17]}),
+        (3, {"active_if": ["nothing"]}),
+        (3, {"active_if": [1]}),
+        (3, {"slot": 2}),
+    ],
+)
+def test_from_json_refuses_genes_that_do_not_fit(
+    space: SearchSpace, gene: int, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        SearchSpace.from_json(broken(space.to_json(), gene, **fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], {"name": "x"}, {"name": 1, "genes": []}, {"name": "x", "genes": {}}]
+)
+def test_from_json_refuses_foreign_values(value: Any) -> None:
+    with pytest.raises(InputError):
+        SearchSpace.from_json(value)
+
+
+def test_a_space_without_levels_is_refused() -> None:
+    with pytest.raises(InputError):
+        SearchSpace("timm:x", SIZES)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import time
+from itertools import combinations
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from autopatch.errors import InputError
+from autopatch.supernet import Level, SearchSpace, Subnet, TimmSupernet, load_supernet
+
+# One model for each way in which timm extracts features, and image sizes that are fast.
+FAMILIES = [
+    ("mobilenetv2_050", 64),
+    ("tf_mobilenetv3_small_075", 64),
+    ("resnet18", 64),
+    ("convnext_atto", 64),
+    ("dla34", 64),
+    ("densenet121", 64),
+    ("swin_tiny_patch4_window7_224", 224),
+    ("vit_tiny_patch16_224", 224),
+]
+
+
+def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, image_size, image_size))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("model", "image_size"), FAMILIES)
+def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size: int) -> None:
+    supernet = load_supernet(f"timm:{model}", "random", seed=1)
+    indices = [level.index for level in supernet.levels]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        whole = timm.create_model(model, features_only=True, out_indices=indices)
+    whole = whole.eval().to(memory_format=torch.channels_last)
+    assert whole.feature_info.reduction() == [level.stride for level in supernet.levels]
+    images = torch.randn(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = dict(zip(indices, whole(images), strict=True))
+    nhwc = model.startswith("swin")
+
+    last = len(indices) - 1
+    chosen = [indices, indices[:1], [indices[0], indices[last // 2]]]
+    counts = []
+    for levels in chosen:
+        subnet = supernet.get_active_subnet(levels)
+        assert not subnet.training
+        assert not any(parameter.requires_grad for parameter in subnet.parameters())
+        with torch.inference_mode():
+            maps = subnet(images)
+        for level, feature_map in zip(subnet.levels, maps, strict=True):
+            like = expected[level.index]
+            assert torch.equal(feature_map, like.permute(0, 3, 1, 2) if nhwc else like)
+            size = image_size // level.stride
+            assert feature_map.shape == (2, level.channels, size, size)
+        counts.append(flops_of_run(subnet, image_size))
+        assert supernet.flops(levels, image_size) == counts[-1]
+        assert supernet.grid(levels, image_size) == tuple(maps[0].shape[2:])
+        assert subnet.cost(image_size) == (tuple(maps[0].shape[2:]), counts[-1])
+    assert counts[0] > counts[2] > counts[1]
+    assert counts[0] <= flops_of_run(whole, image_size)
+
+
+def test_flops_depend_on_the_deepest_level_alone(supernet: TimmSupernet) -> None:
+    for count in (1, 2, 3, 4):
+        for levels in combinations([1, 2, 3, 4], count):
+            subnet = supernet.get_active_subnet(levels)
+            assert supernet.flops(levels, 64) == flops_of_run(subnet, 64)
+
+
+def test_levels_of_stride_4_and_above(supernet: TimmSupernet) -> None:
+    assert supernet.name == "timm:mobilenetv2_050"
+    assert supernet.levels == (
+        Level(1, 4, 16),
+        Level(2, 8, 16),
+        Level(3, 16, 48),
+        Level(4, 32, 160),
+    )
+
+
+@pytest.mark.parametrize("levels", [[], [0], [5], [2, 1], [1, 1]])
+def test_levels_that_cannot_be_chosen(supernet: TimmSupernet, levels: list[int]) -> None:
+    with pytest.raises(InputError, match="level"):
+        supernet.get_active_subnet(levels)
+
+
+def test_arguments_of_timm_count(supernet: TimmSupernet) -> None:
+    dilated = load_supernet(
+        "timm:mobilenetv2_050", "random", timm_kwargs={"output_stride": 16, "pad_type": "same"}
+    )
+    assert [level.stride for level in dilated.levels] == [4, 8, 16, 16]
+    names = [gene.name for gene in dilated.search_space().genes]
+    assert [name for name in names if name.startswith("use")] == [
+        f"use_level{index}" for index in (1, 2, 3, 4)
+    ]
+    assert dilated.flops([4], 64) > supernet.flops([4], 64)
+
+
+def test_images_are_normalized(supernet: TimmSupernet) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    normalized = supernet.get_active_subnet([1]).normalize(images)
+    mean = torch.tensor(supernet.mean).view(3, 1, 1)
+    std = torch.tensor(supernet.std).view(3, 1, 1)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized, (images / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="uint8"):
+        supernet.get_active_subnet([1]).normalize(images.float())
+
+
+def test_random_weights_follow_the_seed_and_say_so() -> None:
+    before = torch.get_rng_state()
+    key = "conv_stem.weight"
+    first, again, other = (
+        load_supernet("timm:mobilenetv2_050", "random", seed=seed) for seed in (1, 1, 2)
+    )
+    tensors = [
+        each.get_active_subnet([1]).backbone.state_dict()[key] for each in (first, again, other)
+    ]
+    assert torch.equal(tensors[0], tensors[1])
+    assert not torch.equal(tensors[0], tensors[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.random_features
+    assert "random" in first.provenance.lower()
+
+
+def test_subnets_share_the_weights(supernet: TimmSupernet) -> None:
+    one, two = (supernet.get_active_subnet([level]).backbone.conv_stem.weight for level in (1, 4))
+    assert one.data_ptr() == two.data_ptr()
+
+
+@pytest.mark.parametrize("model", ["mobilenetv2_050", "swin_tiny_patch4_window7_224"])
+def test_a_subnet_is_restored_from_header_and_state(model: str) -> None:
+    size = 64 if model.startswith("mobile") else 224
+    supernet = load_supernet(f"timm:{model}", "random", seed=5)
+    levels = [level.index for level in supernet.levels][:2]
+    subnet = supernet.get_active_subnet(levels)
+    header = json.loads(json.dumps(subnet.to_header()))
+    state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
+    restored = Subnet.restore(header, state)
+    assert restored.to_header() == subnet.to_header()
+    assert restored.cost(size) == subnet.cost(size)
+    images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+    with torch.inference_mode():
+        for ours, like in zip(
+            restored(restored.normalize(images)), subnet(subnet.normalize(images)), strict=True
+        ):
+            assert torch.equal(ours, like)
+
+
+def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:
+    subnet = supernet.get_active_subnet([1])
+    header, state = subnet.to_header(), subnet.state_dict()
+    key = next(iter(state))
+    for wrong in (
+        {k: v for k, v in state.items() if k != key},
+        {**state, "more": torch.zeros(1)},
+        {**state, key: torch.zeros(1)},
+    ):
+        with pytest.raises(InputError, match="do not fit"):
+            Subnet.restore(header, wrong)
+    for change in (
+        {"timm_model": "no_such_model"},
+        {"timm_kwargs": {"checkpoint_path": "x"}},
+        {"std": [0, 1, 1]},
+    ):
+        with pytest.raises(InputError):
+            Subnet.restore({**header, **change}, state)
+
+
+def test_search_space(supernet: TimmSupernet) -> None:
+    space = supernet.search_space(image_sizes=(64, 96), patch_sizes=(1, 3), bank_sizes=(100, None))
+    assert space.name == supernet.name
+    assert {gene.name: gene.choices for gene in space.genes} == {
+        "image_size": (64, 96),
+        "bank_size": (100, None),
+        **{f"use_stride{s}": (False, True) for s in (4, 8, 16, 32)},
+        **{f"patch_size_stride{s}": (1, 3) for s in (4, 8, 16, 32)},
+    }
+    assert space.size() == 2 * 2 * (3**4 - 1)
+    assert SearchSpace.from_json(space.to_json()) == space
+
+
+@pytest.mark.parametrize(
+    "choices", [{"image_sizes": (16,)}, {"patch_sizes": (17,)}, {"bank_sizes": (0,)}]
+)
+def test_choices_out_of_range(supernet: TimmSupernet, choices: dict[str, tuple[int]]) -> None:
+    with pytest.raises(InputError):
+        supernet.search_space(**choices)
+
+
+def test_backbones_of_one_image_size() -> None:
+    vit = load_supernet("timm:vit_tiny_patch16_224", "random")
+    assert [level.index for level in vit.levels] == list(range(12))
+    assert vit.search_space(image_sizes=(224,)).size() == 5 * (5**12 - 1)
+    with pytest.raises(InputError, match="160"):
+        vit.search_space()
+    assert vit.patchcore(bank_size=10) is None
+    flexible = load_supernet(
+        "timm:vit_tiny_patch16_224", "random", timm_kwargs={"dynamic_img_size": True}
+    )
+    assert flexible.grid([9, 11], 160) == (10, 10)
+
+
+def test_patchcore_setting(supernet: TimmSupernet) -> None:
+    architecture = supernet.patchcore(bank_size=1000)
+    assert architecture is not None
+    assert architecture.describe(supernet.levels) == (
+        "224 px, stride 8 p3 + stride 16 p3, bank 1000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ("mobilenetv2_050", "timm:"),
+        ("ofa_mbv3", "timm:"),
+        ("timm:mobilnetv2_050", "mobilenetv2_050"),
+        ("timm:mobilenetv2_050.no_such_tag", "no_such_tag"),
+        ("timm:hrnet_w18_small", "cannot be cut"),
+    ],
+)
+def test_spaces_that_cannot_be_had(space: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as caught:
+        load_supernet(space, "random")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_pretrained_without_network_fails_soon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: bool
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    # Nothing listens on this port.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.perf_counter()
+    with pytest.raises(InputError, match="random") as caught:
+        load_supernet("timm:mobilenetv2_050", "pretrained")
+    assert time.perf_counter() - start < 10
+    assert "--weights FILE.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert offline == huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("model", ["mobilenetv2_100", "tf_mobilenetv3_small_075"])
+def test_real_weights(shared_weights: Path, model: str) -> None:
+    supernet = load_supernet(f"timm:{model}", str(shared_weights / f"{model}.safetensors"))
+    assert supernet.mean == supernet.std == (0.5, 0.5, 0.5)
+    assert not supernet.random_features
+    assert f"{model}.safetensors" in supernet.provenance
+    assert supernet.search_space().size() == 15 * (5**4 - 1)
+    subnet = supernet.get_active_subnet([1, 2, 3, 4])
+    ramp = torch.linspace(0, 255, 160).to(torch.uint8).expand(1, 3, 160, 160)
+    with torch.inference_mode():
+        for level, feature_map in zip(subnet.levels, subnet(subnet.normalize(ramp)), strict=True):
+            assert feature_map.shape == (
+                1,
+                level.channels,
+                160 // level.stride,
+                160 // level.stride,
+            )
+            assert feature_map.isfinite().all()
+            assert feature_map.std() > 0.05

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from autopatch.errors import InputError
+from autopatch.supernet import load_supernet, read_weights
+
+WriteWeights = Callable[..., Path]
+SPACE = "timm:mobilenetv2_050"
+KEY = "blocks.1.0.conv_pw.weight"
+
+
+def test_metadata_is_read(write_weights: WriteWeights) -> None:
+    weights = read_weights(write_weights())
+    assert weights.timm_model == "mobilenetv2_050"
+    assert weights.timm_kwargs == {"pad_type": "same"}
+    assert weights.mean == (0.5, 0.5, 0.5)
+    assert weights.std == (0.25, 0.25, 0.25)
+
+
+def test_tensors_reach_the_subnet(
+    write_weights: WriteWeights, classifier_state: dict[str, torch.Tensor]
+) -> None:
+    half = {k: v.half() for k, v in classifier_state.items() if v.is_floating_point()}
+    supernet = load_supernet(SPACE, str(write_weights(half)))
+    assert supernet.mean == (0.5, 0.5, 0.5)
+    assert supernet.std == (0.25, 0.25, 0.25)
+    assert not supernet.random_features
+    state = supernet.get_active_subnet([1]).backbone.state_dict()
+    assert state[KEY].dtype == torch.float32
+    assert torch.equal(state[KEY], classifier_state[KEY].half().float())
+    # Not in the subnet: what lies after the deepest level.
+    assert not any(key.startswith(("blocks.2.", "conv_head")) for key in state)
+
+
+@pytest.mark.parametrize("model", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_keys_of_whole_models_fit_their_feature_extractors(model: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    whole = timm.create_model(model).eval()
+    path = tmp_path / "weights.safetensors"
+    save_file(whole.state_dict(), path)
+    supernet = load_supernet(
+        f"timm:{model}", str(path), mean=(0, 0, 0), std=(1, 1, 1), timm_kwargs={}
+    )
+    level = supernet.levels[1].index
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        (ours,) = supernet.get_active_subnet([level])(images)
+        (timms,) = whole.forward_intermediates(images, indices=[level], intermediates_only=True)
+    torch.testing.assert_close(ours, timms, rtol=1e-4, atol=1e-4)
+
+
+def test_counts_of_training_steps_may_be_absent(
+    write_weights: WriteWeights, classifier_state: dict[str, torch.Tensor]
+) -> None:
+    counts = {k: None for k in classifier_state if k.endswith("num_batches_tracked")}
+    assert counts
+    load_supernet(SPACE, str(write_weights(counts)))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (None, r"lacks .*\[48, 8, 1, 1\]"),
+        (torch.zeros(48, 9, 1, 1), r"\[48, 9, 1, 1\], expected \[48, 8, 1, 1\]"),
+        (torch.zeros(48, 8, 1, 1, dtype=torch.int8), "int8"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(
+    write_weights: WriteWeights, tensor: torch.Tensor | None, found: str
+) -> None:
+    path = write_weights({KEY: tensor})
+    with pytest.raises(InputError, match=found) as caught:
+        load_supernet(SPACE, str(path))
+    assert KEY in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_model_are_refused(write_weights: WriteWeights) -> None:
+    with pytest.raises(InputError, match=r"mobilenetv2_050.*timm:mobilenetv2_100"):
+        load_supernet("timm:mobilenetv2_100", str(write_weights()))
+
+
+def test_a_tag_is_not_another_model(write_weights: WriteWeights) -> None:
+    path = write_weights(timm_model="mobilenetv2_050.lamb_in1k")
+    assert load_supernet(SPACE, str(path)).name == SPACE
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"), [("mean", (0, 0, 0)), ("std", (1, 1, 1)), ("timm_kwargs", {})]
+)
+def test_settings_are_in_the_file_or_given(
+    write_weights: WriteWeights, setting: str, given: Any
+) -> None:
+    path = str(write_weights(**{setting: None}))
+    with pytest.raises(InputError, match=setting):
+        load_supernet(SPACE, path)
+    load_supernet(SPACE, path, **{setting: given})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"mean": "[0.5, 0.5]"},
+        {"mean": "[0.5, 0.5, NaN]"},
+        {"mean": "0.5"},
+        {"mean": "(0.5, 0.5, 0.5)"},
+        {"std": "[1, 1, 0]"},
+        {"std": '["1", 1, 1]'},
+        {"timm_kwargs": "[]"},
+        {"timm_kwargs": "pad_type=same"},
+        {"timm_kwargs": '{"checkpoint_path": "other.pth"}'},
+        {"timm_kwargs": '{"pad_typ": "same"}'},
+    ],
+)
+def test_metadata_that_cannot_be_used(
+    write_weights: WriteWeights, metadata: dict[str, str]
+) -> None:
+    with pytest.raises(InputError, match=next(iter(metadata))) as caught:
+        load_supernet(SPACE, str(write_weights(**metadata)))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_and_foreign_files(write_weights: WriteWeights, tmp_path: Path) -> None:
+    whole = write_weights().read_bytes()
+    pickle = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(3)}, pickle)
+    files = {"empty": b"", "truncated": whole[: len(whole) // 2], "pickle": pickle.read_bytes()}
+    for name, content in files.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.safetensors") as caught:
+            load_supernet(SPACE, str(path))
+        assert "\n" not in str(caught.value)
+    for path in (tmp_path, tmp_path / "absent.safetensors"):
+        with pytest.raises(InputError, match="no such file"):
+            load_supernet(SPACE, str(path))
