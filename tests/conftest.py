@@ -21,9 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--benchmark"):
         return
     if not config.pluginmanager.hasplugin("benchmark"):
-        raise pytest.UsageError(
-            "--benchmark needs pytest-benchmark: pip install 'autopatch[test]'"
-        )
+        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install 'autopatch[test]'")
     config.args = [str(BENCHMARKS)]
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_*")

@@ -49,18 +49,16 @@ def run(model, tmp_path_factory):
         "std": json.dumps(STD),
     }
     save_file(model.state_dict(), weights, metadata=metadata)
-    data = draw_textures(
-        folder / "data", seed=2, image_size=80, train=14, test_good=3, per_type=5
-    )
+    data = draw_textures(folder / "data", seed=2, image_size=80, train=14, test_good=3, per_type=5)
     split = make_split(MVTecAD.scan(data), shots=2, reserve=3, seed=SEED)
     supernet = load_supernet(f"timm:{NAME}", str(weights))
-    space = supernet.search_space(image_sizes=(64, 96), patch_sizes=(1, 2, 3, 5), bank_sizes=(30, 90))
+    space = supernet.search_space(
+        image_sizes=(64, 96), patch_sizes=(1, 2, 3, 5), bank_sizes=(30, 90)
+    )
     evaluator = CandidateEvaluator(
         supernet, fit=split.fit, scored=(*split.holdout, *split.validation), seed=SEED
     )
-    study = Study.create(
-        folder / "study.db", space=space, evaluations=8, seed=SEED, population=4
-    )
+    study = Study.create(folder / "study.db", space=space, evaluations=8, seed=SEED, population=4)
     with study:
         front = search(evaluator, study)
     detector = Detector.fit(
@@ -144,8 +142,7 @@ def metrics(maps, masks, types):
     areas = [np.bincount(labels.ravel())[1:] for labels in regions]
     kinds = sorted(set(types) - {"good"})
     counts = {
-        kind: sum(len(a) for a, t in zip(areas, types, strict=True) if t == kind)
-        for kind in kinds
+        kind: sum(len(a) for a, t in zip(areas, types, strict=True) if t == kind) for kind in kinds
     }
     mean_area = np.concatenate(areas).mean()
     mean_count = np.mean(list(counts.values()))

@@ -30,7 +30,7 @@ _HOMES = {
 }
 _SUBPACKAGES = ("data", "detector", "kernels", "search", "supernet")
 
-__all__ = [*sorted(_HOMES), *_SUBPACKAGES, "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_HOMES), *_SUBPACKAGES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,10 @@ def space_of(
     patch_sizes: tuple[int, ...],
     bank_sizes: tuple[int | None, ...],
 ) -> SearchSpace:
-    genes = [Gene("image_size", image_sizes, "image_size"), Gene("bank_size", bank_sizes, "bank_size")]
+    genes = [
+        Gene("image_size", image_sizes, "image_size"),
+        Gene("bank_size", bank_sizes, "bank_size"),
+    ]
     for level in range(levels):
         use = f"use_level_{level}"
         genes.append(Gene(use, (False, True), "level", level))
@@ -28,7 +31,7 @@ def space_of(
     return SearchSpace("timm:x", tuple(genes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def space() -> SearchSpace:
     """9,360 architectures."""
     return space_of(
@@ -39,13 +42,13 @@ def space() -> SearchSpace:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_space() -> SearchSpace:
     """16 architectures: 8 ways to use two levels, 2 image sizes."""
     return space_of(2, image_sizes=(32, 64), patch_sizes=(1, 3), bank_sizes=(10,))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluate() -> Callable[[Architecture], Evaluation]:
     """A made-up trade-off: fine levels cost much and score well, with a best patch size each."""
 

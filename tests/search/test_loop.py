@@ -72,13 +72,13 @@ def test_evaluates_each_architecture_once(
 ) -> None:
     path = tmp_path / "study.db"
     spy = Interrupting(evaluate, at=0)
-    with Study.create(path, space=space, evaluations=26, population=6) as study:
+    with Study.create(path, space=space, evaluations=16, population=6) as study:
         front = search(spy, study)
-    assert len(spy.asked) == len(set(spy.asked)) == 26
+    assert len(spy.asked) == len(set(spy.asked)) == 16
     trials = load_trials(path)
     assert [trial.architecture for trial in trials] == spy.asked
     assert front.trials == non_dominated(trials)
-    assert (front.evaluated, front.failed, front.note) == (26, 0, None)
+    assert (front.evaluated, front.failed, front.note) == (16, 0, None)
     assert front.pick.evaluation is not None
     assert front.pick.evaluation.metrics["rwAP"] == max(
         trial.evaluation.metrics["rwAP"] for trial in trials if trial.evaluation
@@ -113,62 +113,81 @@ def test_progress(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> Non
     assert [entry[:3] for entry in told] == [(6, 7, 5), (7, 7, 6)]
 
 
-@pytest.mark.parametrize("at", range(1, 15))
-@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
-def test_interrupted_at_any_evaluation(
-    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, at: int, error: type[BaseException]
-) -> None:
-    # Some candidates fail, so that recorded failures are replayed as well.
-    evaluate = failing_on(evaluate, level=3)
-    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
-    with Study.create(reference, space=space, evaluations=14, population=4) as study:
-        expected = search(evaluate, study)
-    assert 0 < expected.failed < 14
+@pytest.fixture(scope="module")
+def broken_level(evaluate: Evaluate) -> Evaluate:
+    return failing_on(evaluate, level=3)
 
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, space: SearchSpace, broken_level: Evaluate
+) -> tuple[Path, Front]:
+    """A search of 8 in generations of 3, in which some candidates fail."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "study.db"
+    with Study.create(path, space=space, evaluations=8, population=3) as study:
+        front = search(broken_level, study)
+    assert 0 < front.failed < 8
+    return path, front
+
+
+@pytest.mark.parametrize(
+    ("at", "error"), [*((at, KeyboardInterrupt) for at in range(1, 9)), (5, InputError)]
+)
+def test_interrupted_at_any_evaluation(
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted: tuple[Path, Front],
+    at: int,
+    error: type[BaseException],
+) -> None:
+    path = tmp_path / "study.db"
     with (
-        Study.create(path, space=space, evaluations=14, population=4) as study,
+        Study.create(path, space=space, evaluations=8, population=3) as study,
         pytest.raises(error, match="stop"),
     ):
-        search(Interrupting(evaluate, at=at, error=error), study)
+        search(Interrupting(broken_level, at=at, error=error), study)
     assert [trial.reason for trial in load_trials(path)][at - 1 :] == ["interrupted"]
-    spy = Interrupting(evaluate, at=0)
-    with Study.resume(path, space=space, evaluations=14, population=4) as study:
+    spy = Interrupting(broken_level, at=0)
+    with Study.resume(path, space=space, evaluations=8, population=3) as study:
         front = search(spy, study)
-    assert_same_search(path, front, reference, expected)
-    assert len(spy.asked) == 14 - (at - 1)
-    assert len(load_trials(path)) == 15
+    assert_same_search(path, front, *uninterrupted)
+    assert len(spy.asked) == 8 - (at - 1)
+    assert len(load_trials(path)) == 9
 
 
 def test_interrupted_several_times(
-    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted: tuple[Path, Front],
 ) -> None:
-    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
-    with Study.create(reference, space=space, evaluations=10, population=4) as study:
-        expected = search(evaluate, study)
-    Study.create(path, space=space, evaluations=10, population=4).close()
+    path = tmp_path / "study.db"
+    Study.create(path, space=space, evaluations=8, population=3).close()
     for at in (3, 1, 4):
         with (
-            Study.resume(path, space=space, evaluations=10, population=4) as study,
+            Study.resume(path, space=space, evaluations=8, population=3) as study,
             pytest.raises(KeyboardInterrupt),
         ):
-            search(Interrupting(evaluate, at=at), study)
-    with Study.resume(path, space=space, evaluations=10, population=4) as study:
-        front = search(evaluate, study)
-    assert_same_search(path, front, reference, expected)
+            search(Interrupting(broken_level, at=at), study)
+    with Study.resume(path, space=space, evaluations=8, population=3) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, *uninterrupted)
     assert sum(trial.reason == "interrupted" for trial in load_trials(path)) == 3
 
 
 def test_more_evaluations_later_or_at_once(
-    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted: tuple[Path, Front],
 ) -> None:
-    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
-    with Study.create(reference, space=space, evaluations=19, population=4) as study:
-        expected = search(evaluate, study)
-    with Study.create(path, space=space, evaluations=6, population=4) as study:
-        search(evaluate, study)
-    with Study.resume(path, space=space, evaluations=19, population=4) as study:
-        front = search(evaluate, study)
-    assert_same_search(path, front, reference, expected)
+    path = tmp_path / "study.db"
+    with Study.create(path, space=space, evaluations=4, population=3) as study:
+        search(broken_level, study)
+    with Study.resume(path, space=space, evaluations=8, population=3) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, *uninterrupted)
 
 
 def test_a_finished_search_is_not_repeated(
@@ -240,7 +259,7 @@ def test_value_out_of_range_fails_the_candidate(tmp_path: Path, space: SearchSpa
 
     with (
         Study.create(tmp_path / "study.db", space=space, evaluations=3) as study,
-        pytest.raises(SearchError, match="all 3 candidates .*: ValueError: rwAP is nan"),
+        pytest.raises(SearchError, match=r"all 3 candidates .*: ValueError: rwAP is nan"),
     ):
         search(undefined, study)
 

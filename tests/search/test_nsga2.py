@@ -40,7 +40,7 @@ def test_proposes_valid_canonical_genomes_once(space: SearchSpace, evaluate: Eva
 
 def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
     def disturbing(architecture: Architecture) -> Evaluation:
-        np.random.seed(0)  # what an evaluator draws must not matter  # noqa: NPY002
+        np.random.seed(0)  # what an evaluator draws must not matter
         return evaluate(architecture)
 
     first, _ = propose(space, evaluate, seed=3, population=6, count=36)

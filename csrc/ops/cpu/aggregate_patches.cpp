@@ -31,8 +31,9 @@ void box_sums(const float* line, std::int64_t length, std::int64_t cell, std::in
 }
 
 // Position and weights of a bilinear sample for align_corners=False, (i + 1/2) in / out - 1/2 as an
-// exact fraction: torch's float32 position is off by up to 1e-5 on a map of 56 cells. As in torch, a
-// map that keeps its size is copied, so that NaN does not reach a neighbor through a weight of zero.
+// exact fraction: torch's float32 position is off by up to 1e-5 on a map of 56 cells. As in torch,
+// a map that keeps its size is copied, so that NaN does not reach a neighbor through a weight of
+// zero.
 struct Tap {
   std::int64_t low;
   std::int64_t high;

@@ -1,7 +1,7 @@
-"""The command line: `autopatch search | fit | predict | evaluate | report | check-data | info | demo`.
+"""The command line: search, fit, predict, evaluate, report, check-data, info and demo.
 
-A mistake of the user ends with one line on standard error and exit code 2, an interrupted search with
-130, a search in which every candidate failed with 1.
+A mistake of the user ends with one line on standard error and exit code 2, an interrupted search
+with 130, a search in which every candidate failed with 1.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,11 +29,11 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
 GroupRegex = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(help="Images whose names agree in this pattern's first group stay together."),
 ]
 Groups = Annotated[
-    Optional[Path], typer.Option(help="CSV with the columns file,group: images that stay together.")
+    Path | None, typer.Option(help="CSV with the columns file,group: images that stay together.")
 ]
 
 
@@ -58,22 +58,22 @@ def search(
     group_regex: GroupRegex = None,
     groups: Groups = None,
     image_sizes: Annotated[
-        Optional[str], typer.Option(help="Sides to choose from, such as 160,224.")
+        str | None, typer.Option(help="Sides to choose from, such as 160,224.")
     ] = None,
     patch_sizes: Annotated[
-        Optional[str], typer.Option(help="Patch sizes to choose from, such as 1,3,5.")
+        str | None, typer.Option(help="Patch sizes to choose from, such as 1,3,5.")
     ] = None,
     bank_sizes: Annotated[
-        Optional[str], typer.Option(help="Bank sizes to choose from, such as 1000,5000,all.")
+        str | None, typer.Option(help="Bank sizes to choose from, such as 1000,5000,all.")
     ] = None,
     mean: Annotated[
-        Optional[str], typer.Option(help="Channel means, where the weights file has none.")
+        str | None, typer.Option(help="Channel means, where the weights file has none.")
     ] = None,
     std: Annotated[
-        Optional[str], typer.Option(help="Channel deviations, where the weights file has none.")
+        str | None, typer.Option(help="Channel deviations, where the weights file has none.")
     ] = None,
     timm_kwargs: Annotated[
-        Optional[str], typer.Option(help="JSON, where the weights file has none.")
+        str | None, typer.Option(help="JSON, where the weights file has none.")
     ] = None,
     cache_gib: Annotated[float, typer.Option(help="Memory for feature maps, GiB.")] = 4.0,
     resume: Annotated[
@@ -84,7 +84,7 @@ def search(
     from autopatch.search import SearchError, load_trials
     from autopatch.search import search as run_search
     from autopatch.search.candidates import CandidateEvaluator
-    from autopatch.search.run import STUDY, Run, Source, create, sha256
+    from autopatch.search.run import STUDY, Run, Source, baselines, create, sha256
     from autopatch.search.run import resume as resume_run
 
     if shots < 1:
@@ -107,7 +107,7 @@ def search(
     )
     dataset, split = _dataset_and_split(source, shots, reserve, seed, protocol)
     supernet = source.load_supernet(seed=seed)
-    choices = {
+    choices: dict[str, Any] = {
         "image_sizes": _integers("--image-sizes", image_sizes),
         "patch_sizes": _integers("--patch-sizes", patch_sizes),
         "bank_sizes": _integers("--bank-sizes", bank_sizes, everything=True),
@@ -127,7 +127,7 @@ def search(
         evaluations=evaluations,
         seed=seed,
         population=population,
-        initial=(),
+        initial=baselines(searched, supernet, split),
     )
     evaluator = CandidateEvaluator(
         supernet,
@@ -165,23 +165,23 @@ def search(
 def fit(
     run: RunFolder,
     trial: Annotated[
-        Optional[int], typer.Option(help="Trial to fit; that of highest validation rwAP if absent.")
+        int | None, typer.Option(help="Trial to fit; that of highest validation rwAP if absent.")
     ] = None,
     patchcore: Annotated[
         bool, typer.Option("--patchcore", help="Fit the PatchCore setting of the backbone instead.")
     ] = False,
     architecture: Annotated[
-        Optional[Path], typer.Option(help="JSON file of an architecture to fit instead.")
+        Path | None, typer.Option(help="JSON file of an architecture to fit instead.")
     ] = None,
     false_alarm_rate: Annotated[
         float, typer.Option(help="Share of good images that may be called anomalous.")
     ] = 0.05,
     out: Annotated[
-        Optional[Path], typer.Option(help="File to write; RUN/detector.safetensors if absent.")
+        Path | None, typer.Option(help="File to write; RUN/detector.safetensors if absent.")
     ] = None,
 ) -> None:
     """Fits a searched detector on the good images and sets its threshold."""
-    from autopatch.search.run import DETECTOR, Run, fit_detector
+    from autopatch.search.run import DETECTOR, Run, fit_detector, patchcore_setting
 
     if (trial is not None) + patchcore + (architecture is not None) > 1:
         raise InputError("--trial, --patchcore and --architecture exclude one another")
@@ -195,9 +195,14 @@ def fit(
     if architecture is not None:
         chosen = _read_architecture(architecture)
     elif patchcore:
-        chosen = opened.patchcore(supernet)
+        setting = patchcore_setting(supernet, opened.split)
+        if setting is None:
+            raise InputError(f"--patchcore: {supernet.name} has no levels of stride 8 and 16")
+        chosen = setting
+    elif trial is not None:
+        chosen = opened.trial(trial).architecture
     else:
-        chosen = opened.trial(trial).architecture if trial is not None else _pick(opened)
+        chosen = _pick(opened)
     with progress() as report:
         detector = fit_detector(
             opened, supernet, chosen, false_alarm_rate=false_alarm_rate, progress=report
@@ -234,7 +239,7 @@ def predict(
 def evaluate(
     run: RunFolder,
     detector: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(help="File that `fit` wrote; RUN/detector.safetensors if absent."),
     ] = None,
 ) -> None:
@@ -259,7 +264,7 @@ def _print_evaluation(run: Run, rows: Sequence[Measured]) -> None:
     anomalous = sum(sample.type != "good" for sample in run.split.test)
     front = [row for row in rows if row.kind == "front"]
     best = max(front, key=lambda row: row.metrics["rwAP"])
-    remarks = {run.front.pick.number: "pick"}
+    remarks: dict[int | None, str] = {run.front.pick.number: "pick"}
     remarks[best.trial] = ", ".join(
         [*([remarks[best.trial]] if best.trial in remarks else []), "best on test *"]
     )

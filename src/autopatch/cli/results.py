@@ -23,7 +23,7 @@ from autopatch.report import (
     overlay,
     write_report,
 )
-from autopatch.search.run import DETECTOR, REPORT, Run
+from autopatch.search.run import DETECTOR, REPORT, Run, patchcore_setting
 from autopatch.supernet import TimmSupernet
 
 _IMAGES_AT_A_TIME = 64
@@ -59,7 +59,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 def write_predictions(
     detector: Detector, images: Sequence[tuple[Path, Path]], out: Path, *, progress: Progress
 ) -> int:
-    """Writes scores.csv, overlays/NAME.png and maps/NAME.npy; the folder appears when it is complete.
+    """Writes scores.csv, overlays/NAME.png and maps/NAME.npy; the folder appears complete.
 
     The colors are the same on every image: they start at the calibration images' median and turn
     hot at the threshold.
@@ -115,8 +115,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_run_report(run: Run, *, progress: Progress) -> Path:
-    """Writes RUN/report: with the test figures if `evaluate` has run, with pictures of cases and the
-    threshold if `fit` has.
+    """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
+    pictures of cases if `fit` has.
 
     Returns:
         The page.
@@ -140,7 +140,7 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
         for trial in run.trials
         if trial.evaluation is not None
     ]
-    patchcore = run.patchcore(supernet)
+    patchcore = patchcore_setting(supernet, run.split)
     for row in measured:
         if row.kind == "patchcore" and patchcore is not None:
             candidates.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -198,7 +197,7 @@ class Detector:
                 unfinished,
                 metadata={"autopatch_detector": json.dumps(document)},
             )
-            os.replace(unfinished, path)
+            unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)
             raise InputError(f"{path}: cannot be written: {error}") from error
@@ -260,7 +259,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("autopatch_detector")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names} if text else {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error
     if text is None:

@@ -7,21 +7,19 @@ from collections.abc import Sequence
 
 import torch
 
+from autopatch.data import GOOD
 from autopatch.kernels import pixel_metrics
 
 METRICS = ("rwAP", "AP", "AUROC", "partial_AUROC", "AUPRO", "image_AUROC")
 
 
-def score_maps(
-    maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str], *, good: str = "good"
-) -> dict[str, float]:
+def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) -> dict[str, float]:
     """All metrics of a set of anomaly maps; see `autopatch.kernels.pixel_metrics`.
 
     Args:
         maps: Anomaly maps, `[N, S, S]`, float32; the score of an image is its maximum.
         masks: Anomalous pixels, `[N, S, S]`, bool.
-        types: Anomaly type of each image, or `good`.
-        good: What `types` calls images without anomalies.
+        types: Anomaly type of each image, or "good".
 
     Returns:
         A value in [0, 1] by each name of `METRICS`; "image_AUROC" is left out where there are no
@@ -31,7 +29,7 @@ def score_maps(
         ValueError: See `pixel_metrics`.
     """
     metrics = pixel_metrics(maps, masks, types).as_dict()
-    anomalous = torch.tensor([kind != good for kind in types])
+    anomalous = torch.tensor([kind != GOOD for kind in types])
     if anomalous.any() and not anomalous.all():
         # An image is a map of one pixel.
         scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)

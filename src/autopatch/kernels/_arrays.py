@@ -25,7 +25,7 @@ def to_tensor(name: str, array: Array) -> torch.Tensor:
         except (TypeError, ValueError) as error:  # ValueError: byte order
             raise TypeError(f"`{name}` has dtype {array.dtype}, unknown to torch") from error
     if hasattr(array, "__dlpack__"):
-        return torch.from_dlpack(array)
+        return torch.utils.dlpack.from_dlpack(array)
     raise TypeError(
         f"`{name}` is a {type(array).__name__}, expected a torch tensor, a NumPy array "
         "or another array with __dlpack__"

@@ -104,9 +104,9 @@ class NSGA2:
         self._problem = Problem(
             n_var=len(choices), n_obj=2, xl=np.zeros_like(self._upper), xu=self._upper, vtype=int
         )
-        # SBX and polynomial mutation blend numbers; between "level off" and "level on" there is
-        # nothing to blend, and rounded small steps do not leave short lists of choices' corners.
-        # Uniform crossover and a reset mutation treat a choice as the label that it is.
+        # Uniform crossover and a reset mutation take a choice for the label that it is. SBX and
+        # polynomial mutation blend numbers: between a level used and not used nothing lies to
+        # blend, and the small steps that they prefer are rounded away in short lists of choices.
         self._algorithm = PymooNSGA2(
             pop_size=population,
             sampling=np.array(self._first(initial), dtype=np.int64),

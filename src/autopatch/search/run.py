@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import statistics
 import time
@@ -197,16 +196,6 @@ class Run:
         """The backbone of the search."""
         return self.source.load_supernet(seed=self.seed)
 
-    def patchcore(self, supernet: TimmSupernet) -> Architecture | None:
-        """The PatchCore setting of the backbone: levels of stride 8 and 16, patch size 3, a coreset
-        of 10 % of the patches of the fit images; None if the backbone lacks such levels."""
-        architecture = supernet.patchcore(bank_size=None)
-        if architecture is None:
-            return None
-        positions = math.prod(supernet.grid(architecture.levels, architecture.image_size))
-        patches = len(self.split.fit) * positions
-        return replace(architecture, bank_size=min(round(patches / 10), MAX_CORESET_SAMPLE))
-
     def measured(self) -> list[Measured]:
         """What `evaluate_run` found, if it has run and been written.
 
@@ -332,8 +321,44 @@ def _read_split(path: Path, root: Path) -> Split:
 def _write_json(path: Path, document: Mapping[str, Any]) -> Path:
     unfinished = path.with_name(f".{path.name}.partial")
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(unfinished, path)
-    return path
+    return unfinished.replace(path)
+
+
+def baselines(space: SearchSpace, supernet: TimmSupernet, split: Split) -> tuple[Architecture, ...]:
+    """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
+    so that the pick is never worse than that on the validation part; nothing if the space lacks it.
+    """
+    setting = patchcore_setting(supernet, split)
+    if setting is None:
+        return ()
+    sizes = [
+        size
+        for gene in space.genes
+        if gene.field == "bank_size"
+        for size in gene.choices
+        if isinstance(size, int)
+    ]
+    if not sizes or setting.bank_size is None:
+        return ()
+    wanted = setting.bank_size
+    nearest = replace(setting, bank_size=min(sizes, key=lambda size: abs(size - wanted)))
+    try:
+        space.encode(nearest)
+    except InputError:
+        return ()
+    return (nearest,)
+
+
+def patchcore_setting(supernet: TimmSupernet, split: Split) -> Architecture | None:
+    """The PatchCore setting of a backbone: levels of stride 8 and 16, patch size 3, a coreset of
+    10 % of the patches of the fit images; None if the backbone lacks such levels."""
+    architecture = supernet.patchcore(bank_size=None)
+    if architecture is None:
+        return None
+    positions = math.prod(supernet.grid(architecture.levels, architecture.image_size))
+    patches = len(split.fit) * positions
+    bank_size = min(max(round(patches / 10), 1), MAX_CORESET_SAMPLE)
+    return replace(architecture, bank_size=bank_size)
 
 
 def fit_detector(
@@ -370,7 +395,7 @@ def evaluate_run(
     """
     supernet = run.load_supernet()
     rows = [_measured("fitted detector", "pick", run, detector, progress)]
-    architecture = run.patchcore(supernet)
+    architecture = patchcore_setting(supernet, run.split)
     if architecture is not None:
         baseline = fit_detector(run, supernet, architecture, progress=progress)
         rows.append(_measured("PatchCore setting", "patchcore", run, baseline, progress))

@@ -99,8 +99,11 @@ class Study:
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such folder, cannot write {path.name}")
         unfinished = path.with_name(f".{path.name}.tmp")
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch()
+        try:
+            unfinished.unlink(missing_ok=True)
+            unfinished.touch()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         with _quiet():
             storage = _open(unfinished)
             study = optuna.create_study(
@@ -349,9 +352,13 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
 
 
 def _open(path: Path) -> RDBStorage:
-    # As a URI, because a plain path that holds "?" or "{" would be misread; mode=rw, because
-    # SQLite would otherwise create a missing file.
-    return RDBStorage(f"sqlite:///{path.resolve().as_uri()}?mode=rw&uri=true")
+    def connect() -> sqlite3.Connection:
+        # mode=rw, because SQLite would otherwise create a missing file.
+        uri = f"{path.resolve().as_uri()}?mode=rw"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+    # With a connection of our own, as in a URL a path that holds "?", "#" or "{" is misread.
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
 
 
 def _close(storage: RDBStorage) -> None:

@@ -30,7 +30,7 @@ def squared_distances(features: torch.Tensor, center: torch.Tensor) -> torch.Ten
 def greedy_coreset(
     features: torch.Tensor, count: int, *, start: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `autopatch.kernels.greedy_coreset`, with every distance brought up to date at each pick."""
+    """As `autopatch.kernels.greedy_coreset`, all distances brought up to date at each pick."""
     nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
     indices = torch.empty(count, dtype=torch.int64)
     radii = torch.empty(count, dtype=features.dtype)
