@@ -4,7 +4,8 @@
 - `autopatch.data`: MVTec-AD folders, splits, images and masks.
 - `autopatch.supernet`: backbones, architectures and search spaces.
 - `autopatch.detector`: fit, predict, evaluate, save and load a detector.
-- `autopatch.search`: the multi-objective search and its record.
+- `autopatch.search`: the multi-objective search, its record and its run folder.
+- `autopatch.report`: overlays, the Pareto picture, the report page.
 
 Subpackages are imported when first used, so that `import autopatch` stays quick.
 """
@@ -28,7 +29,7 @@ _HOMES = {
     "load_supernet": "autopatch.supernet",
     "make_split": "autopatch.data",
 }
-_SUBPACKAGES = ("data", "detector", "kernels", "search", "supernet")
+_SUBPACKAGES = ("data", "detector", "kernels", "report", "search", "supernet")
 
 __all__ = [*sorted(_HOMES), *_SUBPACKAGES, "__version__"]
 

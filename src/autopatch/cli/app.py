@@ -84,8 +84,7 @@ def search(
     from autopatch.search import SearchError, load_trials
     from autopatch.search import search as run_search
     from autopatch.search.candidates import CandidateEvaluator
-    from autopatch.search.run import STUDY, Run, Source, baselines, create, sha256
-    from autopatch.search.run import resume as resume_run
+    from autopatch.search.run import STUDY, Run, Source, baselines, open_search, sha256
 
     if shots < 1:
         raise InputError("--shots is 0: a search needs at least one anomalous image of each type")
@@ -118,17 +117,6 @@ def search(
         note(f"  {line}")
     note(f"{supernet.name}: {supernet.provenance}; {searched.size():,} architectures")
 
-    open_study = resume_run if resume else create
-    study = open_study(
-        out,
-        split,
-        source,
-        space=searched,
-        evaluations=evaluations,
-        seed=seed,
-        population=population,
-        initial=baselines(searched, supernet, split),
-    )
     evaluator = CandidateEvaluator(
         supernet,
         fit=split.fit,
@@ -136,22 +124,33 @@ def search(
         seed=seed,
         cache_bytes=int(cache_gib * 2**30),
     )
-    stored = sum(trial.evaluation is not None for trial in study.trials())
+    opened = open_search(
+        out,
+        split,
+        source,
+        resume=resume,
+        space=searched,
+        evaluations=evaluations,
+        seed=seed,
+        population=population,
+        initial=baselines(searched, supernet, split),
+    )
+    with opened as study:
+        stored = sum(trial.evaluation is not None for trial in study.trials())
+        with progress(already_done=stored) as report:
+            report("search", stored, evaluations)
 
-    with study, progress(already_done=stored) as report:
-        report("search", stored, evaluations)
+            def show(done: int, total: int, trial: Trial, size: int) -> None:
+                report(f"search: front of {size}", done, total)
 
-        def show(done: int, total: int, trial: Trial, size: int) -> None:
-            report(f"search: front of {size}", done, total)
-
-        try:
-            front = run_search(evaluator, study, progress=show)
-        except KeyboardInterrupt:
-            failure(f"interrupted; the same command with --resume goes on in {out}")
-            raise typer.Exit(130) from None
-        except SearchError as error:
-            failure(f"{error}; {out / STUDY} holds every reason")
-            raise typer.Exit(1) from None
+            try:
+                front = run_search(evaluator, study, progress=show)
+            except KeyboardInterrupt:
+                failure(f"interrupted; the same command with --resume goes on in {out}")
+                raise typer.Exit(130) from None
+            except SearchError as error:
+                failure(f"{error}; {out / STUDY} holds every reason")
+                raise typer.Exit(1) from None
     if front.note:
         note(front.note)
     if front.failed:

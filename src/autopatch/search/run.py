@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ SPLIT = "split.json"
 DETECTOR = "detector.safetensors"
 EVALUATION = "evaluation.json"
 REPORT = "report"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -215,22 +218,70 @@ class Run:
         return _write_json(self.path / EVALUATION, {"rows": [row.to_json() for row in rows]})
 
 
-def create(
+@contextmanager
+def open_search(
     path: Path,
     split: Split,
     source: Source,
     *,
+    resume: bool,
     space: SearchSpace,
     evaluations: int,
     seed: int,
     population: int,
     initial: Sequence[Architecture],
-) -> Study:
-    """Makes a run folder with an empty record; the folder appears complete or not at all.
+) -> Iterator[Study]:
+    """The record of a search in a run folder, which no other process can search in meanwhile.
+
+    Args:
+        path: The folder. A new one appears complete or not at all.
+        split: Roles of the images.
+        source: Images and backbone.
+        resume: Whether to go on in a folder, or to make a new one.
+        space, evaluations, seed, population, initial: As for `Study.create`.
 
     Raises:
-        InputError: The folder exists or cannot be written, or a setting is out of range.
+        InputError: The folder exists, or to resume, does not; it cannot be written; another process
+            is searching in it; it was made with other settings or from other images.
     """
+    plan: dict[str, Any] = {
+        "space": space,
+        "evaluations": evaluations,
+        "seed": seed,
+        "population": population,
+        "initial": initial,
+        "settings": {
+            "source": asdict(source),
+            "shots": split.shots,
+            "reserve": split.reserve,
+            "protocol": split.protocol,
+        },
+    }
+    if not resume:
+        _create(path, split.to_json(Path(source.data)), plan)
+    elif not (path / STUDY).is_file():
+        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
+    with _only_searcher(path), Study.resume(path / STUDY, **plan) as study:
+        if _read_split(path / SPLIT, Path(source.data)) != split:
+            raise InputError(
+                f"{path / SPLIT}: not the split that {source.data} gives now: images were added, "
+                "removed or renamed since the search began"
+            )
+        yield study
+
+
+@contextmanager
+def _only_searcher(path: Path) -> Iterator[None]:
+    with (path / LOCK).open("w") as file:
+        try:
+            # Let go by the system when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path}: another process is searching in this folder") from None
+        yield
+
+
+def _create(path: Path, split: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     if path.exists():
         raise InputError(
             f"{path}: exists; give --resume to go on with the search in it, or another --out"
@@ -239,75 +290,13 @@ def create(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
+        _write_json(unfinished / SPLIT, split)
+        Study.create(unfinished / STUDY, **plan).close()
+        unfinished.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from error
-    try:
-        _write_json(unfinished / SPLIT, split.to_json(Path(source.data)))
-        Study.create(
-            unfinished / STUDY,
-            space=space,
-            evaluations=evaluations,
-            seed=seed,
-            population=population,
-            initial=initial,
-            settings=_settings(split, source),
-        ).close()
-        unfinished.replace(path)
-    except BaseException:
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    return Study.resume(
-        path / STUDY,
-        space=space,
-        evaluations=evaluations,
-        seed=seed,
-        population=population,
-        initial=initial,
-        settings=_settings(split, source),
-    )
-
-
-def resume(
-    path: Path,
-    split: Split,
-    source: Source,
-    *,
-    space: SearchSpace,
-    evaluations: int,
-    seed: int,
-    population: int,
-    initial: Sequence[Architecture],
-) -> Study:
-    """Opens the record of an interrupted search to go on with it.
-
-    Raises:
-        InputError: There is none, or it was made with other settings or from other images.
-    """
-    if not (path / STUDY).is_file():
-        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
-    stored = _read_split(path / SPLIT, Path(source.data))
-    if stored != split:
-        raise InputError(
-            f"{path / SPLIT}: the split of the search is not the one that {source.data} gives now"
-        )
-    return Study.resume(
-        path / STUDY,
-        space=space,
-        evaluations=evaluations,
-        seed=seed,
-        population=population,
-        initial=initial,
-        settings=_settings(split, source),
-    )
-
-
-def _settings(split: Split, source: Source) -> dict[str, Any]:
-    return {
-        "source": asdict(source),
-        "shots": split.shots,
-        "reserve": split.reserve,
-        "protocol": split.protocol,
-    }
 
 
 def _read_split(path: Path, root: Path) -> Split:
