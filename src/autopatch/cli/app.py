@@ -124,6 +124,12 @@ def search(
         seed=seed,
         cache_bytes=int(cache_gib * 2**30),
     )
+    sizes = searched.choices("image_size")
+    for size, needed in evaluator.too_large_to_keep(sizes).items():
+        note(
+            f"feature maps at {size} px need {needed / 2**30:.1f} GiB, more than --cache-gib "
+            f"{cache_gib:g}: they are computed anew for each candidate"
+        )
     opened = open_search(
         out,
         split,

@@ -103,8 +103,15 @@ class CandidateEvaluator:
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size)
         self._feature_maps = FeatureMaps(supernet, [*fit, *scored], cache_bytes=cache_bytes)
+        self._cache_bytes = cache_bytes
         self._seed = seed
         self._evaluation_size = evaluation_size
+
+    def too_large_to_keep(self, image_sizes: Sequence[int]) -> dict[int, int]:
+        """Image sizes whose feature maps do not fit the memory for them, with the bytes they need:
+        those maps are computed anew for each candidate."""
+        needed = {size: self._feature_maps.bytes_needed(size) for size in image_sizes}
+        return {size: count for size, count in needed.items() if count > self._cache_bytes}
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Timings are those of all fit and scored images together; "features" is short where the

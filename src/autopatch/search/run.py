@@ -320,13 +320,7 @@ def baselines(space: SearchSpace, supernet: TimmSupernet, split: Split) -> tuple
     setting = patchcore_setting(supernet, split)
     if setting is None:
         return ()
-    sizes = [
-        size
-        for gene in space.genes
-        if gene.field == "bank_size"
-        for size in gene.choices
-        if isinstance(size, int)
-    ]
+    sizes = space.choices("bank_size")
     if not sizes or setting.bank_size is None:
         return ()
     wanted = setting.bank_size

@@ -120,6 +120,16 @@ class SearchSpace:
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
 
+    def choices(self, field: str) -> list[int]:
+        """Numbers that the genes of a field choose from, such as all image sizes."""
+        return [
+            choice
+            for gene in self.genes
+            if gene.field == field
+            for choice in gene.choices
+            if isinstance(choice, int)
+        ]
+
     def decode(self, genome: Sequence[int]) -> Architecture:
         """The architecture of a genome.
 

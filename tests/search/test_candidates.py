@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from autopatch.data import MVTecAD, draw_textures, make_split
+from autopatch.search.candidates import CandidateEvaluator, FeatureMaps
+from autopatch.supernet import Architecture, load_supernet
+
+NAME = "timm:tf_mobilenetv3_small_075"
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    root = tmp_path_factory.mktemp("textures") / "data"
+    draw_textures(root, seed=4, image_size=64, train=10, test_good=3, per_type=4)
+    return make_split(MVTecAD.scan(root), shots=2, reserve=2)
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return load_supernet(NAME, "random")
+
+
+def test_maps_are_kept_within_the_budget(split, supernet, monkeypatch):
+    maps = FeatureMaps(supernet, split.fit, cache_bytes=0)
+    budget = maps.bytes_needed(64) + maps.bytes_needed(96)
+    maps = FeatureMaps(supernet, split.fit, cache_bytes=budget)
+    computed = []
+    compute = maps._compute
+    monkeypatch.setattr(
+        maps, "_compute", lambda size, levels: computed.append(size) or compute(size, levels)
+    )
+    for size in (64, 96, 64, 96):
+        maps.get(size, [2])
+    assert computed == [64, 96]
+    maps.get(160, [2])  # more than the budget alone: not kept, and nothing is dropped for it
+    maps.get(64, [2])
+    assert computed == [64, 96, 160]
+    maps.get(32, [2])  # takes the place of the least recently used
+    maps.get(64, [2])
+    maps.get(96, [2])
+    assert computed == [64, 96, 160, 32, 96]
+
+
+def test_the_budget_counts_what_is_kept(split, supernet):
+    maps = FeatureMaps(supernet, split.fit, cache_bytes=1 << 30)
+    levels = [level.index for level in supernet.levels]
+    kept = maps.get(96, levels)
+    assert maps.bytes_needed(96) == sum(4 * m.numel() for m in kept)
+
+
+def test_kept_maps_are_those_of_the_subnet(split, supernet):
+    wide = FeatureMaps(supernet, split.fit, cache_bytes=1 << 30).get(64, [2, 3])
+    narrow = FeatureMaps(supernet, split.fit, cache_bytes=0).get(64, [2, 3])
+    for kept, computed in zip(wide, narrow, strict=True):
+        assert torch.equal(kept, computed)
+
+
+def test_a_candidate_scores_the_same_in_any_order(split, supernet):
+    scored = (*split.holdout, *split.validation)
+    first = Architecture(NAME, 64, (2, 3), (3, 1), 40)
+    second = Architecture(NAME, 96, (1,), (2,), 30)
+
+    def evaluator(**options):
+        return CandidateEvaluator(supernet, fit=split.fit, scored=scored, seed=5, **options)
+
+    one, other, uncached = evaluator(), evaluator(), evaluator(cache_bytes=0)
+    results = [one(first), one(second)]
+    assert other(second).metrics == results[1].metrics
+    assert other(first).metrics == results[0].metrics
+    assert uncached(first).metrics == results[0].metrics
+    assert uncached(first).total_flops == results[0].total_flops
+
+
+def test_what_does_not_fit_is_named(split, supernet):
+    scored = (*split.holdout, *split.validation)
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored, cache_bytes=1000)
+    assert list(evaluator.too_large_to_keep([64, 96])) == [64, 96]
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
+    assert evaluator.too_large_to_keep([64, 96]) == {}
