@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from autopatch.search.run import Measured, Run
+from autopatch.search.measurements import Measured, Measurements
+from autopatch.search.run import Run
 
 
 def main() -> None:
@@ -38,11 +39,12 @@ def main() -> None:
 
 
 def chosen(run: Run) -> tuple[Measured, Measured, Measured]:
-    """The pick, the PatchCore setting, and the best of the front on the test part."""
-    rows = run.measured()
-    kinds = {row.kind: row for row in rows if row.kind != "front"}
-    front = [row for row in rows if row.kind == "front"]
-    return kinds["pick"], kinds["patchcore"], max(front, key=lambda row: row.metrics["rwAP"])
+    """The fitted detector, the PatchCore setting, and the best of the front on the test part."""
+    measurements = Measurements.load(run)
+    if measurements is None:
+        raise SystemExit(f"{run.path}: evaluate it first")
+    fitted, patchcore = measurements.rows[:2]
+    return fitted, patchcore, measurements.best_of_front
 
 
 def percent(row: Measured, metric: str = "rwAP") -> str:

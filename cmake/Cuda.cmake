@@ -16,7 +16,7 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_program(AUTOPATCH_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda
                PATH_SUFFIXES bin)
   if(AUTOPATCH_NVCC)
-    set(CMAKE_CUDA_COMPILER "${AUTOPATCH_NVCC}")
+    set(ENV{CUDACXX} "${AUTOPATCH_NVCC}")
   endif()
 endif()
 
@@ -40,17 +40,41 @@ elseif(AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "auto")
     endif()
   endif()
 endif()
-set(CMAKE_CUDA_ARCHITECTURES ${AUTOPATCH_CUDA_TARGETS})
 
-include(CheckLanguage)
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
+# Whether nvcc works at all, with this host compiler and for these architectures, is tried in a project
+# of its own: enable_language() would end the build where it does not.
+set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
+file(WRITE "${probe}/CMakeLists.txt" [[
+cmake_minimum_required(VERSION 3.25)
+project(probe LANGUAGES CUDA)
+add_library(probe STATIC probe.cu)
+]])
+file(WRITE "${probe}/probe.cu" "#include <vector>\n__global__ void probe() {}\n")
+string(REPLACE ";" "\\;" probe_targets "${AUTOPATCH_CUDA_TARGETS}")
+set(probe_options "-DCMAKE_CUDA_ARCHITECTURES=${probe_targets}")
+if(CMAKE_CUDA_COMPILER)
+  list(APPEND probe_options "-DCMAKE_CUDA_COMPILER=${CMAKE_CUDA_COMPILER}")
+endif()
+execute_process(
+  COMMAND "${CMAKE_COMMAND}" -S "${probe}" -B "${probe}/build" -G "${CMAKE_GENERATOR}"
+          "-DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM}" ${probe_options}
+  RESULT_VARIABLE status OUTPUT_VARIABLE probe_log ERROR_VARIABLE probe_log)
+if(status EQUAL 0)
+  execute_process(
+    COMMAND "${CMAKE_COMMAND}" --build "${probe}/build"
+    RESULT_VARIABLE status OUTPUT_VARIABLE probe_log ERROR_VARIABLE probe_log)
+endif()
+if(NOT status EQUAL 0)
+  file(WRITE "${probe}/log.txt" "${probe_log}")
+  set(problem "no working nvcc for ${AUTOPATCH_CUDA_TARGETS} (see ${probe}/log.txt)")
   if(AUTOPATCH_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "AUTOPATCH_CUDA=ON, but no working nvcc was found; set CUDACXX to its path")
+    message(FATAL_ERROR "AUTOPATCH_CUDA=ON, but ${problem}; set CUDACXX to the path of another")
   endif()
-  message(STATUS "autopatch: no working nvcc found, building without CUDA operators")
+  message(STATUS "autopatch: ${problem}, building without CUDA operators")
   return()
 endif()
+
+set(CMAKE_CUDA_ARCHITECTURES ${AUTOPATCH_CUDA_TARGETS})
 enable_language(CUDA)
 set(AUTOPATCH_CUDA_FOUND ON)
 message(STATUS "autopatch: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")

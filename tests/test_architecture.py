@@ -10,7 +10,7 @@ import autopatch
 ORDER = ["cli", "report", "search", "detector", "data", "supernet", "kernels"]
 ALLOWED = {name: set(ORDER[i + 1 :]) | {"errors"} for i, name in enumerate(ORDER)}
 ALLOWED["data"] -= {"supernet"}
-ALLOWED["kernels"] = {"_C"}
+ALLOWED["kernels"] = {"_C", "errors"}
 EVERYWHERE = {"__version__"}
 PACKAGE = Path(autopatch.__file__).parent
 

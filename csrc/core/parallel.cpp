@@ -15,6 +15,7 @@ namespace {
 // Kernels such as the coreset come back within microseconds: a worker looks for the next job this
 // many times before it goes to sleep.
 constexpr int kSpins = 4000;
+constexpr std::int64_t kMaxThreads = 256;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -120,7 +121,8 @@ ThreadPool& pool() {
 
 void parallel_for(std::int64_t count, int num_threads,
                   const std::function<void(std::int64_t)>& task) {
-  const auto helpers = static_cast<int>(std::min<std::int64_t>(count, num_threads) - 1);
+  const auto helpers =
+      static_cast<int>(std::min<std::int64_t>({count, num_threads, kMaxThreads}) - 1);
   if (helpers > 0) {
     ThreadPool& shared = pool();
     // A nested call finds the entrance held by its own thread; try_lock by the owner is undefined

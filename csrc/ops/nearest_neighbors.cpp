@@ -52,8 +52,8 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
     if (indices[q * k + k - 1] < 0) {
       throw std::invalid_argument(
           "row " + std::to_string(q) +
-          " of `queries` has no finite squared distance to `bank`: it holds "
-          "NaN, infinity or values beyond the range of float32");
+          " of `queries` has fewer than `k` finite squared distances to "
+          "`bank`: it holds NaN, infinity or values beyond the range of float32");
     }
   }
 }

@@ -202,7 +202,9 @@ def test_values_that_are_not_finite_are_errors(backend: torch.device, value: flo
         nearest_neighbors(clean, dirty)
     with pytest.raises(ValueError, match="`bank` holds NaN or infinity"):
         NearestNeighborIndex(dirty)
-    with pytest.raises(ValueError, match="row 33 of `queries` has no finite squared distance"):
+    with pytest.raises(
+        ValueError, match="row 33 of `queries` has fewer than `k` finite squared distances"
+    ):
         nearest_neighbors(dirty, clean)
 
 

@@ -156,5 +156,32 @@ def test_errors_of_the_data_are_raised_in_compiled_graphs_too() -> None:
         lambda queries: nearest_neighbors(queries, index), fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(compiled(index.bank)[1][:, 0], torch.arange(20))
-    with pytest.raises(ValueError, match="row 3 of `queries` has no finite squared distance"):
+    with pytest.raises(
+        ValueError, match="row 3 of `queries` has fewer than `k` finite squared distances"
+    ):
         compiled(index.bank.index_fill(0, torch.tensor([3]), torch.nan))
+
+
+def test_direct_calls_are_checked_as_the_functions_are() -> None:
+    ops = torch.ops.autopatch
+    rows, narrow = torch.zeros(5, 6), torch.zeros(5, 2)
+    with pytest.raises(ValueError, match="6 columns"):
+        ops.nearest_neighbors(rows, narrow, 1, False, 1)
+    with pytest.raises(TypeError, match="float64"):
+        ops.nearest_neighbors(rows.double(), rows.double(), 1, False, 1)
+    with pytest.raises(ValueError, match="`k` is 6"):
+        ops.nearest_neighbors(rows, rows, 6, False, 1)
+    with pytest.raises(ValueError, match="`start` is 5"):
+        ops.greedy_coreset(rows, 2, 5, 0, 1)
+    with pytest.raises(ValueError, match="`count` is 6"):
+        ops.greedy_coreset(rows, 6, 0, 0, 1)
+    maps = [torch.zeros(1, 2, 3, 3)]
+    with pytest.raises(ValueError, match="`patch_sizes"):
+        ops.aggregate_patches(maps, [17], 3, 3, 1)
+    with pytest.raises(ValueError, match="`out`"):
+        ops.aggregate_patches_out(maps, [1], 3, 3, torch.zeros(8, 2), 1)
+    scores, masks = torch.zeros(2, 3, 3), torch.ones(2, 3, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="type_indices"):
+        ops.pixel_metrics(scores, masks, torch.tensor([0, 7], dtype=torch.int32), 2, 1)
+    with pytest.raises(ValueError, match="`types` has 1 entries"):
+        ops.pixel_metrics(scores, masks, torch.zeros(1, dtype=torch.int32), 1, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,8 @@ from autopatch.errors import InputError
 if TYPE_CHECKING:
     from autopatch.data import MVTecAD, Split
     from autopatch.search import Trial
-    from autopatch.search.run import Measured, Run
+    from autopatch.search.measurements import Measurements
+    from autopatch.search.run import Run
     from autopatch.supernet import Architecture, TimmSupernet
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ GroupRegex = Annotated[
 Groups = Annotated[
     Path | None, typer.Option(help="CSV with the columns file,group: images that stay together.")
 ]
+CacheGib = Annotated[float, typer.Option(help="Memory for feature maps that are kept, GiB.")]
 
 
 @app.command()
@@ -75,23 +76,28 @@ def search(
     timm_kwargs: Annotated[
         str | None, typer.Option(help="JSON, where the weights file has none.")
     ] = None,
-    cache_gib: Annotated[float, typer.Option(help="Memory for feature maps, GiB.")] = 4.0,
+    cache_gib: CacheGib = 4.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search in --out.")
     ] = False,
 ) -> None:
     """Searches a space for detectors: total FLOPs against rwAP on a few anomalies."""
+    from autopatch.detector import MAX_CORESET_SAMPLE
     from autopatch.search import SearchError, load_trials
     from autopatch.search import search as run_search
     from autopatch.search.candidates import CandidateEvaluator
-    from autopatch.search.run import STUDY, Run, Source, baselines, open_search, sha256
+    from autopatch.search.measurements import baselines
+    from autopatch.search.run import STUDY, Run, Source, open_search, sha256
 
     if shots < 1:
-        raise InputError("--shots is 0: a search needs at least one anomalous image of each type")
+        raise InputError(
+            f"--shots is {shots}: a search needs at least 1 image of each anomaly type"
+        )
     if out.exists() and not resume:
         raise InputError(
             f"{out}: exists; give --resume to go on with the search in it, or another --out"
         )
+    bank_choices = _integers("--bank-sizes", bank_sizes, everything=True)
     is_file = weights not in ("pretrained", "random")
     source = Source(
         data=str(data.resolve()),
@@ -106,10 +112,15 @@ def search(
     )
     dataset, split = _dataset_and_split(source, shots, reserve, seed, protocol)
     supernet = source.load_supernet(seed=seed)
+    too_large = [size for size in bank_choices or () if size and size > MAX_CORESET_SAMPLE]
+    if too_large:
+        raise InputError(
+            f"--bank-sizes holds {too_large[0]}, expected at most {MAX_CORESET_SAMPLE} or 'all'"
+        )
     choices: dict[str, Any] = {
         "image_sizes": _integers("--image-sizes", image_sizes),
         "patch_sizes": _integers("--patch-sizes", patch_sizes),
-        "bank_sizes": _integers("--bank-sizes", bank_sizes, everything=True),
+        "bank_sizes": bank_choices,
     }
     searched = supernet.search_space(**{k: v for k, v in choices.items() if v is not None})
     note(f"{dataset.root}: {_describe_split(split)}")
@@ -186,7 +197,8 @@ def fit(
     ] = None,
 ) -> None:
     """Fits a searched detector on the good images and sets its threshold."""
-    from autopatch.search.run import DETECTOR, Run, fit_detector, patchcore_setting
+    from autopatch.search.measurements import fit_detector, patchcore_setting
+    from autopatch.search.run import DETECTOR, Run
 
     if (trial is not None) + patchcore + (architecture is not None) > 1:
         raise InputError("--trial, --patchcore and --architecture exclude one another")
@@ -247,46 +259,52 @@ def evaluate(
         Path | None,
         typer.Option(help="File that `fit` wrote; RUN/detector.safetensors if absent."),
     ] = None,
+    cache_gib: CacheGib = 4.0,
 ) -> None:
     """Measures the fitted detector, the PatchCore setting and the front on the test part."""
     from autopatch.detector import Detector
-    from autopatch.search.run import DETECTOR, Run, evaluate_run
+    from autopatch.search.measurements import measure
+    from autopatch.search.run import DETECTOR, Run
 
     opened = Run.open(run)
     file = detector or run / DETECTOR
     if not file.is_file():
         raise InputError(f"{file}: no such file; fit a detector first: autopatch fit {run}")
     loaded = Detector.load(file)
+    note(f"features: {loaded.subnet.provenance}")
     with progress() as report:
-        rows = evaluate_run(opened, loaded, progress=report)
-    _print_evaluation(opened, rows)
-    note(f"written: {opened.write_measured(rows)}")
+        measurements = measure(opened, loaded, cache_bytes=int(cache_gib * 2**30), progress=report)
+    _print_measurements(opened, measurements)
+    note(f"written: {measurements.save(opened)}")
 
 
-def _print_evaluation(run: Run, rows: Sequence[Measured]) -> None:
+def _print_measurements(run: Run, measurements: Measurements) -> None:
     shown = {"rwAP": "rwAP", "AP": "AP", "AUROC": "AUROC", "AUPRO": "AUPRO"}
     shown["image_AUROC"] = "image AUROC"
     anomalous = sum(sample.type != "good" for sample in run.split.test)
-    front = [row for row in rows if row.kind == "front"]
-    best = max(front, key=lambda row: row.metrics["rwAP"])
-    remarks: dict[int | None, str] = {run.front.pick.number: "pick"}
-    remarks[best.trial] = ", ".join(
-        [*([remarks[best.trial]] if best.trial in remarks else []), "best on test *"]
-    )
+    titles = {"fitted": "fitted detector", "patchcore": "PatchCore setting"}
     table(
         f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
-        ["detector", *shown.values(), "GFLOP", "ms an image"],
+        ["detector", *shown.values(), "GFLOP", "ms"],
         [
             [
-                row.name + (f" ({remarks[row.trial]})" if row.trial in remarks else ""),
+                titles.get(row.kind, f"trial {row.trial}"),
                 *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in shown),
                 f"{row.total_flops / 1e9:.2f}",
                 "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
             ]
-            for row in rows
+            for row in measurements.rows
         ],
     )
-    note("* not attainable: chosen with the labels of the test part")
+    for row in measurements.rows:
+        if row.kind in titles:
+            note(f"{titles[row.kind]}: {row.label}")
+    best = measurements.best_of_front
+    note(f"pick of the search: trial {run.front.pick.number}")
+    note(
+        f"best of the front on the test part: trial {best.trial}, {best.label}; not attainable, "
+        "chosen with the labels of the test part"
+    )
 
 
 @app.command()
@@ -339,7 +357,7 @@ def info() -> None:
     packages = ("torch", "timm", "numpy", "pymoo", "optuna")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     if not _C.cuda_built:
-        cuda = "not built (no nvcc was found when autopatch was installed)"
+        cuda = "not built (no working nvcc was found at installation, or it was switched off)"
     elif torch.cuda.is_available():
         cuda = f"built, usable: {torch.cuda.get_device_name()}"
     else:

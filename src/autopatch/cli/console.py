@@ -36,7 +36,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """A table whose first column is text and whose others are figures."""
     result = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        if i == 0:
+            result.add_column(column, overflow="fold")
+        else:
+            # Figures are never cut; a heading may take two lines.
+            width = max((len(row[i]) for row in rows), default=0)
+            longest_word = max((len(word) for word in column.split()), default=0)
+            result.add_column(column, justify="right", min_width=max(width, longest_word))
     for row in rows:
         result.add_row(*row)
     console.print(result, markup=False)

@@ -23,7 +23,8 @@ from autopatch.report import (
     overlay,
     write_report,
 )
-from autopatch.search.run import DETECTOR, REPORT, Run, patchcore_setting
+from autopatch.search.measurements import Measurements, patchcore_setting
+from autopatch.search.run import DETECTOR, REPORT, Run
 from autopatch.supernet import TimmSupernet
 
 _IMAGES_AT_A_TIME = 64
@@ -69,10 +70,11 @@ def write_predictions(
     """
     scale = color_scale(detector)
     threshold = detector.threshold.value
+    features = detector.subnet.provenance
     anomalous = 0
     with new_folder(out) as folder, (folder / "scores.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["image", "score", "threshold", "verdict"])
+        table.writerow(["image", "score", "threshold", "verdict", "features"])
         for first in range(0, len(images), _IMAGES_AT_A_TIME):
             batch = images[first : first + _IMAGES_AT_A_TIME]
             prediction = detector.predict([path for path, _ in batch])
@@ -86,7 +88,7 @@ def write_predictions(
                 np.save(raw, anomaly_map)
                 verdict = "anomalous" if prediction.anomalous[i] else "good"
                 score = float(prediction.scores[i])
-                table.writerow([str(path), f"{score:.9g}", f"{threshold:.9g}", verdict])
+                table.writerow([str(path), f"{score:.9g}", f"{threshold:.9g}", verdict, features])
             anomalous += int(prediction.anomalous.sum())
             progress("predict", first + len(batch), len(images))
     return anomalous
@@ -123,7 +125,18 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
     """
     supernet = run.load_supernet()
     front = run.front
-    measured = run.measured()
+    detector = Detector.load(run.path / DETECTOR) if (run.path / DETECTOR).is_file() else None
+    measurements = Measurements.load(run)
+    notes = []
+    if measurements is None:
+        notes.append(f"No test figures yet: autopatch evaluate {run.path}")
+    elif detector is not None and not measurements.belongs_to(detector):
+        measurements = None
+        notes.append(
+            "The test figures belong to an earlier fit and are left out: "
+            f"autopatch evaluate {run.path}"
+        )
+    measured = measurements.rows if measurements is not None else ()
     on_front = {trial.number for trial in front.trials}
     tests = {row.trial: row.metrics for row in measured if row.kind == "front"}
     candidates = [
@@ -146,14 +159,13 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
             candidates.append(
                 Candidate(
                     number=None,
-                    label=patchcore.describe(supernet.levels),
+                    label=row.label,
                     total_flops=row.total_flops,
                     backbone_flops=supernet.flops(patchcore.levels, patchcore.image_size),
                     is_patchcore=True,
                     test=row.metrics,
                 )
             )
-    notes = [] if measured else [f"No test figures yet: autopatch evaluate {run.path}"]
     report = Report(
         dataset=run.source.data,
         space=f"{run.space.name}, {run.space.size():,} architectures",
@@ -170,15 +182,16 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
         ],
         notes=notes,
     )
-    if (run.path / DETECTOR).is_file():
-        report = _with_cases(run, supernet, report, progress)
+    if detector is not None:
+        report = _with_cases(run, supernet, detector, report, progress)
     else:
         notes.append(f"No fitted detector yet, so no pictures: autopatch fit {run.path}")
     return write_report(run.path / REPORT, report)
 
 
-def _with_cases(run: Run, supernet: TimmSupernet, report: Report, progress: Progress) -> Report:
-    detector = Detector.load(run.path / DETECTOR)
+def _with_cases(
+    run: Run, supernet: TimmSupernet, detector: Detector, report: Report, progress: Progress
+) -> Report:
     test = run.split.test
     prediction = detector.predict([sample.path for sample in test], progress=progress)
     cases = draw_cases(

@@ -56,6 +56,10 @@ class Split:
     test: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
 
+    def images(self) -> list[Path]:
+        """All images that have a role, each once, sorted."""
+        return sorted({sample.path for role in _ROLES for sample in getattr(self, role)})
+
     def to_json(self, root: Path) -> dict[str, Any]:
         """Gives the split as JSON values, with paths relative to `root`.
 

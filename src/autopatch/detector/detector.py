@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ class Prediction:
 
     Attributes:
         maps: Anomaly maps, `[N, S, S]`, float32: squared distances, not bounded.
-        scores: Image scores, `[N]`, float32: the maximum of each map.
+        scores: Image scores, `[N]`, float32: the maximum of each map. An image's score depends on
+            the images beside it by no more than rounding, some 1e-6 of its value.
         anomalous: Whether each score is above the threshold, `[N]`, bool.
     """
 
@@ -52,6 +55,7 @@ class Detector:
         calibration_scores: Image scores of the calibration images, `[n]`.
         usual_distance: Median over the pixels of the calibration maps, where a color scale starts.
         evaluation_size: Side of the anomaly maps.
+        fitted_on: `images_digest` of the images of bank and threshold.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Detector:
         calibration_scores: torch.Tensor,
         usual_distance: float,
         evaluation_size: int,
+        fitted_on: str,
     ) -> None:
         self.architecture = architecture
         self.subnet = subnet
@@ -72,6 +77,7 @@ class Detector:
         self.calibration_scores = calibration_scores
         self.usual_distance = usual_distance
         self.evaluation_size = evaluation_size
+        self.fitted_on = fitted_on
 
     @classmethod
     def fit(
@@ -99,20 +105,21 @@ class Detector:
             progress: Told of every batch of images.
 
         Raises:
-            InputError: An image cannot be read, or a list is empty.
+            InputError: An image cannot be read, a list is empty, or the architecture is that of
+                another backbone.
         """
+        if architecture.supernet != supernet.name:
+            raise InputError(
+                f"the architecture is of {architecture.supernet}, the backbone is {supernet.name}"
+            )
         if not images:
             raise InputError("`images` is empty, expected good images to fit the bank on")
         if not calibration:
             raise InputError("`calibration` is empty, expected good images for the threshold")
         subnet = supernet.get_active_subnet(architecture.levels)
-        feature_maps = [
-            torch.cat(maps).contiguous(memory_format=torch.channels_last)
-            for maps in zip(
-                *_feature_maps(subnet, architecture.image_size, images, "fit", progress),
-                strict=True,
-            )
-        ]
+        feature_maps = stack_maps(
+            _feature_maps(subnet, architecture.image_size, images, "fit", progress), len(images)
+        )
         memory = MemoryBank.fit(
             feature_maps, architecture.patch_sizes, bank_size=architecture.bank_size, seed=seed
         )
@@ -133,6 +140,7 @@ class Detector:
             calibration_scores=scores,
             usual_distance=float(maps.median()),
             evaluation_size=evaluation_size,
+            fitted_on=images_digest([*images, *calibration]),
         )
 
     @property
@@ -189,6 +197,7 @@ class Detector:
             "threshold": asdict(self.threshold),
             "usual_distance": self.usual_distance,
             "evaluation_size": self.evaluation_size,
+            "fitted_on": self.fitted_on,
         }
         unfinished = path.with_name(f".{path.name}.partial")
         try:
@@ -219,21 +228,65 @@ class Detector:
                 for name, value in tensors.items()
                 if name.startswith(_SUBNET_PREFIX)
             }
-            return cls(
+            detector = cls(
                 architecture=architecture,
                 subnet=Subnet.restore(document["subnet"], state),
                 memory=MemoryBank(tensors["bank"], architecture.patch_sizes),
                 threshold=Threshold(**threshold),
                 calibration_scores=tensors["calibration_scores"],
-                usual_distance=document["usual_distance"],
-                evaluation_size=document["evaluation_size"],
+                usual_distance=float(document["usual_distance"]),
+                evaluation_size=int(document["evaluation_size"]),
+                fitted_on=str(document["fitted_on"]),
             )
+            detector._check()
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: a detector file with a damaged header ({type(error).__name__}: {error})"
             ) from error
+        return detector
+
+    def _check(self) -> None:
+        """Raises ValueError where the parts do not belong together."""
+        levels = tuple(level.index for level in self.subnet.levels)
+        if levels != self.architecture.levels:
+            raise ValueError(f"levels {levels} for those of {self.architecture}")
+        channels = sum(level.channels for level in self.subnet.levels)
+        if self.memory.bank.shape[1] != channels:
+            raise ValueError(f"a bank of {self.memory.bank.shape[1]} columns, expected {channels}")
+        numbers = (self.threshold.value, self.usual_distance)
+        if not all(math.isfinite(number) for number in numbers) or self.evaluation_size < 1:
+            raise ValueError("numbers out of range")
+
+
+def images_digest(paths: Sequence[Path]) -> str:
+    """Hash of the contents of images, in any order and wherever they lie.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    try:
+        digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in paths)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[torch.Tensor]:
+    """Feature maps of `count` images, channels last, from batches; without a second copy of all."""
+    stacked: list[torch.Tensor] = []
+    first = 0
+    for batch in batches:
+        if not stacked:
+            stacked = [
+                torch.empty((count, *m.shape[1:]), dtype=m.dtype, memory_format=torch.channels_last)
+                for m in batch
+            ]
+        for whole, part in zip(stacked, batch, strict=True):
+            whole[first : first + len(part)] = part
+        first += len(batch[0])
+    return stacked
 
 
 def _feature_maps(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from autopatch import _C
+from autopatch.errors import InputError
+from autopatch.kernels import _checks
 
 Operator = Callable[..., Any]
 
@@ -75,6 +77,7 @@ def _nearest_outputs(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch
 def _nearest_cpu(
     queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _checks.check_nearest(queries, bank, k)
     queries, bank = queries.contiguous(), bank.contiguous()
     if not bank_is_finite:
         check_finite("bank", bank, num_threads)
@@ -101,6 +104,7 @@ def _nearest_cuda(
             "autopatch was built without CUDA, so `queries` on a GPU cannot be searched; "
             "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move the tensors with .cpu()"
         )
+    _checks.check_nearest(queries, bank, k)
     with torch.cuda.device_of(queries):
         queries, bank = queries.contiguous(), bank.contiguous()
         if not bank_is_finite:
@@ -120,8 +124,8 @@ def _nearest_cuda(
     missing = (indices[:, -1] < 0).nonzero()
     if len(missing):
         raise ValueError(
-            f"row {int(missing[0])} of `queries` has no finite squared distance to `bank`: it "
-            "holds NaN, infinity or values beyond the range of float32"
+            f"row {int(missing[0])} of `queries` has fewer than `k` finite squared distances to "
+            "`bank`: it holds NaN, infinity or values beyond the range of float32"
         )
     return distances, indices
 
@@ -129,6 +133,7 @@ def _nearest_cuda(
 def _nearest_fake(
     queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _checks.check_nearest(queries, bank, k)
     return _nearest_outputs(queries, k)
 
 
@@ -151,9 +156,10 @@ def _coreset_outputs(features: torch.Tensor, count: int) -> tuple[torch.Tensor, 
 def _coreset_cpu(
     features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _checks.check_coreset(features, count, None if start == -1 else start)
     features = features.contiguous()
     check_finite("features", features, num_threads)
-    if start < 0:
+    if start == -1:
         generator = torch.Generator().manual_seed(seed)
         start = int(torch.randint(features.shape[0], (), generator=generator))
     indices, radii = _coreset_outputs(features, count)
@@ -173,6 +179,7 @@ def _coreset_cpu(
 def _coreset_fake(
     features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _checks.check_coreset(features, count, None if start == -1 else start)
     return _coreset_outputs(features, count)
 
 
@@ -187,9 +194,25 @@ define(
 # --- aggregate_patches -------------------------------------------------------------------------
 
 
-def _aggregate_output(feature_maps: list[torch.Tensor], height: int, width: int) -> torch.Tensor:
+def _aggregate_output(
+    feature_maps: list[torch.Tensor], patch_sizes: list[int], height: int, width: int
+) -> torch.Tensor:
+    _checks.check_aggregate(feature_maps, patch_sizes)
+    _checks.check_out_size(height, width)
     rows = feature_maps[0].shape[0] * height * width
     return feature_maps[0].new_empty((rows, sum(m.shape[1] for m in feature_maps)))
+
+
+def _check_aggregate_out(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    out: torch.Tensor,
+) -> None:
+    _checks.check_aggregate(feature_maps, patch_sizes)
+    _checks.check_out_size(height, width)
+    _checks.check_aggregate_out(feature_maps, height, width, out)
 
 
 def _aggregate_out_cpu(
@@ -200,6 +223,7 @@ def _aggregate_out_cpu(
     out: torch.Tensor,
     num_threads: int,
 ) -> None:
+    _check_aggregate_out(feature_maps, patch_sizes, height, width, out)
     levels = []
     for feature_map, patch_size in zip(feature_maps, patch_sizes, strict=True):
         # Either layout is read in place; anything else is copied into the faster one.
@@ -234,7 +258,7 @@ def _aggregate_out_fake(
     out: torch.Tensor,
     num_threads: int,
 ) -> None:
-    return None
+    _check_aggregate_out(feature_maps, patch_sizes, height, width, out)
 
 
 def _aggregate_cpu(
@@ -244,7 +268,7 @@ def _aggregate_cpu(
     width: int,
     num_threads: int,
 ) -> torch.Tensor:
-    out = _aggregate_output(feature_maps, height, width)
+    out = _aggregate_output(feature_maps, patch_sizes, height, width)
     _aggregate_out_cpu(feature_maps, patch_sizes, height, width, out, num_threads)
     return out
 
@@ -256,7 +280,7 @@ def _aggregate_fake(
     width: int,
     num_threads: int,
 ) -> torch.Tensor:
-    return _aggregate_output(feature_maps, height, width)
+    return _aggregate_output(feature_maps, patch_sizes, height, width)
 
 
 define(
@@ -287,6 +311,9 @@ def _metrics_cpu(
     num_types: int,
     num_threads: int,
 ) -> torch.Tensor:
+    _checks.check_metrics(scores, masks, type_indices)
+    if len(type_indices) and not -1 <= type_indices.min() <= type_indices.max() < num_types:
+        raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
     scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
     out = _metrics_output(scores)
     _C.pixel_metrics(
@@ -311,6 +338,7 @@ def _metrics_fake(
     num_types: int,
     num_threads: int,
 ) -> torch.Tensor:
+    _checks.check_metrics(scores, masks, type_indices)
     return _metrics_output(scores)
 
 
@@ -325,4 +353,4 @@ if "AUTOPATCH_ISA" in os.environ:
     try:
         _C.set_active_isa(os.environ["AUTOPATCH_ISA"])
     except ValueError as error:
-        raise ValueError(f"AUTOPATCH_ISA: {error}") from None
+        raise InputError(f"AUTOPATCH_ISA: {error}") from None

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from autopatch.kernels import _library  # noqa: F401  (registers the operators)
+from autopatch.kernels import _checks, _library  # noqa: F401  (_library registers operators)
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
-
-MAX_PATCH_SIZE = 16
 
 
 def aggregate_patches(
@@ -48,17 +46,8 @@ def aggregate_patches(
             left of a map after pooling. No images give no rows, no channels no columns.
     """
     tensors = [to_float32(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
-    if not tensors:
-        raise ValueError("`feature_maps` is empty")
-    if len(patch_sizes) != len(tensors):
-        raise ValueError(
-            f"`patch_sizes` has {len(patch_sizes)} entries, `feature_maps` has {len(tensors)}"
-        )
-    for i, (tensor, patch_size) in enumerate(zip(tensors, patch_sizes, strict=True)):
-        _check_map(i, tensor, patch_size, tensors[0].shape[0])
+    _checks.check_aggregate(tensors, patch_sizes)
     height, width = out_size or _largest(tensors)
-    if height < 1 or width < 1:
-        raise ValueError(f"`out_size` is {(height, width)}, expected at least (1, 1)")
     threads = check_threads(num_threads)
     if out is None:
         result = torch.ops.autopatch.aggregate_patches(
@@ -68,15 +57,6 @@ def aggregate_patches(
     target = to_tensor("out", out)
     if isinstance(out, np.ndarray) and not (out.flags.writeable and out.flags.c_contiguous):
         raise ValueError("`out` is read-only or not contiguous")
-    if target.dtype != torch.float32:
-        raise TypeError(
-            f"`out` has dtype {str(target.dtype).removeprefix('torch.')}, expected float32"
-        )
-    shape = [tensors[0].shape[0] * height * width, sum(t.shape[1] for t in tensors)]
-    if list(target.shape) != shape or not target.is_contiguous():
-        raise ValueError(
-            f"`out` has shape {list(target.shape)}, expected {shape} without gaps between rows"
-        )
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, target)):
         raise RuntimeError("autopatch::aggregate_patches_out has no gradient")
     torch.ops.autopatch.aggregate_patches_out(
@@ -92,22 +72,3 @@ def _largest(tensors: list[torch.Tensor]) -> tuple[int, int]:
         if (tensor.shape[2], tensor.shape[3]) > (height, width):
             height, width = tensor.shape[2], tensor.shape[3]
     return height, width
-
-
-def _check_map(i: int, tensor: torch.Tensor, patch_size: int, images: int) -> None:
-    if tensor.ndim != 4:
-        raise ValueError(
-            f"`feature_maps[{i}]` has shape {list(tensor.shape)}, expected [N, C, H, W]"
-        )
-    if tensor.shape[0] != images:
-        raise ValueError(
-            f"`feature_maps[{i}]` holds {tensor.shape[0]} images, `feature_maps[0]` {images}"
-        )
-    if not 1 <= patch_size <= MAX_PATCH_SIZE:
-        raise ValueError(f"`patch_sizes[{i}]` is {patch_size}, expected 1 to {MAX_PATCH_SIZE}")
-    shrink = 1 - patch_size % 2
-    if tensor.shape[2] <= shrink or tensor.shape[3] <= shrink:
-        raise ValueError(
-            f"`feature_maps[{i}]` has shape {list(tensor.shape)}: nothing is left after pooling "
-            f"with patch size {patch_size}"
-        )

@@ -43,13 +43,8 @@ def greedy_coreset(
             out of range.
     """
     tensor = to_float32("features", features)
-    if tensor.ndim != 2:
-        raise ValueError(f"`features` has shape {list(tensor.shape)}, expected two dimensions")
-    rows = tensor.shape[0]
-    if not 1 <= count <= rows:
-        raise ValueError(f"`count` is {count}, expected 1 to the {rows} rows of `features`")
-    if start is not None and not 0 <= start < rows:
-        raise ValueError(f"`start` is {start}, expected 0 to {rows - 1}")
+    if start is not None and start < 0:
+        raise ValueError(f"`start` is {start}, expected 0 or more")
     indices, radii = torch.ops.autopatch.greedy_coreset(
         tensor, count, -1 if start is None else start, seed, check_threads(num_threads)
     )

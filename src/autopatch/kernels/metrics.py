@@ -78,22 +78,6 @@ def pixel_metrics(
             "expected float32, float64, float16, bfloat16 or uint8"
         )
     mask_tensor = to_tensor("masks", masks)
-    if mask_tensor.dtype not in (torch.bool, torch.uint8):
-        raise TypeError(
-            f"`masks` has dtype {str(mask_tensor.dtype).removeprefix('torch.')}, "
-            "expected bool or uint8"
-        )
-    if score_tensor.ndim != 3:
-        raise ValueError(f"`scores` has shape {list(score_tensor.shape)}, expected [N, H, W]")
-    if mask_tensor.shape != score_tensor.shape:
-        raise ValueError(
-            f"`masks` has shape {list(mask_tensor.shape)}, "
-            f"`scores` has shape {list(score_tensor.shape)}"
-        )
-    if len(types) != len(score_tensor):
-        raise ValueError(
-            f"`types` has {len(types)} entries, `scores` has {len(score_tensor)} images"
-        )
     anomaly_types = sorted(set(types) - {NORMAL_TYPE})
     index = {NORMAL_TYPE: -1, **{name: i for i, name in enumerate(anomaly_types)}}
     values = torch.ops.autopatch.pixel_metrics(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autopatch.kernels import _library
+from autopatch.kernels import _checks, _library
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32
 
 
@@ -20,9 +20,8 @@ class NearestNeighborIndex:
     """
 
     def __init__(self, bank: Array) -> None:
-        tensor = _check_matrix("bank", bank)
-        if not tensor.shape[0]:
-            raise ValueError("`bank` has no rows")
+        tensor = to_float32("bank", bank)
+        _checks.check_bank(tensor)
         self.bank = tensor.detach().contiguous()
         _library.check_finite("bank", self.bank, num_threads=0)
 
@@ -63,27 +62,12 @@ def nearest_neighbors(
         ValueError: Shapes or devices do not fit, `k` is out of range, or a query or the bank holds
             NaN, infinity or values whose squared distance exceeds float32.
     """
-    query_tensor = _check_matrix("queries", queries)
+    query_tensor = to_float32("queries", queries)
     if isinstance(bank, NearestNeighborIndex):
         bank_tensor, bank_is_finite = bank.bank, True
     else:
-        bank_tensor, bank_is_finite = _check_matrix("bank", bank), False
-    if query_tensor.shape[1] != bank_tensor.shape[1]:
-        raise ValueError(
-            f"`queries` has {query_tensor.shape[1]} columns, `bank` has {bank_tensor.shape[1]}"
-        )
-    if query_tensor.device != bank_tensor.device:
-        raise ValueError(f"`queries` is on {query_tensor.device}, `bank` on {bank_tensor.device}")
-    if not 1 <= k <= bank_tensor.shape[0]:
-        raise ValueError(f"`k` is {k}, expected 1 to the {bank_tensor.shape[0]} rows of `bank`")
+        bank_tensor, bank_is_finite = to_float32("bank", bank), False
     distances, indices = torch.ops.autopatch.nearest_neighbors(
         query_tensor, bank_tensor, k, bank_is_finite, check_threads(num_threads)
     )
     return like(distances, queries), like(indices, queries)
-
-
-def _check_matrix(name: str, array: Array) -> torch.Tensor:
-    tensor = to_float32(name, array)
-    if tensor.ndim != 2:
-        raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected two dimensions")
-    return tensor

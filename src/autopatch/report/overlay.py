@@ -312,7 +312,7 @@ def _resized_scores(scores: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 def _grown(region: BoolArray, steps: int) -> BoolArray:
     """Adds the 8-connected and 4-connected neighbors in turn, which keeps corners round."""
-    grown = region.copy()
+    grown: BoolArray = region.copy()
     for step in range(steps):
         before = grown.copy()
         grown[1:] |= before[:-1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from autopatch.data import EVALUATION_SIZE, Sample, load_images, load_masks
-from autopatch.detector import MemoryBank, score_maps, total_flops
+from autopatch.detector import MemoryBank, score_maps, stack_maps, total_flops
 from autopatch.search.evaluation import Evaluation
 from autopatch.supernet import Architecture, TimmSupernet
 
@@ -21,13 +21,13 @@ class FeatureMaps:
 
     The backbone is the same for every candidate, so its maps depend on the image size alone. Maps
     of all levels are kept by image size, least recently used ones dropped first, within
-    `cache_bytes`; a size that does not fit on its own is computed anew each time, for the levels
-    asked for.
+    `cache_bytes`; maps of a size that does not fit on its own are computed anew each time, for the
+    levels asked for, and let go with the candidate. What is in use is in memory whatever the limit.
 
     Args:
         supernet: The backbone.
         samples: The images.
-        cache_bytes: Memory for maps.
+        cache_bytes: Memory for maps that are kept.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class FeatureMaps:
 
     def _compute(self, image_size: int, levels: Sequence[int]) -> list[torch.Tensor]:
         subnet = self._supernet.get_active_subnet(levels)
-        batches = []
-        with torch.inference_mode():
+
+        def batches() -> Iterator[list[torch.Tensor]]:
             for first in range(0, len(self._paths), _IMAGES_AT_A_TIME):
                 images = load_images(self._paths[first : first + _IMAGES_AT_A_TIME], image_size)
-                batches.append(subnet(subnet.normalize(images)))
-            return [
-                torch.cat(maps).contiguous(memory_format=torch.channels_last)
-                for maps in zip(*batches, strict=True)
-            ]
+                with torch.inference_mode():
+                    maps: list[torch.Tensor] = subnet(subnet.normalize(images))
+                yield maps
+
+        return stack_maps(batches(), len(self._paths))
 
 
 class CandidateEvaluator:
@@ -85,7 +85,7 @@ class CandidateEvaluator:
         scored: Labelled images for the metrics.
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
-        cache_bytes: Memory for feature maps.
+        cache_bytes: Memory for feature maps that are kept.
     """
 
     def __init__(

@@ -1,24 +1,21 @@
-"""The run folder of a search: its record, its split, and what is made of them later."""
+"""The run folder of a search: its record, its split, and where its inputs come from."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import math
 import shutil
-import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import Split, load_images, load_masks
-from autopatch.detector import MAX_CORESET_SAMPLE, Detector, Progress, score_maps
+from autopatch.data import Split
+from autopatch.detector import images_digest
 from autopatch.errors import InputError
-from autopatch.search.candidates import CandidateEvaluator
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.study import INTERRUPTED, Study, load_settings, load_trials
 from autopatch.supernet import Architecture, SearchSpace, TimmSupernet, load_supernet
@@ -26,7 +23,6 @@ from autopatch.supernet import Architecture, SearchSpace, TimmSupernet, load_sup
 STUDY = "study.db"
 SPLIT = "split.json"
 DETECTOR = "detector.safetensors"
-EVALUATION = "evaluation.json"
 REPORT = "report"
 LOCK = ".lock"
 
@@ -90,31 +86,6 @@ def sha256(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A detector on the test part.
-
-    Attributes:
-        name: What it is.
-        kind: "pick", "patchcore" or "front".
-        trial: Number of the trial it comes from, None for the PatchCore setting.
-        total_flops: FLOPs an image.
-        metrics: By name.
-        milliseconds: Median time of one decoded image, None where it was not taken.
-    """
-
-    name: str
-    kind: str
-    trial: int | None
-    total_flops: int
-    metrics: Mapping[str, float]
-    milliseconds: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As values that JSON can hold."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -199,24 +170,6 @@ class Run:
         """The backbone of the search."""
         return self.source.load_supernet(seed=self.seed)
 
-    def measured(self) -> list[Measured]:
-        """What `evaluate_run` found, if it has run and been written.
-
-        Raises:
-            InputError: The file is damaged.
-        """
-        path = self.path / EVALUATION
-        if not path.is_file():
-            return []
-        try:
-            return [Measured(**row) for row in json.loads(path.read_text())["rows"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); run evaluate again") from error
-
-    def write_measured(self, rows: Sequence[Measured]) -> Path:
-        """Writes what `evaluate_run` found; the file appears whole or not at all."""
-        return _write_json(self.path / EVALUATION, {"rows": [row.to_json() for row in rows]})
-
 
 @contextmanager
 def open_search(
@@ -255,19 +208,33 @@ def open_search(
             "shots": split.shots,
             "reserve": split.reserve,
             "protocol": split.protocol,
+            "images_sha256": images_digest(split.images()),
+            "versions": {name: version(name) for name in ("pymoo", "timm", "torch")},
         },
     }
     if not resume:
         _create(path, split.to_json(Path(source.data)), plan)
     elif not (path / STUDY).is_file():
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
-    with _only_searcher(path), Study.resume(path / STUDY, **plan) as study:
-        if _read_split(path / SPLIT, Path(source.data)) != split:
-            raise InputError(
-                f"{path / SPLIT}: not the split that {source.data} gives now: images were added, "
-                "removed or renamed since the search began"
-            )
-        yield study
+    with _only_searcher(path):
+        if resume:
+            _check_split(path / SPLIT, split, Path(source.data))
+        with Study.resume(path / STUDY, **plan) as study:
+            yield study
+
+
+def _check_split(path: Path, split: Split, root: Path) -> None:
+    stored = _read_split(path, root)
+    same_request = all(
+        getattr(stored, name) == getattr(split, name)
+        for name in ("protocol", "seed", "shots", "reserve")
+    )
+    # Where the request differs, the record knows by which setting.
+    if same_request and stored != split:
+        raise InputError(
+            f"{path}: not the split that {root} gives now: images or groups were changed since the "
+            "search began"
+        )
 
 
 @contextmanager
@@ -290,7 +257,7 @@ def _create(path: Path, split: Mapping[str, Any], plan: Mapping[str, Any]) -> No
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        _write_json(unfinished / SPLIT, split)
+        write_json(unfinished / SPLIT, split)
         Study.create(unfinished / STUDY, **plan).close()
         unfinished.replace(path)
     except OSError as error:
@@ -307,125 +274,15 @@ def _read_split(path: Path, root: Path) -> Split:
     return Split.from_json(document, root)
 
 
-def _write_json(path: Path, document: Mapping[str, Any]) -> Path:
+def write_json(path: Path, document: Mapping[str, Any]) -> Path:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.partial")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n")
-    return unfinished.replace(path)
-
-
-def baselines(space: SearchSpace, supernet: TimmSupernet, split: Split) -> tuple[Architecture, ...]:
-    """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
-    so that the pick is never worse than that on the validation part; nothing if the space lacks it.
-    """
-    setting = patchcore_setting(supernet, split)
-    if setting is None:
-        return ()
-    sizes = space.choices("bank_size")
-    if not sizes or setting.bank_size is None:
-        return ()
-    wanted = setting.bank_size
-    nearest = replace(setting, bank_size=min(sizes, key=lambda size: abs(size - wanted)))
     try:
-        space.encode(nearest)
-    except InputError:
-        return ()
-    return (nearest,)
-
-
-def patchcore_setting(supernet: TimmSupernet, split: Split) -> Architecture | None:
-    """The PatchCore setting of a backbone: levels of stride 8 and 16, patch size 3, a coreset of
-    10 % of the patches of the fit images; None if the backbone lacks such levels."""
-    architecture = supernet.patchcore(bank_size=None)
-    if architecture is None:
-        return None
-    positions = math.prod(supernet.grid(architecture.levels, architecture.image_size))
-    patches = len(split.fit) * positions
-    bank_size = min(max(round(patches / 10), 1), MAX_CORESET_SAMPLE)
-    return replace(architecture, bank_size=bank_size)
-
-
-def fit_detector(
-    run: Run,
-    supernet: TimmSupernet,
-    architecture: Architecture,
-    *,
-    false_alarm_rate: float = 0.05,
-    progress: Progress | None = None,
-) -> Detector:
-    """Fits an architecture on the run's good images and calibrates it on those kept for that."""
-    return Detector.fit(
-        supernet,
-        architecture,
-        [sample.path for sample in run.split.fit],
-        calibration=[sample.path for sample in run.split.calibration],
-        false_alarm_rate=false_alarm_rate,
-        seed=run.seed,
-        progress=progress,
-    )
-
-
-def evaluate_run(
-    run: Run, detector: Detector, *, progress: Progress | None = None
-) -> list[Measured]:
-    """Measures the fitted detector, the PatchCore setting, and every trial of the front.
-
-    The test part is used for nothing before this. The best of the front by test rwAP is not a
-    result one can have: it is chosen with the test labels, and shows what choosing costs.
-
-    Returns:
-        The fitted detector, the PatchCore setting if the backbone has one, then the front by
-        ascending total FLOPs.
-    """
-    supernet = run.load_supernet()
-    rows = [_measured("fitted detector", "pick", run, detector, progress)]
-    architecture = patchcore_setting(supernet, run.split)
-    if architecture is not None:
-        baseline = fit_detector(run, supernet, architecture, progress=progress)
-        rows.append(_measured("PatchCore setting", "patchcore", run, baseline, progress))
-    evaluator = CandidateEvaluator(
-        supernet, fit=run.split.fit, scored=run.split.test, seed=run.seed
-    )
-    trials = run.front.trials
-    for done, trial in enumerate(trials):
-        if progress is not None:
-            progress("front on the test part", done, len(trials))
-        evaluation = evaluator(trial.architecture)
-        rows.append(
-            Measured(
-                name=f"trial {trial.number}",
-                kind="front",
-                trial=trial.number,
-                total_flops=evaluation.total_flops,
-                metrics=evaluation.metrics,
-                milliseconds=None,
-            )
-        )
-    if progress is not None:
-        progress("front on the test part", len(trials), len(trials))
-    return rows
-
-
-_TIMED_IMAGES = 20
-
-
-def _measured(
-    name: str, kind: str, run: Run, detector: Detector, progress: Progress | None
-) -> Measured:
-    test = run.split.test
-    paths = [sample.path for sample in test]
-    maps = detector.predict(paths, progress=progress).maps
-    images = load_images(paths[:_TIMED_IMAGES], detector.architecture.image_size)
-    seconds = []
-    for image in images.split(1):
-        started = time.perf_counter()
-        detector.predict(image)
-        seconds.append(time.perf_counter() - started)
-    masks = load_masks(test, detector.evaluation_size)
-    return Measured(
-        name=name,
-        kind=kind,
-        trial=None,
-        total_flops=detector.total_flops,
-        metrics=score_maps(maps, masks, [sample.type for sample in test]),
-        milliseconds=1e3 * statistics.median(seconds),
-    )
+        unfinished.write_text(json.dumps(document, indent=1) + "\n")
+        return unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -127,7 +127,7 @@ class SearchSpace:
             for gene in self.genes
             if gene.field == field
             for choice in gene.choices
-            if isinstance(choice, int)
+            if type(choice) is int
         ]
 
     def decode(self, genome: Sequence[int]) -> Architecture:

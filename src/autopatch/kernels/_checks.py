@@ -1,0 +1,114 @@
+"""What the operators ask of shapes, dtypes and devices before an address crosses the border.
+
+Implementations and fakes call these, so that neither a direct call of `torch.ops.autopatch.*` nor a
+compiled graph reaches memory that is not theirs. Values (NaN, infinity) are checked by the
+implementations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+MAX_PATCH_SIZE = 16
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """Such as "float64"."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"`{name}` has dtype {dtype_name(tensor)}, expected {expected}")
+
+
+def _check_matrix(name: str, tensor: torch.Tensor) -> None:
+    check_dtype(name, tensor, torch.float32)
+    if tensor.ndim != 2:
+        raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected two dimensions")
+
+
+def check_bank(bank: torch.Tensor) -> None:
+    _check_matrix("bank", bank)
+    if bank.shape[0] == 0:
+        raise ValueError("`bank` has no rows")
+
+
+def check_nearest(queries: torch.Tensor, bank: torch.Tensor, k: int) -> None:
+    _check_matrix("queries", queries)
+    _check_matrix("bank", bank)
+    if queries.shape[1] != bank.shape[1]:
+        raise ValueError(f"`queries` has {queries.shape[1]} columns, `bank` has {bank.shape[1]}")
+    if queries.device != bank.device:
+        raise ValueError(f"`queries` is on {queries.device}, `bank` on {bank.device}")
+    if not 1 <= k <= bank.shape[0]:
+        raise ValueError(f"`k` is {k}, expected 1 to the {bank.shape[0]} rows of `bank`")
+
+
+def check_coreset(features: torch.Tensor, count: int, start: int | None) -> None:
+    _check_matrix("features", features)
+    rows = features.shape[0]
+    if not 1 <= count <= rows:
+        raise ValueError(f"`count` is {count}, expected 1 to the {rows} rows of `features`")
+    if start is not None and not 0 <= start < rows:
+        raise ValueError(f"`start` is {start}, expected 0 to {rows - 1}")
+
+
+def check_aggregate(feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[int]) -> None:
+    if not feature_maps:
+        raise ValueError("`feature_maps` is empty")
+    if len(patch_sizes) != len(feature_maps):
+        raise ValueError(
+            f"`patch_sizes` has {len(patch_sizes)} entries, `feature_maps` has {len(feature_maps)}"
+        )
+    images = feature_maps[0].shape[0]
+    for i, (tensor, patch_size) in enumerate(zip(feature_maps, patch_sizes, strict=True)):
+        name = f"feature_maps[{i}]"
+        check_dtype(name, tensor, torch.float32)
+        if tensor.ndim != 4:
+            raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected [N, C, H, W]")
+        if tensor.shape[0] != images:
+            raise ValueError(f"`{name}` holds {tensor.shape[0]} images, `feature_maps[0]` {images}")
+        if not 1 <= patch_size <= MAX_PATCH_SIZE:
+            raise ValueError(f"`patch_sizes[{i}]` is {patch_size}, expected 1 to {MAX_PATCH_SIZE}")
+        shrink = 1 - patch_size % 2
+        if tensor.shape[2] <= shrink or tensor.shape[3] <= shrink:
+            raise ValueError(
+                f"`{name}` has shape {list(tensor.shape)}: nothing is left after pooling with "
+                f"patch size {patch_size}"
+            )
+
+
+def check_aggregate_out(
+    feature_maps: Sequence[torch.Tensor], height: int, width: int, out: torch.Tensor
+) -> None:
+    check_dtype("out", out, torch.float32)
+    shape = [feature_maps[0].shape[0] * height * width, sum(m.shape[1] for m in feature_maps)]
+    if list(out.shape) != shape or not out.is_contiguous():
+        raise ValueError(
+            f"`out` has shape {list(out.shape)}, expected {shape} without gaps between rows"
+        )
+
+
+def check_out_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"`out_size` is {(height, width)}, expected at least (1, 1)")
+
+
+def check_metrics(scores: torch.Tensor, masks: torch.Tensor, type_indices: torch.Tensor) -> None:
+    check_dtype("scores", scores, torch.float32, torch.float64)
+    check_dtype("masks", masks, torch.bool, torch.uint8)
+    check_dtype("type_indices", type_indices, torch.int32)
+    if scores.ndim != 3:
+        raise ValueError(f"`scores` has shape {list(scores.shape)}, expected [N, H, W]")
+    if masks.shape != scores.shape:
+        raise ValueError(
+            f"`masks` has shape {list(masks.shape)}, `scores` has shape {list(scores.shape)}"
+        )
+    if list(type_indices.shape) != [scores.shape[0]]:
+        raise ValueError(
+            f"`types` has {type_indices.numel()} entries, `scores` has {scores.shape[0]} images"
+        )
