@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -23,6 +24,37 @@ inline void relax() {
 #endif
 }
 
+// One call of parallel_for. Threads claim tasks one by one, so that a worker which the system keeps
+// waiting holds up nobody: the others do its share, and it finds nothing left when it comes.
+struct Job {
+  Job(std::int64_t num_tasks, int num_helpers, const std::function<void(std::int64_t)>& function)
+      : count(num_tasks), places(num_helpers), task(function) {}
+
+  void take_tasks() {
+    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      if (!failed.load(std::memory_order_relaxed)) {
+        try {
+          task(i);
+        } catch (...) {
+          const std::lock_guard<std::mutex> lock(error_mutex);
+          if (!failed.exchange(true)) error = std::current_exception();
+        }
+      }
+      done.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  const std::int64_t count;
+  std::atomic<int> places;  // workers that may still join
+  // Only called for a claimed task, and the caller stays until every claimed task is done.
+  const std::function<void(std::int64_t)>& task;
+  std::atomic<std::int64_t> next{0};
+  std::atomic<std::int64_t> done{0};
+  std::atomic<bool> failed{false};
+  std::mutex error_mutex;
+  std::exception_ptr error;
+};
+
 class ThreadPool {
  public:
   bool try_enter() { return entrance_.try_lock(); }
@@ -30,77 +62,52 @@ class ThreadPool {
 
   /// The caller must have entered.
   void run(std::int64_t count, int helpers, const std::function<void(std::int64_t)>& task) {
-    while (size_ < helpers) {
-      std::thread([this, id = size_] { work(id); }).detach();
-      ++size_;
+    for (; size_ < helpers; ++size_) {
+      std::thread([this] { work(); }).detach();
     }
-    task_ = &task;
-    count_ = count;
-    next_.store(0, std::memory_order_relaxed);
-    error_ = nullptr;
-    busy_.store(helpers, std::memory_order_relaxed);
+    const auto job = std::make_shared<Job>(count, helpers, task);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      helpers_ = helpers;
+      job_ = job;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    take_tasks();
-    for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin) {
+    job->take_tasks();
+    for (int spin = 0; job->done.load(std::memory_order_acquire) < count; ++spin) {
       if (spin < kSpins) {
         relax();
       } else {
         std::this_thread::yield();
       }
     }
-    if (error_) std::rethrow_exception(error_);
+    if (job->error) std::rethrow_exception(job->error);
   }
 
  private:
-  void take_tasks() {
-    try {
-      for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
-        (*task_)(i);
-      }
-    } catch (...) {
-      next_.store(count_, std::memory_order_relaxed);
-      const std::lock_guard<std::mutex> lock(error_mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-
-  void work(int id) {
+  void work() {
     std::uint64_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
            ++spin) {
         relax();
       }
-      bool mine;
+      std::shared_ptr<Job> job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
         seen = generation_.load(std::memory_order_relaxed);
-        mine = id < helpers_;
+        job = job_;
       }
-      if (!mine) continue;
-      take_tasks();
-      busy_.fetch_sub(1, std::memory_order_release);
+      if (job->places.fetch_sub(1, std::memory_order_relaxed) > 0) job->take_tasks();
     }
   }
 
   std::mutex entrance_;
   std::mutex mutex_;
-  std::mutex error_mutex_;
   std::condition_variable wake_;
   std::atomic<std::uint64_t> generation_{0};
-  std::atomic<std::int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  std::shared_ptr<Job> job_;
   int size_ = 0;
-  int helpers_ = 0;
-  std::int64_t count_ = 0;
-  const std::function<void(std::int64_t)>* task_ = nullptr;
-  std::exception_ptr error_;
 };
 
 // Never destroyed: workers sleep in it until the process ends. After a fork the child has none of
