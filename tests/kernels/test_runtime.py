@@ -55,7 +55,7 @@ def test_autopatch_isa_lowers_the_level_or_is_an_error(level: str) -> None:
         assert result.returncode != 0
         last = result.stderr.strip().splitlines()[-1]
         assert last == (
-            f"InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported here: "
+            f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported here: "
             f"this CPU has {detected}"
         )
 
@@ -70,7 +70,7 @@ def test_unknown_autopatch_isa_is_an_error(level: str) -> None:
     result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
     assert result.returncode != 0
     assert result.stderr.strip().splitlines()[-1] == (
-        f"InputError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
+        f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
         "expected generic, avx2 or avx512"
     )
 
