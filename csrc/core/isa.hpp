@@ -22,4 +22,26 @@ Isa active_isa();
 /// Throws std::invalid_argument for an unknown name or a level above `detected_isa()`.
 void set_active_isa(const std::string& name);
 
+/// The one of a kernel's instances that the active level asks for.
+template <typename Kernel>
+Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512) {
+  switch (active_isa()) {
+    case Isa::avx512:
+      return avx512;
+    case Isa::avx2:
+      return avx2;
+    case Isa::generic:
+      break;
+  }
+  return generic;
+}
+
 }  // namespace autopatch
+
+/// As `for_active_isa`, for the instances `name`_generic and so on that this platform has.
+#ifdef AUTOPATCH_X86_LEVELS
+#define AUTOPATCH_KERNEL(name) \
+  ::autopatch::for_active_isa(name##_generic, name##_avx2, name##_avx512)
+#else
+#define AUTOPATCH_KERNEL(name) name##_generic
+#endif

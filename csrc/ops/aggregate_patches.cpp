@@ -10,20 +10,6 @@
 namespace autopatch {
 namespace {
 
-AggregateLevel kernel() {
-#ifdef AUTOPATCH_X86_LEVELS
-  switch (active_isa()) {
-    case Isa::avx512:
-      return aggregate_level_avx512;
-    case Isa::avx2:
-      return aggregate_level_avx2;
-    case Isa::generic:
-      break;
-  }
-#endif
-  return aggregate_level_generic;
-}
-
 // [channels, pixels] to [pixels, channels], in squares that fit the first-level cache.
 void channels_to_last(const float* in, std::int64_t channels, std::int64_t pixels, float* out) {
   constexpr std::int64_t kSquare = 16;
@@ -48,7 +34,7 @@ void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t ima
     offsets.push_back(out_channels);
     out_channels += map.channels;
   }
-  const AggregateLevel level_kernel = kernel();
+  const AggregateLevel level_kernel = AUTOPATCH_KERNEL(aggregate_level);
   const auto levels = static_cast<std::int64_t>(maps.size());
   parallel_for(images * levels, num_threads, [&](std::int64_t task) {
     const std::int64_t image = task / levels;

@@ -13,20 +13,6 @@
 namespace autopatch {
 namespace {
 
-CoresetUpdate kernel() {
-#ifdef AUTOPATCH_X86_LEVELS
-  switch (active_isa()) {
-    case Isa::avx512:
-      return coreset_update_avx512;
-    case Isa::avx2:
-      return coreset_update_avx2;
-    case Isa::generic:
-      break;
-  }
-#endif
-  return coreset_update_generic;
-}
-
 constexpr float kPicked = -1.0f;  // below every distance: a picked row is never farthest again
 
 struct Farthest {
@@ -109,7 +95,7 @@ class LazyDistances {
     }
   }
 
-  const CoresetUpdate update_ = kernel();
+  const CoresetUpdate update_ = AUTOPATCH_KERNEL(coreset_update);
   std::int64_t num_rows_;
   std::vector<float> tails_;
   CoresetRows rows_;

@@ -18,20 +18,6 @@ namespace {
 constexpr std::int64_t kMaxBlock = 480;
 constexpr std::int64_t kMinBlock = 24;
 
-NearestBlock kernel() {
-#ifdef AUTOPATCH_X86_LEVELS
-  switch (active_isa()) {
-    case Isa::avx512:
-      return nearest_block_avx512;
-    case Isa::avx2:
-      return nearest_block_avx2;
-    case Isa::generic:
-      break;
-  }
-#endif
-  return nearest_block_generic;
-}
-
 }  // namespace
 
 void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const float* bank,
@@ -39,7 +25,7 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
                            float* distances, std::int64_t* indices, int num_threads) {
   std::fill(distances, distances + num_queries * k, std::numeric_limits<float>::infinity());
   std::fill(indices, indices + num_queries * k, std::int64_t{-1});
-  const NearestBlock block_kernel = kernel();
+  const NearestBlock block_kernel = AUTOPATCH_KERNEL(nearest_block);
   const std::int64_t share = (num_queries + num_threads - 1) / num_threads;
   const std::int64_t block = std::clamp(share, kMinBlock, kMaxBlock);
   parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {
