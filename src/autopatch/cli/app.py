@@ -441,8 +441,8 @@ def _print_front(run: Run, supernet: TimmSupernet) -> None:
         metrics = trial.evaluation.metrics
         rows.append(
             [
-                f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
                 trial.architecture.describe(supernet.levels),
+                f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
                 f"{trial.evaluation.total_flops / 1e9:.2f}",
                 f"{100 * metrics['rwAP']:.1f}",
                 f"{100 * metrics['AP']:.1f}",
@@ -450,7 +450,7 @@ def _print_front(run: Run, supernet: TimmSupernet) -> None:
         )
     table(
         f"Pareto front, validation part ({len(run.split.validation)} anomalous images)",
-        ["trial", "architecture", "GFLOP", "rwAP", "AP"],
+        ["architecture", "trial", "GFLOP", "rwAP", "AP"],
         rows,
     )
 
