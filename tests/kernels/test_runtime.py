@@ -55,8 +55,8 @@ def test_autopatch_isa_lowers_the_level_or_is_an_error(level: str) -> None:
         assert result.returncode != 0
         last = result.stderr.strip().splitlines()[-1]
         assert last == (
-            f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported here: "
-            f"this CPU has {detected}"
+            f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported "
+            f"here: this CPU has {detected}"
         )
 
 

@@ -77,3 +77,19 @@ def test_what_does_not_fit_is_named(split, supernet):
     assert list(evaluator.too_large_to_keep([64, 96])) == [64, 96]
     evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
     assert evaluator.too_large_to_keep([64, 96]) == {}
+
+
+def test_banks_beyond_the_patches_are_one_detector(split, supernet, monkeypatch):
+    scored = (*split.holdout, *split.validation)
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
+    patches = len(split.fit) * 8 * 8  # stride 8 at 64 px
+    runs = []
+    score = evaluator._score
+    monkeypatch.setattr(evaluator, "_score", lambda a: runs.append(a) or score(a))
+    results = [
+        evaluator(Architecture(NAME, 64, (2,), (3,), size))
+        for size in (patches, patches + 1, 10 * patches, None, patches - 1)
+    ]
+    assert len(runs) == 2
+    assert results[0] == results[1] == results[2] == results[3]
+    assert results[4].total_flops < results[0].total_flops

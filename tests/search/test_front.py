@@ -27,7 +27,9 @@ def test_is_the_definition(seed: int) -> None:
 
     def dominated(i: int) -> bool:
         no_worse = (flops <= flops[i]) & (losses <= losses[i])
-        return bool((no_worse & ((flops < flops[i]) | (losses < losses[i]))).any())
+        better = no_worse & ((flops < flops[i]) | (losses < losses[i]))
+        equal_and_earlier = no_worse[:i] & (flops[:i] == flops[i]) & (losses[:i] == losses[i])
+        return bool(better.any() or equal_and_earlier.any())
 
     front = non_dominated([*trials, trial(40, None)])
     assert {t.number for t in front} == {i for i in range(40) if not dominated(i)}

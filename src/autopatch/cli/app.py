@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,7 +134,7 @@ def search(
         fit=split.fit,
         scored=(*split.holdout, *split.validation),
         seed=seed,
-        cache_bytes=int(cache_gib * 2**30),
+        cache_bytes=_cache_bytes(cache_gib),
     )
     sizes = searched.choices("image_size")
     for size, needed in evaluator.too_large_to_keep(sizes).items():
@@ -163,7 +164,7 @@ def search(
             try:
                 front = run_search(evaluator, study, progress=show)
             except KeyboardInterrupt:
-                failure(f"interrupted; the same command with --resume goes on in {out}")
+                failure(f"interrupted; the same search with --resume goes on in {out}")
                 raise typer.Exit(130) from None
             except SearchError as error:
                 failure(f"{error}; {out / STUDY} holds every reason")
@@ -241,7 +242,7 @@ def predict(
     from autopatch.cli.results import find_images, write_predictions
     from autopatch.detector import Detector
 
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists, expected a new folder for the results")
     loaded = Detector.load(detector)
     found = find_images(images)
@@ -273,7 +274,7 @@ def evaluate(
     loaded = Detector.load(file)
     note(f"features: {loaded.subnet.provenance}")
     with progress() as report:
-        measurements = measure(opened, loaded, cache_bytes=int(cache_gib * 2**30), progress=report)
+        measurements = measure(opened, loaded, cache_bytes=_cache_bytes(cache_gib), progress=report)
     _print_measurements(opened, measurements)
     note(f"written: {measurements.save(opened)}")
 
@@ -362,19 +363,18 @@ def info() -> None:
         cuda = f"built, usable: {torch.cuda.get_device_name()}"
     else:
         cuda = "built, but no usable GPU"
-    table(
-        f"autopatch {__version__}",
-        ["", ""],
-        [
-            ["Python", platform.python_version()],
-            ["packages", versions],
-            ["ISA detected", _C.detected_isa()],
-            ["ISA active", _C.active_isa()],
-            ["CUDA", cuda],
-            ["threads", str(torch.get_num_threads())],
-            ["cache folder", f"{HF_HUB_CACHE} (weights of timm's hub)"],
-        ],
-    )
+    lines = {
+        "autopatch": __version__,
+        "Python": platform.python_version(),
+        "packages": versions,
+        "ISA detected": _C.detected_isa(),
+        "ISA active": _C.active_isa(),
+        "CUDA": cuda,
+        "threads": str(torch.get_num_threads()),
+        "cache folder": f"{HF_HUB_CACHE} (weights of timm's hub)",
+    }
+    for name, value in lines.items():
+        note(f"{name + ':':14}{value}")
 
 
 @app.command()
@@ -396,16 +396,20 @@ def demo(
     draw_textures(data)
     if weights == "random":
         note("the features of this demo are RANDOM: no weights were given, so expect poor figures")
-    search(
-        data,
-        out=run,
-        weights=weights,
-        space=space,
-        shots=2,
-        evaluations=evaluations,
-        image_sizes="128,224",
-        bank_sizes="500,1000,2500",
-    )
+    try:
+        search(
+            data,
+            out=run,
+            weights=weights,
+            space=space,
+            shots=2,
+            evaluations=evaluations,
+            image_sizes="128,224",
+            bank_sizes="500,1000,2500",
+        )
+    except InputError:
+        shutil.rmtree(out)  # so that the corrected command finds its place free
+        raise
     fit(run)
     evaluate(run)
     report(run)
@@ -478,6 +482,12 @@ def _describe_split(split: Split) -> str:
         f"{len(split.validation)} anomalous to search with, {len(split.calibration)} good for the "
         f"threshold; test part: {len(split.test) - anomalous} good, {anomalous} anomalous"
     )
+
+
+def _cache_bytes(cache_gib: float) -> int:
+    if not 0 <= cache_gib < 2**20:
+        raise InputError(f"--cache-gib is {cache_gib}, expected 0 or more")
+    return int(cache_gib * 2**30)
 
 
 def _floats(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -24,7 +24,7 @@ from autopatch.report import (
     write_report,
 )
 from autopatch.search.measurements import Measurements, patchcore_setting
-from autopatch.search.run import DETECTOR, REPORT, Run
+from autopatch.search.run import DETECTOR, REPORT, Run, new_temporary_folder
 from autopatch.supernet import TimmSupernet
 
 _IMAGES_AT_A_TIME = 64
@@ -41,7 +41,11 @@ def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     for path in paths:
         if path.is_dir():
             inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in IMAGE_SUFFIXES
+                and p.is_file()
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
             )
             if not inside:
                 raise InputError(f"{path}: no image in this folder")
@@ -102,18 +106,14 @@ def color_scale(detector: Detector) -> ColorScale:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill under another name, moved to `path` at the end, removed after an error."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+    unfinished = new_temporary_folder(path)
     try:
         yield unfinished
         unfinished.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def write_run_report(run: Run, *, progress: Progress) -> Path:
@@ -133,7 +133,13 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
     elif detector is not None and not measurements.belongs_to(detector):
         measurements = None
         notes.append(
-            "The test figures belong to an earlier fit and are left out: "
+            "The test figures belong to another fit and are left out: "
+            f"autopatch evaluate {run.path}"
+        )
+    elif {row.trial for row in measurements.front} != {trial.number for trial in front.trials}:
+        measurements = None
+        notes.append(
+            "The search has grown since it was measured, so the test figures are left out: "
             f"autopatch evaluate {run.path}"
         )
     measured = measurements.rows if measurements is not None else ()

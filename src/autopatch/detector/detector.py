@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from autopatch.data import EVALUATION_SIZE, load_images
 from autopatch.detector.memory import MemoryBank, total_flops
@@ -120,9 +120,12 @@ class Detector:
         feature_maps = stack_maps(
             _feature_maps(subnet, architecture.image_size, images, "fit", progress), len(images)
         )
-        memory = MemoryBank.fit(
-            feature_maps, architecture.patch_sizes, bank_size=architecture.bank_size, seed=seed
-        )
+        try:
+            memory = MemoryBank.fit(
+                feature_maps, architecture.patch_sizes, bank_size=architecture.bank_size, seed=seed
+            )
+        except ValueError as error:
+            raise InputError(f"the architecture cannot be fitted: {error}") from error
         maps = torch.cat(
             [
                 memory.anomaly_maps(batch, evaluation_size)
@@ -201,10 +204,11 @@ class Detector:
         }
         unfinished = path.with_name(f".{path.name}.partial")
         try:
-            save_file(
-                {name: value.contiguous() for name, value in tensors.items()},
-                unfinished,
-                metadata={"autopatch_detector": json.dumps(document)},
+            unfinished.write_bytes(
+                save(
+                    {name: value.contiguous() for name, value in tensors.items()},
+                    metadata={"autopatch_detector": json.dumps(document)},
+                )
             )
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:

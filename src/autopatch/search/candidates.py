@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -106,6 +107,7 @@ class CandidateEvaluator:
         self._cache_bytes = cache_bytes
         self._seed = seed
         self._evaluation_size = evaluation_size
+        self._scored: dict[Architecture, Evaluation] = {}
 
     def too_large_to_keep(self, image_sizes: Sequence[int]) -> dict[int, int]:
         """Image sizes whose feature maps do not fit the memory for them, with the bytes they need:
@@ -115,7 +117,17 @@ class CandidateEvaluator:
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Timings are those of all fit and scored images together; "features" is short where the
-        maps were kept from an earlier candidate."""
+        maps were kept from an earlier candidate. Bank sizes of no fewer than the patches there are
+        make one detector, which is scored once."""
+        height, width = self._supernet.grid(architecture.levels, architecture.image_size)
+        patches = self._fit_images * height * width
+        if architecture.bank_size is not None and architecture.bank_size >= patches:
+            architecture = replace(architecture, bank_size=None)
+        if architecture not in self._scored:
+            self._scored[architecture] = self._score(architecture)
+        return self._scored[architecture]
+
+    def _score(self, architecture: Architecture) -> Evaluation:
         started = time.perf_counter()
         maps = self._feature_maps.get(architecture.image_size, architecture.levels)
         seen = time.perf_counter()

@@ -33,7 +33,8 @@ class Trial:
 def non_dominated(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     """Evaluated trials that no other trial beats in one objective without losing in the other.
 
-    Trials with equal objectives do not dominate each other and all stay.
+    Of trials with equal objectives the first stands for all: they are one detector in several
+    guises, such as bank sizes that all exceed the number of patches there are.
 
     Returns:
         The front by ascending total FLOPs, then trial number; so rwAP ascends as well.
@@ -41,11 +42,11 @@ def non_dominated(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     evaluated = [(trial.evaluation.objectives, trial) for trial in trials if trial.evaluation]
     evaluated.sort(key=lambda pair: (pair[0], pair[1].number))
     front: list[Trial] = []
-    best = (float("inf"), float("inf"))
+    least_loss = float("inf")
     for objectives, trial in evaluated:
-        if objectives[1] < best[1] or objectives == best:
+        if objectives[1] < least_loss:
             front.append(trial)
-            best = objectives
+            least_loss = objectives[1]
     return tuple(front)
 
 

@@ -170,7 +170,7 @@ def measure(
         progress: Told of every batch of images.
 
     Raises:
-        InputError: The detector was fitted on other images than the run's.
+        InputError: The detector was fitted on other images than the run's, or has other weights.
     """
     split = run.split
     fitted_on = images_digest([sample.path for sample in (*split.fit, *split.calibration)])
@@ -180,6 +180,10 @@ def measure(
             "may know its test part"
         )
     supernet = run.load_supernet()
+    if detector.subnet.provenance != supernet.provenance:
+        raise InputError(
+            f"the detector has {detector.subnet.provenance}, the run {supernet.provenance}"
+        )
     label = detector.architecture.describe(supernet.levels)
     rows = [_measured("fitted", label, run, detector, progress)]
     architecture = patchcore_setting(supernet, split)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -217,7 +219,9 @@ def open_search(
     elif not (path / STUDY).is_file():
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
     with _only_searcher(path):
-        if resume:
+        # Where the request differs, the record names the setting.
+        stored = load_settings(path / STUDY).get("source")
+        if resume and stored == json.loads(json.dumps(asdict(source))):
             _check_split(path / SPLIT, split, Path(source.data))
         with Study.resume(path / STUDY, **plan) as study:
             yield study
@@ -229,7 +233,6 @@ def _check_split(path: Path, split: Split, root: Path) -> None:
         getattr(stored, name) == getattr(split, name)
         for name in ("protocol", "seed", "shots", "reserve")
     )
-    # Where the request differs, the record knows by which setting.
     if same_request and stored != split:
         raise InputError(
             f"{path}: not the split that {root} gives now: images or groups were changed since the "
@@ -248,15 +251,34 @@ def _only_searcher(path: Path) -> Iterator[None]:
         yield
 
 
+def new_temporary_folder(path: Path) -> Path:
+    """An empty hidden folder beside `path`, to fill and then move there; parents are made.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        folder.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _create(path: Path, split: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     if path.exists():
         raise InputError(
             f"{path}: exists; give --resume to go on with the search in it, or another --out"
         )
-    unfinished = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = new_temporary_folder(path)
     try:
-        unfinished.mkdir(parents=True)
         write_json(unfinished / SPLIT, split)
         Study.create(unfinished / STUDY, **plan).close()
         unfinished.replace(path)

@@ -87,6 +87,8 @@ def load_into(model: torch.nn.Module, weights: Weights) -> None:
             )
         if found.is_floating_point() != tensor.is_floating_point():
             raise InputError(f"{weights.path}: {name} holds {found.dtype}, expected {tensor.dtype}")
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise InputError(f"{weights.path}: {name} holds NaN or infinity")
         state[key] = found
     model.load_state_dict(state)
 
