@@ -75,6 +75,9 @@ def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
     assert "RANDOM" in page
     assert "PatchCore setting" in page
     assert (run / "report" / "pareto.png").is_file()
+    with (run / "report" / "front.csv").open() as file:
+        assert all("RANDOM" in row["features"] for row in csv.DictReader(file))
+    assert "RANDOM" in (run / "evaluation.json").read_text()
 
     out_folder = tmp_path / "results"
     code, out, err = autopatch(
@@ -85,6 +88,7 @@ def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 + 3 * 6
     for row in rows:
+        assert "RANDOM" in row["features"]
         assert row["verdict"] == (
             "anomalous" if float(row["score"]) > float(row["threshold"]) else "good"
         )

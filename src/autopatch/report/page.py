@@ -151,6 +151,7 @@ def _write(folder: Path, report: Report) -> None:
         folder / PARETO,
         validation_anomalies=len(report.split.validation),
         test_anomalies=_anomalous(report.split.test),
+        warning=report.weights if report.random_features else None,
     )
     sections = [
         *_top(report),
@@ -408,7 +409,9 @@ def _write_csv(path: Path, report: Report) -> None:
     columns = [f"{part}_{metric}" for part in parts for metric in _METRICS]
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
-        table.writerow(["trial", "role", "architecture", "total_flops", "backbone_flops", *columns])
+        table.writerow(
+            ["trial", "role", "architecture", "total_flops", "backbone_flops", *columns, "features"]
+        )
         for candidate in rows:
             roles = [
                 name
@@ -428,6 +431,7 @@ def _write_csv(path: Path, report: Report) -> None:
                     candidate.total_flops,
                     candidate.backbone_flops,
                     *(metrics.get(metric) for metrics in values for metric in _METRICS),
+                    report.weights,
                 ]
             )
 

@@ -71,6 +71,7 @@ def pareto_figure(
     *,
     validation_anomalies: int | None = None,
     test_anomalies: int | None = None,
+    warning: str | None = None,
 ) -> None:
     """Draws rwAP against total FLOPs, on the validation part and, where measured, on the test part.
 
@@ -79,6 +80,7 @@ def pareto_figure(
         path: PNG file to write; it appears whole or not at all.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
+        warning: Line above everything, None for none.
 
     Raises:
         ValueError: A candidate has no FLOPs, which have no place on a logarithmic axis.
@@ -99,6 +101,8 @@ def pareto_figure(
     if tested:
         drawn.append(_draw_test(panels[1], tested))
         panels[1].set_title(_title("Test part, unknown to the search", test_anomalies))
+    if warning is not None:
+        figure.suptitle(warning, color=_PICK, fontweight="bold")
     _draw_legend(figure)
     figure.draw_without_rendering()  # settles the layout
     figure.set_layout_engine("none")
