@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autopatch.data import GOOD, MVTecAD, Sample
+from autopatch.data import GOOD, MVTecAD, Sample, draw_textures
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
@@ -179,3 +179,11 @@ def test_magnetic_tile(shared_data: Path) -> None:
     assert len(dataset.train) == 115
     counts = {kind: sum(s.type == kind for s in dataset.test) for kind in (GOOD, *dataset.types)}
     assert counts == {GOOD: 28, "blowhole": 19, "break": 18, "crack": 9}
+
+
+def test_broken_link(tmp_path: Path) -> None:
+    root = draw_textures(tmp_path / "data", image_size=64, train=8, test_good=2, per_type=2)
+    link = root / "train" / "good" / "link.png"
+    link.symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"link\.png: a link to a file that does not exist"):
+        MVTecAD.scan(root)

@@ -127,11 +127,11 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in _visible(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
+    named = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    for path in named:
+        if not path.exists():
+            raise InputError(f"{path}: a link to a file that does not exist, expected an image")
+    return [path for path in named if path.is_file()]
 
 
 def _images(folder: Path) -> list[Path]:
