@@ -1,0 +1,277 @@
+"""Weights of the published Once-for-All MobileNetV3 supernets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from autopatch.errors import InputError
+
+_TIMEOUT_SECONDS = 30
+_BYTES_AT_A_TIME = 1 << 20
+_FOLDER = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
+_RENAMES = (  # one of them, where a published name is not one of ours
+    ("bn.", "bn.bn."),
+    ("conv.weight", "conv.conv.weight"),
+    (".linear.", ".linear.linear."),
+    (".bn.bn.", ".bn."),
+    (".conv.conv.weight", ".conv.weight"),
+    (".linear.linear.", ".linear."),
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called with a step's name, how many of its bytes are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class OfficialCheckpoint:
+    """A published pickle and what it is known by.
+
+    Attributes:
+        net_id: Name of the supernet and of the file.
+        url: Where it is published.
+        git_blob: SHA-1 of `blob SIZE`, a zero byte and the content.
+        sha256: SHA-256 of the content, None if unknown.
+        size: Bytes of the content, None if unknown.
+    """
+
+    net_id: str
+    url: str
+    git_blob: str
+    sha256: str | None = None
+    size: int | None = None
+
+
+OFFICIAL: dict[str, OfficialCheckpoint] = {
+    checkpoint.net_id: checkpoint
+    for checkpoint in (
+        OfficialCheckpoint(
+            net_id="ofa_mbv3_d234_e346_k357_w1.0",
+            url=f"{_FOLDER}/ofa_mbv3_d234_e346_k357_w1.0",
+            git_blob="55d835981d8acd1053657a951b18887a724ddcbf",
+            sha256="a7def36bb4e4c688c16d37eb60d5d34b2e6dcf6438c05bc86dea918fda04c6c7",
+            size=31_011_816,
+        ),
+        OfficialCheckpoint(
+            net_id="ofa_mbv3_d234_e346_k357_w1.2",
+            url=f"{_FOLDER}/ofa_mbv3_d234_e346_k357_w1.2",
+            git_blob="d75a3613bae216091f61fc4b7df77d49cc82ed32",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: AUTOPATCH_CACHE, else autopatch in the user's cache folder."""
+    if chosen := os.environ.get("AUTOPATCH_CACHE"):
+        return Path(chosen).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "autopatch"
+
+
+def official_weights(
+    net_id: str,
+    expected: Mapping[str, torch.Size],
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, torch.Tensor]:
+    """Weights of a published supernet, downloaded on first use and kept as safetensors.
+
+    Args:
+        net_id: A key of `OFFICIAL`.
+        expected: Shape of every tensor of the supernet; float32, counts of training steps int64.
+        cache: Folder of the downloads, `cache_folder()` if None.
+        progress: Told of every piece of the download.
+
+    Raises:
+        InputError: The weights cannot be downloaded or kept, are not the published ones or do not
+            fit, or the file in the cache is damaged.
+    """
+    path = (cache_folder() if cache is None else cache) / f"{net_id}.safetensors"
+    if path.exists():
+        try:
+            return _from_safetensors(path, net_id, expected, unnamed="an unnamed net")
+        except InputError as error:
+            raise InputError(f"{error}; delete this file to have it downloaded again") from error
+    official = OFFICIAL[net_id]
+    content = _download(official, path.parent, progress)
+    state = _from_pickle(content, official, expected, official.url)
+    _keep(path, state, official)
+    return state
+
+
+def weights_in_folder(
+    folder: Path, net_id: str, expected: Mapping[str, torch.Size]
+) -> dict[str, torch.Tensor]:
+    """Weights from the file `<net_id>.safetensors` or else `<net_id>` of a folder.
+
+    Raises:
+        InputError: The folder holds neither, or `weights_in_file` refuses the file.
+    """
+    for name in (f"{net_id}.safetensors", net_id):
+        if (folder / name).exists():
+            return weights_in_file(folder / name, net_id, expected)
+    found = "holds neither of them" if folder.is_dir() else "no such folder"
+    raise InputError(f"{folder}: {found}, expected {net_id}.safetensors or {net_id} in it")
+
+
+def weights_in_file(
+    path: Path, net_id: str, expected: Mapping[str, torch.Size]
+) -> dict[str, torch.Tensor]:
+    """Weights from a .safetensors file with our keys or the published ones, or the published file.
+
+    Raises:
+        InputError: The file is missing or damaged, does not fit, holds weights of another
+            supernet, or has no suffix .safetensors and is not the published file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected weights of {net_id}")
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path, net_id, expected, unnamed=net_id)
+    try:
+        return _from_pickle(path.read_bytes(), OFFICIAL[net_id], expected, str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _download(official: OfficialCheckpoint, folder: Path, progress: Progress | None) -> bytes:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryFile(dir=folder) as file,  # without a name: nothing can be left
+            urlopen(official.url, timeout=_TIMEOUT_SECONDS) as response,
+        ):
+            length, done = response.length, 0
+            while piece := response.read(_BYTES_AT_A_TIME):
+                done += file.write(piece)
+                if progress is not None:
+                    total = length or official.size or 0
+                    progress(f"download {official.net_id}", done, max(done, total))
+            if length is not None and done != length:
+                raise HTTPException(f"the transfer ended after {done} of {length} bytes")
+            file.seek(0)
+            return file.read()
+    except (HTTPException, OSError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is a response, too
+        raise InputError(
+            f"{official.net_id}: the weights cannot be had from {official.url}: "
+            f"{_one_line(error)}; give --weights FOLDER with {official.net_id} or "
+            f"{official.net_id}.safetensors in it, or --weights random to try the program "
+            "without them"
+        ) from error
+
+
+def _from_pickle(
+    content: bytes, official: OfficialCheckpoint, expected: Mapping[str, torch.Size], source: str
+) -> dict[str, torch.Tensor]:
+    blob = b"blob %d\0" % len(content) + content
+    for what, found, known in (
+        ("size", len(content), official.size),
+        ("sha256", hashlib.sha256(content).hexdigest(), official.sha256),
+        ("git blob", hashlib.sha1(blob, usedforsecurity=False).hexdigest(), official.git_blob),
+    ):
+        if known is not None and found != known:
+            raise InputError(
+                f"{source}: {what} is {found}, expected {known} of the published {official.net_id}"
+            )
+    try:
+        # No other pickle is ever read. This one is published in no other form, and what is
+        # unpickled are the very bytes whose hash was checked, not a file that may have changed.
+        document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        state = document["state_dict"]
+        if not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError("not only tensors")
+    except (AttributeError, LookupError, RuntimeError, TypeError, pickle.PickleError) as error:
+        raise InputError(f"{source}: no tensors under state_dict ({_one_line(error)})") from error
+    return _fitted(state, expected, source)
+
+
+def _from_safetensors(
+    path: Path, net_id: str, expected: Mapping[str, torch.Size], *, unnamed: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of a file; `unnamed` is what it is taken for if it does not say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get("net_id", unnamed)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: truncated or not safetensors ({_one_line(error)})") from error
+    if found != net_id:
+        raise InputError(f"{path}: holds weights of {found}, expected {net_id}")
+    return _fitted(state, expected, str(path))
+
+
+def _fitted(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size], source: str
+) -> dict[str, torch.Tensor]:
+    """The tensors under our keys, in our order."""
+    names: dict[str, str] = {}
+    for name in state:
+        key = _own_key(name, expected)
+        if key is None:
+            raise InputError(f"{source}: {name} is unknown, expected keys of the supernet alone")
+        if key in names:
+            raise InputError(f"{source}: {names[key]} and {name} both stand for {key}")
+        names[key] = name
+    fitted = {}
+    for key, shape in expected.items():
+        if key not in names:
+            raise InputError(f"{source}: lacks {key}, expected {list(shape)}")
+        fitted[key] = _fitted_tensor(state[names[key]], shape, f"{source}: {names[key]}")
+    return fitted
+
+
+def _own_key(name: str, expected: Mapping[str, torch.Size]) -> str | None:
+    name = name.replace(".mobile_inverted_conv.", ".conv.")
+    keys = [name, *(name.replace(old, new) for old, new in _RENAMES)]
+    return next((key for key in keys if key in expected), None)
+
+
+def _fitted_tensor(tensor: torch.Tensor, shape: torch.Size, subject: str) -> torch.Tensor:
+    if tensor.shape != shape:
+        raise InputError(f"{subject} has shape {list(tensor.shape)}, expected {list(shape)}")
+    floats = tensor.is_floating_point()
+    integers = not (floats or tensor.is_complex() or tensor.dtype == torch.bool)
+    counts = subject.endswith("num_batches_tracked")
+    dtype = torch.int64 if counts else torch.float32
+    if not (integers if counts else floats):
+        raise InputError(f"{subject} holds {tensor.dtype}, expected {dtype}")
+    # A copy: tensors of a checkpoint may share memory, those of a safetensors file must not.
+    result = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if not bool(torch.isfinite(result).all()):
+        raise InputError(f"{subject} holds NaN or infinity")
+    return result
+
+
+def _keep(path: Path, state: Mapping[str, torch.Tensor], official: OfficialCheckpoint) -> None:
+    """Writes the file whole or not at all."""
+    # A name of its own: another process may be writing the same weights.
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    origin = {"net_id": official.net_id, "source": official.url, "git_blob": official.git_blob}
+    try:
+        unfinished.write_bytes(save(dict(state), metadata=origin))
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {_one_line(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
