@@ -32,7 +32,7 @@ def main() -> None:
         print("|---|---|---|---|")
         rows = [(run.seed, *chosen(run)) for run in members]
         for seed, pick, patchcore, best in rows:
-            cheap = f"{percent(best)} / {best.total_flops / 1e9:.2f}"
+            cheap = f"{percent(best)} / {best.cost / 1e9:.2f}"
             print(f"| {seed} | {figures(pick)} | {figures(patchcore)} | {cheap} |")
         columns = [spread(row[i] for row in rows) for i in (1, 2, 3)]
         print(f"| mean +- deviation of rwAP | {' | '.join(columns)} |")
@@ -53,7 +53,7 @@ def percent(row: Measured, metric: str = "rwAP") -> str:
 
 def figures(row: Measured) -> str:
     metrics = " / ".join(percent(row, name) for name in ("rwAP", "AP", "image_AUROC"))
-    return f"{metrics} / {row.total_flops / 1e9:.2f}"
+    return f"{metrics} / {row.cost / 1e9:.2f}"
 
 
 def spread(rows: Iterable[Measured]) -> str:

@@ -15,7 +15,7 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Detector, score_maps
-from autopatch.search import Study, load_trials, search
+from autopatch.search import Plan, Study, load_trials, search
 from autopatch.search.candidates import CandidateEvaluator
 from autopatch.supernet import load_supernet
 
@@ -58,8 +58,8 @@ def run(model, tmp_path_factory):
     evaluator = CandidateEvaluator(
         supernet, fit=split.fit, scored=(*split.holdout, *split.validation), seed=SEED
     )
-    study = Study.create(folder / "study.db", space=space, evaluations=8, seed=SEED, population=4)
-    with study:
+    plan = Plan(space, evaluations=8, seed=SEED, population=4)
+    with Study.create(folder / "study.db", plan) as study:
         front = search(evaluator, study)
     detector = Detector.fit(
         supernet,
@@ -217,9 +217,7 @@ def test_every_candidate_of_the_search(model, run):
         assert dict(trial.evaluation.metrics) == pytest.approx(
             metrics(maps, masks, types), rel=1e-4
         )
-        assert trial.evaluation.total_flops == total_flops(
-            model, trial.architecture, len(split.fit)
-        )
+        assert trial.evaluation.cost == total_flops(model, trial.architecture, len(split.fit))
 
 
 def test_the_saved_detector(model, run):

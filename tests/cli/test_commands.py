@@ -126,7 +126,7 @@ def test_a_killed_search_resumes_to_the_same_front(autopatch, search_arguments, 
 
     def results(path):
         return [
-            (trial.genome, trial.evaluation.total_flops, trial.evaluation.metrics)
+            (trial.genome, trial.evaluation.cost, trial.evaluation.metrics)
             for trial in load_trials(path)
             if trial.evaluation
         ]

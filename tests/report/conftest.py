@@ -36,7 +36,7 @@ def make_candidates() -> Callable[..., list[Candidate]]:
                 Candidate(
                     number=i,
                     label=f"architecture {i}",
-                    total_flops=10**9 + i * 10**9,
+                    cost=10**9 + i * 10**9,
                     backbone_flops=5 * 10**8,
                     validation={"rwAP": value, "AP": 0.5},
                     on_front=i < front,

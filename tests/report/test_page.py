@@ -40,6 +40,7 @@ def make_report(make_candidates: Callable[..., list[Candidate]], split: Split) -
             split=split,
             seed=3,
             evaluations=11,
+            cost="total_flops",
             candidates=candidates,
             failures=(Failure(10, "architecture 10", "MemoryError: <script>alert(1)</script>"),),
             threshold="threshold 2.5 from 23 good images: expected false-alarm rate 4.2%",

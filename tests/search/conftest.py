@@ -62,7 +62,7 @@ def evaluate() -> Callable[[Architecture], Evaluation]:
         score += 0.05 * math.log10(bank_size / 500) - abs(architecture.image_size - 224) / 1000
         positions = (architecture.image_size // (4 << architecture.levels[0])) ** 2
         return Evaluation(
-            total_flops=2 * positions * bank_size * 24 * (1 + sum(architecture.levels)),
+            cost=2 * positions * bank_size * 24 * (1 + sum(architecture.levels)),
             metrics={"rwAP": min(max(score, 0.0), 1.0), "AP": min(max(score / 2, 0.0), 1.0)},
             timings={"fit": 0.25},
         )

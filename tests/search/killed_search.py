@@ -8,14 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from autopatch.search import Evaluation, Study, search
+from autopatch.search import Evaluation, Plan, Study, search
 from autopatch.supernet import Architecture, SearchSpace
 
 
 def evaluate(architecture: Architecture) -> Evaluation:
     cost = sum(4**level for level in architecture.levels) * architecture.image_size
     return Evaluation(
-        total_flops=cost,
+        cost=cost,
         metrics={"rwAP": 1 - 1 / (2 + sum(architecture.patch_sizes) + cost % 7)},
     )
 
@@ -30,13 +30,9 @@ def main(path: str, space: str, evaluations: str, at: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return evaluate(architecture)
 
-    study = Study.create(
-        Path(path),
-        space=SearchSpace.from_json(json.loads(space)),
-        evaluations=int(evaluations),
-        population=4,
-    )
-    search(deadly, study)
+    searched = SearchSpace.from_json(json.loads(space))
+    plan = Plan(searched, evaluations=int(evaluations), population=4)
+    search(deadly, Study.create(Path(path), plan))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ from autopatch.supernet import Architecture, load_supernet
 NAME = "timm:tf_mobilenetv3_small_075"
 
 
+def at(size, levels):
+    return Architecture(NAME, size, tuple(levels), (1,) * len(levels), None)
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     root = tmp_path_factory.mktemp("textures") / "data"
@@ -21,36 +25,37 @@ def supernet():
 
 
 def test_maps_are_kept_within_the_budget(split, supernet, monkeypatch):
-    maps = FeatureMaps(supernet, split.fit, cache_bytes=0)
-    budget = maps.bytes_needed(64) + maps.bytes_needed(96)
-    maps = FeatureMaps(supernet, split.fit, cache_bytes=budget)
+    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=0)
+    budget = maps.bytes_needed(at(64, [2])) + maps.bytes_needed(at(96, [2]))
+    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=budget)
     computed = []
     compute = maps._compute
     monkeypatch.setattr(
-        maps, "_compute", lambda size, levels: computed.append(size) or compute(size, levels)
+        maps, "_compute", lambda whole: computed.append(whole.image_size) or compute(whole)
     )
     for size in (64, 96, 64, 96):
-        maps.get(size, [2])
+        maps.get(at(size, [2]))
     assert computed == [64, 96]
-    maps.get(160, [2])  # more than the budget alone: not kept, and nothing is dropped for it
-    maps.get(64, [2])
+    maps.get(at(160, [2]))  # more than the budget alone: not kept, and nothing is dropped for it
+    maps.get(at(64, [2]))
     assert computed == [64, 96, 160]
-    maps.get(32, [2])  # takes the place of the least recently used
-    maps.get(64, [2])
-    maps.get(96, [2])
+    maps.get(at(32, [2]))  # takes the place of the least recently used
+    maps.get(at(64, [2]))
+    maps.get(at(96, [2]))
     assert computed == [64, 96, 160, 32, 96]
 
 
 def test_the_budget_counts_what_is_kept(split, supernet):
-    maps = FeatureMaps(supernet, split.fit, cache_bytes=1 << 30)
-    levels = [level.index for level in supernet.levels]
-    kept = maps.get(96, levels)
-    assert maps.bytes_needed(96) == sum(4 * m.numel() for m in kept)
+    maps = FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache_bytes=1 << 30)
+    kept = maps.get(at(96, supernet.shared_levels))
+    assert maps.bytes_needed(at(96, [2])) == sum(4 * m.numel() for m in kept)
 
 
 def test_kept_maps_are_those_of_the_subnet(split, supernet):
-    wide = FeatureMaps(supernet, split.fit, cache_bytes=1 << 30).get(64, [2, 3])
-    narrow = FeatureMaps(supernet, split.fit, cache_bytes=0).get(64, [2, 3])
+    wide, narrow = (
+        FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=size).get(at(64, [2, 3]))
+        for size in (1 << 30, 0)
+    )
     for kept, computed in zip(wide, narrow, strict=True):
         assert torch.equal(kept, computed)
 
@@ -68,15 +73,15 @@ def test_a_candidate_scores_the_same_in_any_order(split, supernet):
     assert other(second).metrics == results[1].metrics
     assert other(first).metrics == results[0].metrics
     assert uncached(first).metrics == results[0].metrics
-    assert uncached(first).total_flops == results[0].total_flops
+    assert uncached(first).cost == results[0].cost
 
 
 def test_what_does_not_fit_is_named(split, supernet):
     scored = (*split.holdout, *split.validation)
     evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored, cache_bytes=1000)
-    assert list(evaluator.too_large_to_keep([64, 96])) == [64, 96]
+    assert list(evaluator.too_large_to_keep([at(64, [2]), at(96, [2])])) == [64, 96]
     evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
-    assert evaluator.too_large_to_keep([64, 96]) == {}
+    assert evaluator.too_large_to_keep([at(64, [2])]) == {}
 
 
 def test_banks_beyond_the_patches_are_one_detector(split, supernet, monkeypatch):
@@ -92,4 +97,4 @@ def test_banks_beyond_the_patches_are_one_detector(split, supernet, monkeypatch)
     ]
     assert len(runs) == 2
     assert results[0] == results[1] == results[2] == results[3]
-    assert results[4].total_flops < results[0].total_flops
+    assert results[4].cost < results[0].cost

@@ -9,10 +9,10 @@ from autopatch.supernet import Architecture
 ARCHITECTURE = Architecture("timm:x", 224, (0,), (3,), 1000)
 
 
-def trial(number: int, total_flops: int | None, rwap: float = 0.0) -> Trial:
+def trial(number: int, cost: int | None, rwap: float = 0.0) -> Trial:
     evaluation = None
-    if total_flops is not None:
-        evaluation = Evaluation(total_flops=total_flops, metrics={"rwAP": rwap})
+    if cost is not None:
+        evaluation = Evaluation(cost=cost, metrics={"rwAP": rwap})
     reason = None if evaluation else "RuntimeError: broken"
     return Trial(number, (1, 0), ARCHITECTURE, evaluation, reason, 1.0)
 
@@ -33,7 +33,7 @@ def test_is_the_definition(seed: int) -> None:
 
     front = non_dominated([*trials, trial(40, None)])
     assert {t.number for t in front} == {i for i in range(40) if not dominated(i)}
-    keys = [(t.evaluation.total_flops, t.number) for t in front if t.evaluation]
+    keys = [(t.evaluation.cost, t.number) for t in front if t.evaluation]
     assert keys == sorted(keys)
 
 

@@ -14,6 +14,7 @@ from autopatch.errors import InputError
 from autopatch.search import (
     Evaluation,
     Front,
+    Plan,
     SearchError,
     Study,
     Trial,
@@ -72,7 +73,7 @@ def test_evaluates_each_architecture_once(
 ) -> None:
     path = tmp_path / "study.db"
     spy = Interrupting(evaluate, at=0)
-    with Study.create(path, space=space, evaluations=16, population=6) as study:
+    with Study.create(path, Plan(space, evaluations=16, population=6)) as study:
         front = search(spy, study)
     assert len(spy.asked) == len(set(spy.asked)) == 16
     trials = load_trials(path)
@@ -85,12 +86,14 @@ def test_evaluates_each_architecture_once(
     )
 
 
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_initial_architectures_come_first(
-    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, sampler: str
 ) -> None:
     initial = [space.decode((1, 1, 0, 0, 1, 1, 1, 1, 0, 0)), space.decode((0,) * 8 + (1, 3))]
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=4, initial=initial) as study:
+    plan = Plan(space, evaluations=4, initial=initial, sampler=sampler)
+    with Study.create(path, plan) as study:
         search(evaluate, study)
     assert [trial.architecture for trial in load_trials(path)[:2]] == initial
 
@@ -102,13 +105,13 @@ def test_progress(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> Non
         told.append((done, total, trial.number, front))
 
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=5, population=4) as study:
+    with Study.create(path, Plan(space, evaluations=5, population=4)) as study:
         search(evaluate, study, progress=progress)
     sizes = [len(non_dominated(load_trials(path)[: i + 1])) for i in range(5)]
     assert told == [(i + 1, 5, i, sizes[i]) for i in range(5)]
 
     told.clear()
-    with Study.resume(path, space=space, evaluations=7, population=4) as study:
+    with Study.resume(path, Plan(space, evaluations=7, population=4)) as study:
         search(evaluate, study, progress=progress)
     assert [entry[:3] for entry in told] == [(6, 7, 5), (7, 7, 6)]
 
@@ -124,7 +127,7 @@ def uninterrupted(
 ) -> tuple[Path, Front]:
     """A search of 8 in generations of 3, in which some candidates fail."""
     path = tmp_path_factory.mktemp("uninterrupted") / "study.db"
-    with Study.create(path, space=space, evaluations=8, population=3) as study:
+    with Study.create(path, Plan(space, evaluations=8, population=3)) as study:
         front = search(broken_level, study)
     assert 0 < front.failed < 8
     return path, front
@@ -143,13 +146,13 @@ def test_interrupted_at_any_evaluation(
 ) -> None:
     path = tmp_path / "study.db"
     with (
-        Study.create(path, space=space, evaluations=8, population=3) as study,
+        Study.create(path, Plan(space, evaluations=8, population=3)) as study,
         pytest.raises(error, match="stop"),
     ):
         search(Interrupting(broken_level, at=at, error=error), study)
     assert [trial.reason for trial in load_trials(path)][at - 1 :] == ["interrupted"]
     spy = Interrupting(broken_level, at=0)
-    with Study.resume(path, space=space, evaluations=8, population=3) as study:
+    with Study.resume(path, Plan(space, evaluations=8, population=3)) as study:
         front = search(spy, study)
     assert_same_search(path, front, *uninterrupted)
     assert len(spy.asked) == 8 - (at - 1)
@@ -163,14 +166,14 @@ def test_interrupted_several_times(
     uninterrupted: tuple[Path, Front],
 ) -> None:
     path = tmp_path / "study.db"
-    Study.create(path, space=space, evaluations=8, population=3).close()
+    Study.create(path, Plan(space, evaluations=8, population=3)).close()
     for at in (3, 1, 4):
         with (
-            Study.resume(path, space=space, evaluations=8, population=3) as study,
+            Study.resume(path, Plan(space, evaluations=8, population=3)) as study,
             pytest.raises(KeyboardInterrupt),
         ):
             search(Interrupting(broken_level, at=at), study)
-    with Study.resume(path, space=space, evaluations=8, population=3) as study:
+    with Study.resume(path, Plan(space, evaluations=8, population=3)) as study:
         front = search(broken_level, study)
     assert_same_search(path, front, *uninterrupted)
     assert sum(trial.reason == "interrupted" for trial in load_trials(path)) == 3
@@ -183,21 +186,38 @@ def test_more_evaluations_later_or_at_once(
     uninterrupted: tuple[Path, Front],
 ) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=4, population=3) as study:
+    with Study.create(path, Plan(space, evaluations=4, population=3)) as study:
         search(broken_level, study)
-    with Study.resume(path, space=space, evaluations=8, population=3) as study:
+    with Study.resume(path, Plan(space, evaluations=8, population=3)) as study:
         front = search(broken_level, study)
     assert_same_search(path, front, *uninterrupted)
+
+
+@pytest.mark.parametrize("at", [1, 12, 28])
+def test_tpe_interrupted(
+    tmp_path: Path, space: SearchSpace, broken_level: Evaluate, at: int
+) -> None:
+    # Beyond the ten results that the sampler waits for before its first proposal of its own.
+    plan = Plan(space, evaluations=28, population=8, sampler="tpe")
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    with Study.create(reference, plan) as study:
+        expected = search(broken_level, study)
+    assert expected.evaluated - expected.failed > 12
+    with Study.create(path, plan) as study, pytest.raises(KeyboardInterrupt):
+        search(Interrupting(broken_level, at=at), study)
+    with Study.resume(path, plan) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, reference, expected)
 
 
 def test_a_finished_search_is_not_repeated(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate
 ) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=6, population=4) as study:
+    with Study.create(path, Plan(space, evaluations=6, population=4)) as study:
         expected = search(evaluate, study)
     spy = Interrupting(evaluate, at=1)
-    with Study.resume(path, space=space, evaluations=6, population=4) as study:
+    with Study.resume(path, Plan(space, evaluations=6, population=4)) as study:
         assert search(spy, study) == expected
     assert spy.asked == []
 
@@ -213,9 +233,9 @@ def test_sigkill(tmp_path: Path, space: SearchSpace) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert [trial.reason for trial in load_trials(path)] == [None] * 6 + ["not finished"]
 
-    with Study.resume(path, space=space, evaluations=12, population=4) as study:
+    with Study.resume(path, Plan(space, evaluations=12, population=4)) as study:
         front = search(evaluate, study)
-    with Study.create(reference, space=space, evaluations=12, population=4) as study:
+    with Study.create(reference, Plan(space, evaluations=12, population=4)) as study:
         expected = search(evaluate, study)
     assert_same_search(path, front, reference, expected)
     assert load_trials(path)[6].reason == "interrupted"
@@ -225,7 +245,7 @@ def test_failed_candidates_count_and_keep_their_reason(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate
 ) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=20, population=5) as study:
+    with Study.create(path, Plan(space, evaluations=20, population=5)) as study:
         front = search(failing_on(evaluate, level=0), study)
     failed = [trial for trial in load_trials(path) if trial.evaluation is None]
     assert front.failed == len(failed) > 0
@@ -234,31 +254,62 @@ def test_failed_candidates_count_and_keep_their_reason(
     assert all(0 not in trial.architecture.levels for trial in front.trials)
 
 
-def test_all_fail(tmp_path: Path, space: SearchSpace) -> None:
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_all_fail(tmp_path: Path, space: SearchSpace, sampler: str) -> None:
     def broken(architecture: Architecture) -> Evaluation:
         raise MemoryError
 
     path = tmp_path / "study.db"
+    plan = Plan(space, evaluations=20, population=5, sampler=sampler)
     with (
-        Study.create(path, space=space, evaluations=20, population=5) as study,
+        Study.create(path, plan) as study,
         pytest.raises(SearchError, match=r"^all 5 candidates failed, the first: MemoryError$"),
     ):
         search(broken, study)
     assert len(load_trials(path)) == 5
     with (
-        Study.resume(path, space=space, evaluations=20, population=5) as study,
+        Study.resume(path, plan) as study,
         pytest.raises(SearchError, match="all 5 candidates failed"),
     ):
         search(broken, study)
     assert len(load_trials(path)) == 5
 
 
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_all_of_a_small_space_fail(tmp_path: Path, small_space: SearchSpace, sampler: str) -> None:
+    def broken(architecture: Architecture) -> Evaluation:
+        raise MemoryError
+
+    plan = Plan(small_space, evaluations=50, population=20, sampler=sampler)
+    with (
+        Study.create(tmp_path / "study.db", plan) as study,
+        pytest.raises(SearchError, match=r"^all 16 candidates failed"),
+    ):
+        search(broken, study)
+
+
+def test_first_candidates_of_tpe_fail(tmp_path: Path, space: SearchSpace) -> None:
+    calls = 0
+
+    def failing_at_first(architecture: Architecture) -> Evaluation:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            raise MemoryError
+        return Evaluation(cost=calls, metrics={"rwAP": 0.5})
+
+    plan = Plan(space, evaluations=6, population=5, sampler="tpe")
+    with Study.create(tmp_path / "study.db", plan) as study:
+        front = search(failing_at_first, study)
+    assert (front.evaluated, front.failed) == (6, 4)
+
+
 def test_value_out_of_range_fails_the_candidate(tmp_path: Path, space: SearchSpace) -> None:
     def undefined(architecture: Architecture) -> Evaluation:
-        return Evaluation(total_flops=1, metrics={"rwAP": float("nan")})
+        return Evaluation(cost=1, metrics={"rwAP": float("nan")})
 
     with (
-        Study.create(tmp_path / "study.db", space=space, evaluations=3) as study,
+        Study.create(tmp_path / "study.db", Plan(space, evaluations=3)) as study,
         pytest.raises(SearchError, match=r"all 3 candidates .*: ValueError: rwAP is nan"),
     ):
         search(undefined, study)
@@ -273,7 +324,7 @@ def test_space_smaller_than_evaluations(
         totals.add(total)
 
     path = tmp_path / "study.db"
-    with Study.create(path, space=small_space, evaluations=50, population=5) as study:
+    with Study.create(path, Plan(small_space, evaluations=50, population=5)) as study:
         front = search(evaluate, study, progress=progress)
     assert front.evaluated == 16
     assert front.note is not None
@@ -282,11 +333,28 @@ def test_space_smaller_than_evaluations(
     assert totals == {16}
 
 
+def test_tpe_proposes_nothing_new(
+    tmp_path: Path,
+    small_space: SearchSpace,
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autopatch.search.tpe._PROPOSALS", 2)
+    plan = Plan(small_space, evaluations=16, sampler="tpe")
+    with Study.create(tmp_path / "study.db", plan) as study:
+        front = search(evaluate, study)
+    assert front.evaluated < 16
+    assert front.note == (
+        f"the search ended after {front.evaluated} of 16 evaluations: the optimizer proposes "
+        "nothing new among the space's 16 architectures"
+    )
+
+
 def test_record_of_another_optimizer(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate
 ) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=5, population=4) as study:
+    with Study.create(path, Plan(space, evaluations=5, population=4)) as study:
         study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), Evaluation(1, {"rwAP": 0.5}))
         with pytest.raises(InputError, match=r"study.db: trial 0 holds the genome \(0, 0, 1, "):
             search(evaluate, study)

@@ -9,7 +9,7 @@ import pytest
 from pymoo.indicators.hv import HV
 
 from autopatch.search import NSGA2, Evaluation
-from autopatch.search.nsga2 import PENALTY
+from autopatch.search.optimizer import PENALTY
 from autopatch.supernet import Architecture, SearchSpace
 
 Evaluate = Callable[[Architecture], Evaluation]

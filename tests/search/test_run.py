@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.errors import InputError
-from autopatch.search import search
+from autopatch.search import Plan, search
 from autopatch.search.candidates import CandidateEvaluator
 from autopatch.search.measurements import (
     Measurements,
@@ -20,7 +20,7 @@ from autopatch.search.measurements import (
     patchcore_setting,
 )
 from autopatch.search.run import STUDY, Run, Source, open_search, sha256
-from autopatch.supernet import load_supernet
+from autopatch.supernet import Architecture, load_supernet
 
 NAME = "timm:tf_mobilenetv3_small_075"
 
@@ -34,7 +34,9 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     supernet = load_supernet(NAME, "random")
-    backbone = supernet.get_active_subnet([1, 2, 3, 4]).backbone
+    backbone = supernet.get_active_subnet(
+        Architecture(NAME, 64, (1, 2, 3, 4), (1, 1, 1, 1), None)
+    ).backbone
     state = {key: value.contiguous() for key, value in backbone.state_dict().items()}
     file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
     settings = {"timm_model": NAME.removeprefix("timm:"), "timm_kwargs": "{}"}
@@ -52,11 +54,13 @@ def plan(root, weights):
     return {
         "split": split,
         "source": source,
-        "space": space,
-        "evaluations": 4,
-        "seed": 4,
-        "population": 4,
-        "initial": baselines(space, supernet, split),
+        "plan": Plan(
+            space,
+            evaluations=4,
+            seed=4,
+            population=4,
+            initial=baselines(space, supernet, split),
+        ),
     }
 
 
@@ -84,7 +88,7 @@ def finished(searched, tmp_path):
 def test_the_folder_gives_back_what_it_was_made_of(finished, plan):
     assert finished.split == plan["split"]
     assert finished.source == plan["source"]
-    assert finished.space == plan["space"]
+    assert finished.space == plan["plan"].space
     assert len(finished.trials) == 4
     assert finished.trial(2).number == 2
     with pytest.raises(InputError, match="no trial 9"):
@@ -124,7 +128,10 @@ def test_one_process_at_a_time(plan, tmp_path):
 
 def test_a_refused_resume_changes_nothing(finished, plan):
     before = (finished.path / STUDY).read_bytes()
-    other = plan | {"split": replace(plan["split"], fit=plan["split"].fit[:-1]), "evaluations": 9}
+    other = plan | {
+        "split": replace(plan["split"], fit=plan["split"].fit[:-1]),
+        "plan": replace(plan["plan"], evaluations=9),
+    }
     with (
         pytest.raises(InputError, match="images or groups were changed"),
         open_search(finished.path, resume=True, **other),
@@ -166,7 +173,7 @@ def test_measurements(finished):
     # The pick fitted as a detector and scored as a candidate are the same thing.
     pick = next(row for row in found.front if row.trial == finished.front.pick.number)
     assert found.rows[0].metrics == pytest.approx(pick.metrics, rel=1e-5)
-    assert found.rows[0].total_flops == pick.total_flops
+    assert found.rows[0].cost == pick.cost == detector.total_flops
     assert found.best_of_front.metrics["rwAP"] == max(r.metrics["rwAP"] for r in found.front)
     assert found.belongs_to(detector)
 

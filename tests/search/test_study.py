@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from autopatch.errors import InputError
-from autopatch.search import Evaluation, Study, load_settings, load_trials
+from autopatch.search import Evaluation, Plan, Study, load_settings, load_trials
 from autopatch.supernet import SearchSpace
 
 EVALUATION = Evaluation(
-    total_flops=2**53 - 1,
+    cost=2**53 - 1,
     metrics={"rwAP": 0.1 + 0.2, "AP": 1 / 3},
     timings={"fit": 0.125},
 )
@@ -27,7 +28,7 @@ def optuna_study(path: Path) -> optuna.Study:
 def test_read_back(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     genomes = [(0, 4, 1, 2, 0, 0, 0, 0, 1, 3), (1, 0, 0, 0, 1, 0, 0, 0, 0, 0)]
-    with Study.create(path, space=space, evaluations=5) as study:
+    with Study.create(path, Plan(space, evaluations=5)) as study:
         study.complete(study.start(genomes[0]), EVALUATION)
         study.fail(study.start(genomes[1]), "RuntimeError: too large")
         study.start(genomes[0])
@@ -46,7 +47,7 @@ def test_read_back(tmp_path: Path, space: SearchSpace) -> None:
 
 def test_what_optuna_sees(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=5, settings={"data": "tiles"}) as study:
+    with Study.create(path, Plan(space, evaluations=5, settings={"data": "tiles"})) as study:
         study.complete(study.start((0, 4, 1, 2, 0, 0, 0, 0, 1, 3)), EVALUATION)
         study.fail(study.start((0, 0, 0, 0, 1, 0, 0, 0, 0, 0)), "ValueError")
     seen = optuna_study(path)
@@ -70,7 +71,7 @@ def test_what_optuna_sees(tmp_path: Path, space: SearchSpace) -> None:
 def test_odd_folder_name(tmp_path: Path, space: SearchSpace) -> None:
     folder = tmp_path / "a b 100% %23 what?x=1 {SCHEMA} #1 ü@x"
     folder.mkdir()
-    with Study.create(folder / "study.db", space=space, evaluations=5) as study:
+    with Study.create(folder / "study.db", Plan(space, evaluations=5)) as study:
         study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
     assert len(load_trials(folder / "study.db")) == 1
     assert list(tmp_path.iterdir()) == [folder]
@@ -81,7 +82,7 @@ def test_says_nothing(
     tmp_path: Path, space: SearchSpace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     verbosity = optuna.logging.get_verbosity()
-    with Study.create(tmp_path / "study.db", space=space, evaluations=5) as study:
+    with Study.create(tmp_path / "study.db", Plan(space, evaluations=5)) as study:
         study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), EVALUATION)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == verbosity
@@ -90,24 +91,29 @@ def test_says_nothing(
 def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     initial = [space.decode((0, 4, 1, 2, 0, 0, 0, 0, 1, 3))]
-    Study.create(
-        path,
-        space=space,
+    plan = Plan(
+        space,
         evaluations=5,
         seed=7,
         population=4,
         initial=initial,
+        sampler="tpe",
+        cost="published_flops",
         settings={"sizes": (1, 2), "weights": {"file": "w.safetensors", "mean": None}},
-    ).close()
+    )
+    Study.create(path, plan).close()
     assert load_settings(path) == {
         "space": space.to_json(),
         "evaluations": 5,
         "seed": 7,
         "population": 4,
         "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
+        "sampler": "tpe",
+        "cost": "published_flops",
         "sizes": [1, 2],
         "weights": {"file": "w.safetensors", "mean": None},
     }
+    assert optuna_study(path).metric_names == ["published_flops", "1 - rwAP"]
 
 
 def test_resume_with_the_same_settings_and_more_evaluations(
@@ -115,9 +121,9 @@ def test_resume_with_the_same_settings_and_more_evaluations(
 ) -> None:
     path = tmp_path / "study.db"
     settings = {"sizes": (1, 2)}
-    Study.create(path, space=space, evaluations=5, settings=settings).close()
-    Study.resume(path, space=space, evaluations=5, settings=settings).close()
-    Study.resume(path, space=space, evaluations=8, settings=settings).close()
+    Study.create(path, Plan(space, evaluations=5, settings=settings)).close()
+    Study.resume(path, Plan(space, evaluations=5, settings=settings)).close()
+    Study.resume(path, Plan(space, evaluations=8, settings=settings)).close()
     assert load_settings(path)["evaluations"] == 8
 
 
@@ -130,7 +136,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path:
     path = tmp_path_factory.mktemp("stored") / "study.db"
-    Study.create(path, space=space, **SETTINGS).close()
+    Study.create(path, Plan(space, **SETTINGS)).close()
     return path
 
 
@@ -140,6 +146,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path
         ({"evaluations": 4}, "evaluations = 5, cannot resume it with 4"),
         ({"seed": 1}, "seed = 0, cannot resume it with 1"),
         ({"population": 6}, "population = 12, cannot resume it with 6"),
+        ({"sampler": "tpe"}, 'sampler = "nsga2", cannot resume it with "tpe"'),
+        ({"cost": "published_flops"}, 'cost = "total_flops", cannot resume it with "published_'),
         ({"settings": {"weights": {"file": "a", "mean": [2]}}}, r"weights.mean = \[1\], .* \[2\]"),
         ({"settings": {"weights": {"mean": [1]}}}, 'weights.file = "a", .* nothing'),
         ({"settings": {"weights": {"file": "a", "mean": [1]}, "x": 1}}, "x = nothing, .* with 1"),
@@ -150,7 +158,7 @@ def test_resume_with_other_settings(
 ) -> None:
     before = stored.read_bytes()
     with pytest.raises(InputError, match=message):
-        Study.resume(stored, space=space, **(SETTINGS | change))
+        Study.resume(stored, Plan(space, **(SETTINGS | change)))
     assert stored.read_bytes() == before
 
 
@@ -164,16 +172,16 @@ def test_resume_with_another_space(
         InputError,
         match=r"space.genes\[1\].choices = \[500, 1000, 2000, 5000, null\], .* with \[1, 2\]",
     ):
-        Study.resume(stored, space=other, **SETTINGS)
+        Study.resume(stored, Plan(other, **SETTINGS))
     with pytest.raises(InputError, match=r"study.db: the search was started with space.genes = "):
-        Study.resume(stored, space=small_space, **SETTINGS)
+        Study.resume(stored, Plan(small_space, **SETTINGS))
 
 
 def test_resume_ends_orphans(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, space=space, evaluations=5) as study:
+    with Study.create(path, Plan(space, evaluations=5)) as study:
         study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
-    with Study.resume(path, space=space, evaluations=5) as study:
+    with Study.resume(path, Plan(space, evaluations=5)) as study:
         assert [trial.reason for trial in study.trials()] == ["interrupted"]
     assert optuna_study(path).trials[0].state == TrialState.FAIL
 
@@ -182,10 +190,10 @@ def test_create_replaces_nothing(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     path.write_text("mine")
     with pytest.raises(InputError, match="exists, expected a new file"):
-        Study.create(path, space=space, evaluations=5)
+        Study.create(path, Plan(space, evaluations=5))
     assert path.read_text() == "mine"
     with pytest.raises(InputError, match="no such folder"):
-        Study.create(tmp_path / "absent" / "study.db", space=space, evaluations=5)
+        Study.create(tmp_path / "absent" / "study.db", Plan(space, evaluations=5))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -199,27 +207,44 @@ def test_create_is_all_or_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "set_user_attr", killed)
         with pytest.raises(KeyboardInterrupt):
-            Study.create(path, space=space, evaluations=5)
+            Study.create(path, Plan(space, evaluations=5))
     assert not path.exists()
-    Study.create(path, space=space, evaluations=5).close()
+    Study.create(path, Plan(space, evaluations=5)).close()
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("evaluations", 0), ("seed", -1), ("population", 1)]
+    ("argument", "value", "expected"),
+    [
+        ("evaluations", 0, "at least 1"),
+        ("seed", -1, "at least 0"),
+        ("population", 1, "at least 2"),
+        ("sampler", "random", "one of ('nsga2', 'tpe')"),
+        ("cost", "macs", "one of ('total_flops', 'published_flops')"),
+    ],
 )
-def test_arguments_out_of_range(
-    tmp_path: Path, space: SearchSpace, argument: str, value: int
+def test_plans_out_of_range(
+    space: SearchSpace, argument: str, value: object, expected: str
 ) -> None:
-    arguments: dict[str, Any] = {"space": space, "evaluations": 5} | {argument: value}
-    with pytest.raises(InputError, match=f"{argument} is {value}, expected at least"):
-        Study.create(tmp_path / "study.db", **arguments)
-    assert list(tmp_path.iterdir()) == []
+    arguments: dict[str, Any] = {"evaluations": 5} | {argument: value}
+    with pytest.raises(
+        InputError, match=re.escape(f"{argument} is {value!r}, expected {expected}")
+    ):
+        Plan(space, **arguments)
 
 
-def test_settings_cannot_shadow_arguments(tmp_path: Path, space: SearchSpace) -> None:
+def test_settings_cannot_shadow_the_plan(space: SearchSpace) -> None:
     with pytest.raises(ValueError, match="'seed'"):
-        Study.create(tmp_path / "study.db", space=space, evaluations=5, settings={"seed": 1})
+        Plan(space, evaluations=5, settings={"seed": 1})
+
+
+def test_initial_architectures_are_of_the_space(
+    tmp_path: Path, space: SearchSpace, small_space: SearchSpace
+) -> None:
+    plan = Plan(small_space, evaluations=5, initial=[space.decode((0, 4, 1, 2) + (0,) * 6)])
+    with pytest.raises(InputError, match="image_size has no choice 160"):
+        Study.create(tmp_path / "study.db", plan)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_file_is_not_made(tmp_path: Path, space: SearchSpace) -> None:
@@ -228,7 +253,7 @@ def test_missing_file_is_not_made(tmp_path: Path, space: SearchSpace) -> None:
         with pytest.raises(InputError, match="no such file"):
             read(path)
     with pytest.raises(InputError, match="no such file"):
-        Study.resume(path, space=space, evaluations=5)
+        Study.resume(path, Plan(space, evaluations=5))
     assert list(tmp_path.iterdir()) == []
 
 

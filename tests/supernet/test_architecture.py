@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, Level
+from autopatch.supernet import Architecture
 
 VALID: dict[str, Any] = {
     "supernet": "timm:resnet18",
@@ -67,13 +67,3 @@ def test_invalid_values_are_refused(field: str, value: object) -> None:
 def test_from_json_refuses_foreign_values(value: Any) -> None:
     with pytest.raises(InputError):
         Architecture.from_json(value)
-
-
-def test_describe_names_levels_by_stride_where_that_is_unique() -> None:
-    architecture = Architecture(**VALID)
-    strides = [Level(0, 4, 8), Level(1, 8, 8), Level(2, 16, 8), Level(3, 32, 8)]
-    assert architecture.describe(strides) == "224 px, stride 8 p3 + stride 32 p1, bank 5000"
-    same = [Level(i, 16, 8) for i in range(4)]
-    assert architecture.describe(same) == "224 px, level 1 p3 + level 3 p1, bank 5000"
-    everything = Architecture(**{**VALID, "bank_size": None})
-    assert everything.describe(strides).endswith(", all patches")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -12,7 +14,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.errors import InputError
-from autopatch.supernet import Level, SearchSpace, Subnet, TimmSupernet, load_supernet
+from autopatch.supernet import (
+    Architecture,
+    Level,
+    SearchSpace,
+    Subnet,
+    TimmSupernet,
+    load_supernet,
+)
 
 # One model for each way in which timm extracts features, and image sizes that are fast.
 FAMILIES = [
@@ -25,6 +34,10 @@ FAMILIES = [
     ("swin_tiny_patch4_window7_224", 224),
     ("vit_tiny_patch16_224", 224),
 ]
+
+
+def at(supernet: TimmSupernet, levels: Sequence[int], image_size: int = 64) -> Architecture:
+    return Architecture(supernet.name, image_size, tuple(levels), (1,) * len(levels), None)
 
 
 def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
@@ -51,7 +64,7 @@ def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size
     chosen = [indices, indices[:1], [indices[0], indices[last // 2]]]
     counts = []
     for levels in chosen:
-        subnet = supernet.get_active_subnet(levels)
+        subnet = supernet.get_active_subnet(at(supernet, levels))
         assert not subnet.training
         assert not any(parameter.requires_grad for parameter in subnet.parameters())
         with torch.inference_mode():
@@ -62,8 +75,8 @@ def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size
             size = image_size // level.stride
             assert feature_map.shape == (2, level.channels, size, size)
         counts.append(flops_of_run(subnet, image_size))
-        assert supernet.flops(levels, image_size) == counts[-1]
-        assert supernet.grid(levels, image_size) == tuple(maps[0].shape[2:])
+        assert supernet.flops(at(supernet, levels, image_size)) == counts[-1]
+        assert supernet.grid(at(supernet, levels, image_size)) == tuple(maps[0].shape[2:])
         assert subnet.cost(image_size) == (tuple(maps[0].shape[2:]), counts[-1])
     assert counts[0] > counts[2] > counts[1]
     assert counts[0] <= flops_of_run(whole, image_size)
@@ -72,8 +85,8 @@ def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size
 def test_flops_depend_on_the_deepest_level_alone(supernet: TimmSupernet) -> None:
     for count in (1, 2, 3, 4):
         for levels in combinations([1, 2, 3, 4], count):
-            subnet = supernet.get_active_subnet(levels)
-            assert supernet.flops(levels, 64) == flops_of_run(subnet, 64)
+            subnet = supernet.get_active_subnet(at(supernet, levels))
+            assert supernet.flops(at(supernet, levels, 64)) == flops_of_run(subnet, 64)
 
 
 def test_levels_of_stride_4_and_above(supernet: TimmSupernet) -> None:
@@ -89,7 +102,15 @@ def test_levels_of_stride_4_and_above(supernet: TimmSupernet) -> None:
 @pytest.mark.parametrize("levels", [[], [0], [5], [2, 1], [1, 1]])
 def test_levels_that_cannot_be_chosen(supernet: TimmSupernet, levels: list[int]) -> None:
     with pytest.raises(InputError, match="level"):
-        supernet.get_active_subnet(levels)
+        supernet.get_active_subnet(at(supernet, levels))
+
+
+def test_architectures_of_others_are_refused(supernet: TimmSupernet) -> None:
+    with pytest.raises(InputError, match=r"of timm:x, the backbone is timm:mobilenetv2_050"):
+        supernet.get_active_subnet(replace(at(supernet, [1]), supernet="timm:x"))
+    elastic = replace(at(supernet, [1]), kernel_sizes=(3,), expand_ratios=(4,))
+    with pytest.raises(InputError, match="no kernel sizes"):
+        supernet.get_active_subnet(elastic)
 
 
 def test_arguments_of_timm_count(supernet: TimmSupernet) -> None:
@@ -101,18 +122,18 @@ def test_arguments_of_timm_count(supernet: TimmSupernet) -> None:
     assert [name for name in names if name.startswith("use")] == [
         f"use_level{index}" for index in (1, 2, 3, 4)
     ]
-    assert dilated.flops([4], 64) > supernet.flops([4], 64)
+    assert dilated.flops(at(dilated, [4], 64)) > supernet.flops(at(supernet, [4]))
 
 
 def test_images_are_normalized(supernet: TimmSupernet) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    normalized = supernet.get_active_subnet([1]).normalize(images)
+    normalized = supernet.get_active_subnet(at(supernet, [1])).normalize(images)
     mean = torch.tensor(supernet.mean).view(3, 1, 1)
     std = torch.tensor(supernet.std).view(3, 1, 1)
     assert normalized.dtype == torch.float32
     torch.testing.assert_close(normalized, (images / 255 - mean) / std, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="uint8"):
-        supernet.get_active_subnet([1]).normalize(images.float())
+        supernet.get_active_subnet(at(supernet, [1])).normalize(images.float())
 
 
 def test_random_weights_follow_the_seed_and_say_so() -> None:
@@ -122,7 +143,8 @@ def test_random_weights_follow_the_seed_and_say_so() -> None:
         load_supernet("timm:mobilenetv2_050", "random", seed=seed) for seed in (1, 1, 2)
     )
     tensors = [
-        each.get_active_subnet([1]).backbone.state_dict()[key] for each in (first, again, other)
+        each.get_active_subnet(at(each, [1])).backbone.state_dict()[key]
+        for each in (first, again, other)
     ]
     assert torch.equal(tensors[0], tensors[1])
     assert not torch.equal(tensors[0], tensors[2])
@@ -132,7 +154,10 @@ def test_random_weights_follow_the_seed_and_say_so() -> None:
 
 
 def test_subnets_share_the_weights(supernet: TimmSupernet) -> None:
-    one, two = (supernet.get_active_subnet([level]).backbone.conv_stem.weight for level in (1, 4))
+    one, two = (
+        supernet.get_active_subnet(at(supernet, [level])).backbone.conv_stem.weight
+        for level in (1, 4)
+    )
     assert one.data_ptr() == two.data_ptr()
 
 
@@ -141,7 +166,7 @@ def test_a_subnet_is_restored_from_header_and_state(model: str) -> None:
     size = 64 if model.startswith("mobile") else 224
     supernet = load_supernet(f"timm:{model}", "random", seed=5)
     levels = [level.index for level in supernet.levels][:2]
-    subnet = supernet.get_active_subnet(levels)
+    subnet = supernet.get_active_subnet(at(supernet, levels))
     header = json.loads(json.dumps(subnet.to_header()))
     state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
     restored = Subnet.restore(header, state)
@@ -156,7 +181,7 @@ def test_a_subnet_is_restored_from_header_and_state(model: str) -> None:
 
 
 def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:
-    subnet = supernet.get_active_subnet([1])
+    subnet = supernet.get_active_subnet(at(supernet, [1]))
     header, state = subnet.to_header(), subnet.state_dict()
     key = next(iter(state))
     for wrong in (
@@ -167,12 +192,21 @@ def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:
         with pytest.raises(InputError, match="do not fit"):
             Subnet.restore(header, wrong)
     for change in (
-        {"timm_model": "no_such_model"},
-        {"timm_kwargs": {"checkpoint_path": "x"}},
+        {"recipe": {**header["recipe"], "supernet": "timm:no_such_model"}},
+        {"recipe": {**header["recipe"], "supernet": "no_such_supernet"}},
+        {"recipe": {**header["recipe"], "timm_kwargs": {"checkpoint_path": "x"}}},
         {"std": [0, 1, 1]},
     ):
         with pytest.raises(InputError):
             Subnet.restore({**header, **change}, state)
+
+
+def test_names_of_levels(supernet: TimmSupernet) -> None:
+    whole = Architecture(supernet.name, 224, (2, 4), (3, 1), None)
+    assert supernet.describe(whole) == "224 px, stride 8 p3 + stride 32 p1, all patches"
+    vit = load_supernet("timm:vit_tiny_patch16_224", "random")
+    same_stride = replace(whole, supernet=vit.name, bank_size=5000)
+    assert vit.describe(same_stride) == "224 px, level 2 p3 + level 4 p1, bank 5000"
 
 
 def test_search_space(supernet: TimmSupernet) -> None:
@@ -206,22 +240,20 @@ def test_backbones_of_one_image_size() -> None:
     flexible = load_supernet(
         "timm:vit_tiny_patch16_224", "random", timm_kwargs={"dynamic_img_size": True}
     )
-    assert flexible.grid([9, 11], 160) == (10, 10)
+    assert flexible.grid(at(flexible, [9, 11], 160)) == (10, 10)
 
 
 def test_patchcore_setting(supernet: TimmSupernet) -> None:
     architecture = supernet.patchcore(bank_size=1000)
     assert architecture is not None
-    assert architecture.describe(supernet.levels) == (
-        "224 px, stride 8 p3 + stride 16 p3, bank 1000"
-    )
+    assert supernet.describe(architecture) == ("224 px, stride 8 p3 + stride 16 p3, bank 1000")
 
 
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
         ("mobilenetv2_050", "timm:"),
-        ("ofa_mbv3", "timm:"),
+        ("ofa_mbv4", "ofa_mbv3"),
         ("timm:mobilnetv2_050", "mobilenetv2_050"),
         ("timm:mobilenetv2_050.no_such_tag", "no_such_tag"),
         ("timm:hrnet_w18_small", "cannot be cut"),
@@ -257,7 +289,7 @@ def test_real_weights(shared_weights: Path, model: str) -> None:
     assert not supernet.random_features
     assert f"{model}.safetensors" in supernet.provenance
     assert supernet.search_space().size() == 15 * (5**4 - 1)
-    subnet = supernet.get_active_subnet([1, 2, 3, 4])
+    subnet = supernet.get_active_subnet(at(supernet, [1, 2, 3, 4]))
     ramp = torch.linspace(0, 255, 160).to(torch.uint8).expand(1, 3, 160, 160)
     with torch.inference_mode():
         for level, feature_map in zip(subnet.levels, subnet(subnet.normalize(ramp)), strict=True):

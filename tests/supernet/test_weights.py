@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import load_supernet, read_weights
+from autopatch.supernet import Architecture, load_supernet, read_weights
 
 WriteWeights = Callable[..., Path]
 SPACE = "timm:mobilenetv2_050"
@@ -33,7 +33,9 @@ def test_tensors_reach_the_subnet(
     assert supernet.mean == (0.5, 0.5, 0.5)
     assert supernet.std == (0.25, 0.25, 0.25)
     assert not supernet.random_features
-    state = supernet.get_active_subnet([1]).backbone.state_dict()
+    state = supernet.get_active_subnet(
+        Architecture(SPACE, 64, (1,), (1,), None)
+    ).backbone.state_dict()
     assert state[KEY].dtype == torch.float32
     assert torch.equal(state[KEY], classifier_state[KEY].half().float())
     # Not in the subnet: what lies after the deepest level.
@@ -52,7 +54,8 @@ def test_keys_of_whole_models_fit_their_feature_extractors(model: str, tmp_path:
     level = supernet.levels[1].index
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
-        (ours,) = supernet.get_active_subnet([level])(images)
+        architecture = Architecture(supernet.name, 224, (level,), (1,), None)
+        (ours,) = supernet.get_active_subnet(architecture)(images)
         (timms,) = whole.forward_intermediates(images, indices=[level], intermediates_only=True)
     torch.testing.assert_close(ours, timms, rtol=1e-4, atol=1e-4)
 

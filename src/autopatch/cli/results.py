@@ -25,7 +25,7 @@ from autopatch.report import (
 )
 from autopatch.search.measurements import Measurements, patchcore_setting
 from autopatch.search.run import DETECTOR, REPORT, Run, new_temporary_folder
-from autopatch.supernet import TimmSupernet
+from autopatch.supernet import Supernet
 
 _IMAGES_AT_A_TIME = 64
 
@@ -148,9 +148,9 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
     candidates = [
         Candidate(
             number=trial.number,
-            label=trial.architecture.describe(supernet.levels),
-            total_flops=trial.evaluation.total_flops,
-            backbone_flops=supernet.flops(trial.architecture.levels, trial.architecture.image_size),
+            label=supernet.describe(trial.architecture),
+            cost=trial.evaluation.cost,
+            backbone_flops=supernet.flops(trial.architecture),
             validation=trial.evaluation.metrics,
             on_front=trial.number in on_front,
             is_pick=trial.number == front.pick.number,
@@ -166,8 +166,8 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
                 Candidate(
                     number=None,
                     label=row.label,
-                    total_flops=row.total_flops,
-                    backbone_flops=supernet.flops(patchcore.levels, patchcore.image_size),
+                    cost=row.cost,
+                    backbone_flops=supernet.flops(patchcore),
                     is_patchcore=True,
                     test=row.metrics,
                 )
@@ -180,9 +180,10 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
         split=run.split,
         seed=run.seed,
         evaluations=run.evaluations,
+        cost=run.cost,
         candidates=candidates,
         failures=[
-            Failure(t.number, t.architecture.describe(supernet.levels), t.reason)
+            Failure(t.number, supernet.describe(t.architecture), t.reason)
             for t in run.trials
             if t.reason is not None
         ],
@@ -196,7 +197,7 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
 
 
 def _with_cases(
-    run: Run, supernet: TimmSupernet, detector: Detector, report: Report, progress: Progress
+    run: Run, supernet: Supernet, detector: Detector, report: Report, progress: Progress
 ) -> Report:
     test = run.split.test
     prediction = detector.predict([sample.path for sample in test], progress=progress)
@@ -211,6 +212,6 @@ def _with_cases(
     return replace(
         report,
         threshold=detector.threshold.describe(),
-        fitted=detector.architecture.describe(supernet.levels),
+        fitted=supernet.describe(detector.architecture),
         cases=cases,
     )

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from autopatch.data import EVALUATION_SIZE, load_images
 from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.threshold import Threshold, calibrate
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, Subnet, TimmSupernet
+from autopatch.supernet import Architecture, Subnet, Supernet
 
 _IMAGES_AT_A_TIME = 16
-_FORMAT = 1
+_FORMAT = 2
 _SUBNET_PREFIX = "subnet."
 
 Progress = Callable[[str, int, int], None]
@@ -82,7 +83,7 @@ class Detector:
     @classmethod
     def fit(
         cls,
-        supernet: TimmSupernet,
+        supernet: Supernet,
         architecture: Architecture,
         images: Sequence[Path],
         *,
@@ -108,29 +109,26 @@ class Detector:
             InputError: An image cannot be read, a list is empty, or the architecture is that of
                 another backbone.
         """
-        if architecture.supernet != supernet.name:
-            raise InputError(
-                f"the architecture is of {architecture.supernet}, the backbone is {supernet.name}"
-            )
         if not images:
             raise InputError("`images` is empty, expected good images to fit the bank on")
         if not calibration:
             raise InputError("`calibration` is empty, expected good images for the threshold")
-        subnet = supernet.get_active_subnet(architecture.levels)
-        feature_maps = stack_maps(
-            _feature_maps(subnet, architecture.image_size, images, "fit", progress), len(images)
-        )
+        subnet = cut_subnet(supernet, architecture, images)
+        good = feature_maps(subnet, architecture.image_size, images, _told(progress, "fit"))
         try:
             memory = MemoryBank.fit(
-                feature_maps, architecture.patch_sizes, bank_size=architecture.bank_size, seed=seed
+                stack_maps(good, len(images)),
+                architecture.patch_sizes,
+                bank_size=architecture.bank_size,
+                seed=seed,
             )
         except ValueError as error:
             raise InputError(f"the architecture cannot be fitted: {error}") from error
         maps = torch.cat(
             [
                 memory.anomaly_maps(batch, evaluation_size)
-                for batch in _feature_maps(
-                    subnet, architecture.image_size, calibration, "calibrate", progress
+                for batch in feature_maps(
+                    subnet, architecture.image_size, calibration, _told(progress, "calibrate")
                 )
             ]
         )
@@ -177,7 +175,7 @@ class Detector:
             )
         maps = [
             self.memory.anomaly_maps(batch, self.evaluation_size)
-            for batch in _feature_maps(self.subnet, size, images, "predict", progress)
+            for batch in feature_maps(self.subnet, size, images, _told(progress, "predict"))
         ]
         side = self.evaluation_size
         every_map = torch.cat(maps) if maps else torch.empty(0, side, side)
@@ -293,21 +291,49 @@ def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[to
     return stacked
 
 
-def _feature_maps(
+def cut_subnet(supernet: Supernet, architecture: Architecture, good: Sequence[Path]) -> Subnet:
+    """The subnet of an architecture, ready for use.
+
+    Args:
+        supernet: The backbones.
+        architecture: One of its architectures.
+        good: Images that batch norm is recalibrated on, where the supernet asks for that.
+    """
+    subnet = supernet.get_active_subnet(architecture)
+    if supernet.recalibrate_batch_norm:
+        batches = (good[i : i + _IMAGES_AT_A_TIME] for i in range(0, len(good), _IMAGES_AT_A_TIME))
+        subnet.recalibrate(
+            subnet.normalize(load_images(batch, architecture.image_size)) for batch in batches
+        )
+    return subnet
+
+
+def feature_maps(
     subnet: Subnet,
     image_size: int,
     images: Sequence[Path] | torch.Tensor,
-    step: str,
-    progress: Progress | None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Iterator[list[torch.Tensor]]:
+    """Feature maps of images, batch by batch.
+
+    Args:
+        subnet: The backbone.
+        image_size: Side the files are resized to.
+        images: Files, or uint8 `[N, 3, S, S]` of that size.
+        told: Called after every batch with how many images are done, and how many there are.
+    """
     for first in range(0, len(images), _IMAGES_AT_A_TIME):
         batch = images[first : first + _IMAGES_AT_A_TIME]
         pixels = batch if isinstance(batch, torch.Tensor) else load_images(batch, image_size)
         with torch.inference_mode():
             maps = subnet(subnet.normalize(pixels))
         yield maps
-        if progress is not None:
-            progress(step, min(first + _IMAGES_AT_A_TIME, len(images)), len(images))
+        if told is not None:
+            told(min(first + _IMAGES_AT_A_TIME, len(images)), len(images))
+
+
+def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else partial(progress, step)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

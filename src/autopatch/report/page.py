@@ -14,6 +14,7 @@ from autopatch.data import GOOD, Sample, Split
 from autopatch.errors import InputError
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure
+from autopatch.search import COSTS
 
 PAGE = "report.html"
 TABLE = "front.csv"
@@ -76,6 +77,7 @@ class Report:
         split: Roles of the images.
         seed: Seed of the search.
         evaluations: Architectures asked for.
+        cost: What the candidates' cost is, a key of `COSTS`.
         candidates: All evaluated ones, and the PatchCore setting if it is to be compared.
         failures: Candidates without a result.
         threshold: What the threshold is and what it promises, None without a fitted detector.
@@ -91,6 +93,7 @@ class Report:
     split: Split
     seed: int
     evaluations: int
+    cost: str
     candidates: Sequence[Candidate]
     failures: Sequence[Failure] = ()
     threshold: str | None = None
@@ -149,6 +152,7 @@ def _write(folder: Path, report: Report) -> None:
     pareto_figure(
         report.candidates,
         folder / PARETO,
+        cost=report.cost,
         validation_anomalies=len(report.split.validation),
         test_anomalies=_anomalous(report.split.test),
         warning=report.weights if report.random_features else None,
@@ -180,7 +184,7 @@ def _write(folder: Path, report: Report) -> None:
 
 def _front(report: Report) -> list[Candidate]:
     return sorted(
-        (c for c in report.candidates if c.on_front), key=lambda c: (c.total_flops, c.number or 0)
+        (c for c in report.candidates if c.on_front), key=lambda c: (c.cost, c.number or 0)
     )
 
 
@@ -251,7 +255,7 @@ def _comparison(report: Report) -> list[str]:
     shown = [candidate for _, candidate in rows if candidate is not None]
     parts = ["<h2>Pick, PatchCore setting, and what the front holds</h2>"]
     if shown:
-        parts += _table(shown, names, "detector")
+        parts += _table(shown, names, "detector", report.cost)
     if _has_tests(shown):
         parts.append(
             '<p class="note">The test part was not used by the search: '
@@ -264,7 +268,7 @@ def _comparison(report: Report) -> list[str]:
             "alone do not tell how good a detector is.</p>"
         )
     parts.append(
-        f'<figure><img src="{PARETO}" alt="rwAP against total FLOPs of all candidates"></figure>'
+        f'<figure><img src="{PARETO}" alt="rwAP against FLOPs of all candidates"></figure>'
     )
     return parts
 
@@ -287,15 +291,18 @@ def _front_table(report: Report) -> list[str]:
     if not front:
         return [*parts, "<p>It is empty.</p>"]
     names = [f"{c.number}{' (pick)' if c.is_pick else ''}" for c in front]
-    parts += _table(front, names, "trial")
+    parts += _table(front, names, "trial", report.cost)
     parts.append(
-        f'<p class="note">Metrics in percent, GFLOP an image (2 for each multiply-add). '
+        '<p class="note">Metrics in percent, GFLOP an image: '
+        f"{_text(COSTS[report.cost])}, and those of the backbone by 2 for each multiply-add. "
         f'The same as <a href="{TABLE}">{TABLE}</a>.</p>'
     )
     return parts
 
 
-def _table(candidates: Sequence[Candidate], names: Sequence[str], heading: str) -> list[str]:
+def _table(
+    candidates: Sequence[Candidate], names: Sequence[str], heading: str, cost: str
+) -> list[str]:
     parts_of_data = ["validation"] + (["test"] if _has_tests(candidates) else [])
     head = [
         f'<th rowspan="2" class="text">{heading}</th>',
@@ -307,7 +314,8 @@ def _table(candidates: Sequence[Candidate], names: Sequence[str], heading: str) 
     lines = [
         '<div class="wide"><table>',
         f"<thead><tr>{''.join(head)}</tr>",
-        f"<tr><th>total</th><th>backbone</th>{metric_cells * len(parts_of_data)}</tr></thead>",
+        f"<tr><th>{cost.removesuffix('_flops')}</th><th>backbone</th>"
+        f"{metric_cells * len(parts_of_data)}</tr></thead>",
         "<tbody>",
     ]
     for candidate, name in zip(candidates, names, strict=True):
@@ -315,7 +323,7 @@ def _table(candidates: Sequence[Candidate], names: Sequence[str], heading: str) 
         cells = [
             f'<td class="text">{_text(name)}</td>',
             f'<td class="text">{_text(candidate.label)}</td>',
-            f'<td class="first">{candidate.total_flops / 1e9:.2f}</td>',
+            f'<td class="first">{candidate.cost / 1e9:.2f}</td>',
             f"<td>{_MISSING if backbone is None else f'{backbone / 1e9:.2f}'}</td>",
         ]
         for part in parts_of_data:
@@ -360,10 +368,7 @@ def _settings(report: Report) -> list[str]:
         ("data set", report.dataset),
         ("search space", report.space),
         ("weights", report.weights),
-        (
-            "objectives",
-            "total FLOPs (backbone and nearest neighbors) and rwAP on the validation part",
-        ),
+        ("objectives", f"{COSTS[report.cost]} and rwAP on the validation part"),
         ("evaluations asked for", str(report.evaluations)),
         ("seed", str(report.seed)),
         ("split", f"{order}, {split.shots} shots and a reserve of {split.reserve} of each type"),
@@ -410,7 +415,7 @@ def _write_csv(path: Path, report: Report) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(
-            ["trial", "role", "architecture", "total_flops", "backbone_flops", *columns, "features"]
+            ["trial", "role", "architecture", report.cost, "backbone_flops", *columns, "features"]
         )
         for candidate in rows:
             roles = [
@@ -428,7 +433,7 @@ def _write_csv(path: Path, report: Report) -> None:
                     candidate.number,
                     " + ".join(roles),
                     candidate.label,
-                    candidate.total_flops,
+                    candidate.cost,
                     candidate.backbone_flops,
                     *(metrics.get(metric) for metrics in values for metric in _METRICS),
                     report.weights,

@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         number: Its trial, None for one that was not evaluated by the search.
         label: Its architecture in words.
-        total_flops: FLOPs an image.
+        cost: FLOPs an image, those the search was to save.
         backbone_flops: Those of the backbone alone, None where unknown.
         validation: Metrics on the validation part by name, each in [0, 1]; "rwAP" where the search
             evaluated it, empty where it was not.
@@ -42,7 +42,7 @@ class Candidate:
 
     number: int | None
     label: str
-    total_flops: int
+    cost: int
     backbone_flops: int | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     on_front: bool = False
@@ -62,22 +62,24 @@ def best_on_test(candidates: Sequence[Candidate]) -> Candidate | None:
     On ties fewer FLOPs, then the first.
     """
     measured = [c for c in candidates if c.on_front and c.test is not None and "rwAP" in c.test]
-    return min(measured, key=lambda c: (-_test_rwap(c), c.total_flops), default=None)
+    return min(measured, key=lambda c: (-_test_rwap(c), c.cost), default=None)
 
 
 def pareto_figure(
     candidates: Sequence[Candidate],
     path: Path,
     *,
+    cost: str = "total_flops",
     validation_anomalies: int | None = None,
     test_anomalies: int | None = None,
     warning: str | None = None,
 ) -> None:
-    """Draws rwAP against total FLOPs, on the validation part and, where measured, on the test part.
+    """Draws rwAP against the cost, on the validation part and, where measured, on the test part.
 
     Args:
         candidates: All evaluated candidates, and the PatchCore setting if it is to be compared.
         path: PNG file to write; it appears whole or not at all.
+        cost: What the candidates' cost is, a key of `COSTS`.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
         warning: Line above everything, None for none.
@@ -85,14 +87,14 @@ def pareto_figure(
     Raises:
         ValueError: A candidate has no FLOPs, which have no place on a logarithmic axis.
     """
-    if any(candidate.total_flops <= 0 for candidate in candidates):
-        raise ValueError("a candidate has total_flops below 1")
+    if any(candidate.cost <= 0 for candidate in candidates):
+        raise ValueError("a candidate has a cost below 1")
     tested = [c for c in candidates if c.test is not None and "rwAP" in c.test]
     figure = Figure(figsize=(12.5 if tested else 8, 5.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
-        _style(axes)
+        _style(axes, cost)
     # The bounds are final before labels are placed, and the same for both panels.
     _set_bounds(panels[0], candidates)
     drawn = [_draw_validation(panels[0], candidates)]
@@ -128,9 +130,9 @@ class _Label:
     bold: bool = False
 
 
-def _style(axes: Any) -> None:
+def _style(axes: Any, cost: str) -> None:
     axes.set_xscale("log")
-    axes.set_xlabel("total FLOPs [GFLOP an image]")
+    axes.set_xlabel(f"{cost.removesuffix('_flops')} FLOPs [GFLOP an image]")
     axes.grid(which="major", color="#e4e4e4", linewidth=0.8)
     axes.grid(which="minor", axis="x", color="#f2f2f2", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -139,7 +141,7 @@ def _style(axes: Any) -> None:
 
 
 def _set_bounds(axes: Any, candidates: Sequence[Candidate]) -> None:
-    flops = [c.total_flops / 1e9 for c in candidates] or [0.1, 10]
+    flops = [c.cost / 1e9 for c in candidates] or [0.1, 10]
     values = [100 * c.validation["rwAP"] for c in candidates if "rwAP" in c.validation]
     values += [100 * _test_rwap(c) for c in candidates if c.test is not None and "rwAP" in c.test]
     low, high = min(flops), max(flops)
@@ -161,7 +163,7 @@ def _draw_validation(
 ) -> tuple[list[_Point], list[_Point], list[_Label]]:
     """Returns all points, the corners of the front's line, and the labels to place."""
     seen = [c for c in candidates if "rwAP" in c.validation]
-    points = [(c.total_flops / 1e9, 100 * c.validation["rwAP"]) for c in seen]
+    points = [(c.cost / 1e9, 100 * c.validation["rwAP"]) for c in seen]
     others = [point for c, point in zip(seen, points, strict=True) if not c.on_front]
     front = sorted(point for c, point in zip(seen, points, strict=True) if c.on_front)
     if others:
@@ -182,7 +184,7 @@ def _draw_validation(
 def _draw_test(
     axes: Any, tested: Sequence[Candidate]
 ) -> tuple[list[_Point], list[_Point], list[_Label]]:
-    points = [(c.total_flops / 1e9, 100 * _test_rwap(c)) for c in tested]
+    points = [(c.cost / 1e9, 100 * _test_rwap(c)) for c in tested]
     oracle = best_on_test(tested)
     front = sorted(point for c, point in zip(tested, points, strict=True) if c.on_front)
     if front:

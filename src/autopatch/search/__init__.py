@@ -1,28 +1,41 @@
-"""Multi-objective search: NSGA-II over a search space, recorded in an Optuna study.
+"""Multi-objective search: a sampler over a search space, recorded in an Optuna study.
 
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
   candidates failed. `Progress`: its callback.
-- `Study`: the record, open for writing; `load_trials`, `load_settings` read a stored one.
+- `Plan`, `Study`: what a search is to do, and its record, open for writing; `load_trials`,
+  `load_settings` read a stored one.
 - `Evaluator`, `Evaluation`: what a candidate is asked for; the search knows nothing else of it.
+  `COSTS`: what its cost can be.
 - `Trial`, `Front`, `non_dominated`: one evaluation, and the result with its pick.
-- `NSGA2`: the optimizer by ask and tell, without record.
+- `NSGA2`, `TPE`: the optimizers by ask and tell, without record; `Optimizer`: what they share.
+- `load_published`: the trials of a published study database, as `PublishedTrials`.
 """
 
-from autopatch.search.evaluation import Evaluation, Evaluator
+from autopatch.search.evaluation import COSTS, Evaluation, Evaluator
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.loop import Progress, SearchError, search
 from autopatch.search.nsga2 import NSGA2
-from autopatch.search.study import Study, load_settings, load_trials
+from autopatch.search.optimizer import Optimizer
+from autopatch.search.published import PublishedTrial, PublishedTrials, load_published
+from autopatch.search.study import Plan, Study, load_settings, load_trials
+from autopatch.search.tpe import TPE
 
 __all__ = [
+    "COSTS",
     "NSGA2",
+    "TPE",
     "Evaluation",
     "Evaluator",
     "Front",
+    "Optimizer",
+    "Plan",
     "Progress",
+    "PublishedTrial",
+    "PublishedTrials",
     "SearchError",
     "Study",
     "Trial",
+    "load_published",
     "load_settings",
     "load_trials",
     "non_dominated",

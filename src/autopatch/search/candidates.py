@@ -1,89 +1,100 @@
-"""Scoring candidates of a fixed backbone: feature maps once, then a bank for each candidate."""
+"""Scoring candidates: feature maps, kept where they serve several, and a bank for each."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
-from autopatch.data import EVALUATION_SIZE, Sample, load_images, load_masks
-from autopatch.detector import MemoryBank, score_maps, stack_maps, total_flops
+from autopatch.data import EVALUATION_SIZE, Sample, load_masks
+from autopatch.detector import (
+    MemoryBank,
+    cut_subnet,
+    feature_maps,
+    score_maps,
+    stack_maps,
+    total_flops,
+)
+from autopatch.errors import InputError
 from autopatch.search.evaluation import Evaluation
-from autopatch.supernet import Architecture, TimmSupernet
-
-_IMAGES_AT_A_TIME = 16
+from autopatch.supernet import Architecture, Supernet
 
 
 class FeatureMaps:
     """Feature maps of a fixed list of images, computed when first asked for and then kept.
 
-    The backbone is the same for every candidate, so its maps depend on the image size alone. Maps
-    of all levels are kept by image size, least recently used ones dropped first, within
-    `cache_bytes`; maps of a size that does not fit on its own are computed anew each time, for the
-    levels asked for, and let go with the candidate. What is in use is in memory whatever the limit.
+    Where architectures differ in their levels alone, the maps of all levels are computed and kept
+    together. The least recently used maps are dropped first, within `cache_bytes`; maps that do not
+    fit on their own are computed anew each time, for the levels asked for, and let go with the
+    candidate. What is in use is in memory whatever the limit.
 
     Args:
-        supernet: The backbone.
-        samples: The images.
+        supernet: The backbones.
+        fit: Good images; batch norm is recalibrated on them where the supernet asks for that.
+        scored: The other images.
         cache_bytes: Memory for maps that are kept.
     """
 
     def __init__(
-        self, supernet: TimmSupernet, samples: Sequence[Sample], *, cache_bytes: int
+        self,
+        supernet: Supernet,
+        *,
+        fit: Sequence[Sample],
+        scored: Sequence[Sample],
+        cache_bytes: int,
     ) -> None:
         self._supernet = supernet
-        self._paths = [sample.path for sample in samples]
+        self._fit = [sample.path for sample in fit]
+        self._paths = [*self._fit, *(sample.path for sample in scored)]
         self._cache_bytes = cache_bytes
-        self._cache: OrderedDict[int, dict[int, torch.Tensor]] = OrderedDict()
+        self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
 
-    def get(self, image_size: int, levels: Sequence[int]) -> list[torch.Tensor]:
-        """Maps `[N, C_l, H_l, W_l]` of the levels, channels last in memory."""
-        if image_size not in self._cache:
-            every_level = [level.index for level in self._supernet.levels]
-            needed = self.bytes_needed(image_size)
+    def get(self, architecture: Architecture) -> list[torch.Tensor]:
+        """Maps `[N, C_l, H_l, W_l]` of the architecture's levels, channels last in memory; those of
+        the fit images first."""
+        whole = self._kept_together(architecture)
+        if whole not in self._cache:
+            needed = self.bytes_needed(whole)
             if needed > self._cache_bytes:
-                return self._compute(image_size, levels)
+                return self._compute(architecture)
             while sum(map(self.bytes_needed, self._cache)) + needed > self._cache_bytes:
                 self._cache.popitem(last=False)
-            maps = self._compute(image_size, every_level)
-            self._cache[image_size] = dict(zip(every_level, maps, strict=True))
-        self._cache.move_to_end(image_size)
-        return [self._cache[image_size][level] for level in levels]
+            self._cache[whole] = dict(zip(whole.levels, self._compute(whole), strict=True))
+        self._cache.move_to_end(whole)
+        return [self._cache[whole][level] for level in architecture.levels]
 
-    def bytes_needed(self, image_size: int) -> int:
-        """Memory of all levels' maps at an image size."""
-        floats = sum(
-            level.channels * height * width
-            for level, (height, width) in (
-                (level, self._supernet.grid([level.index], image_size))
-                for level in self._supernet.levels
-            )
-        )
+    def bytes_needed(self, architecture: Architecture) -> int:
+        """Memory of the maps that are kept together with those of an architecture."""
+        whole = self._kept_together(architecture)
+        floats = 0
+        for level in self._supernet.chosen_levels(whole):
+            one = replace(whole, levels=(level.index,), patch_sizes=(1,))
+            height, width = self._supernet.grid(one)
+            floats += level.channels * height * width
         return 4 * floats * len(self._paths)
 
-    def _compute(self, image_size: int, levels: Sequence[int]) -> list[torch.Tensor]:
-        subnet = self._supernet.get_active_subnet(levels)
+    def _kept_together(self, architecture: Architecture) -> Architecture:
+        levels = self._supernet.shared_levels or architecture.levels
+        ones = (1,) * len(levels)  # neither patch sizes nor the bank matter to the maps
+        return replace(architecture, levels=levels, patch_sizes=ones, bank_size=None)
 
-        def batches() -> Iterator[list[torch.Tensor]]:
-            for first in range(0, len(self._paths), _IMAGES_AT_A_TIME):
-                images = load_images(self._paths[first : first + _IMAGES_AT_A_TIME], image_size)
-                with torch.inference_mode():
-                    maps: list[torch.Tensor] = subnet(subnet.normalize(images))
-                yield maps
-
-        return stack_maps(batches(), len(self._paths))
+    def _compute(self, architecture: Architecture) -> list[torch.Tensor]:
+        subnet = cut_subnet(self._supernet, architecture, self._fit)
+        batches = feature_maps(subnet, architecture.image_size, self._paths)
+        return stack_maps(batches, len(self._paths))
 
 
 class CandidateEvaluator:
     """Fits a memory bank on good images for each architecture and scores it on labelled ones.
 
     Args:
-        supernet: The backbone.
+        supernet: The backbones.
         fit: Good images for the bank.
         scored: Labelled images for the metrics.
+        cost: What an evaluation's cost is, a key of `COSTS`.
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
         cache_bytes: Memory for feature maps that are kept.
@@ -91,10 +102,11 @@ class CandidateEvaluator:
 
     def __init__(
         self,
-        supernet: TimmSupernet,
+        supernet: Supernet,
         *,
         fit: Sequence[Sample],
         scored: Sequence[Sample],
+        cost: str = "total_flops",
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
@@ -103,23 +115,24 @@ class CandidateEvaluator:
         self._fit_images = len(fit)
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size)
-        self._feature_maps = FeatureMaps(supernet, [*fit, *scored], cache_bytes=cache_bytes)
+        self._feature_maps = FeatureMaps(supernet, fit=fit, scored=scored, cache_bytes=cache_bytes)
         self._cache_bytes = cache_bytes
+        self._cost = cost
         self._seed = seed
         self._evaluation_size = evaluation_size
         self._scored: dict[Architecture, Evaluation] = {}
 
-    def too_large_to_keep(self, image_sizes: Sequence[int]) -> dict[int, int]:
-        """Image sizes whose feature maps do not fit the memory for them, with the bytes they need:
-        those maps are computed anew for each candidate."""
-        needed = {size: self._feature_maps.bytes_needed(size) for size in image_sizes}
+    def too_large_to_keep(self, architectures: Iterable[Architecture]) -> dict[int, int]:
+        """Image sizes of architectures whose feature maps do not fit the memory for them, with the
+        bytes they need: those maps are computed anew for each candidate."""
+        needed = {a.image_size: self._feature_maps.bytes_needed(a) for a in architectures}
         return {size: count for size, count in needed.items() if count > self._cache_bytes}
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Timings are those of all fit and scored images together; "features" is short where the
         maps were kept from an earlier candidate. Bank sizes of no fewer than the patches there are
         make one detector, which is scored once."""
-        height, width = self._supernet.grid(architecture.levels, architecture.image_size)
+        height, width = self._supernet.grid(architecture)
         patches = self._fit_images * height * width
         if architecture.bank_size is not None and architecture.bank_size >= patches:
             architecture = replace(architecture, bank_size=None)
@@ -129,7 +142,7 @@ class CandidateEvaluator:
 
     def _score(self, architecture: Architecture) -> Evaluation:
         started = time.perf_counter()
-        maps = self._feature_maps.get(architecture.image_size, architecture.levels)
+        maps = self._feature_maps.get(architecture)
         seen = time.perf_counter()
         memory = MemoryBank.fit(
             [m[: self._fit_images] for m in maps],
@@ -144,7 +157,7 @@ class CandidateEvaluator:
         compared = time.perf_counter()
         metrics = score_maps(anomaly_maps, self._masks, self._types)
         return Evaluation(
-            total_flops=architecture_flops(self._supernet, architecture, len(memory.bank)),
+            cost=architecture_cost(self._supernet, architecture, len(memory.bank), self._cost),
             metrics=metrics,
             timings={
                 "features": seen - started,
@@ -155,15 +168,25 @@ class CandidateEvaluator:
         )
 
 
-def architecture_flops(supernet: TimmSupernet, architecture: Architecture, bank_rows: int) -> int:
-    """FLOPs an image of a detector: its backbone and its nearest neighbors in `bank_rows` rows."""
-    height, width = supernet.grid(architecture.levels, architecture.image_size)
-    channels = sum(
-        level.channels for level in supernet.levels if level.index in architecture.levels
-    )
-    return total_flops(
-        supernet.flops(architecture.levels, architecture.image_size),
-        height * width,
-        bank_rows,
-        channels,
-    )
+def architecture_cost(
+    supernet: Supernet, architecture: Architecture, bank_rows: int, cost: str
+) -> int:
+    """FLOPs an image of a detector.
+
+    Args:
+        supernet: The backbones.
+        architecture: Of the detector.
+        bank_rows: Patches in its bank.
+        cost: A key of `COSTS`.
+
+    Raises:
+        InputError: The backbone has no published FLOPs.
+    """
+    if cost == "published_flops":
+        published = supernet.published_flops(architecture)
+        if published is None:
+            raise InputError(f"{supernet.name} has no published FLOPs, only total FLOPs")
+        return published
+    height, width = supernet.grid(architecture)
+    channels = sum(level.channels for level in supernet.chosen_levels(architecture))
+    return total_flops(supernet.flops(architecture), height * width, bank_rows, channels)

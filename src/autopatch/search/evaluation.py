@@ -9,14 +9,20 @@ from typing import Protocol
 
 from autopatch.supernet import Architecture
 
+COSTS = {
+    "total_flops": "total FLOPs (backbone and nearest neighbors)",
+    "published_flops": "published FLOPs (backbone alone)",
+}
+"""What a search can have as its first objective, in words."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """The measured worth of one architecture.
 
     Attributes:
-        total_flops: FLOPs an image, backbone and nearest neighbors together; below 2**53, so that
-            the record's floating-point columns hold it exactly.
+        cost: FLOPs an image, those of `COSTS` that the search was planned with; below 2**53, so
+            that the record's floating-point columns hold it exactly.
         metrics: Finite values by name; "rwAP" in [0, 1] on the validation part is the second
             objective. A metric that is undefined is left out.
         timings: Seconds by name of the step.
@@ -26,13 +32,13 @@ class Evaluation:
             a failed one, with this message as its reason.
     """
 
-    total_flops: int
+    cost: int
     metrics: Mapping[str, float]
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.total_flops < 2**53:
-            raise ValueError(f"total_flops is {self.total_flops}, expected 0 to 2**53 - 1")
+        if not 0 <= self.cost < 2**53:
+            raise ValueError(f"cost is {self.cost}, expected 0 to 2**53 - 1")
         if "rwAP" not in self.metrics:
             raise ValueError(f"metrics are {sorted(self.metrics)}, expected rwAP among them")
         if not 0.0 <= self.metrics["rwAP"] <= 1.0:
@@ -43,8 +49,8 @@ class Evaluation:
 
     @property
     def objectives(self) -> tuple[float, float]:
-        """Both minimized: (total_flops, 1 - rwAP)."""
-        return float(self.total_flops), 1.0 - self.metrics["rwAP"]
+        """Both minimized: (cost, 1 - rwAP)."""
+        return float(self.cost), 1.0 - self.metrics["rwAP"]
 
 
 class Evaluator(Protocol):

@@ -37,7 +37,7 @@ def non_dominated(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     guises, such as bank sizes that all exceed the number of patches there are.
 
     Returns:
-        The front by ascending total FLOPs, then trial number; so rwAP ascends as well.
+        The front by ascending cost, then trial number; so rwAP ascends as well.
     """
     evaluated = [(trial.evaluation.objectives, trial) for trial in trials if trial.evaluation]
     evaluated.sort(key=lambda pair: (pair[0], pair[1].number))
@@ -55,7 +55,7 @@ class Front:
     """The result of a search.
 
     Attributes:
-        trials: Non-dominated trials by ascending total FLOPs; at least one.
+        trials: Non-dominated trials by ascending cost; at least one.
         evaluated: Distinct architectures evaluated, failed ones counted.
         failed: Those of them that failed.
         note: One line why the search ended before its number of evaluations, None if it did not.
@@ -68,7 +68,7 @@ class Front:
 
     @property
     def pick(self) -> Trial:
-        """The trial of highest validation rwAP; on ties fewer FLOPs, then the lowest number."""
+        """The trial of highest validation rwAP; on ties less cost, then the lowest number."""
         return min(self.trials, key=_by_rwap)
 
 

@@ -8,8 +8,10 @@ from typing import Protocol
 from autopatch.errors import InputError
 from autopatch.search.evaluation import Evaluator
 from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.nsga2 import NSGA2, PENALTY, Genome
-from autopatch.search.study import INTERRUPTED, Study
+from autopatch.search.nsga2 import NSGA2
+from autopatch.search.optimizer import PENALTY, Genome, Optimizer
+from autopatch.search.study import INTERRUPTED, Plan, Study
+from autopatch.search.tpe import TPE
 
 
 class SearchError(RuntimeError):
@@ -30,37 +32,33 @@ class Progress(Protocol):
 
 
 def search(evaluate: Evaluator, study: Study, *, progress: Progress | None = None) -> Front:
-    """Searches the study's space for the Pareto front of total FLOPs and 1 - rwAP.
+    """Searches the study's space for the Pareto front of its cost and 1 - rwAP.
 
     A study with results is replayed: a fresh optimizer proposes the same genomes and is told what
     the record holds, so the front is that of an uninterrupted search.
 
     Args:
-        evaluate: Scores one architecture.
+        evaluate: Scores one architecture; its cost is the one that the study's plan names.
         study: The record, new or resumed.
         progress: Told of every evaluation.
 
     Raises:
-        SearchError: If every candidate of the first generation fails.
+        SearchError: If every candidate fails, of the first generation or, where the optimizer
+            proposes fewer at a time, of as many.
         InputError: If the evaluator raises it, or if the stored results are not those that this
             version of the optimizer proposes.
     """
-    space = study.space
-    optimizer = NSGA2(
-        space,
-        seed=study.seed,
-        population=study.population,
-        initial=[space.encode(architecture) for architecture in study.initial],
-    )
+    plan = study.plan
+    optimizer = _optimizer(plan)
     recorded = deque(trial for trial in study.trials() if trial.reason != INTERRUPTED)
-    total = min(study.evaluations, space.size())
+    total = min(plan.evaluations, plan.space.size())
     done: list[Trial] = []
-    while len(done) < study.evaluations:
+    while len(done) < plan.evaluations:
         genomes = optimizer.ask()
         if not genomes:
             break
         generation: list[Trial] = []
-        for genome in genomes[: study.evaluations - len(done)]:
+        for genome in genomes[: plan.evaluations - len(done)]:
             if recorded:
                 generation.append(_replay(study, recorded.popleft(), genome))
                 continue
@@ -70,31 +68,45 @@ def search(evaluate: Evaluator, study: Study, *, progress: Progress | None = Non
                 so_far = done + generation
                 progress(len(so_far), total, trial, len(non_dominated(so_far)))
         done += generation
-        if not any(trial.evaluation for trial in done):
-            raise SearchError(f"all {len(done)} candidates failed, the first: {done[0].reason}")
+        if len(done) >= plan.population and not any(trial.evaluation for trial in done):
+            break
         if len(generation) == len(genomes):
             optimizer.tell(
                 [t.evaluation.objectives if t.evaluation else PENALTY for t in generation]
             )
-    note = None
-    if len(done) < study.evaluations:
-        note = (
-            f"the search ended after {len(done)} of {study.evaluations} evaluations: no "
-            f"architecture of the space's {space.size()} is left that was not evaluated"
-        )
+    front = non_dominated(done)
+    if not front:
+        raise SearchError(f"all {len(done)} candidates failed, the first: {done[0].reason}")
     return Front(
-        trials=non_dominated(done),
+        trials=front,
         evaluated=len(done),
         failed=sum(trial.evaluation is None for trial in done),
-        note=note,
+        note=_note(plan, len(done)),
     )
+
+
+def _optimizer(plan: Plan) -> Optimizer:
+    if plan.sampler == "tpe":
+        return TPE(plan.space, seed=plan.seed, initial=plan.genomes())
+    return NSGA2(plan.space, seed=plan.seed, population=plan.population, initial=plan.genomes())
+
+
+def _note(plan: Plan, evaluated: int) -> str | None:
+    if evaluated == plan.evaluations:
+        return None
+    ended = f"the search ended after {evaluated} of {plan.evaluations} evaluations: "
+    size = plan.space.size()
+    if evaluated == size:
+        return ended + f"no architecture of the space's {size} is left that was not evaluated"
+    return ended + f"the optimizer proposes nothing new among the space's {size} architectures"
 
 
 def _replay(study: Study, trial: Trial, genome: Genome) -> Trial:
     if trial.genome != genome:
         raise InputError(
             f"{study.path}: trial {trial.number} holds the genome {trial.genome}, but the "
-            f"optimizer proposes {genome}: made with other versions of autopatch, pymoo or numpy"
+            f"optimizer proposes {genome}: made with other versions of autopatch, pymoo, optuna or "
+            "numpy"
         )
     return trial
 
@@ -102,7 +114,7 @@ def _replay(study: Study, trial: Trial, genome: Genome) -> Trial:
 def _evaluate(evaluate: Evaluator, study: Study, genome: Genome) -> Trial:
     number = study.start(genome)
     try:
-        evaluation = evaluate(study.space.decode(genome))
+        evaluation = evaluate(study.plan.space.decode(genome))
     except BaseException as error:
         # MemoryError counts as a failure: a smaller candidate may well fit.
         if isinstance(error, Exception) and not isinstance(error, InputError):

@@ -14,9 +14,9 @@ from typing import Any
 from autopatch.data import Split, load_images, load_masks
 from autopatch.detector import MAX_CORESET_SAMPLE, Detector, Progress, images_digest, score_maps
 from autopatch.errors import InputError
-from autopatch.search.candidates import CandidateEvaluator
+from autopatch.search.candidates import CandidateEvaluator, architecture_cost
 from autopatch.search.run import Run, write_json
-from autopatch.supernet import Architecture, SearchSpace, TimmSupernet
+from autopatch.supernet import Architecture, SearchSpace, Supernet
 
 EVALUATION = "evaluation.json"
 
@@ -29,7 +29,7 @@ class Measured:
         kind: "fitted", "patchcore" or "front".
         label: Its architecture in words.
         trial: Number of the trial of the front, None for the others.
-        total_flops: FLOPs an image.
+        cost: FLOPs an image, those of the search.
         metrics: By name.
         milliseconds: Median time of one decoded image, None where it was not taken.
     """
@@ -37,7 +37,7 @@ class Measured:
     kind: str
     label: str
     trial: int | None
-    total_flops: int
+    cost: int
     metrics: Mapping[str, float]
     milliseconds: float | None
 
@@ -51,7 +51,7 @@ class Measurements:
         fitted: Architecture of the fitted detector.
         fitted_on: `images_digest` of its images.
         rows: The fitted detector, the PatchCore setting if the backbone has one, then the front by
-            ascending total FLOPs.
+            ascending cost.
     """
 
     features: str
@@ -104,7 +104,7 @@ class Measurements:
             raise InputError(f"{path}: damaged ({error}); run evaluate again") from error
 
 
-def baselines(space: SearchSpace, supernet: TimmSupernet, split: Split) -> tuple[Architecture, ...]:
+def baselines(space: SearchSpace, supernet: Supernet, split: Split) -> tuple[Architecture, ...]:
     """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
     so that the pick is never worse than that on the validation part; nothing if the space lacks it.
     """
@@ -123,13 +123,13 @@ def baselines(space: SearchSpace, supernet: TimmSupernet, split: Split) -> tuple
     return (nearest,)
 
 
-def patchcore_setting(supernet: TimmSupernet, split: Split) -> Architecture | None:
+def patchcore_setting(supernet: Supernet, split: Split) -> Architecture | None:
     """The PatchCore setting of a backbone: levels of stride 8 and 16, patch size 3, a coreset of
     10 % of the patches of the fit images; None if the backbone lacks such levels."""
     architecture = supernet.patchcore(bank_size=None)
     if architecture is None:
         return None
-    positions = math.prod(supernet.grid(architecture.levels, architecture.image_size))
+    positions = math.prod(supernet.grid(architecture))
     patches = len(split.fit) * positions
     bank_size = min(max(round(patches / 10), 1), MAX_CORESET_SAMPLE)
     return replace(architecture, bank_size=bank_size)
@@ -137,7 +137,7 @@ def patchcore_setting(supernet: TimmSupernet, split: Split) -> Architecture | No
 
 def fit_detector(
     run: Run,
-    supernet: TimmSupernet,
+    supernet: Supernet,
     architecture: Architecture,
     *,
     false_alarm_rate: float = 0.05,
@@ -184,15 +184,18 @@ def measure(
         raise InputError(
             f"the detector has {detector.subnet.provenance}, the run {supernet.provenance}"
         )
-    label = detector.architecture.describe(supernet.levels)
-    rows = [_measured("fitted", label, run, detector, progress)]
+    rows = [_measured("fitted", run, supernet, detector, progress)]
     architecture = patchcore_setting(supernet, split)
     if architecture is not None:
         baseline = fit_detector(run, supernet, architecture, progress=progress)
-        label = architecture.describe(supernet.levels)
-        rows.append(_measured("patchcore", label, run, baseline, progress))
+        rows.append(_measured("patchcore", run, supernet, baseline, progress))
     evaluator = CandidateEvaluator(
-        supernet, fit=split.fit, scored=split.test, seed=run.seed, cache_bytes=cache_bytes
+        supernet,
+        fit=split.fit,
+        scored=split.test,
+        cost=run.cost,
+        seed=run.seed,
+        cache_bytes=cache_bytes,
     )
     trials = run.front.trials
     for done, trial in enumerate(trials):
@@ -202,9 +205,9 @@ def measure(
         rows.append(
             Measured(
                 kind="front",
-                label=trial.architecture.describe(supernet.levels),
+                label=supernet.describe(trial.architecture),
                 trial=trial.number,
-                total_flops=evaluation.total_flops,
+                cost=evaluation.cost,
                 metrics=evaluation.metrics,
                 milliseconds=None,
             )
@@ -223,7 +226,7 @@ _TIMED_IMAGES = 20
 
 
 def _measured(
-    kind: str, label: str, run: Run, detector: Detector, progress: Progress | None
+    kind: str, run: Run, supernet: Supernet, detector: Detector, progress: Progress | None
 ) -> Measured:
     test = run.split.test
     paths = [sample.path for sample in test]
@@ -237,9 +240,11 @@ def _measured(
     masks = load_masks(test, detector.evaluation_size)
     return Measured(
         kind=kind,
-        label=label,
+        label=supernet.describe(detector.architecture),
         trial=None,
-        total_flops=detector.total_flops,
+        cost=architecture_cost(
+            supernet, detector.architecture, len(detector.memory.bank), run.cost
+        ),
         metrics=score_maps(maps, masks, [sample.type for sample in test]),
         milliseconds=1e3 * statistics.median(seconds),
     )

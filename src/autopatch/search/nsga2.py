@@ -22,17 +22,14 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.problems.static import StaticProblem
 
+from autopatch.search.optimizer import Genome
 from autopatch.supernet import SearchSpace
 
 # pymoo prints a hint where its compiled modules are missing; a population of a dozen is sorted
 # fast enough without them.
 Config.warnings["not_compiled"] = False
 
-Genome = tuple[int, ...]
 IntArray = npt.NDArray[np.int64]
-
-# Objectives of a failed candidate: finite, so that pymoo can sort them, and worse than any other.
-PENALTY = (1e30, 1e30)
 
 # Random draws without a new architecture before the space is taken for exhausted.
 _DRAWS = 100_000

@@ -8,25 +8,28 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from autopatch.data import Split
-from autopatch.detector import images_digest
+from autopatch.detector import Progress, images_digest
 from autopatch.errors import InputError
 from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.study import INTERRUPTED, Study, load_settings, load_trials
-from autopatch.supernet import Architecture, SearchSpace, TimmSupernet, load_supernet
+from autopatch.search.study import INTERRUPTED, Plan, Study, load_settings, load_trials
+from autopatch.supernet import SearchSpace, Supernet, load_supernet
 
 STUDY = "study.db"
 SPLIT = "split.json"
 DETECTOR = "detector.safetensors"
 REPORT = "report"
 LOCK = ".lock"
+
+# What proposes the architectures: with another version it may propose others.
+_LIBRARIES = {"nsga2": "pymoo", "tpe": "optuna"}
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,12 @@ class Source:
     Attributes:
         data: Folder of the data set, absolute.
         supernet: Name of the backbone, such as "timm:mobilenetv2_100".
-        weights: Absolute path of a weights file, "pretrained" or "random".
+        weights: Absolute path of a weights file or folder, or a word such as "random".
         mean: Channel means, None for those of the weights.
         std: Channel deviations, None for those of the weights.
         timm_kwargs: Arguments of the timm model, None for those of the weights.
-        weights_sha256: Of the weights file, None where there is none.
+        weights_sha256: Of the weights file or the files of the folder, None where there is none.
+        recalibrate_batch_norm: Whether subnets get the statistics of the good images.
         group_regex: What groups images by file name, None for no groups.
         groups_csv: Table of the images' groups, None for no groups.
     """
@@ -52,11 +56,12 @@ class Source:
     std: tuple[float, ...] | None = None
     timm_kwargs: Mapping[str, Any] | None = field(default=None)
     weights_sha256: str | None = None
+    recalibrate_batch_norm: bool = False
     group_regex: str | None = None
     groups_csv: str | None = None
 
-    def load_supernet(self, *, seed: int) -> TimmSupernet:
-        """The backbone; `seed` is that of random weights.
+    def load_supernet(self, *, seed: int, progress: Progress | None = None) -> Supernet:
+        """The backbone; `seed` is that of random weights, `progress` is told of a download.
 
         Raises:
             InputError: The weights do not fit, or are not those the search was made with.
@@ -75,17 +80,23 @@ class Source:
             std=self.std,
             timm_kwargs=self.timm_kwargs,
             seed=seed,
+            recalibrate_batch_norm=self.recalibrate_batch_norm,
+            progress=progress,
         )
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file.
+    """Hash of a file, or of the names and contents of the files in a folder.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: A file cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if not path.is_dir():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        listing = "".join(f"{file.name}\0{sha256(file)}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -100,6 +111,7 @@ class Run:
         space: What was searched.
         seed: Of split, bank and optimizer.
         evaluations: Architectures asked for.
+        cost: What the first objective was, a key of `COSTS`.
         split: Roles of the images.
         trials: All trials by number.
     """
@@ -109,6 +121,7 @@ class Run:
     space: SearchSpace
     seed: int
     evaluations: int
+    cost: str
     split: Split
     trials: tuple[Trial, ...]
 
@@ -137,6 +150,7 @@ class Run:
             space=space,
             seed=settings["seed"],
             evaluations=settings["evaluations"],
+            cost=settings["cost"],
             split=_read_split(path / SPLIT, Path(source.data)),
             trials=load_trials(path / STUDY),
         )
@@ -168,7 +182,7 @@ class Run:
                 return trial
         raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
 
-    def load_supernet(self) -> TimmSupernet:
+    def load_supernet(self) -> Supernet:
         """The backbone of the search."""
         return self.source.load_supernet(seed=self.seed)
 
@@ -178,13 +192,9 @@ def open_search(
     path: Path,
     split: Split,
     source: Source,
+    plan: Plan,
     *,
     resume: bool,
-    space: SearchSpace,
-    evaluations: int,
-    seed: int,
-    population: int,
-    initial: Sequence[Architecture],
 ) -> Iterator[Study]:
     """The record of a search in a run folder, which no other process can search in meanwhile.
 
@@ -192,28 +202,22 @@ def open_search(
         path: The folder. A new one appears complete or not at all.
         split: Roles of the images.
         source: Images and backbone.
+        plan: What to search; split and source are added to its settings.
         resume: Whether to go on in a folder, or to make a new one.
-        space, evaluations, seed, population, initial: As for `Study.create`.
 
     Raises:
         InputError: The folder exists, or to resume, does not; it cannot be written; another process
             is searching in it; it was made with other settings or from other images.
     """
-    plan: dict[str, Any] = {
-        "space": space,
-        "evaluations": evaluations,
-        "seed": seed,
-        "population": population,
-        "initial": initial,
-        "settings": {
-            "source": asdict(source),
-            "shots": split.shots,
-            "reserve": split.reserve,
-            "protocol": split.protocol,
-            "images_sha256": images_digest(split.images()),
-            "versions": {name: version(name) for name in ("pymoo", "timm", "torch")},
-        },
+    settings = {
+        "source": asdict(source),
+        "shots": split.shots,
+        "reserve": split.reserve,
+        "protocol": split.protocol,
+        "images_sha256": images_digest(split.images()),
+        "versions": {name: version(name) for name in (_LIBRARIES[plan.sampler], "timm", "torch")},
     }
+    plan = replace(plan, settings={**plan.settings, **settings})
     if not resume:
         _create(path, split.to_json(Path(source.data)), plan)
     elif not (path / STUDY).is_file():
@@ -223,7 +227,7 @@ def open_search(
         stored = load_settings(path / STUDY).get("source")
         if resume and stored == json.loads(json.dumps(asdict(source))):
             _check_split(path / SPLIT, split, Path(source.data))
-        with Study.resume(path / STUDY, **plan) as study:
+        with Study.resume(path / STUDY, plan) as study:
             yield study
 
 
@@ -272,7 +276,7 @@ def _umask() -> int:
     return mask
 
 
-def _create(path: Path, split: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+def _create(path: Path, split: Mapping[str, Any], plan: Plan) -> None:
     if path.exists():
         raise InputError(
             f"{path}: exists; give --resume to go on with the search in it, or another --out"
@@ -280,7 +284,7 @@ def _create(path: Path, split: Mapping[str, Any], plan: Mapping[str, Any]) -> No
     unfinished = new_temporary_folder(path)
     try:
         write_json(unfinished / SPLIT, split)
-        Study.create(unfinished / STUDY, **plan).close()
+        Study.create(unfinished / STUDY, plan).close()
         unfinished.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from error

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,19 +20,86 @@ from typing import Any
 import optuna
 import sqlalchemy.exc
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.errors import InputError
-from autopatch.search.evaluation import Evaluation
+from autopatch.search._optuna import close_storage, connect, open_storage, quiet
+from autopatch.search.evaluation import COSTS, Evaluation
 from autopatch.search.front import Trial
 from autopatch.supernet import Architecture, SearchSpace
 
 INTERRUPTED = "interrupted"
 
+SAMPLERS = ("nsga2", "tpe")
+
 _NAME = "autopatch"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is to do, stored with its record; a resumed search has the same.
+
+    Attributes:
+        space: What is searched.
+        evaluations: Distinct architectures to evaluate, failed ones counted; alone may grow when
+            the search is resumed.
+        seed: Seed of the optimizer, not negative.
+        population: Architectures a generation, at least 2. If as many fail at the beginning, the
+            search ends.
+        initial: Architectures evaluated first; of `space`.
+        sampler: The optimizer: "nsga2" or "tpe".
+        cost: What the first objective is, a key of `COSTS`.
+        settings: Whatever else decides the outcome (data, weights, versions, ...): values that
+            JSON can hold.
+
+    Raises:
+        InputError: If a value is out of its range.
+        ValueError: If `settings` hold one of the other names.
+    """
+
+    space: SearchSpace
+    evaluations: int
+    seed: int = 0
+    population: int = 12
+    initial: Sequence[Architecture] = ()
+    sampler: str = SAMPLERS[0]
+    cost: str = next(iter(COSTS))
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 1), ("seed", 0), ("population", 2)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"{name} is {value}, expected at least {least}")
+        for name, known in (("sampler", SAMPLERS), ("cost", tuple(COSTS))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
+        shadowed = self.settings.keys() & {f.name for f in fields(self)}
+        if shadowed:
+            raise ValueError(f"settings hold {sorted(shadowed)}, which are fields of their own")
+
+    def genomes(self) -> list[tuple[int, ...]]:
+        """Canonical genomes of the initial architectures.
+
+        Raises:
+            InputError: If the space does not hold one.
+        """
+        return [self.space.encode(architecture) for architecture in self.initial]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values, `settings` beside the other fields.
+
+        Raises:
+            InputError: If the space does not hold an initial architecture.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "settings"}
+        values |= {"space": self.space.to_json(), "initial": self.genomes(), **self.settings}
+        # Through JSON, so that tuples and lists compare equal to what the file gives back.
+        result: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+        return result
 
 
 class Study:
@@ -40,60 +107,28 @@ class Study:
 
     Attributes:
         path: The SQLite file.
-        space: What is searched.
-        evaluations: Distinct architectures to evaluate, failed ones counted.
-        seed: Seed of the optimizer.
-        population: Architectures a generation.
-        initial: Architectures evaluated first.
+        plan: What the search is to do.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        space: SearchSpace,
-        evaluations: int,
-        seed: int,
-        population: int,
-        initial: Sequence[Architecture],
-    ) -> None:
+    def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
-        self.space = space
-        self.evaluations = evaluations
-        self.seed = seed
-        self.population = population
-        self.initial = tuple(initial)
-        self._storage = _open(path)
+        self.plan = plan
+        self._storage = open_storage(path)
         self._id = self._storage.get_study_id_from_name(_NAME)
 
     @classmethod
-    def create(
-        cls,
-        path: Path,
-        *,
-        space: SearchSpace,
-        evaluations: int,
-        seed: int = 0,
-        population: int = 12,
-        initial: Sequence[Architecture] = (),
-        settings: Mapping[str, Any] | None = None,
-    ) -> Study:
+    def create(cls, path: Path, plan: Plan) -> Study:
         """A new, empty study; the file appears complete or not at all.
 
         Args:
             path: The SQLite file; its folder exists, the file does not.
-            space: What is searched.
-            evaluations: Distinct architectures to evaluate.
-            seed: Seed of the optimizer, not negative.
-            population: Architectures a generation, at least 2.
-            initial: Architectures evaluated first; of `space`.
-            settings: Whatever else decides the outcome (data, weights, versions, ...): values that
-                JSON can hold. A resumed search must have the same.
+            plan: What the search is to do.
 
         Raises:
-            InputError: If an argument is out of range, the file exists or cannot be written.
+            InputError: If the space does not hold an initial architecture, the file exists or
+                cannot be written.
         """
-        stored = _settings(space, evaluations, seed, population, initial, settings)
+        stored = plan.to_json()
         if path.exists():
             raise InputError(f"{path}: exists, expected a new file")
         if not path.parent.is_dir():
@@ -104,52 +139,35 @@ class Study:
             unfinished.touch()
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        with _quiet():
-            storage = _open(unfinished)
+        with quiet():
+            storage = open_storage(unfinished)
             study = optuna.create_study(
                 study_name=_NAME,
                 storage=storage,
                 directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
             )
-            study.set_metric_names(["total_flops", "1 - rwAP"])
+            study.set_metric_names([plan.cost, "1 - rwAP"])
             for name, value in stored.items():
                 study.set_user_attr(name, value)
-        _close(storage)
+        close_storage(storage)
         unfinished.replace(path)
-        return cls(
-            path,
-            space=space,
-            evaluations=evaluations,
-            seed=seed,
-            population=population,
-            initial=initial,
-        )
+        return cls(path, plan)
 
     @classmethod
-    def resume(
-        cls,
-        path: Path,
-        *,
-        space: SearchSpace,
-        evaluations: int,
-        seed: int = 0,
-        population: int = 12,
-        initial: Sequence[Architecture] = (),
-        settings: Mapping[str, Any] | None = None,
-    ) -> Study:
-        """The study of an earlier search, to go on with; arguments as for `create`.
+    def resume(cls, path: Path, plan: Plan) -> Study:
+        """The study of an earlier search, to go on with.
 
         Trials left running by a killed process become failed ones with the reason "interrupted",
         so no other process may be searching in this file.
 
         Raises:
-            InputError: If there is no study, or if a setting differs from the stored one;
-                `evaluations` alone may have grown.
+            InputError: If there is no study, or if the plan differs from the stored one in more
+                than a larger number of evaluations.
         """
-        given = _settings(space, evaluations, seed, population, initial, settings)
+        given = plan.to_json()
         stored = load_settings(path)
-        grown = given["evaluations"] >= stored.get("evaluations", 0)
-        compared = stored | {"evaluations": evaluations} if grown else stored
+        grown = plan.evaluations >= stored.get("evaluations", 0)
+        compared = stored | {"evaluations": plan.evaluations} if grown else stored
         difference = _difference(compared, given)
         if difference is not None:
             name, before, now = difference
@@ -157,15 +175,8 @@ class Study:
                 f"{path}: the search was started with {name} = {before}, cannot resume it with "
                 f"{now}"
             )
-        study = cls(
-            path,
-            space=space,
-            evaluations=evaluations,
-            seed=seed,
-            population=population,
-            initial=initial,
-        )
-        study._storage.set_study_user_attr(study._id, "evaluations", evaluations)
+        study = cls(path, plan)
+        study._storage.set_study_user_attr(study._id, "evaluations", plan.evaluations)
         for trial in study._storage.get_all_trials(study._id, states=(TrialState.RUNNING,)):
             study.fail(trial.number, INTERRUPTED)
         return study
@@ -183,7 +194,7 @@ class Study:
 
     def close(self) -> None:
         """Closes the file; the study cannot be used any more."""
-        _close(self._storage)
+        close_storage(self._storage)
 
     def trials(self) -> tuple[Trial, ...]:
         """All trials by number."""
@@ -195,18 +206,19 @@ class Study:
         Returns:
             The trial's number.
         """
-        parameters = self.space.parameters(genome)
+        space = self.plan.space
+        parameters = space.parameters(genome)
         running = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=parameters,
             distributions={
                 gene.name: CategoricalDistribution(gene.choices)
-                for gene in self.space.genes
+                for gene in space.genes
                 if gene.name in parameters
             },
             user_attrs={
                 "genome": list(genome),
-                "architecture": self.space.decode(genome).to_json(),
+                "architecture": space.decode(genome).to_json(),
             },
         )
         return self._storage.get_trial(self._storage.create_new_trial(self._id, running)).number
@@ -251,44 +263,13 @@ def load_settings(path: Path) -> dict[str, Any]:
     """The settings that a stored study was started with; writes nothing.
 
     Returns:
-        "space" (JSON of the search space), "evaluations", "seed", "population", "initial"
-        (genomes) and what the caller added.
+        What `Plan.to_json` gave.
 
     Raises:
         InputError: If the file is missing or is not the record of a search.
     """
     with _stored(path) as storage:
         return storage.get_study_user_attrs(storage.get_study_id_from_name(_NAME))
-
-
-def _settings(
-    space: SearchSpace,
-    evaluations: int,
-    seed: int,
-    population: int,
-    initial: Sequence[Architecture],
-    settings: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    for name, value, least in (
-        ("evaluations", evaluations, 1),
-        ("seed", seed, 0),
-        ("population", population, 2),
-    ):
-        if value < least:
-            raise InputError(f"{name} is {value}, expected at least {least}")
-    own = {
-        "space": space.to_json(),
-        "evaluations": evaluations,
-        "seed": seed,
-        "population": population,
-        "initial": [space.encode(architecture) for architecture in initial],
-    }
-    other = dict(settings or {})
-    if own.keys() & other.keys():
-        raise ValueError(f"settings hold {sorted(own.keys() & other.keys())}, which have arguments")
-    # Through JSON, so that tuples and lists compare equal to what the file gives back.
-    result: dict[str, Any] = json.loads(json.dumps(own | other, allow_nan=False))
-    return result
 
 
 def _difference(stored: Any, given: Any, name: str = "") -> tuple[str, str, str] | None:
@@ -325,7 +306,7 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
         raise InputError(f"{path}: no such file, expected the study of a search")
     # RDBStorage would add its tables to a foreign database.
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)
+        connection = connect(path, mode="rw")
         try:
             names = [row[0] for row in connection.execute("SELECT study_name FROM studies")]
         finally:
@@ -335,11 +316,11 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
     if _NAME not in names:
         raise InputError(f"{path}: holds the studies {names}, expected {_NAME!r} among them")
     try:
-        storage = _open(path)
+        storage = open_storage(path)
         try:
             yield storage
         finally:
-            _close(storage)
+            close_storage(storage)
     except (
         sqlalchemy.exc.SQLAlchemyError,
         StorageInternalError,
@@ -351,41 +332,13 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
         raise InputError(f"{path}: not a readable study of a search ({line})") from None
 
 
-def _open(path: Path) -> RDBStorage:
-    def connect() -> sqlite3.Connection:
-        # mode=rw, because SQLite would otherwise create a missing file.
-        uri = f"{path.resolve().as_uri()}?mode=rw"
-        return sqlite3.connect(uri, uri=True, check_same_thread=False)
-
-    # With a connection of our own, as in a URL a path that holds "?", "#" or "{" is misread.
-    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
-
-
-def _close(storage: RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines and no notes on experimental functions from Optuna."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
 def _trial(frozen: FrozenTrial) -> Trial:
     attributes = frozen.user_attrs
     evaluation = None
     reason = None
     if frozen.state == TrialState.COMPLETE:
         evaluation = Evaluation(
-            total_flops=int(frozen.values[0]),
+            cost=int(frozen.values[0]),
             metrics=_prefixed(attributes, "metrics."),
             timings=_prefixed(attributes, "timings."),
         )

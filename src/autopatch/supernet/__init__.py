@@ -2,26 +2,49 @@
 
 - `Level`, `Architecture`: one feature level of a backbone; one point of a search space.
 - `Gene`, `SearchSpace`: a search space as data, an integer genome with names and choices.
+- `Supernet`: what the rest of the program asks of one. `load_supernet`: gives it by name.
+- `TimmSupernet`: a timm backbone. `OnceForAllSupernet`: the published supernets, over the elastic
+  network `OnceForAllMobileNetV3`; `published_space`, `published_cost`: of the published method;
+  `describe_stages`: one of its architectures in words.
+- `Subnet`: the static network cut out of a supernet.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them.
-- `TimmSupernet`, `Subnet`, `load_supernet`: a timm backbone, and the network cut out of it.
 """
 
 from __future__ import annotations
 
 from autopatch.supernet.architecture import Architecture, Level
+from autopatch.supernet.elastic import OnceForAllMobileNetV3, SubnetSetting
+from autopatch.supernet.load import load_supernet
+from autopatch.supernet.once_for_all import (
+    OFA_MBV3,
+    OnceForAllSupernet,
+    describe_stages,
+    published_space,
+)
+from autopatch.supernet.published_flops import PublishedCost, published_cost
 from autopatch.supernet.space import Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
-from autopatch.supernet.timm_supernet import TimmSupernet, load_supernet
+from autopatch.supernet.supernet import Supernet
+from autopatch.supernet.timm_supernet import TimmSupernet
 from autopatch.supernet.weights import Weights, read_weights
 
 __all__ = [
+    "OFA_MBV3",
     "Architecture",
     "Gene",
     "Level",
+    "OnceForAllMobileNetV3",
+    "OnceForAllSupernet",
+    "PublishedCost",
     "SearchSpace",
     "Subnet",
+    "SubnetSetting",
+    "Supernet",
     "TimmSupernet",
     "Weights",
+    "describe_stages",
     "load_supernet",
+    "published_cost",
+    "published_space",
     "read_weights",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from autopatch.errors import InputError
 
 IMAGE_SIZES = range(32, 1025)
 PATCH_SIZES = range(1, 17)
+KERNEL_SIZES = (3, 5, 7)
+EXPAND_RATIOS = (3, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,6 @@ class Level:
     channels: int
 
 
-def level_names(levels: Sequence[Level]) -> dict[int, str]:
-    """Short names by level index: "stride8" where no two levels share a stride, else "level9"."""
-    counts = Counter(level.stride for level in levels)
-    unique = all(count == 1 for count in counts.values())
-    return {
-        level.index: f"stride{level.stride}" if unique else f"level{level.index}"
-        for level in levels
-    }
-
-
 @dataclass(frozen=True)
 class Architecture:
     """A decoded, valid point of a search space.
@@ -48,6 +39,9 @@ class Architecture:
         levels: Indices of the chosen feature levels, ascending, at least one.
         patch_sizes: Side of the average-pooled patch for each chosen level, 1 to 16.
         bank_size: Patches kept in the memory bank; None keeps all.
+        kernel_sizes: Of an elastic supernet: side of the depthwise kernels, 3, 5 or 7, for each
+            stage up to that of the deepest level. Empty where the backbone has nothing to choose.
+        expand_ratios: Likewise the expand ratio of the blocks, 3, 4 or 6.
 
     Raises:
         InputError: If a value is of another type or out of its range.
@@ -58,12 +52,14 @@ class Architecture:
     levels: tuple[int, ...]
     patch_sizes: tuple[int, ...]
     bank_size: int | None
+    kernel_sizes: tuple[int, ...] = ()
+    expand_ratios: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.supernet, str) or not self.supernet:
             raise InputError(f"architecture: supernet is {self.supernet!r}, expected a name")
         check_image_size(self.image_size)
-        for name in ("levels", "patch_sizes"):
+        for name in ("levels", "patch_sizes", "kernel_sizes", "expand_ratios"):
             if not isinstance(getattr(self, name), tuple):
                 raise InputError(
                     f"architecture: {name} is {getattr(self, name)!r}, expected a tuple of integers"
@@ -81,6 +77,15 @@ class Architecture:
         for patch_size in self.patch_sizes:
             check_patch_size(patch_size)
         check_bank_size(self.bank_size)
+        if len(self.kernel_sizes) != len(self.expand_ratios):
+            raise InputError(
+                f"architecture: {len(self.kernel_sizes)} kernel sizes for "
+                f"{len(self.expand_ratios)} expand ratios, expected one of each for a stage"
+            )
+        for kernel_size in self.kernel_sizes:
+            check_kernel_size(kernel_size)
+        for expand_ratio in self.expand_ratios:
+            check_expand_ratio(expand_ratio)
 
     def to_json(self) -> dict[str, Any]:
         """The architecture as JSON values; `from_json` reads them back."""
@@ -99,29 +104,22 @@ class Architecture:
         if not isinstance(value, Mapping):
             raise InputError(f"architecture: found {value!r}, expected a JSON object")
         names = {field.name for field in fields(cls)}
-        if value.keys() != names:
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not needed <= value.keys() <= names:
             raise InputError(
-                f"architecture: found the fields {sorted(value)}, expected {sorted(names)}"
+                f"architecture: found the fields {sorted(value)}, expected {sorted(needed)} and, "
+                f"for an elastic supernet, {sorted(names - needed)}"
             )
         arguments: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in value.items()
         }
         return cls(**arguments)
 
-    def describe(self, levels: Sequence[Level]) -> str:
-        """Short text such as "224 px, stride 4 p3 + stride 8 p3, bank 5000".
 
-        Args:
-            levels: The levels of the supernet.
-        """
-        names = level_names(levels)
-        parts = []
-        for index, patch_size in zip(self.levels, self.patch_sizes, strict=True):
-            name = names[index]
-            kind = name.rstrip("0123456789")
-            parts.append(f"{kind} {name[len(kind) :]} p{patch_size}")
-        bank = "all patches" if self.bank_size is None else f"bank {self.bank_size}"
-        return f"{self.image_size} px, {' + '.join(parts)}, {bank}"
+def describe_bank(architecture: Architecture) -> str:
+    """The bank in words."""
+    size = architecture.bank_size
+    return "all patches" if size is None else f"bank {size}"
 
 
 def is_integer(value: object) -> bool:
@@ -151,6 +149,18 @@ def check_patch_size(value: object) -> None:
             f"patch size is {value!r}, expected an integer from {PATCH_SIZES[0]} to "
             f"{PATCH_SIZES[-1]}"
         )
+
+
+def check_kernel_size(value: object) -> None:
+    """Raises InputError unless the value is the side of an elastic kernel."""
+    if not is_integer(value) or value not in KERNEL_SIZES:
+        raise InputError(f"kernel size is {value!r}, expected one of {KERNEL_SIZES}")
+
+
+def check_expand_ratio(value: object) -> None:
+    """Raises InputError unless the value is an expand ratio."""
+    if not is_integer(value) or value not in EXPAND_RATIOS:
+        raise InputError(f"expand ratio is {value!r}, expected one of {EXPAND_RATIOS}")
 
 
 def check_bank_size(value: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -12,14 +12,20 @@ import numpy as np
 
 from autopatch.errors import InputError
 from autopatch.supernet.architecture import (
+    IMAGE_SIZES,
     Architecture,
     check_bank_size,
+    check_expand_ratio,
     check_image_size,
+    check_kernel_size,
     check_level,
     check_patch_size,
 )
 
 Choice: TypeAlias = "int | bool | str | None"
+
+_SCALARS = ("bank_size", "image_size", "supernet")
+_ELASTIC = ("expand_ratio", "kernel_size")
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,11 @@ class Gene:
     Attributes:
         name: Unique in its space; the name of the parameter in a study.
         choices: Distinct JSON scalars; a genome holds an index into them.
-        field: "image_size", "bank_size", "level" or "patch_size".
-        slot: For "level" and "patch_size": which place for a level the gene belongs to. A level
-            gene leaves its slot empty (False or None), takes the level whose index is the slot
-            (True), or takes the level it names (an integer).
+        field: "supernet", "image_size" or "bank_size"; or of a slot "level", "patch_size",
+            "kernel_size" or "expand_ratio".
+        slot: Which place for a level the gene belongs to, in order of depth; of an elastic supernet
+            a stage. A level gene leaves its slot empty (False or None), takes the level whose index
+            is the slot (True), or takes the level it names (an integer).
         active_if: Names of level genes: the gene counts when at least one of them chooses a level.
             Empty for a gene that always counts.
     """
@@ -60,8 +67,9 @@ class SearchSpace:
     gives both the same form.
 
     Attributes:
-        name: Name of the supernet the space belongs to.
+        name: Name of the space; of its supernet as well, where no gene chooses that.
         genes: The genes, in the order of the genome.
+        fixed: Values of "image_size" and "bank_size" where no gene sets them.
 
     Raises:
         InputError: If the genes contradict each other or hold a value that is out of its range.
@@ -69,6 +77,7 @@ class SearchSpace:
 
     name: str
     genes: tuple[Gene, ...]
+    fixed: Mapping[str, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [gene.name for gene in self.genes]
@@ -77,18 +86,24 @@ class SearchSpace:
         for gene in self.genes:
             self._check(gene)
         levels = {gene.name for gene in self.genes if gene.field == "level"}
-        slots = [gene.slot for gene in self.genes if gene.field == "level"]
-        patch_slots = [gene.slot for gene in self.genes if gene.field == "patch_size"]
-        scalars = sorted(gene.field for gene in self.genes if gene.slot is None)
+        slots = self._slots("level")
         if not slots or len(set(slots)) != len(slots):
             raise InputError(f"search space {self.name}: expected one level gene for each slot")
-        if sorted(map(str, patch_slots)) != sorted(map(str, slots)):
+        if self._slots("patch_size") != slots:
             raise InputError(f"search space {self.name}: expected one patch size for each slot")
-        if scalars != ["bank_size", "image_size"]:
+        if any(self._slots(name) not in ([], slots) for name in _ELASTIC):
+            raise InputError(
+                f"search space {self.name}: expected a kernel size and an expand ratio for each "
+                "slot, or none"
+            )
+        scalars = sorted([*self.fixed, *(gene.field for gene in self.genes if gene.slot is None)])
+        if scalars not in (["bank_size", "image_size"], sorted(_SCALARS)):
             raise InputError(
                 f"search space {self.name}: found {scalars} beside the slots, expected one "
-                "bank_size and one image_size"
+                "bank_size, one image_size and at most one supernet"
             )
+        check_image_size(self.fixed.get("image_size", IMAGE_SIZES[0]))
+        check_bank_size(self.fixed.get("bank_size"))
         for gene in self.genes:
             if not levels.issuperset(gene.active_if) or (gene.field == "level" and gene.active_if):
                 raise InputError(
@@ -96,17 +111,23 @@ class SearchSpace:
                     f"{list(gene.active_if)}, expected level genes, and nothing for a level gene"
                 )
 
+    def _slots(self, field: str) -> list[int]:
+        return sorted(g.slot for g in self.genes if g.field == field and g.slot is not None)
+
     def _check(self, gene: Gene) -> None:
         checks: dict[str, Callable[[object], None]] = {
+            "supernet": _check_name,
             "image_size": check_image_size,
             "bank_size": check_bank_size,
             "level": check_level,
             "patch_size": check_patch_size,
+            "kernel_size": check_kernel_size,
+            "expand_ratio": check_expand_ratio,
         }
         where = f"search space {self.name}: gene {gene.name}"
         if gene.field not in checks:
             raise InputError(f"{where} sets {gene.field!r}, expected one of {sorted(checks)}")
-        if (gene.slot is not None) != (gene.field in ("level", "patch_size")):
+        if (gene.slot is None) != (gene.field in _SCALARS):
             raise InputError(f"{where} has slot {gene.slot!r}, which does not suit {gene.field}")
         if not gene.choices or len(set(gene.choices)) != len(gene.choices):
             raise InputError(f"{where}: choices {gene.choices} are not distinct, or none")
@@ -121,14 +142,10 @@ class SearchSpace:
                 raise InputError(f"{where}: {error}") from None
 
     def choices(self, field: str) -> list[int]:
-        """Numbers that the genes of a field choose from, such as all image sizes."""
-        return [
-            choice
-            for gene in self.genes
-            if gene.field == field
-            for choice in gene.choices
-            if type(choice) is int
-        ]
+        """Numbers that a field is chosen from, such as all image sizes."""
+        values = [choice for g in self.genes if g.field == field for choice in g.choices]
+        values += [self.fixed[field]] if field in self.fixed else []
+        return [value for value in values if type(value) is int]
 
     def decode(self, genome: Sequence[int]) -> Architecture:
         """The architecture of a genome.
@@ -137,21 +154,24 @@ class SearchSpace:
             InputError: If the genome has another length, an index out of range or no level.
         """
         genome = self._indices(genome)
-        values: dict[str, Any] = {}
-        levels: dict[int | None, int] = {}
-        patch_sizes: dict[int | None, Any] = {}
+        values: dict[str, Any] = {"supernet": self.name, **self.fixed}
+        slotted: dict[str, dict[int, Any]] = {
+            name: {} for name in ("level", "patch_size", *_ELASTIC)
+        }
         for gene, choice in zip(self.genes, genome, strict=True):
-            if gene.field == "level":
-                level = gene.level(choice)
-                if level is not None:
-                    levels[gene.slot] = level
-            elif gene.field == "patch_size":
-                patch_sizes[gene.slot] = gene.choices[choice]
-            else:
+            if gene.slot is None:
                 values[gene.field] = gene.choices[choice]
-        chosen = sorted((level, patch_sizes[slot]) for slot, level in levels.items())
+            elif gene.field != "level":
+                slotted[gene.field][gene.slot] = gene.choices[choice]
+            elif (level := gene.level(choice)) is not None:
+                slotted["level"][gene.slot] = level
+        levels = slotted["level"]
+        chosen = sorted((level, slotted["patch_size"][slot]) for slot, level in levels.items())
+        # What lies behind the deepest level is not run, so it is no part of the architecture.
+        run = [slot for slot in self._slots("level") if slot <= max(levels, default=-1)]
+        for name in _ELASTIC:
+            values[f"{name}s"] = tuple(slotted[name][slot] for slot in run if slotted[name])
         return Architecture(
-            supernet=self.name,
             levels=tuple(level for level, _ in chosen),
             patch_sizes=tuple(patch_size for _, patch_size in chosen),
             **values,
@@ -163,30 +183,48 @@ class SearchSpace:
         Raises:
             InputError: If the space does not hold the architecture, naming what it lacks.
         """
-        if architecture.supernet != self.name:
+        supernets = [gene for gene in self.genes if gene.field == "supernet"]
+        if not supernets and architecture.supernet != self.name:
             raise InputError(
                 f"search space {self.name}: the architecture is one of {architecture.supernet}"
             )
+        for name, value in self.fixed.items():
+            if getattr(architecture, name) != value:
+                raise InputError(
+                    f"search space {self.name}: {name} is {getattr(architecture, name)!r}, "
+                    f"expected {value!r}"
+                )
         patch_sizes = dict(zip(architecture.levels, architecture.patch_sizes, strict=True))
-        slots: dict[int | None, int] = {}
+        slots: dict[int, int] = {}
         for gene in self.genes:
             for choice in range(len(gene.choices) if gene.field == "level" else 0):
                 level = gene.level(choice)
-                if level in patch_sizes:
+                if level in patch_sizes and gene.slot is not None:
                     slots[gene.slot] = level
         absent = patch_sizes.keys() - slots.values()
         if absent:
             raise InputError(f"search space {self.name}: it has no level {min(absent)}")
+        run = [slot for slot in self._slots("level") if slot <= max(slots)]
+        values: dict[str, dict[int, int]] = {
+            "patch_size": {slot: patch_sizes[level] for slot, level in slots.items()}
+        }
+        for name in _ELASTIC:
+            found = getattr(architecture, f"{name}s")
+            expected = len(run) if self._slots(name) else 0
+            if len(found) != expected:
+                raise InputError(
+                    f"search space {self.name}: {len(found)} values of {name}, expected {expected}"
+                )
+            values[name] = dict(zip(run, found, strict=False))
         genome = []
         for gene in self.genes:
-            if gene.field == "level":
-                wanted = slots.get(gene.slot)
-                choices = tuple(gene.level(choice) for choice in range(len(gene.choices)))
-                genome.append(self._find(gene, choices, wanted))
-            elif gene.slot is None:
+            if gene.slot is None:
                 genome.append(self._find(gene, gene.choices, getattr(architecture, gene.field)))
-            elif gene.slot in slots:
-                genome.append(self._find(gene, gene.choices, patch_sizes[slots[gene.slot]]))
+            elif gene.field == "level":
+                choices = tuple(gene.level(choice) for choice in range(len(gene.choices)))
+                genome.append(self._find(gene, choices, slots.get(gene.slot)))
+            elif gene.slot in values[gene.field]:
+                genome.append(self._find(gene, gene.choices, values[gene.field][gene.slot]))
             else:
                 genome.append(0)
         return tuple(genome)
@@ -254,6 +292,10 @@ class SearchSpace:
             if self.is_valid(genome):
                 return self.canonical(genome)
 
+    def points(self) -> int:
+        """Number of genomes, those included that differ in inert genes only or choose no level."""
+        return math.prod(len(gene.choices) for gene in self.genes)
+
     def size(self) -> int:
         """Exact number of distinct architectures."""
         # Level genes that share no dependent gene are independent, so the on/off patterns are
@@ -294,6 +336,7 @@ class SearchSpace:
         """The space as JSON values; `from_json` reads them back."""
         return {
             "name": self.name,
+            "fixed": dict(self.fixed),
             "genes": [
                 {
                     "name": gene.name,
@@ -313,11 +356,17 @@ class SearchSpace:
         Raises:
             InputError: If a field is missing or unknown, or the genes do not fit together.
         """
-        if not isinstance(value, Mapping) or value.keys() != {"name", "genes"}:
-            raise InputError("search space: expected a JSON object with name and genes")
-        if not isinstance(value["name"], str) or not isinstance(value["genes"], list):
-            raise InputError("search space: expected a name and a list of genes")
-        return cls(value["name"], tuple(_gene(gene) for gene in value["genes"]))
+        types = {"name": str, "fixed": Mapping, "genes": list}
+        if not isinstance(value, Mapping) or value.keys() != types.keys():
+            raise InputError(f"search space: expected a JSON object with {sorted(types)}")
+        for name, kind in types.items():
+            if not isinstance(value[name], kind):
+                raise InputError(f"search space: {name} is {value[name]!r}")
+        return cls(
+            value["name"],
+            tuple(_gene(gene) for gene in value["genes"]),
+            dict(value["fixed"]),
+        )
 
     def _indices(self, genome: Sequence[int]) -> tuple[int, ...]:
         if len(genome) != len(self.genes):
@@ -366,3 +415,8 @@ def _gene(value: Any) -> Gene:
         slot=value["slot"],
         active_if=tuple(value["active_if"]),
     )
+
+
+def _check_name(value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"supernet is {value!r}, expected a name")

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.models._features import FeatureGetterNet, FeatureListNet
-from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.errors import InputError
 from autopatch.supernet.architecture import Level, check_image_size
+from autopatch.supernet.backbone import build_backbone, one_line
 from autopatch.supernet.weights import check_channels
 
 
 class Subnet(nn.Module):
-    """A timm backbone cut after the deepest of the chosen levels; frozen, in eval mode.
+    """A backbone cut after the deepest of the chosen levels; frozen, in eval mode.
 
     Args:
-        timm_model: Name of the timm model.
-        timm_kwargs: Arguments of `timm.create_model`.
+        backbone: Gives a list of feature maps for normalized images.
+        recipe: What `build_backbone` makes the same backbone from; its "supernet" is the name.
         levels: The levels taken, in order of depth.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
         provenance: One line that says where the weights come from.
-
-    Raises:
-        InputError: timm cannot build the model, or it cannot be cut after a level.
     """
 
     def __init__(
         self,
-        timm_model: str,
-        timm_kwargs: Mapping[str, Any],
+        backbone: nn.Module,
+        recipe: Mapping[str, Any],
         levels: Sequence[Level],
         *,
         mean: Sequence[float],
@@ -45,23 +40,25 @@ class Subnet(nn.Module):
         provenance: str,
     ) -> None:
         super().__init__()
-        self.timm_model = timm_model
-        self.timm_kwargs = dict(timm_kwargs)
+        self.backbone = backbone
+        self.recipe = dict(recipe)
         self.levels = tuple(levels)
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.provenance = provenance
-        self.backbone = features_model(
-            timm_model, timm_kwargs, out_indices=[level.index for level in levels]
-        )
         # Swin and a few others give their maps as [N, H, W, C].
-        self._channels_last_axis = str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC")
+        self._channels_last_axis = str(getattr(backbone, "output_fmt", "")).endswith("NHWC")
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`."""
         maps: list[torch.Tensor] = self.backbone(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_axis else maps
+
+    @property
+    def name(self) -> str:
+        """The supernet's."""
+        return str(self.recipe["supernet"])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 `[N, 3, S, S]` as the backbone wants them: float32, channels last."""
@@ -75,6 +72,16 @@ class Subnet(nn.Module):
         # MobileNets run a third faster on a CPU in this layout, ResNets a fifth.
         pixels = images.contiguous(memory_format=torch.channels_last)
         return pixels.float().sub_(mean).div_(std)
+
+    def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
+        """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`.
+
+        The published supernets hold the statistics of their largest network; Cai et al. recompute
+        them for each subnet, AutoPatch does not. The subnet must have its weights for itself.
+        """
+        with torch.no_grad():
+            update_bn(batches, self)
+        self.eval()
 
     def cost(self, image_size: int) -> tuple[tuple[int, int], int]:
         """Patch positions (H, W) of an image, those of the largest feature map, and FLOPs of one
@@ -100,12 +107,12 @@ class Subnet(nn.Module):
                 maps = subnet(torch.empty(1, 3, image_size, image_size, device="meta"))
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"timm:{self.timm_model} does not take images of {image_size} px: {one_line(error)}"
+                f"{self.name} does not take images of {image_size} px: {one_line(error)}"
             ) from error
         for level, feature_map in zip(self.levels, maps, strict=True):
             if feature_map.ndim != 4 or feature_map.shape[1] != level.channels:
                 raise InputError(
-                    f"timm:{self.timm_model}: level {level.index} gives {list(feature_map.shape)}, "
+                    f"{self.name}: level {level.index} gives {list(feature_map.shape)}, "
                     f"expected [1, {level.channels}, H, W]"
                 )
         sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
@@ -114,8 +121,7 @@ class Subnet(nn.Module):
     def to_header(self) -> dict[str, Any]:
         """All but the weights, as values that JSON can hold."""
         return {
-            "timm_model": self.timm_model,
-            "timm_kwargs": self.timm_kwargs,
+            "recipe": self.recipe,
             "levels": [[level.index, level.stride, level.channels] for level in self.levels],
             "mean": list(self.mean),
             "std": list(self.std),
@@ -131,8 +137,8 @@ class Subnet(nn.Module):
             KeyError, TypeError: The header is not one.
         """
         subnet = cls(
-            header["timm_model"],
-            header["timm_kwargs"],
+            build_backbone(header["recipe"]),
+            header["recipe"],
             [Level(*level) for level in header["levels"]],
             mean=check_channels("mean", header["mean"]),
             std=check_channels("std", header["std"]),
@@ -143,80 +149,3 @@ class Subnet(nn.Module):
         except RuntimeError as error:
             raise InputError(f"the subnet's weights do not fit: {one_line(error)}") from error
         return subnet.to(memory_format=torch.channels_last)
-
-
-# Arguments of `timm.create_model` that say where weights come from or which maps to give.
-_RESERVED = {
-    "cache_dir",
-    "checkpoint_path",
-    "feature_cfg",
-    "feature_cls",
-    "features_only",
-    "in_chans",
-    "out_indices",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-}
-
-
-def feature_levels(name: str, kwargs: Mapping[str, Any]) -> tuple[Level, ...]:
-    """All feature levels of a timm model.
-
-    Raises:
-        InputError: timm cannot build the model, or it cannot be cut after a level.
-    """
-    return tuple(
-        Level(index, int(level["reduction"]), int(level["num_chs"]))
-        for index, level in enumerate(_extractor(name, kwargs).feature_info.info)
-    )
-
-
-def features_model(
-    name: str,
-    kwargs: Mapping[str, Any],
-    *,
-    out_indices: Sequence[int],
-    pretrained: bool = False,
-    seed: int = 0,
-) -> nn.Module:
-    """timm's feature extractor, without the stages behind the deepest of `out_indices`.
-
-    Its weights are random, drawn with `seed`, unless they are pretrained.
-
-    Raises:
-        InputError: timm cannot build the model, or it cannot be cut after a level.
-    """
-    chosen = {"out_indices": tuple(out_indices), "pretrained": pretrained}
-    model: nn.Module = _extractor(name, kwargs, seed=seed, **chosen)
-    return model
-
-
-def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen: Any) -> Any:
-    for argument in sorted(_RESERVED & kwargs.keys()):
-        raise InputError(f"timm_kwargs holds {argument}, which autopatch sets itself")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = timm.create_model(name, features_only=True, **chosen, **kwargs)
-    # Models raise errors of many classes when their arguments do not suit them.
-    except Exception as error:
-        given = f" with timm_kwargs {dict(kwargs)}" if kwargs else ""
-        raise InputError(f"timm:{name} gives no feature maps{given}: {one_line(error)}") from error
-    if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
-        # These keep and run all stages: a level's name is "bn1", the stem, or begins "blocks.3".
-        names = model.feature_info.module_name()
-        stages = [int(n.split(".")[1]) + 1 for n in names if n.startswith("blocks.")]
-        model.blocks = model.blocks[: max(stages, default=0)]
-    elif not isinstance(model, FeatureGetterNet | FeatureListNet):
-        # HRNet, NASNet and a few more run whole whatever level is asked for.
-        raise InputError(
-            f"timm:{name} cannot be cut after a feature level ({type(model).__name__}), choose "
-            "another model"
-        )
-    return model
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, as one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

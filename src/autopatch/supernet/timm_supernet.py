@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,18 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from autopatch.errors import InputError
-from autopatch.supernet.architecture import Architecture, Level, level_names
+from autopatch.supernet.architecture import Architecture, Level, describe_bank
+from autopatch.supernet.backbone import (
+    TIMM,
+    build_backbone,
+    feature_levels,
+    features_model,
+    one_line,
+)
 from autopatch.supernet.space import Gene, SearchSpace
-from autopatch.supernet.subnet import Subnet, feature_levels, features_model, one_line
+from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.weights import check_channels, load_into, read_weights
 
-_PREFIX = "timm:"
 _LEAST_STRIDE = 4  # finer maps make far more patches of far less meaning
 _HUB_TIMEOUT = 5.0  # seconds
 
@@ -35,11 +43,15 @@ class TimmSupernet:
     Attributes:
         name: "timm:<model>".
         levels: Levels of stride 4 and more, in order of depth.
+        shared_levels: Indices of all of them.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
         provenance: One line that says where the weights come from.
         random_features: Whether the weights are random.
+        recalibrate_batch_norm: False.
     """
+
+    recalibrate_batch_norm: bool = False
 
     def __init__(
         self,
@@ -53,7 +65,7 @@ class TimmSupernet:
         provenance: str,
         random_features: bool,
     ) -> None:
-        self.name = _PREFIX + timm_model
+        self.name = TIMM + timm_model
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.provenance = provenance
@@ -61,28 +73,38 @@ class TimmSupernet:
         self._timm_model = timm_model
         self._timm_kwargs = dict(timm_kwargs)
         self.levels = tuple(levels)
+        self.shared_levels = tuple(level.index for level in levels)
         self._state = model.to(memory_format=torch.channels_last).state_dict()
         self._sizes: dict[int, dict[int, tuple[int, int]]] = {}
         self._flops: dict[tuple[int, int], int] = {}
 
-    def get_active_subnet(self, levels: Sequence[int]) -> Subnet:
-        """The static module for some levels, by index, ascending.
+    def get_active_subnet(self, architecture: Architecture) -> Subnet:
+        """The static module for the levels of an architecture.
 
         Raises:
-            InputError: There is none, or an index is not one of the backbone's levels.
+            InputError: The backbone has no such level, or nothing for the architecture to choose.
         """
+        if architecture.supernet != self.name:
+            raise InputError(
+                f"the architecture is of {architecture.supernet}, the backbone is {self.name}"
+            )
         known = {level.index: level for level in self.levels}
-        for index in levels:
+        for index in architecture.levels:
             if index not in known:
                 raise InputError(
                     f"{self.name} has no level {index}, but {', '.join(map(str, known))}"
                 )
-        if not levels or list(levels) != sorted(set(levels)):
-            raise InputError(f"levels are {list(levels)}, expected at least one, ascending")
+        if architecture.kernel_sizes:
+            raise InputError(f"{self.name} has no kernel sizes and expand ratios to choose")
+        recipe = {
+            "supernet": self.name,
+            "timm_kwargs": self._timm_kwargs,
+            "levels": list(architecture.levels),
+        }
         subnet = Subnet(
-            self._timm_model,
-            self._timm_kwargs,
-            [known[index] for index in levels],
+            build_backbone(recipe),
+            recipe,
+            [known[index] for index in architecture.levels],
             mean=self.mean,
             std=self.std,
             provenance=self.provenance,
@@ -91,29 +113,49 @@ class TimmSupernet:
         subnet.backbone.load_state_dict(state, assign=True)
         return subnet
 
-    def grid(self, levels: Sequence[int], image_size: int) -> tuple[int, int]:
+    def chosen_levels(self, architecture: Architecture) -> tuple[Level, ...]:
+        """The levels of an architecture."""
+        return tuple(level for level in self.levels if level.index in architecture.levels)
+
+    def grid(self, architecture: Architecture) -> tuple[int, int]:
         """Patch positions (H, W) of an image: those of the largest chosen feature map.
 
         Raises:
             InputError: The backbone does not take images of this size.
         """
+        image_size = architecture.image_size
         if image_size not in self._sizes:
-            every_level = [level.index for level in self.levels]
+            levels = self.shared_levels
+            every_level = replace(architecture, levels=levels, patch_sizes=(1,) * len(levels))
             sizes, _ = self.get_active_subnet(every_level).trace(image_size)
-            self._sizes[image_size] = dict(zip(every_level, sizes, strict=True))
-        return max(self._sizes[image_size][level] for level in levels)
+            self._sizes[image_size] = dict(zip(levels, sizes, strict=True))
+        return max(self._sizes[image_size][level] for level in architecture.levels)
 
-    def flops(self, levels: Sequence[int], image_size: int) -> int:
+    def flops(self, architecture: Architecture) -> int:
         """FLOPs of a subnet for one image, two a multiply-add of convolutions and matrix products.
 
         Raises:
             InputError: The backbone does not take images of this size.
         """
         # All up to the deepest level is run, whichever others are chosen.
-        key = (levels[-1], image_size)
+        key = (architecture.levels[-1], architecture.image_size)
         if key not in self._flops:
-            self._flops[key] = self.get_active_subnet(levels).cost(image_size)[1]
+            subnet = self.get_active_subnet(architecture)
+            self._flops[key] = subnet.cost(architecture.image_size)[1]
         return self._flops[key]
+
+    def published_flops(self, architecture: Architecture) -> None:
+        """None: the published rule is that of the Once-for-All supernets."""
+
+    def describe(self, architecture: Architecture) -> str:
+        """Short text such as "224 px, stride 4 p3 + stride 8 p3, bank 5000"."""
+        names = _level_names(self.levels)
+        parts = []
+        for index, patch_size in zip(architecture.levels, architecture.patch_sizes, strict=True):
+            name = names[index]
+            kind = name.rstrip("0123456789")
+            parts.append(f"{kind} {name[len(kind) :]} p{patch_size}")
+        return f"{architecture.image_size} px, {' + '.join(parts)}, {describe_bank(architecture)}"
 
     def search_space(
         self,
@@ -127,7 +169,7 @@ class TimmSupernet:
         Raises:
             InputError: A choice is out of range, or the backbone does not take an image size.
         """
-        names = level_names(self.levels)
+        names = _level_names(self.levels)
         genes = [
             Gene("image_size", tuple(image_sizes), "image_size"),
             Gene("bank_size", tuple(bank_sizes), "bank_size"),
@@ -147,7 +189,8 @@ class TimmSupernet:
         space = SearchSpace(self.name, tuple(genes))
         for image_size in image_sizes:
             for level in self.levels:
-                smallest = min(self.grid([level.index], image_size))
+                one = Architecture(self.name, image_size, (level.index,), (1,), None)
+                smallest = min(self.grid(one))
                 if smallest < 2:
                     raise InputError(
                         f"image size {image_size}: the map of stride {level.stride} is {smallest} "
@@ -173,7 +216,17 @@ class TimmSupernet:
         return Architecture(self.name, 224, tuple(sorted(levels)), (3, 3), bank_size)
 
 
-def load_supernet(
+def _level_names(levels: Sequence[Level]) -> dict[int, str]:
+    """Short names by level index: "stride8" where no two levels share a stride, else "level9"."""
+    counts = Counter(level.stride for level in levels)
+    unique = all(count == 1 for count in counts.values())
+    return {
+        level.index: f"stride{level.stride}" if unique else f"level{level.index}"
+        for level in levels
+    }
+
+
+def load_timm_supernet(
     space: str,
     weights: str,
     *,
@@ -182,7 +235,7 @@ def load_supernet(
     timm_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TimmSupernet:
-    """A backbone of timm with its weights.
+    """A backbone of timm with its weights, see `load_supernet`.
 
     Args:
         space: "timm:<model name>".
@@ -198,9 +251,7 @@ def load_supernet(
         InputError: The model is unknown, the weights cannot be had or do not fit, or mean, std or
             timm_kwargs are known from nowhere.
     """
-    if not space.startswith(_PREFIX):
-        raise InputError(f"search space '{space}' is unknown, expected timm:<model name>")
-    name = space.removeprefix(_PREFIX)
+    name = space.removeprefix(TIMM)
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""

@@ -1,0 +1,197 @@
+"""The study databases that were published with AutoPatch, made with Optuna 3.1."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autopatch.errors import InputError
+from autopatch.search._optuna import close_storage, connect, open_storage, quiet
+from autopatch.supernet import Architecture, SearchSpace
+from autopatch.supernet.space import Choice
+
+_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
+_TABLES = {"alembic_version", "studies", "trials", "version_info"}
+
+
+@dataclass(frozen=True)
+class PublishedTrial:
+    """A finished trial of a published study.
+
+    Attributes:
+        study: Name of its study.
+        number: Its place in the study, from 0.
+        architecture: Its parameters decoded.
+        flops: Its first value, FLOPs an image of the backbone.
+        rwap: Its second value, called wAP there.
+        metrics: The numbers among its user attributes by name, such as "test_wAP".
+    """
+
+    study: str
+    number: int
+    architecture: Architecture
+    flops: int
+    rwap: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PublishedTrials:
+    """What a database holds.
+
+    Attributes:
+        trials: The finished trials, study by study, by number.
+        others: Number of trials that failed or were not finished.
+    """
+
+    trials: tuple[PublishedTrial, ...]
+    others: int
+
+
+def load_published(
+    path: Path,
+    space: SearchSpace,
+    *,
+    studies: Collection[str] | None = None,
+    fixed: Mapping[str, Choice] | None = None,
+) -> PublishedTrials:
+    """Reads a published database; writes nothing.
+
+    Args:
+        path: The SQLite file.
+        space: The published space.
+        studies: Names of the studies to read, None for all.
+        fixed: Values of parameters that a study did not search, by name ("stage_0_kernel_size") or
+            for all genes of a field ("kernel_size"); used where a trial has none of its own.
+
+    Raises:
+        InputError: If the file is missing, is no Optuna database or one of another version, has
+            not the studies, or holds a trial that is not of the space.
+    """
+    absent = _absent(space, fixed or {})
+    trials: list[PublishedTrial] = []
+    others = 0
+    with _opened(path) as storage:
+        for name in _names(path, storage, studies):
+            study_id = storage.get_study_id_from_name(name)
+            directions = storage.get_study_directions(study_id)
+            if list(directions) != _DIRECTIONS:
+                raise InputError(
+                    f"{path}: study {name} has the directions {[d.name for d in directions]}, "
+                    f"expected {[d.name for d in _DIRECTIONS]} (FLOPs and wAP)"
+                )
+            for frozen in storage.get_all_trials(study_id, deepcopy=False):
+                if frozen.state != TrialState.COMPLETE:
+                    others += 1
+                    continue
+                try:
+                    trials.append(_trial(name, frozen, space, absent))
+                except InputError as error:
+                    raise InputError(
+                        f"{path}: study {name}, trial {frozen.number}: {error}"
+                    ) from None
+    return PublishedTrials(tuple(trials), others)
+
+
+def _absent(space: SearchSpace, fixed: Mapping[str, Choice]) -> dict[str, Choice]:
+    """Values by gene; that of a gene goes before that of its field."""
+    unknown = fixed.keys() - {key for gene in space.genes for key in (gene.name, gene.field)}
+    if unknown:
+        raise InputError(f"search space {space.name}: it has no gene or field {min(unknown)}")
+    return {
+        gene.name: fixed[key]
+        for gene in space.genes
+        for key in (gene.field, gene.name)
+        if key in fixed
+    }
+
+
+def _trial(
+    study: str, frozen: FrozenTrial, space: SearchSpace, absent: Mapping[str, Choice]
+) -> PublishedTrial:
+    architecture = space.decode(space.genome({**absent, **frozen.params}))
+    if len(frozen.values or ()) != len(_DIRECTIONS):
+        raise InputError(f"its values are {frozen.values}, expected FLOPs and wAP")
+    flops, rwap = frozen.values
+    if not 0.0 <= flops < 2**53 or not flops.is_integer():
+        raise InputError(f"FLOPs are {flops}, expected an integer from 0")
+    if not 0.0 <= rwap <= 1.0:
+        raise InputError(f"wAP is {rwap}, expected a value in [0, 1]")
+    return PublishedTrial(
+        study=study,
+        number=frozen.number,
+        architecture=architecture,
+        flops=int(flops),
+        rwap=rwap,
+        metrics={
+            name: float(value)
+            for name, value in frozen.user_attrs.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        },
+    )
+
+
+def _names(path: Path, storage: RDBStorage, wanted: Collection[str] | None) -> list[str]:
+    names = optuna.get_all_study_names(storage)
+    unknown = sorted(set(wanted or ()) - set(names))
+    if unknown:
+        raise InputError(f"{path}: has no study {unknown[0]!r}, but {names}")
+    return [name for name in names if wanted is None or name in wanted]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[RDBStorage]:
+    _check_file(path)
+    try:
+        with quiet():
+            storage = open_storage(path, mode="ro", skip_compatibility_check=True)
+        try:
+            _check_version(path, storage)
+            yield storage
+        finally:
+            close_storage(storage)
+    except InputError:  # a ValueError that says more
+        raise
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, KeyError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable study database ({line})") from None
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a published study database")
+    try:
+        connection = connect(path, mode="ro")
+        try:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise InputError(f"{path}: not an SQLite database ({error})") from None
+    if not tables >= _TABLES:
+        raise InputError(
+            f"{path}: an SQLite database without Optuna's tables {sorted(_TABLES - tables)}"
+        )
+
+
+def _check_version(path: Path, storage: RDBStorage) -> None:
+    current, head = storage.get_current_version(), storage.get_head_version()
+    if current == head:
+        return
+    advice = "update Optuna"
+    if current in storage.get_all_versions():
+        advice = f"run `optuna storage upgrade --storage sqlite:///{path.name}` on a copy of it"
+    raise InputError(
+        f"{path}: its tables are those of another version of Optuna ({current}, expected {head} "
+        f"of {optuna.__version__}); {advice}"
+    )
