@@ -21,7 +21,17 @@ def test_help_is_quick_and_names_every_command():
         text=True,
         check=True,
     )
-    commands = ["search", "fit", "predict", "evaluate", "report", "check-data", "info", "demo"]
+    commands = [
+        "search",
+        "fit",
+        "predict",
+        "evaluate",
+        "report",
+        "check-data",
+        "info",
+        "demo",
+        "import-study",
+    ]
     for command in commands:
         assert command in result.stdout
     assert "| torch\n" not in result.stderr

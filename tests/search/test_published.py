@@ -90,7 +90,7 @@ def test_trials_as_optuna_3_1_wrote_them(upgraded: Path, published: SearchSpace)
 
 def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:
     with pytest.raises(
-        InputError, match=rf"study {FIXED}, trial 0: .* no value for gene supernet_name$"
+        InputError, match=rf"study {FIXED}, trial 0: .* it has no supernet_name; .* --fixed$"
     ):
         load_published(upgraded, published)
     found = load_published(upgraded, published, fixed=ABLATION | {"stage_1_kernel_size": 3})

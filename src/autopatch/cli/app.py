@@ -174,6 +174,8 @@ def _search(
     for line in split.notes:
         note(f"  {line}")
     note(f"{supernet.name}: {supernet.provenance}; {space.size():,} architectures")
+    if plan.cost == "published_flops" and space.fixed.get("bank_size", 0) is not None:
+        note("the size of the bank is not as published: there it holds all patches")
     evaluator = CandidateEvaluator(
         supernet,
         fit=split.fit,
@@ -250,18 +252,18 @@ def import_study(
     from autopatch.search import Plan, load_published
     from autopatch.supernet import OFA_MBV3, published_space
 
+    wanted = _integers("--trials", trials)
+    if data is None and (out is not None or wanted is not None):
+        raise InputError("--out and --trials need --data, the images to evaluate on")
+    if data is not None and out is None:
+        raise InputError("--data needs --out, a folder to make for the evaluations")
     names = None if study is None else [study]
     published = load_published(file, published_space(), studies=names, fixed=_fixed(fixed or []))
-    wanted = _integers("--trials", trials)
-    if data is None:
-        if out is not None or wanted is not None:
-            raise InputError("--out and --trials need --data, the images to evaluate on")
+    if data is None or out is None:
         _print_published(published.trials)
         if published.others:
             note(f"{published.others} other trials failed or were not finished")
         return
-    if out is None:
-        raise InputError("--data needs --out, a folder to make for the evaluations")
     _check_new_run(out, shots, resume)
     chosen = _chosen(file, published.trials, wanted)
     _print_published(chosen)
@@ -288,7 +290,7 @@ def _print_published(trials: Sequence[PublishedTrial]) -> None:
 
     table(
         f"{len(trials)} published architectures, with the figures stored there",
-        ["architecture", "study", "trial", "GFLOP", "rwAP"],
+        ["architecture", "study", "trial", "published GFLOP", "published rwAP"],
         [
             [
                 describe_stages(t.architecture),
@@ -379,6 +381,8 @@ def fit(
     note(f"{supernet.describe(chosen)}; {detector.total_flops / 1e9:.2f} GFLOP an image")
     note(f"features: {supernet.provenance}")
     note(detector.threshold.describe())
+    for line in opened.split.notes:
+        note(f"  {line}")
     note(f"written: {target}")
 
 
@@ -436,7 +440,7 @@ def _print_measurements(run: Run, measurements: Measurements) -> None:
     titles = {"fitted": "fitted detector", "patchcore": "PatchCore setting"}
     table(
         f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
-        ["detector", *shown.values(), "GFLOP", "ms"],
+        ["detector", *shown.values(), _gflop(run), "ms"],
         [
             [
                 titles.get(row.kind, f"trial {row.trial}"),
@@ -504,6 +508,7 @@ def info() -> None:
 
     from autopatch import _C, __version__
     from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
+    from autopatch.supernet.official import cache_folder
 
     packages = ("torch", "timm", "numpy", "pymoo", "optuna")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -521,7 +526,7 @@ def info() -> None:
         "ISA active": _C.active_isa(),
         "CUDA": cuda,
         "threads": str(torch.get_num_threads()),
-        "cache folder": f"{HF_HUB_CACHE} (weights of timm's hub)",
+        "cache folders": f"{HF_HUB_CACHE} (weights of timm's hub), {cache_folder()} (ofa_mbv3)",
     }
     for name, value in lines.items():
         note(f"{name + ':':14}{value}")
@@ -602,11 +607,17 @@ def _print_front(run: Run, supernet: Supernet) -> None:
                 f"{100 * metrics['AP']:.1f}",
             ]
         )
+    features = "; RANDOM features" if supernet.random_features else ""
     table(
-        f"Pareto front, validation part ({len(run.split.validation)} anomalous images)",
-        ["architecture", "trial", "GFLOP", "rwAP", "AP"],
+        f"Pareto front, validation part ({len(run.split.validation)} anomalous images){features}",
+        ["architecture", "trial", _gflop(run), "rwAP", "AP"],
         rows,
     )
+
+
+def _gflop(run: Run) -> str:
+    """Heading of a column of costs."""
+    return "published GFLOP" if run.cost == "published_flops" else "GFLOP"
 
 
 def _check_new_run(out: Path, shots: int, resume: bool) -> None:
@@ -649,10 +660,7 @@ def _published_space(supernet: Supernet, choices: dict[str, Any]) -> SearchSpace
         if name in choices:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is given, but --space-preset published has its own")
-    space = supernet.published_space(**choices)
-    if choices.get("bank_sizes", (None,)) != (None,):
-        note("the size of the bank is not as published: there it holds all patches")
-    return space
+    return supernet.published_space(**choices)
 
 
 def _split(source: Source, shots: int, reserve: int, seed: int, protocol: str) -> Split:

@@ -119,7 +119,13 @@ def _absent(space: SearchSpace, fixed: Mapping[str, Choice]) -> dict[str, Choice
 def _trial(
     study: str, frozen: FrozenTrial, space: SearchSpace, absent: Mapping[str, Choice]
 ) -> PublishedTrial:
-    architecture = space.decode(space.genome({**absent, **frozen.params}))
+    parameters = {**absent, **frozen.params}
+    missing = [gene.name for gene in space.genes if gene.name not in parameters]
+    if missing:
+        raise InputError(
+            f"it has no {missing[0]}; what the study did not search is given with --fixed"
+        )
+    architecture = space.decode(space.genome(parameters))
     if len(frozen.values or ()) != len(_DIRECTIONS):
         raise InputError(f"its values are {frozen.values}, expected FLOPs and wAP")
     flops, rwap = frozen.values
