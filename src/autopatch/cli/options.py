@@ -1,0 +1,121 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autopatch.errors import InputError
+
+Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
+GroupRegex = Annotated[
+    str | None,
+    typer.Option(help="Images whose names agree in this pattern's first group stay together."),
+]
+Groups = Annotated[
+    Path | None, typer.Option(help="CSV with the columns file,group: images that stay together.")
+]
+CacheGib = Annotated[float, typer.Option(help="Memory for feature maps that are kept, GiB.")]
+Shots = Annotated[int, typer.Option(help="Validation images of each anomaly type.")]
+Seed = Annotated[int, typer.Option(help="Of the split, the banks and the optimizer.")]
+Reserve = Annotated[
+    int, typer.Option(help="Images of each anomaly type that are never in the test part.")
+]
+Protocol = Annotated[
+    str, typer.Option(help="Order of the split: 'random', or 'autopatch' as published.")
+]
+BankSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--bank-sizes", "--bank-size", help="Bank sizes to choose from, such as 1000,5000,all."
+    ),
+]
+RecalibrateBn = Annotated[
+    bool,
+    typer.Option("--recalibrate-bn", help="Give each ofa_mbv3 subnet the good images' statistics."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")]
+
+
+def bank_sizes(text: str | None) -> tuple[int | None, ...] | None:
+    """Sizes of the bank with commas, or "all", which is None.
+
+    Raises:
+        InputError: The text is something else, or a size is more than a coreset can have.
+    """
+    from autopatch.detector import MAX_CORESET_SAMPLE
+
+    sizes = integers("--bank-sizes", text, everything=True)
+    too_large = [size for size in sizes or () if size and size > MAX_CORESET_SAMPLE]
+    if too_large:
+        raise InputError(
+            f"--bank-sizes holds {too_large[0]}, expected at most {MAX_CORESET_SAMPLE} or 'all'"
+        )
+    return sizes
+
+
+def cache_bytes(cache_gib: float) -> int:
+    """Gibibytes in bytes.
+
+    Raises:
+        InputError: They are out of range.
+    """
+    if not 0 <= cache_gib < 2**20:
+        raise InputError(f"--cache-gib is {cache_gib}, expected 0 or more")
+    return int(cache_gib * 2**30)
+
+
+def floats(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Three numbers with commas.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} is '{text}', expected numbers such as 0.5,0.5,0.5") from None
+    if len(values) != 3:
+        raise InputError(f"{name} is '{text}', expected three numbers")
+    return values
+
+
+def integers(
+    name: str, text: str | None, *, everything: bool = False
+) -> tuple[int | None, ...] | None:
+    """Whole numbers with commas; with `everything` also "all", which is None.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(
+            None if everything and part.strip() == "all" else int(part) for part in text.split(",")
+        )
+    except ValueError:
+        raise InputError(f"{name} is '{text}', expected whole numbers with commas") from None
+
+
+def json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """An object in JSON.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} is '{text}', expected a JSON object")
+    return value
