@@ -332,7 +332,11 @@ def _load_supernet(source: Source, seed: int) -> Supernet:
     if source.weights != "auto":
         return source.load_supernet(seed=seed)
     with progress() as report:
-        return source.load_supernet(seed=seed, progress=report)
+
+        def show(step: str, done: int, total: int) -> None:
+            report(f"{step}, MiB", done >> 20, total >> 20)
+
+        return source.load_supernet(seed=seed, progress=show)
 
 
 def _published_space(supernet: Supernet, choices: dict[str, Any]) -> SearchSpace:

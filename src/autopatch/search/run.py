@@ -140,19 +140,19 @@ class Run:
             known = {f.name for f in fields(Source)}
             source = Source(**{k: v for k, v in settings["source"].items() if k in known})
             space = SearchSpace.from_json(settings["space"])
-        except (KeyError, TypeError, AttributeError) as error:
+            numbers = {name: settings[name] for name in ("seed", "evaluations", "cost")}
+        except (InputError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path / STUDY}: a setting is missing or damaged ({error})"
+                f"{path / STUDY}: a setting is missing or damaged, or of another version of "
+                f"autopatch ({error})"
             ) from error
         return cls(
             path=path,
             source=source,
             space=space,
-            seed=settings["seed"],
-            evaluations=settings["evaluations"],
-            cost=settings["cost"],
             split=_read_split(path / SPLIT, Path(source.data)),
             trials=load_trials(path / STUDY),
+            **numbers,
         )
 
     @property
