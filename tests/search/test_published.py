@@ -90,7 +90,7 @@ def test_trials_as_optuna_3_1_wrote_them(upgraded: Path, published: SearchSpace)
 
 def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:
     with pytest.raises(
-        InputError, match=rf"study {FIXED}, trial 0: .* it has no supernet_name; .* --fixed$"
+        InputError, match=rf"study {FIXED}, trial 0: it has no supernet_name; .* --fixed$"
     ):
         load_published(upgraded, published)
     found = load_published(upgraded, published, fixed=ABLATION | {"stage_1_kernel_size": 3})
@@ -158,7 +158,11 @@ def test_not_a_study_database(tmp_path: Path, published: SearchSpace) -> None:
     [
         (
             "UPDATE trial_params SET param_name = 'stage_5_block' WHERE param_id = 4",
-            f"study {FULL}, trial 0: search space ofa_mbv3: it has no gene stage_5_block",
+            f"study {FULL}, trial 0: it has stage_5_block, which the published search has not",
+        ),
+        (
+            "DELETE FROM trial_params WHERE param_name = 'stage_0_block'",
+            f"study {FULL}, trial 0: it has no stage_0_block; .* --fixed$",
         ),
         (
             "UPDATE trial_params SET param_value = 0 WHERE param_name LIKE '%block'",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -40,6 +41,21 @@ def staged_space() -> SearchSpace:
     )
 
 
+@pytest.fixture
+def elastic_space() -> SearchSpace:
+    """Three stages of an elastic supernet, two supernets; later levels need earlier kernels."""
+    genes = [Gene("net", ("narrow", "wide"), "supernet")]
+    for slot in range(3):
+        later = tuple(f"block_{other}" for other in range(slot, 3))
+        genes += [
+            Gene(f"kernel_{slot}", (3, 7), "kernel_size", slot, later),
+            Gene(f"ratio_{slot}", (4,) if slot else (3, 6), "expand_ratio", slot, later),
+            Gene(f"block_{slot}", (None, 2 * slot + 1, 2 * slot + 2), "level", slot),
+            Gene(f"patch_{slot}", (1, 5), "patch_size", slot, later[:1]),
+        ]
+    return SearchSpace("both", tuple(genes), {"image_size": 64, "bank_size": None})
+
+
 def all_genomes(space: SearchSpace) -> list[tuple[int, ...]]:
     return list(product(*(range(len(gene.choices)) for gene in space.genes)))
 
@@ -57,6 +73,91 @@ def test_size_and_round_trip_agree_with_enumeration(space: SearchSpace) -> None:
 def test_size_of_genes_that_depend_on_several_levels(staged_space: SearchSpace) -> None:
     valid = [genome for genome in all_genomes(staged_space) if staged_space.is_valid(genome)]
     assert staged_space.size() == len({staged_space.canonical(genome) for genome in valid})
+
+
+def test_elastic_sizes_and_round_trips_agree_with_enumeration(elastic_space: SearchSpace) -> None:
+    genomes = all_genomes(elastic_space)
+    assert len(genomes) == elastic_space.points() == 2 * 24 * 12 * 12
+    decoded: dict[tuple[int, ...], set[Architecture]] = {}
+    for genome in genomes:
+        if elastic_space.is_valid(genome):
+            same = decoded.setdefault(elastic_space.canonical(genome), set())
+            same.add(elastic_space.decode(genome))
+    assert len(set.union(*decoded.values())) == len(decoded) == elastic_space.size()
+    for canonical, (architecture,) in decoded.items():
+        assert elastic_space.encode(architecture) == canonical
+        assert elastic_space.decode(canonical) == architecture
+        run = (architecture.levels[-1] + 1) // 2
+        assert len(architecture.kernel_sizes) == len(architecture.expand_ratios) == run
+
+
+def test_what_lies_behind_the_deepest_level_is_no_part(elastic_space: SearchSpace) -> None:
+    genome = (1, 1, 1, 0, 1, 1, 0, 2, 1, 1, 0, 0, 1)
+    architecture = Architecture("wide", 64, (4,), (5,), None, (7, 7), (6, 4))
+    assert elastic_space.decode(genome) == architecture
+    assert elastic_space.canonical(genome) == (1, 1, 1, 0, 0, 1, 0, 2, 1, 0, 0, 0, 0)
+    assert elastic_space.parameters(genome) == {
+        "net": "wide",
+        "kernel_0": 7,
+        "ratio_0": 6,
+        "block_0": None,
+        "kernel_1": 7,
+        "ratio_1": 4,
+        "block_1": 4,
+        "patch_1": 5,
+        "block_2": None,
+    }
+    assert SearchSpace.from_json(json.loads(json.dumps(elastic_space.to_json()))) == elastic_space
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"supernet": "both"}, "net has no choice 'both'"),
+        ({"kernel_sizes": (5, 7)}, "kernel_0"),
+        ({"expand_ratios": (6, 6)}, "ratio_1"),
+        ({"kernel_sizes": (7,), "expand_ratios": (6,)}, "expected 2"),
+        ({"kernel_sizes": (7,) * 3, "expand_ratios": (6,) * 3}, "expected 2"),
+        ({"kernel_sizes": (), "expand_ratios": ()}, "expected 2"),
+        ({"levels": (7,)}, "level 7"),
+        ({"levels": (3, 4), "patch_sizes": (1, 1)}, "level"),
+        ({"bank_size": 5}, "bank_size"),
+    ],
+)
+def test_encode_names_what_an_elastic_space_lacks(
+    elastic_space: SearchSpace, change: dict[str, Any], named: str
+) -> None:
+    architecture = Architecture("wide", 64, (4,), (5,), None, (7, 7), (6, 4))
+    with pytest.raises(InputError, match=named):
+        elastic_space.encode(replace(architecture, **change))
+
+
+def test_encode_refuses_kernels_where_there_are_none(space: SearchSpace) -> None:
+    with pytest.raises(InputError, match="1 values of expand_ratio, expected 0"):
+        space.encode(Architecture("timm:x", 64, (1,), (1,), 10, (3,), (3,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("kernel_0", {"choices": [3, 4]}),
+        ("ratio_0", {"choices": [3, 5]}),
+        ("kernel_2", {"slot": 3}),
+        ("kernel_1", {"field": "expand_ratio"}),
+        ("ratio_1", {"slot": None}),
+        ("block_1", {"choices": [None, 3, -4]}),
+        ("net", {"choices": ["narrow", 2]}),
+        ("net", {"choices": ["narrow", ""]}),
+        ("net", {"slot": 0}),
+    ],
+)
+def test_from_json_refuses_elastic_genes_that_do_not_fit(
+    elastic_space: SearchSpace, name: str, fields: dict[str, Any]
+) -> None:
+    gene = [each.name for each in elastic_space.genes].index(name)
+    with pytest.raises(InputError) as caught:
+        SearchSpace.from_json(broken(elastic_space.to_json(), gene, **fields))
+    assert "\n" not in str(caught.value)
 
 
 def test_size_of_many_levels_is_immediate() -> None:

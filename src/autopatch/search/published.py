@@ -120,7 +120,11 @@ def _trial(
     study: str, frozen: FrozenTrial, space: SearchSpace, absent: Mapping[str, Choice]
 ) -> PublishedTrial:
     parameters = {**absent, **frozen.params}
-    missing = [gene.name for gene in space.genes if gene.name not in parameters]
+    names = [gene.name for gene in space.genes]
+    unknown = sorted(parameters.keys() - names)
+    if unknown:
+        raise InputError(f"it has {unknown[0]}, which the published search has not")
+    missing = [name for name in names if name not in parameters]
     if missing:
         raise InputError(
             f"it has no {missing[0]}; what the study did not search is given with --fixed"

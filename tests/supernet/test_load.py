@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autopatch.errors import InputError
+from autopatch.supernet import Architecture, OnceForAllSupernet, load, load_supernet
+from autopatch.supernet.once_for_all import IMAGENET_MEAN, IMAGENET_STD, random_network
+
+State = dict[str, torch.Tensor]
+NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
+WIDE = "ofa_mbv3_d234_e346_k357_w1.2"
+BOTH = "ofa_mbv3"
+WIDTHS = {NARROW: 1.0, WIDE: 1.2}
+STEM = "first_conv.conv.weight"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Maps are too small for more, which wait for each other where others use the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, State]:
+    return {name: random_network(width, seed=8).state_dict() for name, width in WIDTHS.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(states: dict[str, State], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of both networks, one with the names of its published checkpoint."""
+    folder = tmp_path_factory.mktemp("weights") / "both"
+    folder.mkdir()
+    save_file(states[NARROW], folder / f"{NARROW}.safetensors")
+    published = {
+        key.replace(".conv.", ".mobile_inverted_conv.", 1): value
+        for key, value in states[WIDE].items()
+        if key.startswith("blocks.")
+    }
+    rest = {key: value for key, value in states[WIDE].items() if not key.startswith("blocks.")}
+    save_file({**rest, **published}, folder / f"{WIDE}.safetensors", metadata={"net_id": WIDE})
+    return folder
+
+
+def assert_holds(supernet: object, states: Mapping[str, State]) -> None:
+    assert isinstance(supernet, OnceForAllSupernet)
+    assert supernet.networks.keys() == states.keys()
+    for name, wanted in states.items():
+        network = supernet.networks[name]
+        assert network.width == WIDTHS[name]
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        found = network.state_dict()
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert torch.equal(found[key], value), key
+
+
+def refused(space: str, weights: str, **settings: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load_supernet(space, weights, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_random_weights_follow_the_seed_and_say_so() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (load_supernet(BOTH, "random", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_holds(first, {name: net.state_dict() for name, net in again.networks.items()})
+    assert list(first.networks) == [NARROW, WIDE]
+    for name in WIDTHS:
+        stems = [each.networks[name].state_dict()[STEM] for each in (first, other)]
+        assert not torch.equal(*stems)
+    assert first.random_features
+    assert "RANDOM" in first.provenance
+    assert "seed 1" in first.provenance
+    assert (first.name, first.mean, first.std) == (BOTH, IMAGENET_MEAN, IMAGENET_STD)
+    assert not first.recalibrate_batch_norm
+
+
+def test_random_features_are_of_use() -> None:
+    supernet = load_supernet(NARROW, "random")
+    architecture = Architecture(NARROW, 64, (4, 20), (1, 1), None, (3,) * 5, (6,) * 5)
+    subnet = supernet.get_active_subnet(architecture)
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        for feature_map in subnet(subnet.normalize(images)):
+            assert feature_map.isfinite().all()
+            assert 1e-3 < feature_map.std() < 1e3
+
+
+def test_one_network_alone() -> None:
+    supernet = load_supernet(WIDE, "random", seed=8)
+    assert supernet.name == WIDE
+    assert list(supernet.networks) == [WIDE]
+    with pytest.raises(InputError, match=f"{NARROW}, expected {WIDE}$"):
+        supernet.flops(Architecture(NARROW, 64, (1,), (1,), None, (3,), (3,)))
+
+
+def test_settings_of_the_input_and_of_batch_norm() -> None:
+    supernet = load_supernet(
+        NARROW, "random", mean=(0, 0.5, 1), std=(1, 2, 3), recalibrate_batch_norm=True
+    )
+    assert (supernet.mean, supernet.std) == ((0, 0.5, 1), (1, 2, 3))
+    assert supernet.recalibrate_batch_norm
+    assert supernet.provenance.endswith(", batch norm recalibrated on the good images")
+    assert "mean" in refused(NARROW, "random", mean=(0.5, 0.5))
+    assert "std" in refused(NARROW, "random", std=(1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("space", "weights", "settings", "named"),
+    [
+        ("ofa_mbv4", "random", {}, ("ofa_mbv4", BOTH, NARROW, WIDE, "timm:<model name>")),
+        ("", "random", {}, ("unknown",)),
+        (BOTH, "random", {"timm_kwargs": {}}, ("timm_kwargs", BOTH)),
+        (NARROW, "random", {"timm_kwargs": {"a": 1}}, ("timm_kwargs", NARROW)),
+        (BOTH, "pretrained", {}, ("timm", "auto")),
+        (NARROW, "pretrained", {}, ("timm", "auto")),
+        ("timm:mobilenetv2_050", "auto", {}, ("Once-for-All", "pretrained")),
+        ("timm:mobilenetv2_050", "random", {"recalibrate_batch_norm": True}, ("recalibrate",)),
+    ],
+)
+def test_arguments_that_do_not_belong_together(
+    space: str, weights: str, settings: dict[str, object], named: tuple[str, ...]
+) -> None:
+    message = refused(space, weights, **settings)
+    assert all(part in message for part in named)
+
+
+def test_weights_of_a_folder(folder: Path, states: dict[str, State]) -> None:
+    supernet = load_supernet(BOTH, str(folder), seed=1)
+    assert_holds(supernet, states)
+    assert not supernet.random_features
+    assert supernet.provenance == "weights of both"
+    alone = load_supernet(NARROW, str(folder))
+    assert_holds(alone, {NARROW: states[NARROW]})
+    assert list(alone.networks) == [NARROW]
+    architecture = Architecture(WIDE, 64, (2, 7), (1, 1), None, (5, 3), (4, 6))
+    direct = OnceForAllSupernet(BOTH, {WIDE: random_network(1.2, seed=8)}, provenance="")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for ours, like in zip(
+            supernet.get_active_subnet(architecture)(images),
+            direct.get_active_subnet(architecture)(images),
+            strict=True,
+        ):
+            assert torch.equal(ours, like)
+
+
+def test_a_folder_must_hold_what_is_asked_for(
+    tmp_path: Path, folder: Path, states: dict[str, State]
+) -> None:
+    assert f"{NARROW}.safetensors" in refused(BOTH, str(tmp_path))
+    (tmp_path / f"{NARROW}.safetensors").symlink_to(folder / f"{NARROW}.safetensors")
+    assert f"{WIDE}.safetensors" in refused(BOTH, str(tmp_path))
+    assert_holds(load_supernet(NARROW, str(tmp_path)), {NARROW: states[NARROW]})
+    (tmp_path / f"{WIDE}.safetensors").symlink_to(folder / f"{NARROW}.safetensors")
+    assert "shape" in refused(BOTH, str(tmp_path))
+
+
+def test_one_file_is_enough_for_one_network(folder: Path, states: dict[str, State]) -> None:
+    path = folder / f"{NARROW}.safetensors"
+    supernet = load_supernet(NARROW, str(path))
+    assert_holds(supernet, {NARROW: states[NARROW]})
+    assert supernet.provenance == f"weights of {path.name}"
+    message = refused(NARROW, str(folder / f"{WIDE}.safetensors"))
+    assert f"holds weights of {WIDE}, expected {NARROW}" in message
+    assert "no such file" in refused(NARROW, str(folder / "absent.safetensors"))
+
+
+@pytest.mark.parametrize("file", [f"{NARROW}.safetensors", "absent"])
+def test_one_file_is_not_enough_for_both_networks(folder: Path, file: str) -> None:
+    message = refused(BOTH, str(folder / file))
+    assert str(folder / file) in message
+    assert "folder" in message
+    assert any(f"such as {name}" in message for name in WIDTHS)
+
+
+@pytest.mark.parametrize(("space", "names"), [(BOTH, [NARROW, WIDE]), (WIDE, [WIDE])])
+def test_official_weights_are_asked_for_by_name(
+    monkeypatch: pytest.MonkeyPatch, states: dict[str, State], space: str, names: list[str]
+) -> None:
+    calls = []
+
+    def official(
+        net_id: str, expected: Mapping[str, torch.Size], *, progress: object = None
+    ) -> State:
+        calls.append((net_id, progress))
+        assert expected == {key: value.shape for key, value in states[net_id].items()}
+        return dict(states[net_id])
+
+    def told(step: str, done: int, total: int) -> None:
+        pass
+
+    monkeypatch.setattr(load, "official_weights", official)
+    supernet = load_supernet(space, "auto", progress=told)
+    assert calls == [(name, told) for name in names]
+    assert_holds(supernet, {name: states[name] for name in names})
+    assert "published" in supernet.provenance
+    assert not supernet.random_features

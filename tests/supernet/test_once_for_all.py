@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from autopatch.data import draw_textures
+from autopatch.detector import Detector
+from autopatch.errors import InputError
+from autopatch.supernet import (
+    Architecture,
+    Level,
+    OnceForAllSupernet,
+    SearchSpace,
+    Subnet,
+    describe_stages,
+    load_supernet,
+    published_cost,
+    published_space,
+)
+from autopatch.supernet.once_for_all import subnet_setting
+
+NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
+WIDE = "ofa_mbv3_d234_e346_k357_w1.2"
+ARCHITECTURE = Architecture(NARROW, 64, (3, 6), (3, 2), 60, (5, 3), (4, 3))
+STAGE_GENES = ("kernel_size", "expand_ratio", "block", "patch_size")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Maps are too small for more, which wait for each other where others use the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def supernet() -> OnceForAllSupernet:
+    """Both networks; matrices, norms and statistics random as well, so that they count."""
+    supernet = load_supernet("ofa_mbv3", "random", seed=4)
+    generator = torch.Generator().manual_seed(4)
+    for network in supernet.networks.values():
+        for name, value in (*network.named_parameters(), *network.named_buffers()):
+            if value.is_floating_point() and ("matrix" in name or value.ndim == 1):
+                value.mul_(1 + 0.2 * torch.rand(value.shape, generator=generator))
+                value.add_(0.05 * torch.rand(value.shape, generator=generator))
+    return supernet
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return published_space()
+
+
+def any_genome(space: SearchSpace, rng: np.random.Generator) -> tuple[int, ...]:
+    """A valid genome whose inert genes are anything."""
+    while True:
+        genome = tuple(int(rng.integers(len(gene.choices))) for gene in space.genes)
+        if space.is_valid(genome):
+            return genome
+
+
+def pixels(seed: int, image_size: int, count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 3, image_size, image_size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def state_copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def assert_same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert torch.equal(found[key], value), key
+
+
+def size_by_hand(shared: int, blocks: int, patch_sizes: int) -> int:
+    """Sums over the chosen stages: what is chosen in them and up to the deepest of them."""
+    total = 0
+    for count in range(1, 6):
+        for chosen in combinations(range(5), count):
+            total += (3 * 3) ** (max(chosen) + 1) * (blocks * patch_sizes) ** count
+    return shared * total
+
+
+def test_the_published_genes(space: SearchSpace) -> None:
+    assert space.name == "ofa_mbv3"
+    assert space.fixed == {"image_size": 224, "bank_size": None}
+    wanted: list[tuple[str, tuple[object, ...]]] = [("supernet_name", (NARROW, WIDE))]
+    for s in range(5):
+        blocks = (None, 4 * s + 1, 4 * s + 2, 4 * s + 3, 4 * s + 4)
+        choices = ((3, 5, 7), (3, 4, 6), blocks, tuple(range(1, 17)))
+        wanted += [
+            (f"stage_{s}_{name}", values) for name, values in zip(STAGE_GENES, choices, strict=True)
+        ]
+    assert [(gene.name, gene.choices) for gene in space.genes] == wanted
+    assert len(space.genes) == 21
+    assert space.points() == 2 * 720**5
+    assert space.size() == size_by_hand(2, 4, 16)
+    assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_published_genes_of_one_network_and_of_several_banks() -> None:
+    space = published_space([WIDE], bank_sizes=(100, None))
+    assert space.name == WIDE
+    assert [gene.name for gene in space.genes][:2] == ["bank_size", "stage_0_kernel_size"]
+    assert space.size() == size_by_hand(2, 4, 16)
+    assert space.decode((0,) * 3 + (1,) + (0,) * 17).supernet == WIDE
+
+
+def test_the_default_space(supernet: OnceForAllSupernet) -> None:
+    space = supernet.search_space()
+    assert [gene.name for gene in space.genes[:4]] == [
+        "supernet_name",
+        "image_size",
+        "bank_size",
+        "stage_0_kernel_size",
+    ]
+    assert space.genes[1].choices == (160, 224, 288)
+    assert space.genes[2].choices == (500, 1000, 2000, 5000, 10000)
+    assert space.size() == size_by_hand(2 * 3 * 5, 4, 4)
+    assert supernet.published_space() == published_space()
+
+    alone = OnceForAllSupernet(NARROW, {NARROW: supernet.networks[NARROW]}, provenance="")
+    space = alone.search_space(image_sizes=(33,), patch_sizes=(2,), bank_sizes=(None,))
+    assert space.name == NARROW
+    assert space.fixed == {"image_size": 33, "bank_size": None}
+    assert len(space.genes) == 20
+    assert space.size() == size_by_hand(1, 4, 1)
+    assert alone.published_space() == published_space([NARROW])
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"image_sizes": (224, 32)},
+        {"image_sizes": (1025,)},
+        {"patch_sizes": (0,)},
+        {"bank_sizes": (0,)},
+        {"bank_sizes": ()},
+    ],
+)
+def test_choices_out_of_range(
+    supernet: OnceForAllSupernet, choices: dict[str, tuple[int, ...]]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        supernet.search_space(**choices)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_runs_up_to_its_block_but_two_at_least(space: SearchSpace) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        genome = any_genome(space, rng)
+        chosen = {g.name: g.choices[c] for g, c in zip(space.genes, genome, strict=True)}
+        blocks = [chosen[f"stage_{s}_block"] for s in range(5)]
+        last = max(s for s in range(5) if blocks[s] is not None)
+        run = [
+            4 * s + place
+            for s in range(last + 1)
+            for place in range(1, 5)
+            if place <= max(2, (blocks[s] or 0) - 4 * s)
+            and 4 * s + place <= max(filter(None, blocks))
+        ]
+        architecture = space.decode(genome)
+        setting = subnet_setting(architecture)
+        assert list(setting.blocks()) == run
+        assert list(setting.levels) == [block for block in blocks if block is not None]
+        assert architecture.levels == setting.levels
+        assert architecture.supernet == chosen["supernet_name"]
+        assert len(architecture.kernel_sizes) == len(architecture.expand_ratios) == last + 1
+        for block in run:
+            stage = (block - 1) // 4
+            assert setting.kernel_sizes[block - 1] == chosen[f"stage_{stage}_kernel_size"]
+            assert setting.expand_ratios[block - 1] == chosen[f"stage_{stage}_expand_ratio"]
+        patch_sizes = [chosen[f"stage_{s}_patch_size"] for s in range(5) if blocks[s] is not None]
+        assert list(architecture.patch_sizes) == patch_sizes
+
+
+def test_inert_genes_change_nothing_and_active_genes_the_architecture(space: SearchSpace) -> None:
+    rng = np.random.default_rng(2)
+    inert = 0
+    for _ in range(60):
+        genome = any_genome(space, rng)
+        architecture = space.decode(genome)
+        for i, active in enumerate(space.active(genome)):
+            for choice in {*range(len(space.genes[i].choices))} - {genome[i]}:
+                other = (*genome[:i], choice, *genome[i + 1 :])
+                if not active:
+                    inert += 1
+                    assert space.decode(other) == architecture
+                    assert space.canonical(other) == space.canonical(genome)
+                elif space.is_valid(other):
+                    assert space.decode(other) != architecture
+                    assert space.canonical(other) != space.canonical(genome)
+                else:
+                    assert (space.genes[i].field, choice) == ("level", 0)
+    assert inert > 100
+
+
+def test_round_trips_of_architectures(space: SearchSpace) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        genome = any_genome(space, rng)
+        architecture = space.decode(genome)
+        canonical = space.canonical(genome)
+        assert space.encode(architecture) == canonical
+        assert space.decode(canonical) == architecture
+        assert space.genome(json.loads(json.dumps(space.parameters(genome)))) == canonical
+        written = json.loads(json.dumps(architecture.to_json()))
+        assert Architecture.from_json(written) == architecture
+
+
+def test_a_stage_has_one_block_in_the_space(space: SearchSpace) -> None:
+    architecture = replace(ARCHITECTURE, image_size=224, bank_size=None)
+    assert space.decode(space.encode(architecture)) == architecture
+    with pytest.raises(InputError, match="level"):
+        space.encode(replace(architecture, levels=(5, 6)))
+
+
+def test_elastic_fields_may_be_absent() -> None:
+    timms = Architecture("timm:resnet18", 224, (1, 3), (3, 1), None)
+    written = timms.to_json()
+    assert written["kernel_sizes"] == written["expand_ratios"] == []
+    del written["kernel_sizes"], written["expand_ratios"]
+    assert Architecture.from_json(written) == timms
+    elastic = ARCHITECTURE.to_json()
+    del elastic["expand_ratios"]
+    with pytest.raises(InputError, match="2 kernel sizes for 0 expand ratios"):
+        Architecture.from_json(elastic)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kernel_sizes": (5, 4)},
+        {"kernel_sizes": (5, True)},
+        {"kernel_sizes": [5, 3]},
+        {"kernel_sizes": (5,)},
+        {"expand_ratios": (4, 5)},
+        {"expand_ratios": (4, 3.0)},
+    ],
+)
+def test_elastic_values_out_of_range(change: dict[str, object]) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(ARCHITECTURE, **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image_size", [33, 64, 75, 96, 225])
+def test_grid_levels_and_flops_are_those_of_the_subnet(
+    supernet: OnceForAllSupernet, space: SearchSpace, image_size: int
+) -> None:
+    rng = np.random.default_rng(image_size)
+    every_stage = Architecture(WIDE, 64, (1, 5, 9, 13, 17), (1,) * 5, None, (3,) * 5, (3,) * 5)
+    for sample in [every_stage, *(space.decode(any_genome(space, rng)) for _ in range(4))]:
+        architecture = replace(sample, image_size=image_size)
+        subnet = supernet.get_active_subnet(architecture)
+        images = subnet.normalize(pixels(1, image_size, 1))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            maps = subnet(images)
+        assert supernet.flops(architecture) == counter.get_total_flops()
+        assert supernet.grid(architecture) == tuple(maps[0].shape[2:])
+        assert supernet.grid(architecture) == max(tuple(m.shape[2:]) for m in maps)
+        assert subnet.cost(image_size) == (tuple(maps[0].shape[2:]), counter.get_total_flops())
+        levels = supernet.chosen_levels(architecture)
+        assert levels == subnet.levels
+        assert tuple(level.index for level in levels) == architecture.levels
+        for level, feature_map in zip(levels, maps, strict=True):
+            side = -(-image_size // level.stride)
+            assert feature_map.shape == (1, level.channels, side, side)
+        width = float(architecture.supernet[-3:])
+        cost = published_cost(width, subnet_setting(architecture), image_size)
+        assert supernet.published_flops(architecture) == cost.flops
+
+
+def test_strides_and_channels_of_the_stages(supernet: OnceForAllSupernet) -> None:
+    first = Architecture(NARROW, 64, (1, 5, 9, 13, 17), (1,) * 5, None, (3,) * 5, (3,) * 5)
+    wanted = {NARROW: (24, 40, 80, 112, 160), WIDE: (32, 48, 96, 136, 192)}
+    for name, channels in wanted.items():
+        for last in (first.levels, (4, 8, 12, 16, 20)):
+            found = supernet.chosen_levels(replace(first, supernet=name, levels=last))
+            strides = (4, 8, 16, 16, 32)
+            assert found == tuple(map(Level, last, strides, channels))
+
+
+def test_subnets_give_the_maps_of_their_network(
+    supernet: OnceForAllSupernet, space: SearchSpace
+) -> None:
+    for network in supernet.networks:
+        genome = any_genome(space, np.random.default_rng(5))
+        architecture = replace(space.decode(genome), supernet=network, image_size=64)
+        subnet = supernet.get_active_subnet(architecture)
+        assert not subnet.training
+        assert subnet.name == network
+        images = subnet.normalize(pixels(2, 64))
+        with torch.inference_mode():
+            maps = supernet.networks[network](images, subnet_setting(architecture))
+            for ours, like in zip(subnet(images), maps, strict=True):
+                assert torch.equal(ours, like)
+
+
+def test_patchcores_setting(supernet: OnceForAllSupernet) -> None:
+    architecture = supernet.patchcore(bank_size=1000)
+    assert architecture == Architecture(WIDE, 224, (8, 16), (3, 3), 1000, (7,) * 4, (6,) * 4)
+    assert [level.stride for level in supernet.chosen_levels(architecture)] == [8, 16]
+    # The one value that the authors printed, 1.09, is that of this backbone.
+    assert supernet.published_flops(architecture) == 1_088_040_304
+    space = supernet.published_space(bank_sizes=(1000, None))
+    assert space.decode(space.encode(architecture)) == architecture
+    alone = OnceForAllSupernet(NARROW, {NARROW: supernet.networks[NARROW]}, provenance="")
+    assert alone.patchcore(bank_size=None).supernet == NARROW
+
+
+def test_architectures_in_words(supernet: OnceForAllSupernet) -> None:
+    architecture = Architecture(WIDE, 224, (2, 7), (3, 5), None, (7, 3), (6, 4))
+    text = "w1.2, 224 px, kernels 7 3, ratios 6 4, block 2 p3 + block 7 p5, all patches"
+    assert supernet.describe(architecture) == describe_stages(architecture) == text
+    narrow = replace(ARCHITECTURE, levels=(6,), patch_sizes=(16,))
+    text = "w1.0, 64 px, kernels 5 3, ratios 4 3, block 6 p16, bank 60"
+    assert supernet.describe(narrow) == text
+
+
+def test_a_restored_subnet_is_the_same(supernet: OnceForAllSupernet, space: SearchSpace) -> None:
+    rng = np.random.default_rng(6)
+    for image_size in (64, 75):
+        architecture = replace(space.decode(any_genome(space, rng)), image_size=image_size)
+        subnet = supernet.get_active_subnet(architecture)
+        header = json.loads(json.dumps(subnet.to_header()))
+        state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
+        restored = Subnet.restore(header, state)
+        assert restored.to_header() == subnet.to_header()
+        assert restored.cost(image_size) == subnet.cost(image_size)
+        assert not restored.training
+        images = pixels(3, image_size)
+        with torch.inference_mode():
+            for ours, like in zip(
+                restored(restored.normalize(images)), subnet(subnet.normalize(images)), strict=True
+            ):
+                assert torch.equal(ours, like)
+
+
+def test_a_restored_subnet_must_fit_exactly(supernet: OnceForAllSupernet) -> None:
+    subnet = supernet.get_active_subnet(ARCHITECTURE)
+    header, state = subnet.to_header(), subnet.state_dict()
+    changes: Sequence[tuple[str, object]] = (
+        ("supernet", WIDE),
+        ("supernet", "ofa_mbv3"),
+        ("kernel_sizes", [7] * 20),
+        ("kernel_sizes", [4] * 20),
+        ("expand_ratios", [6] * 20),
+        ("depths", [4] * 5),
+        ("levels", [6, 21]),
+        ("levels", []),
+    )
+    for name, value in changes:
+        with pytest.raises(InputError) as caught:
+            Subnet.restore({**header, "recipe": {**header["recipe"], name: value}}, state)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(KeyError):
+        Subnet.restore({**header, "recipe": {"supernet": NARROW}}, state)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"supernet": "timm:resnet18"}, "timm:resnet18"),
+        ({"supernet": "ofa_mbv3"}, "ofa_mbv3, expected"),
+        ({"levels": (0, 6)}, "1 to 20"),
+        ({"levels": (3, 21)}, "1 to 20"),
+        ({"kernel_sizes": (), "expand_ratios": ()}, "0 kernel sizes.* expected 2"),
+        ({"kernel_sizes": (3,), "expand_ratios": (3,)}, "1 kernel sizes.* expected 2"),
+        ({"kernel_sizes": (3,) * 3, "expand_ratios": (3,) * 3}, "3 kernel sizes.* expected 2"),
+        ({"levels": (2, 3)}, "2 kernel sizes.* expected 1"),
+    ],
+)
+def test_architectures_that_are_none_of_these(
+    supernet: OnceForAllSupernet, change: dict[str, object], named: str
+) -> None:
+    wrong = replace(ARCHITECTURE, **change)
+    for ask in (supernet.get_active_subnet, supernet.flops, supernet.published_flops):
+        with pytest.raises(InputError, match=named) as caught:
+            ask(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_recalibrated_statistics_are_those_of_the_images(supernet: OnceForAllSupernet) -> None:
+    networks = {name: state_copy(network) for name, network in supernet.networks.items()}
+    subnet, other = (supernet.get_active_subnet(ARCHITECTURE) for _ in range(2))
+    before = state_copy(other)
+    batches = [subnet.normalize(pixels(seed, 64, 4)) for seed in (7, 8)]
+    subnet.recalibrate(batches)
+
+    weight = before["backbone.stem.conv.weight"]
+    stems = [torch.nn.functional.conv2d(batch, weight, None, 2, 1) for batch in batches]
+    state = subnet.state_dict()
+    for name, found in (
+        ("running_mean", sum(stem.mean((0, 2, 3)) for stem in stems) / 2),
+        ("running_var", sum(stem.var((0, 2, 3)) for stem in stems) / 2),
+    ):
+        torch.testing.assert_close(state[f"backbone.stem.bn.{name}"], found)
+
+    assert not any(module.training for module in subnet.modules())
+    assert not any(parameter.requires_grad for parameter in subnet.parameters())
+    norms = [m for m in subnet.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
+    changed = {key for key in before if not torch.equal(state[key], before[key])}
+    assert all("running" in key or "num_batches" in key for key in changed)
+    assert len([key for key in changed if key.endswith("running_var")]) == len(norms)
+    assert_same(other.state_dict(), before)
+    assert_same(supernet.get_active_subnet(ARCHITECTURE).state_dict(), before)
+    for name, network in supernet.networks.items():
+        assert_same(network.state_dict(), networks[name])
+
+
+def test_every_norm_is_recalibrated(supernet: OnceForAllSupernet) -> None:
+    subnet = supernet.get_active_subnet(ARCHITECTURE)
+    images = subnet.normalize(pixels(9, 64, 8))
+    seen: dict[str, torch.Tensor] = {}
+    by_batch = copy.deepcopy(subnet).train()
+    for name, module in by_batch.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(
+                lambda module, inputs, name=name: seen.update({name: inputs[0].double()})
+            )
+    with torch.no_grad():
+        by_batch(images)
+    subnet.recalibrate([images])
+    assert len(seen) == 3 + 3 * 5  # in stem and block 0, and in blocks 1, 2, 3, 5 and 6
+    for name, values in seen.items():
+        norm = subnet.get_submodule(name)
+        for found, wanted in (
+            (norm.running_mean, values.mean((0, 2, 3))),
+            (norm.running_var, values.var((0, 2, 3))),
+        ):
+            torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recalibrate", [False, True])
+def test_a_loaded_detector_is_the_saved_one(tmp_path: Path, recalibrate: bool) -> None:
+    root = draw_textures(
+        tmp_path / "data", seed=6, image_size=64, train=22, test_good=1, per_type=1
+    )
+    good = sorted((root / "train" / "good").iterdir())
+    new = sorted((root / "test").rglob("*.png"))
+    supernet = load_supernet(NARROW, "random", seed=2, recalibrate_batch_norm=recalibrate)
+    detector = Detector.fit(supernet, ARCHITECTURE, good[:17], calibration=good[17:], seed=3)
+    plain = supernet.get_active_subnet(ARCHITECTURE).state_dict()["backbone.stem.bn.running_mean"]
+    found = detector.subnet.state_dict()["backbone.stem.bn.running_mean"]
+    assert torch.equal(plain, found) != recalibrate
+    assert ("recalibrated" in detector.subnet.provenance) == recalibrate
+
+    path = tmp_path / "detector.safetensors"
+    detector.save(path)
+    loaded = Detector.load(path)
+    assert loaded.architecture == ARCHITECTURE
+    assert loaded.subnet.to_header() == detector.subnet.to_header()
+    assert loaded.total_flops == detector.total_flops
+    assert torch.equal(loaded.predict(new).maps, detector.predict(new).maps)
