@@ -124,13 +124,47 @@ def stage_channels(width: float) -> tuple[int, ...]:
     return tuple(_in_eights(stage.channels * width) for stage in STAGES)
 
 
+def block_channels(block: int, width: float) -> int:
+    """Channels of a block's output; block 0 is the one before the stages."""
+    if block == 0:
+        return _in_eights(_STEM_CHANNELS * width)
+    return stage_channels(width)[(block - 1) // BLOCKS_PER_STAGE]
+
+
+def block_stride(block: int) -> int:
+    """Pixels of the image for each cell of a block's output, along an axis."""
+    stride = 2  # of the stem
+    for stage in STAGES[: (block + BLOCKS_PER_STAGE - 1) // BLOCKS_PER_STAGE]:
+        stride *= stage.stride
+    return stride
+
+
 def block_level(block: int, width: float) -> Level:
     """The feature level that a block's output is."""
-    stage = (block - 1) // BLOCKS_PER_STAGE
-    stride = 2  # of the stem
-    for each in STAGES[: stage + 1]:
-        stride *= each.stride
-    return Level(block, stride, stage_channels(width)[stage])
+    return Level(block, block_stride(block), block_channels(block, width))
+
+
+def make_first_layers(width: float) -> tuple[nn.Module, nn.Module]:
+    """The stem and block 0, which have nothing to choose."""
+    channels = block_channels(0, width)
+    return (
+        ConvNormAct(3, channels, 3, stride=2, act_layer=nn.Hardswish),
+        DepthwiseSeparableConv(channels, channels, 3, act_layer=nn.ReLU),
+    )
+
+
+def make_block(width: float, block: int, kernel_size: int, expand_ratio: int) -> nn.Module:
+    """A block on its own, 1 to 20."""
+    stage = STAGES[(block - 1) // BLOCKS_PER_STAGE]
+    return InvertedResidual(
+        block_channels(block - 1, width),
+        block_channels(block, width),
+        kernel_size,
+        stride=stage.stride if block % BLOCKS_PER_STAGE == 1 else 1,
+        exp_ratio=expand_ratio,
+        act_layer=stage.activation,
+        se_layer=_SqueezeExcite if stage.squeeze_excite else None,
+    )
 
 
 class StaticNetwork(nn.Module):
@@ -144,24 +178,12 @@ class StaticNetwork(nn.Module):
     def __init__(self, width: float, setting: SubnetSetting) -> None:
         super().__init__()
         self.levels = setting.levels
-        channels = _in_eights(_STEM_CHANNELS * width)
-        self.stem = ConvNormAct(3, channels, 3, stride=2, act_layer=nn.Hardswish)
-        self.blocks = nn.ModuleDict(
-            {"0": DepthwiseSeparableConv(channels, channels, 3, act_layer=nn.ReLU)}
-        )
+        self.stem, first = make_first_layers(width)
+        self.blocks = nn.ModuleDict({"0": first})
         for block in setting.blocks():
-            stage = STAGES[(block - 1) // BLOCKS_PER_STAGE]
-            out_channels = _in_eights(stage.channels * width)
-            self.blocks[str(block)] = InvertedResidual(
-                channels,
-                out_channels,
-                setting.kernel_sizes[block - 1],
-                stride=stage.stride if block % BLOCKS_PER_STAGE == 1 else 1,
-                exp_ratio=setting.expand_ratios[block - 1],
-                act_layer=stage.activation,
-                se_layer=_SqueezeExcite if stage.squeeze_excite else None,
+            self.blocks[str(block)] = make_block(
+                width, block, setting.kernel_sizes[block - 1], setting.expand_ratios[block - 1]
             )
-            channels = out_channels
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, H, W]`."""

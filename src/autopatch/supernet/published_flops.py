@@ -9,7 +9,8 @@ search for nearest neighbors are not counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -17,7 +18,13 @@ import torch
 from torch import nn
 
 from autopatch.supernet.architecture import KERNEL_SIZES
-from autopatch.supernet.elastic import StaticNetwork, SubnetSetting
+from autopatch.supernet.elastic import (
+    SubnetSetting,
+    block_channels,
+    block_stride,
+    make_block,
+    make_first_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,39 @@ def published_cost(width: float, setting: SubnetSetting, image_size: int) -> Pub
         setting: What the elastic network is set to.
         image_size: Side of the image, in pixels.
     """
+    parts = [_first_layers(width, image_size)]
+    for block in setting.blocks():
+        sizes = setting.kernel_sizes[block - 1], setting.expand_ratios[block - 1]
+        parts.append(_block(width, block, *sizes, image_size))
+    counts = zip(*map(astuple, parts), strict=True)
+    return PublishedCost(*map(sum, counts))
+
+
+# A search asks for thousands of subnets, which are made of some hundred blocks.
+
+
+@cache
+def _first_layers(width: float, image_size: int) -> PublishedCost:
     with torch.device("meta"):
-        network = StaticNetwork(width, setting).eval()
-        image = torch.empty(1, 3, image_size, image_size)
+        layers = nn.Sequential(*make_first_layers(width))
+    return _count(layers, 3, image_size)
+
+
+@cache
+def _block(
+    width: float, block: int, kernel_size: int, expand_ratio: int, image_size: int
+) -> PublishedCost:
+    with torch.device("meta"):
+        layers = make_block(width, block, kernel_size, expand_ratio)
+    channels = block_channels(block - 1, width)
+    side = -(-image_size // block_stride(block - 1))  # every halving rounds up
+    smaller = [size for size in KERNEL_SIZES if kernel_size <= size < max(KERNEL_SIZES)]
+    transform_macs = channels * expand_ratio * sum(size**4 for size in smaller)
+    return replace(_count(layers, channels, side), transform_macs=transform_macs)
+
+
+def _count(layers: nn.Module, channels: int, side: int) -> PublishedCost:
+    """Counts layers, without the matrices that make their kernels."""
     count = dict.fromkeys(("conv_macs", "bias_flops", "bn_elements", "activation_elements"), 0)
 
     def counted(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -72,14 +109,8 @@ def published_cost(width: float, setting: SubnetSetting, image_size: int) -> Pub
         elif isinstance(module, nn.ReLU | nn.Hardswish | nn.Hardsigmoid):
             count["activation_elements"] += output.numel()
 
-    for module in network.modules():
+    for module in layers.modules():
         module.register_forward_hook(counted)
     with torch.no_grad():
-        network(image)
-    transform_macs = 0
-    for number in setting.blocks():
-        channels = int(network.get_parameter(f"blocks.{number}.conv_dw.weight").shape[0])
-        for size in KERNEL_SIZES:
-            if setting.kernel_sizes[number - 1] <= size < max(KERNEL_SIZES):
-                transform_macs += channels * size**4
-    return PublishedCost(transform_macs=transform_macs, **count)
+        layers.eval()(torch.empty(1, channels, side, side, device="meta"))
+    return PublishedCost(transform_macs=0, **count)
