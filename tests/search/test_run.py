@@ -47,7 +47,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(root, weights):
     """What `open_search` is given."""
-    source = Source(str(root), NAME, str(weights), weights_sha256=sha256(weights))
+    source = Source(str(root), NAME, str(weights), weights_sha256=sha256([weights]))
     split = make_split(MVTecAD.scan(root), shots=1, reserve=2, seed=4)
     supernet = source.load_supernet(seed=4)
     space = supernet.search_space(image_sizes=(64, 224), patch_sizes=(1, 3), bank_sizes=(40, 80))

@@ -25,9 +25,9 @@ from autopatch.supernet.official import (
     OFFICIAL,
     OfficialCheckpoint,
     cache_folder,
+    file_in_folder,
     official_weights,
     weights_in_file,
-    weights_in_folder,
 )
 
 State = dict[str, torch.Tensor]
@@ -376,7 +376,7 @@ def test_code_in_a_pickle_is_never_run(
         careless.setattr(torch, "load", lambda file, **_: load(file, weights_only=False))
         assert "expected" in refused(cache)
         with pytest.raises(InputError, match="expected"):
-            weights_in_folder(tmp_path, NET, EXPECTED)
+            weights_in_file(file_in_folder(tmp_path, NET), NET, EXPECTED)
     publish(bait)  # not even with the hash of the official file
     assert "state_dict" in refused(cache)
     assert not trace.exists()
@@ -565,11 +565,11 @@ def test_folders(site: Site, publish: Publish, tmp_path: Path) -> None:
     publish()
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=f"{folder}: .*{FILE} or {NET}") as caught:
-            weights_in_folder(folder, NET, EXPECTED)
+            weights_in_file(file_in_folder(folder, NET), NET, EXPECTED)
         one_line(caught)
 
     (tmp_path / NET).write_bytes(site.content)
-    assert_same(weights_in_folder(tmp_path, NET, EXPECTED), own_state())
+    assert_same(weights_in_file(file_in_folder(tmp_path, NET), NET, EXPECTED), own_state())
     assert_same(weights_in_file(tmp_path / NET, NET, EXPECTED), own_state())
     assert [path.name for path in tmp_path.iterdir()] == [NET]
 
@@ -577,10 +577,10 @@ def test_folders(site: Site, publish: Publish, tmp_path: Path) -> None:
     other = {key: value + 1 for key, value in own_state().items()}
     for state in (other, published(other)):
         save_file(state, tmp_path / FILE)
-        assert_same(weights_in_folder(tmp_path, NET, EXPECTED), other)
+        assert_same(weights_in_file(file_in_folder(tmp_path, NET), NET, EXPECTED), other)
     cache = tmp_path / "cache"
     official_weights(NET, EXPECTED, cache=cache)
-    assert_same(weights_in_folder(cache, NET, EXPECTED), own_state())
+    assert_same(weights_in_file(file_in_folder(cache, NET), NET, EXPECTED), own_state())
     assert site.requests == 1
 
 

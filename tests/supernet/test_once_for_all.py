@@ -282,7 +282,7 @@ def test_grid_levels_and_flops_are_those_of_the_subnet(
             assert feature_map.shape == (1, level.channels, side, side)
         width = float(architecture.supernet[-3:])
         cost = published_cost(width, subnet_setting(architecture), image_size)
-        assert supernet.published_flops(architecture) == cost.flops
+        assert supernet.published_cost(architecture) == cost
 
 
 def test_strides_and_channels_of_the_stages(supernet: OnceForAllSupernet) -> None:
@@ -316,7 +316,7 @@ def test_patchcores_setting(supernet: OnceForAllSupernet) -> None:
     assert architecture == Architecture(WIDE, 224, (8, 16), (3, 3), 1000, (7,) * 4, (6,) * 4)
     assert [level.stride for level in supernet.chosen_levels(architecture)] == [8, 16]
     # The one value that the authors printed, 1.09, is that of this backbone.
-    assert supernet.published_flops(architecture) == 1_088_040_304
+    assert supernet.published_cost(architecture).flops == 1_088_040_304
     space = supernet.published_space(bank_sizes=(1000, None))
     assert space.decode(space.encode(architecture)) == architecture
     alone = OnceForAllSupernet(NARROW, {NARROW: supernet.networks[NARROW]}, provenance="")
@@ -389,7 +389,7 @@ def test_architectures_that_are_none_of_these(
     supernet: OnceForAllSupernet, change: dict[str, object], named: str
 ) -> None:
     wrong = replace(ARCHITECTURE, **change)
-    for ask in (supernet.get_active_subnet, supernet.flops, supernet.published_flops):
+    for ask in (supernet.get_active_subnet, supernet.flops, supernet.published_cost):
         with pytest.raises(InputError, match=named) as caught:
             ask(wrong)
         assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from autopatch.data import IMAGE_SUFFIXES, load_masks, read_image
-from autopatch.detector import Detector, Progress
+from autopatch.detector import Detector
 from autopatch.errors import InputError
 from autopatch.report import (
     Candidate,
@@ -25,7 +25,7 @@ from autopatch.report import (
 )
 from autopatch.search.measurements import Measurements, patchcore_setting
 from autopatch.search.run import DETECTOR, REPORT, Run, new_temporary_folder
-from autopatch.supernet import Supernet
+from autopatch.supernet import Progress, Supernet
 
 _IMAGES_AT_A_TIME = 64
 

@@ -300,7 +300,7 @@ def _fixed(entries: Sequence[str]) -> dict[str, int | str]:
         name, _, value = entry.partition("=")
         if not name or not value:
             raise InputError(f"--fixed is '{entry}', expected a name and a value: kernel_size=7")
-        values[name] = int(value) if value.isdigit() else value
+        values[name] = int(value) if value.isdecimal() else value
     return values
 
 
@@ -317,13 +317,14 @@ def _check_new_run(out: Path, shots: int, resume: bool) -> None:
 
 def _source(data: Path, space: str, weights: str, **other: Any) -> Source:
     from autopatch.search.run import Source, sha256
+    from autopatch.supernet import weights_files
 
-    is_file = weights not in ("auto", "pretrained", "random")
+    files = weights_files(space, weights)
     return Source(
         data=str(data.resolve()),
         supernet=space,
-        weights=str(Path(weights).resolve()) if is_file else weights,
-        weights_sha256=sha256(Path(weights)) if is_file else None,
+        weights=str(Path(weights).resolve()) if files else weights,
+        weights_sha256=sha256(files) if files else None,
         **other,
     )
 

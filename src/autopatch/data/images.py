@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from autopatch.data.mvtec import Sample
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 
 EVALUATION_SIZE = 224
 """Side, in pixels, of the masks that all candidates are scored against by default."""
@@ -172,8 +172,7 @@ def _decode(path: Path) -> Image.Image:
         struct.error,
         zlib.error,
     ) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: unreadable or truncated image ({reason})") from None
+        raise InputError(f"{path}: unreadable or truncated image ({one_line(error)})") from None
     if decoded.mode not in _EIGHT_BIT_MODES | _SIXTEEN_BIT_MODES:
         kind = "floating point values" if decoded.mode == "F" else f"mode {decoded.mode}"
         raise InputError(f"{path}: {kind}, expected 8-bit or 16-bit integer values")

@@ -11,7 +11,6 @@
 from autopatch.detector.detector import (
     Detector,
     Prediction,
-    Progress,
     cut_subnet,
     feature_maps,
     images_digest,
@@ -27,7 +26,6 @@ __all__ = [
     "Detector",
     "MemoryBank",
     "Prediction",
-    "Progress",
     "Threshold",
     "calibrate",
     "cut_subnet",

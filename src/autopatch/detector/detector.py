@@ -8,25 +8,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 
 from autopatch.data import EVALUATION_SIZE, load_images
 from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.threshold import Threshold, calibrate
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, Subnet, Supernet
+from autopatch.supernet import Architecture, Progress, Subnet, Supernet, read_safetensors
 
 _IMAGES_AT_A_TIME = 16
 _FORMAT = 2
 _SUBNET_PREFIX = "subnet."
-
-Progress = Callable[[str, int, int], None]
-"""Called with a step's name, how many of its images are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -301,9 +299,12 @@ def cut_subnet(supernet: Supernet, architecture: Architecture, good: Sequence[Pa
     """
     subnet = supernet.get_active_subnet(architecture)
     if supernet.recalibrate_batch_norm:
-        batches = (good[i : i + _IMAGES_AT_A_TIME] for i in range(0, len(good), _IMAGES_AT_A_TIME))
+        # Batches count alike, so they are of one size, give or take an image.
+        count = math.ceil(len(good) / _IMAGES_AT_A_TIME)
+        ends = [len(good) * i // count for i in range(count + 1)]
         subnet.recalibrate(
-            subnet.normalize(load_images(batch, architecture.image_size)) for batch in batches
+            subnet.normalize(load_images(good[first:end], architecture.image_size))
+            for first, end in pairwise(ends)
         )
     return subnet
 
@@ -339,13 +340,8 @@ def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a detector (.safetensors)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("autopatch_detector")
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names} if text else {}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error
+    metadata, tensors = read_safetensors(path)
+    text = metadata.get("autopatch_detector")
     if text is None:
         raise InputError(f"{path}: a safetensors file, but not a detector of autopatch")
     try:

@@ -1,7 +1,7 @@
 """Multi-objective search: a sampler over a search space, recorded in an Optuna study.
 
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
-  candidates failed. `Progress`: its callback.
+  candidates failed. `SearchProgress`: its callback.
 - `Plan`, `Study`: what a search is to do, and its record, open for writing; `load_trials`,
   `load_settings` read a stored one.
 - `Evaluator`, `Evaluation`: what a candidate is asked for; the search knows nothing else of it.
@@ -13,7 +13,7 @@
 
 from autopatch.search.evaluation import COSTS, Evaluation, Evaluator
 from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.loop import Progress, SearchError, search
+from autopatch.search.loop import SearchError, SearchProgress, search
 from autopatch.search.nsga2 import NSGA2
 from autopatch.search.optimizer import Optimizer
 from autopatch.search.published import PublishedTrial, PublishedTrials, load_published
@@ -29,10 +29,10 @@ __all__ = [
     "Front",
     "Optimizer",
     "Plan",
-    "Progress",
     "PublishedTrial",
     "PublishedTrials",
     "SearchError",
+    "SearchProgress",
     "Study",
     "Trial",
     "load_published",

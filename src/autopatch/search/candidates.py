@@ -183,10 +183,10 @@ def architecture_cost(
         InputError: The backbone has no published FLOPs.
     """
     if cost == "published_flops":
-        published = supernet.published_flops(architecture)
+        published = supernet.published_cost(architecture)
         if published is None:
             raise InputError(f"{supernet.name} has no published FLOPs, only total FLOPs")
-        return published
+        return published.flops
     height, width = supernet.grid(architecture)
     channels = sum(level.channels for level in supernet.chosen_levels(architecture))
     return total_flops(supernet.flops(architecture), height * width, bank_rows, channels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.search.evaluation import Evaluator
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.nsga2 import NSGA2
@@ -18,7 +18,7 @@ class SearchError(RuntimeError):
     """A search without a result: every candidate failed. The message carries the first reason."""
 
 
-class Progress(Protocol):
+class SearchProgress(Protocol):
     """Called after every evaluation that was made now, not for results taken from the record.
 
     Args:
@@ -31,7 +31,7 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, trial: Trial, front: int, /) -> None: ...
 
 
-def search(evaluate: Evaluator, study: Study, *, progress: Progress | None = None) -> Front:
+def search(evaluate: Evaluator, study: Study, *, progress: SearchProgress | None = None) -> Front:
     """Searches the study's space for the Pareto front of its cost and 1 - rwAP.
 
     A study with results is replayed: a fresh optimizer proposes the same genomes and is told what
@@ -118,9 +118,8 @@ def _evaluate(evaluate: Evaluator, study: Study, genome: Genome) -> Trial:
     except BaseException as error:
         # MemoryError counts as a failure: a smaller candidate may well fit.
         if isinstance(error, Exception) and not isinstance(error, InputError):
-            message = " ".join(str(error).split())
-            name = type(error).__name__
-            return study.fail(number, f"{name}: {message}" if message else name)
+            name, message = type(error).__name__, one_line(error)
+            return study.fail(number, name if message == name else f"{name}: {message}")
         study.fail(number, INTERRUPTED)
         raise
     return study.complete(number, evaluation)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from autopatch.data import Split, load_images, load_masks
-from autopatch.detector import MAX_CORESET_SAMPLE, Detector, Progress, images_digest, score_maps
+from autopatch.detector import MAX_CORESET_SAMPLE, Detector, images_digest, score_maps
 from autopatch.errors import InputError
 from autopatch.search.candidates import CandidateEvaluator, architecture_cost
 from autopatch.search.run import Run, write_json
-from autopatch.supernet import Architecture, SearchSpace, Supernet
+from autopatch.supernet import Architecture, Progress, SearchSpace, Supernet
 
 EVALUATION = "evaluation.json"
 

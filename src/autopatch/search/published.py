@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.search._optuna import close_storage, connect, open_storage, quiet
 from autopatch.supernet import Architecture, SearchSpace
 from autopatch.supernet.space import Choice
@@ -173,8 +173,7 @@ def _opened(path: Path) -> Iterator[RDBStorage]:
     except InputError:  # a ValueError that says more
         raise
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, KeyError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable study database ({line})") from None
+        raise InputError(f"{path}: not a readable study database ({one_line(error)})") from None
 
 
 def _check_file(path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from autopatch.data import Split
-from autopatch.detector import Progress, images_digest
+from autopatch.detector import images_digest
 from autopatch.errors import InputError
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.study import INTERRUPTED, Plan, Study, load_settings, load_trials
-from autopatch.supernet import SearchSpace, Supernet, load_supernet
+from autopatch.supernet import Progress, SearchSpace, Supernet, load_supernet, weights_files
 
 STUDY = "study.db"
 SPLIT = "split.json"
@@ -43,7 +43,7 @@ class Source:
         mean: Channel means, None for those of the weights.
         std: Channel deviations, None for those of the weights.
         timm_kwargs: Arguments of the timm model, None for those of the weights.
-        weights_sha256: Of the weights file or the files of the folder, None where there is none.
+        weights_sha256: Of the weights files, None where there are none.
         recalibrate_batch_norm: Whether subnets get the statistics of the good images.
         group_regex: What groups images by file name, None for no groups.
         groups_csv: Table of the images' groups, None for no groups.
@@ -67,7 +67,7 @@ class Source:
             InputError: The weights do not fit, or are not those the search was made with.
         """
         if self.weights_sha256 is not None:
-            found = sha256(Path(self.weights))
+            found = sha256(weights_files(self.supernet, self.weights))
             if found != self.weights_sha256:
                 raise InputError(
                     f"{self.weights}: has sha256 {found[:12]}..., but the search was made with "
@@ -85,20 +85,19 @@ class Source:
         )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file, or of the names and contents of the files in a folder.
+def sha256(files: Sequence[Path]) -> str:
+    """Hash of the contents of files, one after the other.
 
     Raises:
         InputError: A file cannot be read.
     """
-    try:
-        if not path.is_dir():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        listing = "".join(f"{file.name}\0{sha256(file)}\n" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.search._optuna import close_storage, connect, open_storage, quiet
 from autopatch.search.evaluation import COSTS, Evaluation
 from autopatch.search.front import Trial
@@ -328,8 +328,7 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
         KeyError,  # trials or attributes that no search wrote
         ValueError,
     ) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable study of a search ({line})") from None
+        raise InputError(f"{path}: not a readable study of a search ({one_line(error)})") from None
 
 
 def _trial(frozen: FrozenTrial) -> Trial:

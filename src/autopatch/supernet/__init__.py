@@ -2,19 +2,23 @@
 
 - `Level`, `Architecture`: one feature level of a backbone; one point of a search space.
 - `Gene`, `SearchSpace`: a search space as data, an integer genome with names and choices.
-- `Supernet`: what the rest of the program asks of one. `load_supernet`: gives it by name.
+- `Supernet`: what the rest of the program asks of one. `load_supernet`: gives it by name;
+  `weights_files`: the files it reads.
 - `TimmSupernet`: a timm backbone. `OnceForAllSupernet`: the published supernets, over the elastic
   network `OnceForAllMobileNetV3`; `published_space`, `published_cost`: of the published method;
   `describe_stages`: one of its architectures in words.
 - `Subnet`: the static network cut out of a supernet.
-- `Weights`, `read_weights`: backbone weights with what is needed to use them.
+- `Weights`, `read_weights`: backbone weights with what is needed to use them;
+  `read_safetensors`: any file of tensors.
+- `Progress`: callback that is told how far a step is.
 """
 
 from __future__ import annotations
 
 from autopatch.supernet.architecture import Architecture, Level
 from autopatch.supernet.elastic import OnceForAllMobileNetV3, SubnetSetting
-from autopatch.supernet.load import load_supernet
+from autopatch.supernet.load import load_supernet, weights_files
+from autopatch.supernet.official import Progress
 from autopatch.supernet.once_for_all import (
     OFA_MBV3,
     OnceForAllSupernet,
@@ -26,7 +30,7 @@ from autopatch.supernet.space import Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_supernet import TimmSupernet
-from autopatch.supernet.weights import Weights, read_weights
+from autopatch.supernet.weights import Weights, read_safetensors, read_weights
 
 __all__ = [
     "OFA_MBV3",
@@ -35,6 +39,7 @@ __all__ = [
     "Level",
     "OnceForAllMobileNetV3",
     "OnceForAllSupernet",
+    "Progress",
     "PublishedCost",
     "SearchSpace",
     "Subnet",
@@ -46,5 +51,7 @@ __all__ = [
     "load_supernet",
     "published_cost",
     "published_space",
+    "read_safetensors",
     "read_weights",
+    "weights_files",
 ]

@@ -12,7 +12,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.supernet.architecture import Level
 from autopatch.supernet.elastic import StaticNetwork, SubnetSetting
 
@@ -28,7 +28,7 @@ def build_backbone(recipe: Mapping[str, Any]) -> nn.Module:
         InputError: The recipe names no known supernet, or the backbone cannot be built.
         KeyError, TypeError: It is no recipe.
     """
-    name = recipe["supernet"]
+    name = str(recipe["supernet"])
     if name.startswith(TIMM):
         return features_model(
             name.removeprefix(TIMM), recipe["timm_kwargs"], out_indices=recipe["levels"]
@@ -110,8 +110,3 @@ def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen:
             "another model"
         )
     return model
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, as one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopatch.errors import InputError
 from autopatch.supernet.backbone import ONCE_FOR_ALL, TIMM
 from autopatch.supernet.elastic import OnceForAllMobileNetV3
-from autopatch.supernet.official import official_weights, weights_in_file, weights_in_folder
+from autopatch.supernet.official import (
+    Progress,
+    file_in_folder,
+    official_weights,
+    weights_in_file,
+)
 from autopatch.supernet.once_for_all import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -30,7 +35,7 @@ def load_supernet(
     timm_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
     recalibrate_batch_norm: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TimmSupernet | OnceForAllSupernet:
     """A supernet with its weights.
 
@@ -59,12 +64,7 @@ def load_supernet(
         return load_timm_supernet(
             space, weights, mean=mean, std=std, timm_kwargs=timm_kwargs, seed=seed
         )
-    names = {name: width for width, name in ONCE_FOR_ALL.items() if space in (OFA_MBV3, name)}
-    if not names:
-        raise InputError(
-            f"search space '{space}' is unknown, expected timm:<model name>, {OFA_MBV3} or "
-            f"{' or '.join(ONCE_FOR_ALL.values())}"
-        )
+    names = _networks(space)
     if timm_kwargs is not None:
         raise InputError(f"timm_kwargs are given, but {space} is no model of timm")
     networks = {}
@@ -92,12 +92,37 @@ def load_supernet(
     )
 
 
+def weights_files(space: str, weights: str) -> list[Path]:
+    """The files that `load_supernet` reads; none for a word such as "random" or "auto".
+
+    Raises:
+        InputError: The space is unknown, or a folder does not hold what is asked for.
+    """
+    path = Path(weights)
+    if weights in ("auto", "pretrained", "random"):
+        return []
+    if path.is_dir() and not space.startswith(TIMM):
+        return [file_in_folder(path, name) for name in _networks(space)]
+    return [path]
+
+
+def _networks(space: str) -> dict[str, float]:
+    """Widths of the Once-for-All networks of a space, by name."""
+    names = {name: width for width, name in ONCE_FOR_ALL.items() if space in (OFA_MBV3, name)}
+    if not names:
+        raise InputError(
+            f"search space '{space}' is unknown, expected timm:<model name>, {OFA_MBV3} or "
+            f"{' or '.join(ONCE_FOR_ALL.values())}"
+        )
+    return names
+
+
 def _trained(
     name: str,
     width: float,
     weights: str,
     alone: bool,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> OnceForAllMobileNetV3:
     network = OnceForAllMobileNetV3(width)
     expected = {key: value.shape for key, value in network.state_dict().items()}
@@ -107,7 +132,7 @@ def _trained(
     elif weights == "pretrained":
         raise InputError(f"weights 'pretrained' are those of timm's hub, for {name} give 'auto'")
     elif path.is_dir():
-        state = weights_in_folder(path, name, expected)
+        state = weights_in_file(file_in_folder(path, name), name, expected)
     elif alone:
         state = weights_in_file(path, name, expected)
     else:

@@ -16,10 +16,10 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
+from autopatch.supernet.weights import read_safetensors
 
 _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
@@ -109,25 +109,25 @@ def official_weights(
         except InputError as error:
             raise InputError(f"{error}; delete this file to have it downloaded again") from error
     official = OFFICIAL[net_id]
-    content = _download(official, path.parent, progress)
+    _require_writable(path.parent)
+    content = _download(official, progress)
     state = _from_pickle(content, official, expected, official.url)
     _keep(path, state, official)
     return state
 
 
-def weights_in_folder(
-    folder: Path, net_id: str, expected: Mapping[str, torch.Size]
-) -> dict[str, torch.Tensor]:
-    """Weights from the file `<net_id>.safetensors` or else `<net_id>` of a folder.
+def file_in_folder(folder: Path, net_id: str) -> Path:
+    """The file `<net_id>.safetensors` or else `<net_id>` of a folder.
 
     Raises:
-        InputError: The folder holds neither, or `weights_in_file` refuses the file.
+        InputError: The folder holds neither.
     """
     for name in (f"{net_id}.safetensors", net_id):
         if (folder / name).exists():
-            return weights_in_file(folder / name, net_id, expected)
-    found = "holds neither of them" if folder.is_dir() else "no such folder"
-    raise InputError(f"{folder}: {found}, expected {net_id}.safetensors or {net_id} in it")
+            return folder / name
+    raise InputError(
+        f"{folder}: holds neither of them, expected {net_id}.safetensors or {net_id} in it"
+    )
 
 
 def weights_in_file(
@@ -149,29 +149,34 @@ def weights_in_file(
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _download(official: OfficialCheckpoint, folder: Path, progress: Progress | None) -> bytes:
+def _require_writable(folder: Path) -> None:
+    """Makes the folder, so that a download is not in vain."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryFile(dir=folder) as file,  # without a name: nothing can be left
-            urlopen(official.url, timeout=_TIMEOUT_SECONDS) as response,
-        ):
-            length, done = response.length, 0
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: weights cannot be kept there: {one_line(error)}") from error
+
+
+def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
+    try:
+        with urlopen(official.url, timeout=_TIMEOUT_SECONDS) as response:
+            length = response.length
+            content = bytearray()
             while piece := response.read(_BYTES_AT_A_TIME):
-                done += file.write(piece)
+                content += piece
                 if progress is not None:
-                    total = length or official.size or 0
-                    progress(f"download {official.net_id}", done, max(done, total))
-            if length is not None and done != length:
-                raise HTTPException(f"the transfer ended after {done} of {length} bytes")
-            file.seek(0)
-            return file.read()
+                    total = max(len(content), length or official.size or 0)
+                    progress(f"download {official.net_id}", len(content), total)
+            if length is not None and len(content) != length:
+                raise HTTPException(f"the transfer ended after {len(content)} of {length} bytes")
+            return bytes(content)
     except (HTTPException, OSError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is a response, too
         raise InputError(
             f"{official.net_id}: the weights cannot be had from {official.url}: "
-            f"{_one_line(error)}; give --weights FOLDER with {official.net_id} or "
+            f"{one_line(error)}; give --weights FOLDER with {official.net_id} or "
             f"{official.net_id}.safetensors in it, or --weights random to try the program "
             "without them"
         ) from error
@@ -198,7 +203,7 @@ def _from_pickle(
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("not only tensors")
     except (AttributeError, LookupError, RuntimeError, TypeError, pickle.PickleError) as error:
-        raise InputError(f"{source}: no tensors under state_dict ({_one_line(error)})") from error
+        raise InputError(f"{source}: no tensors under state_dict ({one_line(error)})") from error
     return _fitted(state, expected, source)
 
 
@@ -206,12 +211,8 @@ def _from_safetensors(
     path: Path, net_id: str, expected: Mapping[str, torch.Size], *, unnamed: str
 ) -> dict[str, torch.Tensor]:
     """The tensors of a file; `unnamed` is what it is taken for if it does not say."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("net_id", unnamed)
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: truncated or not safetensors ({_one_line(error)})") from error
+    metadata, state = read_safetensors(path)
+    found = metadata.get("net_id", unnamed)
     if found != net_id:
         raise InputError(f"{path}: holds weights of {found}, expected {net_id}")
     return _fitted(state, expected, str(path))
@@ -233,7 +234,9 @@ def _fitted(
     for key, shape in expected.items():
         if key not in names:
             raise InputError(f"{source}: lacks {key}, expected {list(shape)}")
-        fitted[key] = _fitted_tensor(state[names[key]], shape, f"{source}: {names[key]}")
+        counts = key.endswith("num_batches_tracked")  # of training steps
+        subject = f"{source}: {names[key]}"
+        fitted[key] = _fitted_tensor(state[names[key]], shape, subject, counts=counts)
     return fitted
 
 
@@ -243,12 +246,13 @@ def _own_key(name: str, expected: Mapping[str, torch.Size]) -> str | None:
     return next((key for key in keys if key in expected), None)
 
 
-def _fitted_tensor(tensor: torch.Tensor, shape: torch.Size, subject: str) -> torch.Tensor:
+def _fitted_tensor(
+    tensor: torch.Tensor, shape: torch.Size, subject: str, *, counts: bool
+) -> torch.Tensor:
     if tensor.shape != shape:
         raise InputError(f"{subject} has shape {list(tensor.shape)}, expected {list(shape)}")
     floats = tensor.is_floating_point()
     integers = not (floats or tensor.is_complex() or tensor.dtype == torch.bool)
-    counts = subject.endswith("num_batches_tracked")
     dtype = torch.int64 if counts else torch.float32
     if not (integers if counts else floats):
         raise InputError(f"{subject} holds {tensor.dtype}, expected {dtype}")
@@ -268,10 +272,6 @@ def _keep(path: Path, state: Mapping[str, torch.Tensor], official: OfficialCheck
         unfinished.write_bytes(save(dict(state), metadata=origin))
         unfinished.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {_one_line(error)}") from error
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -27,7 +27,7 @@ from autopatch.supernet.elastic import (
     SubnetSetting,
     block_level,
 )
-from autopatch.supernet.published_flops import published_cost
+from autopatch.supernet.published_flops import PublishedCost, published_cost
 from autopatch.supernet.space import Choice, Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
 
@@ -111,14 +111,12 @@ class OnceForAllSupernet:
 
     def flops(self, architecture: Architecture) -> int:
         """FLOPs of a subnet for one image, two a multiply-add of convolutions."""
-        setting = subnet_setting(architecture)
-        cost = published_cost(self._width(architecture), setting, architecture.image_size)
-        return 2 * cost.conv_macs
+        return 2 * self.published_cost(architecture).conv_macs
 
-    def published_flops(self, architecture: Architecture) -> int:
-        """FLOPs of a subnet for one image by the published rule."""
-        setting = subnet_setting(architecture)
-        return published_cost(self._width(architecture), setting, architecture.image_size).flops
+    def published_cost(self, architecture: Architecture) -> PublishedCost:
+        """Cost of a subnet for one image by the published rule."""
+        width, setting = self._width(architecture), subnet_setting(architecture)
+        return published_cost(width, setting, architecture.image_size)
 
     def patchcore(self, *, bank_size: int | None) -> Architecture:
         """PatchCore's usual choice: levels of stride 8 and 16, patch size 3, images of 224 px; of

@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.supernet.architecture import Level, check_image_size
-from autopatch.supernet.backbone import build_backbone, one_line
+from autopatch.supernet.backbone import build_backbone
 from autopatch.supernet.weights import check_channels
 
 
@@ -74,13 +74,20 @@ class Subnet(nn.Module):
         return pixels.float().sub_(mean).div_(std)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
-        """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`.
+        """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`: the
+        mean over the batches of each one's mean and variance, so batches should be of one size.
 
         The published supernets hold the statistics of their largest network; Cai et al. recompute
         them for each subnet, AutoPatch does not. The subnet must have its weights for itself.
+
+        Raises:
+            InputError: A batch has a single value for a channel, which has no variance.
         """
-        with torch.no_grad():
-            update_bn(batches, self)
+        try:
+            with torch.no_grad():
+                update_bn(batches, self)
+        except ValueError as error:
+            raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
 
     def cost(self, image_size: int) -> tuple[tuple[int, int], int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autopatch.supernet.architecture import Architecture, Level
+from autopatch.supernet.published_flops import PublishedCost
 from autopatch.supernet.space import SearchSpace
 from autopatch.supernet.subnet import Subnet
 
@@ -41,8 +42,8 @@ class Supernet(Protocol):
     def flops(self, architecture: Architecture) -> int:
         """FLOPs of a subnet for one image, two a multiply-add."""
 
-    def published_flops(self, architecture: Architecture) -> int | None:
-        """FLOPs of a subnet by the rule of the published method, None where that has none."""
+    def published_cost(self, architecture: Architecture) -> PublishedCost | None:
+        """Cost of a subnet by the rule of the published method, None where that has none."""
 
     def search_space(
         self,

@@ -18,14 +18,13 @@ from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from timm.models import PretrainedCfg
 from torch import nn
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.supernet.architecture import Architecture, Level, describe_bank
 from autopatch.supernet.backbone import (
     TIMM,
     build_backbone,
     feature_levels,
     features_model,
-    one_line,
 )
 from autopatch.supernet.space import Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
@@ -144,7 +143,7 @@ class TimmSupernet:
             self._flops[key] = subnet.cost(architecture.image_size)[1]
         return self._flops[key]
 
-    def published_flops(self, architecture: Architecture) -> None:
+    def published_cost(self, architecture: Architecture) -> None:
         """None: the published rule is that of the Once-for-All supernets."""
 
     def describe(self, architecture: Architecture) -> str:

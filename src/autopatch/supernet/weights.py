@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,7 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights (.safetensors)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error
+    metadata, state = read_safetensors(path)
     return Weights(
         path=path,
         state={k: v.float() if v.is_floating_point() else v for k, v in state.items()},
@@ -58,6 +53,22 @@ def read_weights(path: Path) -> Weights:
         mean=_channels(path, metadata, "mean"),
         std=_channels(path, metadata, "std"),
     )
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and tensors of an existing file.
+
+    Raises:
+        InputError: It is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: truncated or not a safetensors file ({one_line(error)})"
+        ) from error
 
 
 def load_into(model: torch.nn.Module, weights: Weights) -> None:
