@@ -1,18 +1,19 @@
 """The published method from the command line, on small drawn textures and random features."""
 
 import csv
+import json
+import shutil
 import sqlite3
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage
+from safetensors.torch import save_file
 
 from autopatch.detector import Detector
-from autopatch.search import load_settings, load_trials
-from autopatch.supernet import official, published_space
-from autopatch.supernet.once_for_all import subnet_setting
-from autopatch.supernet.published_flops import published_cost
+from autopatch.search import load_published, load_settings, load_trials
+from autopatch.supernet import load_supernet, official, published_space, stages_cost
 
 DUMP = Path(__file__).parents[1] / "search" / "published_study.sql"
 FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
@@ -43,11 +44,6 @@ def database(tmp_path_factory):
     return path
 
 
-def cost(architecture):
-    width = float(architecture.supernet.rpartition("w")[2])
-    return published_cost(width, subnet_setting(architecture), architecture.image_size).flops
-
-
 def results(run):
     return [
         (trial.genome, trial.evaluation.cost, trial.evaluation.metrics)
@@ -68,7 +64,7 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
     assert settings["cost"] == "published_flops"
     assert settings["initial"] == []
     for trial in load_trials(run / "study.db"):
-        assert trial.evaluation.cost == cost(trial.architecture)
+        assert trial.evaluation.cost == stages_cost(trial.architecture).flops
         assert trial.architecture.image_size == 224
         assert trial.architecture.bank_size == 40
 
@@ -127,8 +123,14 @@ def test_listing_a_published_study(autopatch, database):
     before = database.read_bytes()
     code, out, err = autopatch("import-study", database, "--study", FULL)
     assert code == 0, err
-    assert out.count(FULL) == 5
-    assert "1 other trials" in out
+    *_, flops, others = out.splitlines()
+    assert sum(FULL in line for line in out.splitlines()[:-2]) == 5
+    assert others.startswith("1 other trials")
+    # The values in this database are made up.
+    trial = load_published(database, published_space(), studies=[FULL]).trials[2]
+    assert "FLOPs stored for 5 of 5 are not those of the published rule" in flops
+    assert f"trial 2 of {FULL} has 192,000,000" in flops
+    assert flops.endswith(f"the rule gives {stages_cost(trial.architecture).flops:,}")
     code, out, err = autopatch(
         *("import-study", database, "--fixed", "kernel_size=7", "--fixed", "expand_ratio=6"),
         *("--fixed", "supernet_name=ofa_mbv3_d234_e346_k357_w1.2"),
@@ -136,6 +138,74 @@ def test_listing_a_published_study(autopatch, database):
     assert code == 0, err
     assert out.count(FIXED) == 3
     assert database.read_bytes() == before
+
+
+def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
+    copy = tmp_path / "studies.db"
+    shutil.copy(database, copy)
+    connection = sqlite3.connect(copy)
+    for trial in load_published(database, published_space(), studies=[FULL]).trials:
+        connection.execute(
+            "UPDATE trial_values SET value = ? WHERE objective = 0 AND trial_id IN (SELECT "
+            "trial_id FROM trials JOIN studies USING (study_id) WHERE study_name = ? AND "
+            "number = ?)",
+            (stages_cost(trial.architecture).flops, FULL, trial.number),
+        )
+    connection.commit()
+    connection.close()
+    code, out, err = autopatch("import-study", copy, "--study", FULL)
+    assert code == 0, err
+    assert "all FLOPs stored are those of the published rule" in out
+    (line,) = [line for line in out.splitlines() if f"│ {FULL} │     2 │" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    trial = load_published(copy, published_space(), studies=[FULL]).trials[2]
+    assert cells[3:5] == ["0.58", f"{stages_cost(trial.architecture).macs / 1e9:.2f}"]
+
+
+def test_a_published_ablation_in_a_given_order(autopatch, published, textures, tmp_path):
+    names = sorted(path.name for path in (textures / "train" / "good").iterdir())[::-1]
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(names))
+    run = tmp_path / "run"
+    arguments = [
+        *published,
+        *("--fixed", "supernet_name=ofa_mbv3_d234_e346_k357_w1.2", "--fixed", "kernel_size=7"),
+        *("--fixed", "expand_ratio=6", "--fixed", "stage_0_block=none"),
+        *("--evaluations", "2", "--out", run),
+    ]
+    code, out, err = autopatch(*arguments, "--legacy-order", order)
+    assert code == 0, err
+    assert "GMAC" in out
+    for trial in load_trials(run / "study.db"):
+        assert trial.architecture.supernet == "ofa_mbv3_d234_e346_k357_w1.2"
+        assert set(trial.architecture.kernel_sizes) == {7}
+        assert set(trial.architecture.expand_ratios) == {6}
+        assert trial.architecture.levels[0] > 4
+    split = json.loads((run / "split.json").read_text())
+    assert [Path(each["path"]).name for each in split["holdout"] + split["fit"]] == names
+    code, _, err = autopatch(*arguments, "--resume")
+    assert code == 2
+    assert "legacy_order" in err
+
+
+def test_other_files_beside_the_weights_are_no_matter(autopatch, published, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name, network in load_supernet("ofa_mbv3", "random", seed=5).networks.items():
+        save_file(network.state_dict(), weights / f"{name}.safetensors")
+    run = tmp_path / "run"
+    arguments = [*published, "--weights", weights, "--out", run]
+    code, out, err = autopatch(*arguments, "--evaluations", "1")
+    assert code == 0, err
+    assert "RANDOM" not in out
+    (weights / "README").write_text("where they come from")
+    assert autopatch("fit", run)[0] == 0
+    code, _, err = autopatch(*arguments, "--evaluations", "2", "--resume")
+    assert code == 0, err
+    save_file(network.state_dict(), weights / "ofa_mbv3_d234_e346_k357_w1.0.safetensors")
+    code, _, err = autopatch("evaluate", run)
+    assert code == 2
+    assert "sha256" in err
 
 
 def test_evaluating_published_architectures(autopatch, database, textures, tmp_path):
@@ -161,7 +231,7 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         }
         space = published_space(bank_sizes=(40,))
         assert trial.architecture == space.decode(space.genome(values))
-        assert trial.evaluation.cost == cost(trial.architecture)
+        assert trial.evaluation.cost == stages_cost(trial.architecture).flops
     connection.close()
     assert autopatch("fit", run)[0] == 0
 
@@ -174,6 +244,9 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         (["--image-sizes", "64"], "--image-sizes is given"),
         (["--space-preset", "paper"], "--space-preset is 'paper'"),
         (["--sampler", "random"], "sampler is 'random'"),
+        (["--fixed", "kernel_size=8"], "--fixed: search space ofa_mbv3: stage_0_kernel_size has"),
+        (["--fixed", "kernel_size=²"], "--fixed: search space ofa_mbv3: stage_0_kernel_size has"),
+        (["--legacy-order", "no_such_file"], "no_such_file: cannot be read"),
         (["--weights", "pretrained"], "'auto'"),
         (["--weights", "no_such_folder"], "no_such_folder"),
         (["--timm-kwargs", "{}"], "no model of timm"),

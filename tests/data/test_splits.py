@@ -252,6 +252,48 @@ def test_published_order_refuses_groups_and_small_sets() -> None:
     )
 
 
+def test_legacy_order(tmp_path: Path) -> None:
+    dataset = dataset_of(train=40, test_good=10)
+    names = [sample.path.name for sample in dataset.train]
+    np.random.default_rng(3).shuffle(names)
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(names) + "\n")
+    split = make_split(dataset, shots=2, protocol="autopatch", legacy_order=order)
+    assert [sample.path.name for sample in split.holdout] == names[:10]
+    assert [sample.path.name for sample in split.fit] == names[10:]
+    assert split.calibration == split.holdout
+    # Anomalies are sorted in the published code, too.
+    alike = make_split(dataset, shots=2, protocol="autopatch")
+    for role in ("validation", "reserved_unused", "test"):
+        assert getattr(split, role) == getattr(alike, role)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda names: [*names, "040.png"], "line 41 is '040.png', expected the name"),
+        (lambda names: [*names, names[1]], "line 41 names '001.png' again"),
+        (lambda names: names[2:], "lacks '000.png' and 1 others of the 40"),
+    ],
+)
+def test_legacy_orders_that_do_not_name_each_image_once(
+    tmp_path: Path, change: Callable[[list[str]], list[str]], message: str
+) -> None:
+    dataset = dataset_of(train=40)
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(change([sample.path.name for sample in dataset.train])))
+    with pytest.raises(InputError, match=message) as caught:
+        make_split(dataset, shots=1, protocol="autopatch", legacy_order=order)
+    assert str(order) in str(caught.value)
+
+
+def test_legacy_orders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        make_split(dataset_of(), shots=1, protocol="autopatch", legacy_order=tmp_path / "absent")
+    with pytest.raises(InputError, match=r"legacy_order: .* protocol 'random'"):
+        make_split(dataset_of(), shots=1, legacy_order=tmp_path / "absent")
+
+
 def test_json_round_trip(make_dataset: MakeDataset, tmp_path: Path) -> None:
     root = make_dataset()
     dataset = MVTecAD.scan(root, group_regex=r"\d+")

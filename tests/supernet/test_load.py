@@ -8,7 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, OnceForAllSupernet, load, load_supernet
+from autopatch.supernet import (
+    Architecture,
+    OnceForAllSupernet,
+    load,
+    load_supernet,
+    weights_files,
+)
 from autopatch.supernet.once_for_all import IMAGENET_MEAN, IMAGENET_STD, random_network
 
 State = dict[str, torch.Tensor]
@@ -166,6 +172,20 @@ def test_a_folder_must_hold_what_is_asked_for(
     assert_holds(load_supernet(NARROW, str(tmp_path)), {NARROW: states[NARROW]})
     (tmp_path / f"{WIDE}.safetensors").symlink_to(folder / f"{NARROW}.safetensors")
     assert "shape" in refused(BOTH, str(tmp_path))
+
+
+def test_the_files_that_are_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / WIDE).write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not read")
+    assert weights_files(WIDE, str(tmp_path)) == [tmp_path / WIDE]
+    both = [folder / f"{name}.safetensors" for name in (NARROW, WIDE)]
+    assert weights_files(BOTH, str(folder)) == both
+    assert weights_files(NARROW, str(both[0])) == both[:1]
+    assert weights_files("timm:resnet18", "x.safetensors") == [Path("x.safetensors")]
+    for word in ("auto", "pretrained", "random"):
+        assert weights_files(BOTH, word) == []
+    with pytest.raises(InputError, match=f"{tmp_path}: holds neither"):
+        weights_files(BOTH, str(tmp_path))
 
 
 def test_one_file_is_enough_for_one_network(folder: Path, states: dict[str, State]) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.data import draw_textures
-from autopatch.detector import Detector
+from autopatch.data import draw_textures, load_images
+from autopatch.detector import Detector, cut_subnet
 from autopatch.errors import InputError
 from autopatch.supernet import (
     Architecture,
@@ -357,6 +357,7 @@ def test_a_restored_subnet_must_fit_exactly(supernet: OnceForAllSupernet) -> Non
     changes: Sequence[tuple[str, object]] = (
         ("supernet", WIDE),
         ("supernet", "ofa_mbv3"),
+        ("supernet", 5),
         ("kernel_sizes", [7] * 20),
         ("kernel_sizes", [4] * 20),
         ("expand_ratios", [6] * 20),
@@ -445,6 +446,45 @@ def test_every_norm_is_recalibrated(supernet: OnceForAllSupernet) -> None:
             (norm.running_var, values.var((0, 2, 3))),
         ):
             torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_images_count_alike_in_recalibration(supernet: OnceForAllSupernet, tmp_path: Path) -> None:
+    root = draw_textures(
+        tmp_path / "data", seed=2, image_size=64, train=33, test_good=1, per_type=1
+    )
+    good = sorted((root / "train" / "good").iterdir())
+    networks = supernet.networks
+    recalibrated = OnceForAllSupernet(
+        "ofa_mbv3", networks, provenance="", recalibrate_batch_norm=True
+    )
+    for count in (1, 16, 17, 33):
+        state = cut_subnet(recalibrated, ARCHITECTURE, good[:count]).state_dict()
+        subnet = supernet.get_active_subnet(ARCHITECTURE)
+        images = subnet.normalize(load_images(good[:count], ARCHITECTURE.image_size))
+        with torch.no_grad():
+            mean = subnet.backbone.stem.conv(images).mean((0, 2, 3))
+        # Batches of 8 and 9 or of 11 images: one image more or less in a batch.
+        found = state["backbone.stem.bn.running_mean"]
+        torch.testing.assert_close(found, mean, rtol=0, atol=0.02 * float(mean.abs().max()))
+
+
+def test_recalibration_needs_more_than_one_value(
+    supernet: OnceForAllSupernet, tmp_path: Path
+) -> None:
+    root = draw_textures(tmp_path / "data", seed=2, image_size=64, train=1, test_good=1, per_type=1)
+    recalibrated = OnceForAllSupernet(
+        "ofa_mbv3", supernet.networks, provenance="", recalibrate_batch_norm=True
+    )
+    deep = replace(
+        ARCHITECTURE,
+        image_size=32,
+        levels=(6, 17),
+        kernel_sizes=(3,) * 5,
+        expand_ratios=(3,) * 5,
+    )
+    with pytest.raises(InputError, match="batch norm cannot be recalibrated") as caught:
+        cut_subnet(recalibrated, deep, sorted((root / "train" / "good").iterdir()))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("recalibrate", [False, True])

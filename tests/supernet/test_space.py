@@ -137,6 +137,39 @@ def test_encode_refuses_kernels_where_there_are_none(space: SearchSpace) -> None
         space.encode(Architecture("timm:x", 64, (1,), (1,), 10, (3,), (3,)))
 
 
+def test_a_narrowed_space_holds_what_has_the_values(elastic_space: SearchSpace) -> None:
+    narrow = elastic_space.narrowed({"kernel_size": 7, "kernel_0": 3, "net": "wide"})
+    assert narrow.genes[0].choices == ("wide",)
+    wanted = {
+        architecture
+        for genome in all_genomes(elastic_space)
+        if elastic_space.is_valid(genome)
+        for architecture in [elastic_space.decode(genome)]
+        if architecture.supernet == "wide"
+        and architecture.kernel_sizes == (3, 7, 7)[: len(architecture.kernel_sizes)]
+    }
+    genomes = [genome for genome in all_genomes(narrow) if narrow.is_valid(genome)]
+    assert {narrow.decode(genome) for genome in genomes} == wanted
+    assert narrow.size() == len(wanted)
+    assert elastic_space.narrowed({}) == elastic_space
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"depth": 4}, "no gene or field depth"),
+        ({"kernel_1": 5}, "kernel_1 has no choice 5"),
+        ({"expand_ratio": 6}, "ratio_1 has no choice 6"),
+        ({"level": None}, "no level is left"),
+    ],
+)
+def test_a_space_is_not_narrowed_to_nothing(
+    elastic_space: SearchSpace, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        elastic_space.narrowed(values)
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

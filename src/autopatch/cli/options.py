@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,13 @@ Reserve = Annotated[
 ]
 Protocol = Annotated[
     str, typer.Option(help="Order of the split: 'random', or 'autopatch' as published.")
+]
+LegacyOrder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Names of train/good, one a line: their order, instead of the sorted one, with "
+        "--protocol autopatch."
+    ),
 ]
 BankSizes = Annotated[
     str | None,
@@ -102,6 +110,22 @@ def integers(
         )
     except ValueError:
         raise InputError(f"{name} is '{text}', expected whole numbers with commas") from None
+
+
+def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | bool | None]:
+    """Entries such as "kernel_size=7" or "stage_0_block=none".
+
+    Raises:
+        InputError: An entry is something else.
+    """
+    words = {"none": None, "true": True, "false": False}
+    values: dict[str, int | str | bool | None] = {}
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        if not key or not value:
+            raise InputError(f"{name} is '{entry}', expected a name and a value: kernel_size=7")
+        values[key] = int(value) if value.isdecimal() else words.get(value, value)
+    return values
 
 
 def json_object(name: str, text: str | None) -> dict[str, Any] | None:

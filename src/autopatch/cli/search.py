@@ -16,6 +16,7 @@ from autopatch.cli.options import (
     Data,
     GroupRegex,
     Groups,
+    LegacyOrder,
     Protocol,
     RecalibrateBn,
     Reserve,
@@ -23,6 +24,7 @@ from autopatch.cli.options import (
     Seed,
     Shots,
     cache_bytes,
+    choices_by_name,
     floats,
     integers,
     json_object,
@@ -65,6 +67,7 @@ def search(
     protocol: Protocol = "random",
     group_regex: GroupRegex = None,
     groups: Groups = None,
+    legacy_order: LegacyOrder = None,
     image_sizes: Annotated[
         str | None, typer.Option(help="Sides to choose from, such as 160,224.")
     ] = None,
@@ -72,6 +75,10 @@ def search(
         str | None, typer.Option(help="Patch sizes to choose from, such as 1,3,5.")
     ] = None,
     bank_sizes: BankSizes = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(help="A single choice for a gene or all of a kind, such as kernel_size=7."),
+    ] = None,
     mean: Annotated[
         str | None, typer.Option(help="Channel means, where the weights file has none.")
     ] = None,
@@ -107,6 +114,7 @@ def search(
         recalibrate_batch_norm=recalibrate_bn,
         group_regex=group_regex,
         groups_csv=str(groups.resolve()) if groups else None,
+        legacy_order=str(legacy_order.resolve()) if legacy_order else None,
     )
     split = _split(source, shots, reserve, seed, protocol)
     supernet = _load_supernet(source, seed)
@@ -115,6 +123,8 @@ def search(
         searched, cost = _published_space(supernet, given), "published_flops"
     else:
         searched, cost = supernet.search_space(**given), "total_flops"
+    if fixed:
+        searched = _narrowed(searched, fixed)
     plan = Plan(
         searched,
         evaluations=evaluations,
@@ -149,8 +159,8 @@ def _search(
     for line in split.notes:
         note(f"  {line}")
     note(f"{supernet.name}: {supernet.provenance}; {space.size():,} architectures")
-    if plan.cost == "published_flops" and space.fixed.get("bank_size", 0) is not None:
-        note("the size of the bank is not as published: there it holds all patches")
+    for line in _differences(plan):
+        note(line)
     evaluator = CandidateEvaluator(
         supernet,
         fit=split.fit,
@@ -192,6 +202,23 @@ def _search(
     note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
 
 
+def _differences(plan: Plan) -> list[str]:
+    """Where a search by the published costs is not the published one."""
+    import optuna
+
+    if plan.cost != "published_flops":
+        return []
+    lines = []
+    if plan.space.fixed.get("bank_size", 0) is not None:
+        lines.append("the size of the bank is not as published: there it holds all patches")
+    if plan.sampler == "tpe" and int(optuna.__version__.split(".")[0]) >= 5:
+        lines.append(
+            f"TPE of Optuna {optuna.__version__} weighs trials otherwise than the published one; "
+            "Optuna below 5 comes nearer"
+        )
+    return lines
+
+
 def import_study(
     file: Annotated[
         Path, typer.Argument(help="Published study database (Optuna SQLite).", metavar="FILE")
@@ -220,6 +247,7 @@ def import_study(
     bank_sizes: BankSizes = None,
     recalibrate_bn: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
+    legacy_order: LegacyOrder = None,
     resume: Resume = False,
 ) -> None:
     """Lists the architectures of a published study; with --data evaluates them on your images."""
@@ -232,7 +260,9 @@ def import_study(
     if data is not None and out is None:
         raise InputError("--data needs --out, a folder to make for the evaluations")
     names = None if study is None else [study]
-    published = load_published(file, published_space(), studies=names, fixed=_fixed(fixed or []))
+    published = load_published(
+        file, published_space(), studies=names, fixed=choices_by_name("--fixed", fixed or [])
+    )
     if data is None or out is None:
         _print_published(published.trials)
         if published.others:
@@ -244,7 +274,13 @@ def import_study(
     bank = parse_bank_sizes(bank_sizes) or (None,)
     if len(bank) != 1:
         raise InputError(f"--bank-size is '{bank_sizes}', expected one")
-    source = _source(data, OFA_MBV3, weights, recalibrate_batch_norm=recalibrate_bn)
+    source = _source(
+        data,
+        OFA_MBV3,
+        weights,
+        recalibrate_batch_norm=recalibrate_bn,
+        legacy_order=str(legacy_order.resolve()) if legacy_order else None,
+    )
     split = _split(source, shots, reserve, seed, protocol)
     supernet = _load_supernet(source, seed)
     space = _published_space(supernet, {"bank_sizes": bank})
@@ -260,28 +296,43 @@ def import_study(
 
 
 def _print_published(trials: Sequence[PublishedTrial]) -> None:
-    from autopatch.supernet import describe_stages
+    from autopatch.supernet import describe_stages, stages_cost
 
+    ordered = sorted(trials, key=lambda t: (t.study, t.flops, t.number))
+    costs = [stages_cost(t.architecture) for t in ordered]
     table(
-        f"{len(trials)} published architectures, with the figures stored there",
-        ["architecture", "study", "trial", "published GFLOP", "published rwAP"],
+        f"{len(trials)} published architectures, with the FLOPs and rwAP stored there",
+        ["architecture", "study", "trial", "published GFLOP", "GMAC", "published rwAP"],
         [
             [
                 describe_stages(t.architecture),
                 t.study,
                 str(t.number),
                 f"{t.flops / 1e9:.2f}",
+                f"{cost.macs / 1e9:.2f}",
                 f"{100 * t.rwap:.1f}",
             ]
-            for t in sorted(trials, key=lambda t: (t.study, t.flops, t.number))
+            for t, cost in zip(ordered, costs, strict=True)
         ],
     )
+    others = [(t, cost) for t, cost in zip(ordered, costs, strict=True) if t.flops != cost.flops]
+    if others:
+        trial, cost = others[0]
+        note(
+            f"FLOPs stored for {len(others)} of {len(ordered)} are not those of the published "
+            f"rule, the first: trial {trial.number} of {trial.study} has {trial.flops:,}, the rule "
+            f"gives {cost.flops:,}"
+        )
+    elif ordered:
+        note("all FLOPs stored are those of the published rule")
 
 
 def _chosen(
     file: Path, trials: Sequence[PublishedTrial], wanted: Sequence[int | None] | None
 ) -> list[PublishedTrial]:
     studies = sorted({trial.study for trial in trials})
+    if not studies:
+        raise InputError(f"{file}: holds no finished trial to evaluate")
     if len(studies) != 1:
         raise InputError(f"{file}: holds the studies {studies}; choose one with --study")
     by_number = {trial.number: trial for trial in trials}
@@ -294,14 +345,11 @@ def _chosen(
     return [trial for trial in trials if wanted is None or trial.number in wanted]
 
 
-def _fixed(entries: Sequence[str]) -> dict[str, int | str]:
-    values: dict[str, int | str] = {}
-    for entry in entries:
-        name, _, value = entry.partition("=")
-        if not name or not value:
-            raise InputError(f"--fixed is '{entry}', expected a name and a value: kernel_size=7")
-        values[name] = int(value) if value.isdecimal() else value
-    return values
+def _narrowed(space: SearchSpace, fixed: Sequence[str]) -> SearchSpace:
+    try:
+        return space.narrowed(choices_by_name("--fixed", fixed))
+    except InputError as error:
+        raise InputError(f"--fixed: {error}") from None
 
 
 def _check_new_run(out: Path, shots: int, resume: bool) -> None:
@@ -360,7 +408,14 @@ def _split(source: Source, shots: int, reserve: int, seed: int, protocol: str) -
         group_regex=source.group_regex,
         groups_csv=Path(source.groups_csv) if source.groups_csv else None,
     )
-    split = make_split(dataset, shots=shots, reserve=reserve, seed=seed, protocol=protocol)
+    split = make_split(
+        dataset,
+        shots=shots,
+        reserve=reserve,
+        seed=seed,
+        protocol=protocol,
+        legacy_order=Path(source.legacy_order) if source.legacy_order else None,
+    )
     with console.status("reading images"):
         require_valid(dataset)
     return split
@@ -378,15 +433,18 @@ def _describe_split(split: Split) -> str:
 def print_front(run: Run, supernet: Supernet) -> None:
     """The table of the front on the validation part."""
     front = run.front
+    published = run.cost == "published_flops"
     rows = []
     for trial in front.trials:
         assert trial.evaluation is not None
         metrics = trial.evaluation.metrics
+        cost = supernet.published_cost(trial.architecture) if published else None
         rows.append(
             [
                 supernet.describe(trial.architecture),
                 f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
                 f"{trial.evaluation.cost / 1e9:.2f}",
+                *([] if cost is None else [f"{cost.macs / 1e9:.2f}"]),
                 f"{100 * metrics['rwAP']:.1f}",
                 f"{100 * metrics['AP']:.1f}",
             ]
@@ -394,7 +452,7 @@ def print_front(run: Run, supernet: Supernet) -> None:
     features = "; RANDOM features" if supernet.random_features else ""
     table(
         f"Pareto front, validation part ({len(run.split.validation)} anomalous images){features}",
-        ["architecture", "trial", gflop(run), "rwAP", "AP"],
+        ["architecture", "trial", gflop(run), *(["GMAC"] if published else []), "rwAP", "AP"],
         rows,
     )
 

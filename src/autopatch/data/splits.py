@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autopatch.data.mvtec import GOOD, MVTecAD, Sample
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 
 PROTOCOLS = ("random", "autopatch")
 """The orders `make_split` knows."""
@@ -146,6 +146,7 @@ def make_split(
     reserve: int = 4,
     seed: int = 0,
     protocol: str = "random",
+    legacy_order: Path | None = None,
 ) -> Split:
     """Assigns a role to each image.
 
@@ -161,7 +162,8 @@ def make_split(
     nearest image, at least 2, and up to the end of a group), and the rest, at least 2, is fit.
     Without `test/good` a further 20 % are the good images of the test part.
 
-    Protocol `"autopatch"`: the published order, sorted by file name. With n images in
+    Protocol `"autopatch"`: the published order, sorted by file name unless `legacy_order` says
+    otherwise. With n images in
     `test/good`, the first n of `train/good` are hold-out and the rest is fit; calibration uses
     the hold-out images again, since the published split has no part for it.
 
@@ -171,10 +173,14 @@ def make_split(
         reserve: Images of each anomaly type that are kept out of the test part.
         seed: Seed of the random order, at least 0.
         protocol: `"random"` or `"autopatch"`.
+        legacy_order: For the protocol `"autopatch"` a text file with the file names of
+            `train/good`, one a line, in the order to use instead of the sorted one. The published
+            code took the order of the directory, which differs between file systems.
 
     Raises:
-        InputError: An argument is out of range, there are too few images for a role, or groups
-            are given with the protocol `"autopatch"`.
+        InputError: An argument is out of range, there are too few images for a role, groups are
+            given with the protocol `"autopatch"`, or a legacy order without it, or the order does
+            not name each image of `train/good` once.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol: {protocol!r}, expected {' or '.join(PROTOCOLS)}")
@@ -195,11 +201,40 @@ def make_split(
                 f"{reserve + 1} so that one is left to test"
             )
     if protocol == "autopatch":
-        return _published_split(dataset, shots=shots, reserve=reserve, seed=seed)
+        train = dataset.train if legacy_order is None else _in_order(dataset, legacy_order)
+        return _published_split(dataset, train, shots=shots, reserve=reserve, seed=seed)
+    if legacy_order is not None:
+        raise InputError(f"legacy_order: {legacy_order}, expected none with protocol {protocol!r}")
     return _random_split(dataset, shots=shots, reserve=reserve, seed=seed)
 
 
-def _published_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> Split:
+def _in_order(dataset: MVTecAD, order: Path) -> tuple[Sample, ...]:
+    """The images of train/good in the order of a file of names."""
+    try:
+        names = order.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{order}: cannot be read: {one_line(error)}") from None
+    samples = {sample.path.name: sample for sample in dataset.train}
+    for number, name in enumerate(names, start=1):
+        if name not in samples:
+            raise InputError(
+                f"{order}: line {number} is {name!r}, expected the name of an image of "
+                f"{dataset.root / 'train' / GOOD}"
+            )
+        if name in names[: number - 1]:
+            raise InputError(f"{order}: line {number} names {name!r} again, expected each once")
+    missing = sorted(samples.keys() - set(names))
+    if missing:
+        raise InputError(
+            f"{order}: lacks {missing[0]!r} and {len(missing) - 1} others of the {len(samples)} "
+            f"images of {dataset.root / 'train' / GOOD}"
+        )
+    return tuple(samples[name] for name in names)
+
+
+def _published_split(
+    dataset: MVTecAD, train: Sequence[Sample], *, shots: int, reserve: int, seed: int
+) -> Split:
     if any(sample.group is not None for sample in dataset.train + dataset.test):
         raise InputError("protocol: 'autopatch' with groups, expected 'random', which keeps them")
     count = sum(sample.type == GOOD for sample in dataset.test)
@@ -209,7 +244,7 @@ def _published_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -
             "expected at least 1 in test/good and 2 more in train/good, since protocol "
             "'autopatch' holds as many out of train/good as test/good has"
         )
-    holdout = dataset.train[:count]
+    holdout = tuple(train[:count])
     anomalies = [sample for sample in dataset.test if sample.type != GOOD]
     reserved = {
         kind: [sample for sample in anomalies if sample.type == kind][:reserve]
@@ -221,7 +256,7 @@ def _published_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -
             seed=seed,
             shots=shots,
             reserve=reserve,
-            fit=dataset.train[count:],
+            fit=tuple(train[count:]),
             holdout=holdout,
             calibration=holdout,
             validation=(),

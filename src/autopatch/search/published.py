@@ -71,14 +71,14 @@ def load_published(
         path: The SQLite file.
         space: The published space.
         studies: Names of the studies to read, None for all.
-        fixed: Values of parameters that a study did not search, by name ("stage_0_kernel_size") or
-            for all genes of a field ("kernel_size"); used where a trial has none of its own.
+        fixed: Values of parameters that a study did not search, named as in `SearchSpace.by_gene`;
+            used where a trial has none of its own.
 
     Raises:
         InputError: If the file is missing, is no Optuna database or one of another version, has
             not the studies, or holds a trial that is not of the space.
     """
-    absent = _absent(space, fixed or {})
+    absent = space.by_gene(fixed or {})
     trials: list[PublishedTrial] = []
     others = 0
     with _opened(path) as storage:
@@ -101,19 +101,6 @@ def load_published(
                         f"{path}: study {name}, trial {frozen.number}: {error}"
                     ) from None
     return PublishedTrials(tuple(trials), others)
-
-
-def _absent(space: SearchSpace, fixed: Mapping[str, Choice]) -> dict[str, Choice]:
-    """Values by gene; that of a gene goes before that of its field."""
-    unknown = fixed.keys() - {key for gene in space.genes for key in (gene.name, gene.field)}
-    if unknown:
-        raise InputError(f"search space {space.name}: it has no gene or field {min(unknown)}")
-    return {
-        gene.name: fixed[key]
-        for gene in space.genes
-        for key in (gene.field, gene.name)
-        if key in fixed
-    }
 
 
 def _trial(

@@ -47,6 +47,7 @@ class Source:
         recalibrate_batch_norm: Whether subnets get the statistics of the good images.
         group_regex: What groups images by file name, None for no groups.
         groups_csv: Table of the images' groups, None for no groups.
+        legacy_order: List of the names of the good images, None for the order of the protocol.
     """
 
     data: str
@@ -59,6 +60,7 @@ class Source:
     recalibrate_batch_norm: bool = False
     group_regex: str | None = None
     groups_csv: str | None = None
+    legacy_order: str | None = None
 
     def load_supernet(self, *, seed: int, progress: Progress | None = None) -> Supernet:
         """The backbone; `seed` is that of random weights, `progress` is told of a download.

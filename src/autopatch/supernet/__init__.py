@@ -6,7 +6,7 @@
   `weights_files`: the files it reads.
 - `TimmSupernet`: a timm backbone. `OnceForAllSupernet`: the published supernets, over the elastic
   network `OnceForAllMobileNetV3`; `published_space`, `published_cost`: of the published method;
-  `describe_stages`: one of its architectures in words.
+  `describe_stages`, `stages_cost`: one of its architectures in words, and its cost.
 - `Subnet`: the static network cut out of a supernet.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them;
   `read_safetensors`: any file of tensors.
@@ -24,6 +24,7 @@ from autopatch.supernet.once_for_all import (
     OnceForAllSupernet,
     describe_stages,
     published_space,
+    stages_cost,
 )
 from autopatch.supernet.published_flops import PublishedCost, published_cost
 from autopatch.supernet.space import Gene, SearchSpace
@@ -53,5 +54,6 @@ __all__ = [
     "published_space",
     "read_safetensors",
     "read_weights",
+    "stages_cost",
     "weights_files",
 ]

@@ -115,8 +115,8 @@ class OnceForAllSupernet:
 
     def published_cost(self, architecture: Architecture) -> PublishedCost:
         """Cost of a subnet for one image by the published rule."""
-        width, setting = self._width(architecture), subnet_setting(architecture)
-        return published_cost(width, setting, architecture.image_size)
+        self._width(architecture)  # refuses those of other supernets
+        return stages_cost(architecture)
 
     def patchcore(self, *, bank_size: int | None) -> Architecture:
         """PatchCore's usual choice: levels of stride 8 and 16, patch size 3, images of 224 px; of
@@ -230,6 +230,16 @@ def subnet_setting(architecture: Architecture) -> SubnetSetting:
         depths=tuple(depths),
         levels=architecture.levels,
     )
+
+
+def stages_cost(architecture: Architecture) -> PublishedCost:
+    """Cost of an architecture of the published networks by the published rule.
+
+    Raises:
+        InputError: It is of no valid setting.
+    """
+    width, setting = _WIDTHS[architecture.supernet], subnet_setting(architecture)
+    return published_cost(width, setting, architecture.image_size)
 
 
 def describe_stages(architecture: Architecture) -> str:

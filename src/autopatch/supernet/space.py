@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -146,6 +146,42 @@ class SearchSpace:
         values = [choice for g in self.genes if g.field == field for choice in g.choices]
         values += [self.fixed[field]] if field in self.fixed else []
         return [value for value in values if type(value) is int]
+
+    def by_gene(self, values: Mapping[str, Choice]) -> dict[str, Choice]:
+        """Values by gene, from those by gene ("stage_0_kernel_size") or for all genes of a field
+        ("kernel_size"); that of a gene goes before that of its field.
+
+        Raises:
+            InputError: If a name is neither.
+        """
+        unknown = values.keys() - {key for gene in self.genes for key in (gene.name, gene.field)}
+        if unknown:
+            raise InputError(f"search space {self.name}: it has no gene or field {min(unknown)}")
+        return {
+            gene.name: values[key]
+            for gene in self.genes
+            for key in (gene.field, gene.name)
+            if key in values
+        }
+
+    def narrowed(self, values: Mapping[str, Choice]) -> SearchSpace:
+        """The space with a single choice for some genes, named as in `by_gene`.
+
+        Raises:
+            InputError: If a name is unknown, a value is not among the choices, or no architecture
+                is left.
+        """
+        given = self.by_gene(values)
+        genes = []
+        for gene in self.genes:
+            if gene.name in given:
+                self._find(gene, gene.choices, given[gene.name])
+                gene = replace(gene, choices=(given[gene.name],))
+            genes.append(gene)
+        space = replace(self, genes=tuple(genes))
+        if space.size() == 0:
+            raise InputError(f"search space {self.name}: no level is left to choose")
+        return space
 
     def decode(self, genome: Sequence[int]) -> Architecture:
         """The architecture of a genome.
