@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import torch
 from autopatch.errors import InputError
 from autopatch.supernet import OnceForAllMobileNetV3, SubnetSetting
 from autopatch.supernet.elastic import LARGEST, StaticNetwork, block_level, transform_kernels
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Array = npt.NDArray[Any]
 
@@ -140,15 +141,6 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         assert torch.equal(found[key], value), key
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other where others use the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,21 +17,14 @@ from autopatch.supernet import (
 )
 from autopatch.supernet.once_for_all import IMAGENET_MEAN, IMAGENET_STD, random_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 State = dict[str, torch.Tensor]
 NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
 WIDE = "ofa_mbv3_d234_e346_k357_w1.2"
 BOTH = "ofa_mbv3"
 WIDTHS = {NARROW: 1.0, WIDE: 1.2}
 STEM = "first_conv.conv.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other where others use the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

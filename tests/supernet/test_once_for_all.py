@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -28,19 +28,12 @@ from autopatch.supernet import (
 )
 from autopatch.supernet.once_for_all import subnet_setting
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
 WIDE = "ofa_mbv3_d234_e346_k357_w1.2"
 ARCHITECTURE = Architecture(NARROW, 64, (3, 6), (3, 2), 60, (5, 3), (4, 3))
 STAGE_GENES = ("kernel_size", "expand_ratio", "block", "patch_size")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other where others use the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
