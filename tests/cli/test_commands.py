@@ -1,6 +1,7 @@
 """The commands on small drawn textures, one after the other as a user would."""
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 from autopatch.detector import Detector
 from autopatch.search import load_trials
+from autopatch.search.candidates import CandidateEvaluator
 
 
 def test_help_is_quick_and_names_every_command():
@@ -35,6 +37,52 @@ def test_help_is_quick_and_names_every_command():
     for command in commands:
         assert command in result.stdout
     assert "| torch\n" not in result.stderr
+
+
+def test_an_interrupted_candidate_is_none_of_the_report(
+    autopatch, search_arguments, monkeypatch, tmp_path
+):
+    scored = CandidateEvaluator.__call__
+    calls = []
+
+    def interrupted(self, architecture):
+        calls.append(architecture)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scored(self, architecture)
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", interrupted)
+    assert autopatch(*search_arguments)[0] == 130
+    assert autopatch(*search_arguments, "--resume")[0] == 0
+    assert len(load_trials(tmp_path / "run" / "study.db")) == 9
+    code, out, err = autopatch("report", tmp_path / "run")
+    assert code == 0, err
+    assert "RANDOM" in out
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "8 of 8 architectures were evaluated;" in page
+    assert "without a result" not in page
+    assert "nsga2 (pymoo " in page
+
+
+def test_images_that_changed_since_the_search(autopatch, search_arguments, textures, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(textures, data)
+    search_arguments[1] = data
+    assert autopatch(*search_arguments)[0] == 0
+    run = tmp_path / "run"
+    assert autopatch("fit", run)[0] == 0
+    image = max((data / "test" / "hole").iterdir())
+    image.write_bytes(max((data / "test" / "stain").iterdir()).read_bytes())
+    for command in (
+        ["fit", run, "--out", tmp_path / "again.safetensors"],
+        ["evaluate", run],
+        ["report", run],
+    ):
+        code, _, err = autopatch(*command)
+        assert code == 2
+        assert err.count("\n") == 1
+        assert f"{data}: its images were changed since the search" in err
+    assert not (tmp_path / "again.safetensors").exists()
 
 
 def test_info(autopatch):

@@ -124,8 +124,8 @@ def test_listing_a_published_study(autopatch, database):
     code, out, err = autopatch("import-study", database, "--study", FULL)
     assert code == 0, err
     *_, flops, others = out.splitlines()
-    assert sum(FULL in line for line in out.splitlines()[:-2]) == 5
-    assert others.startswith("1 other trials")
+    assert sum(line.startswith("│ w1.") for line in out.splitlines()) == 5
+    assert others == "others that failed or were not finished: 1"
     # The values in this database are made up.
     trial = load_published(database, published_space(), studies=[FULL]).trials[2]
     assert "FLOPs stored for 5 of 5 are not those of the published rule" in flops
@@ -136,7 +136,8 @@ def test_listing_a_published_study(autopatch, database):
         *("--fixed", "supernet_name=ofa_mbv3_d234_e346_k357_w1.2"),
     )
     assert code == 0, err
-    assert out.count(FIXED) == 3
+    assert out.count(f"{FIXED}: published architectures") == 1
+    assert max(map(len, out.splitlines()[:-2])) <= 80
     assert database.read_bytes() == before
 
 
@@ -156,10 +157,10 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
     code, out, err = autopatch("import-study", copy, "--study", FULL)
     assert code == 0, err
     assert "all FLOPs stored are those of the published rule" in out
-    (line,) = [line for line in out.splitlines() if f"│ {FULL} │     2 │" in line]
+    (line,) = [line for line in out.splitlines() if "│     2 │" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     trial = load_published(copy, published_space(), studies=[FULL]).trials[2]
-    assert cells[3:5] == ["0.58", f"{stages_cost(trial.architecture).macs / 1e9:.2f}"]
+    assert cells[2:4] == ["0.58", f"{stages_cost(trial.architecture).macs / 1e9:.2f}"]
 
 
 def test_a_published_ablation_in_a_given_order(autopatch, published, textures, tmp_path):
@@ -224,6 +225,13 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         "(trial_id) JOIN studies USING (study_id) WHERE study_name = ? AND number = ?"
     )
     assert len(trials) == 2
+    assert load_settings(run / "study.db")["imported"] == {"study": FULL, "trials": [1, 4]}
+    compared = out[out.index(f"{FULL}: rwAP published and here; RANDOM features") :]
+    for trial, number in zip(trials, (1, 4), strict=True):
+        here = f"{100 * trial.evaluation.metrics['rwAP']:.1f}"
+        rows = [line.strip("│").split("│") for line in compared.splitlines() if line[0] == "│"]
+        (row,) = [row for row in rows if row[0].strip() == str(number)]
+        assert [cell.strip() for cell in row[2:]] == [str(trial.number), here]
     for trial, number in zip(trials, (1, 4), strict=True):
         values = {
             name: optuna.distributions.json_to_distribution(kind).to_external_repr(value)
@@ -244,6 +252,11 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         (["--image-sizes", "64"], "--image-sizes is given"),
         (["--space-preset", "paper"], "--space-preset is 'paper'"),
         (["--sampler", "random"], "sampler is 'random'"),
+        (["--seed", "4294967296"], "seed: 4294967296, expected at most 4294967295"),
+        (
+            ["--fixed", "kernel_size=3", "--fixed", "kernel_size=5"],
+            "gives kernel_size twice",
+        ),
         (["--fixed", "kernel_size=8"], "--fixed: search space ofa_mbv3: stage_0_kernel_size has"),
         (["--fixed", "kernel_size=²"], "--fixed: search space ofa_mbv3: stage_0_kernel_size has"),
         (["--legacy-order", "no_such_file"], "no_such_file: cannot be read"),
@@ -284,6 +297,7 @@ def test_weights_that_cannot_be_downloaded(autopatch, published, tmp_path, monke
         (["--study", FULL, "--data", "."], "--data needs --out"),
         (["--study", FULL, "--data", ".", "--out", "run", "--trials", "3"], "finished trial 3"),
         (["--study", FIXED], "--fixed"),
+        (["--study", FULL, "--fixed", "kernel_size=2"], "stage_0_kernel_size has no choice 2"),
     ],
 )
 def test_mistakes_of_import_study(autopatch, database, arguments, message):

@@ -33,6 +33,7 @@ def make_report(make_candidates: Callable[..., list[Candidate]], split: Split) -
             )
         )
         report = Report(
+            optimizer="nsga2 (pymoo 0.6.2)",
             dataset="tiles <b>",
             space="timm:mobilenetv2_100, 1,234 architectures",
             weights="weights.safetensors",

@@ -174,11 +174,14 @@ def test_the_files_that_are_read(folder: Path, tmp_path: Path) -> None:
     both = [folder / f"{name}.safetensors" for name in (NARROW, WIDE)]
     assert weights_files(BOTH, str(folder)) == both
     assert weights_files(NARROW, str(both[0])) == both[:1]
-    assert weights_files("timm:resnet18", "x.safetensors") == [Path("x.safetensors")]
+    assert weights_files("timm:resnet18", str(both[1])) == both[1:]
     for word in ("auto", "pretrained", "random"):
         assert weights_files(BOTH, word) == []
     with pytest.raises(InputError, match=f"{tmp_path}: holds neither"):
         weights_files(BOTH, str(tmp_path))
+    for absent in ("absent", ""):
+        with pytest.raises(InputError, match="no such file or folder, expected weights"):
+            weights_files(BOTH, absent)
 
 
 def test_one_file_is_enough_for_one_network(folder: Path, states: dict[str, State]) -> None:

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import official
+from autopatch.supernet import official, read_safetensors
 from autopatch.supernet.official import (
     OFFICIAL,
     OfficialCheckpoint,
@@ -195,11 +195,9 @@ def test_downloaded_once(site: Site, publish: Publish, tmp_path: Path) -> None:
     assert told[-1] == (f"download {NET}", known.size, known.size)
     assert [path.name for path in cache.iterdir()] == [FILE]
     with safe_open(cache / FILE, framework="pt") as file:
-        assert file.metadata() == {
-            "net_id": NET,
-            "source": site.url,
-            "git_blob": known.git_blob,
-        }
+        metadata = file.metadata()
+    assert re.fullmatch("[0-9a-f]{64}", metadata.pop("tensors_sha256"))
+    assert metadata == {"net_id": NET, "source": site.url, "git_blob": known.git_blob}
 
     site.status = 500
     told.clear()
@@ -507,6 +505,15 @@ def test_a_damaged_file_in_the_cache(site: Site, publish: Publish, tmp_path: Pat
     save_file(state, path, metadata={"net_id": NET})
     messages.append(damaged(path))
     assert "first_conv.bn.weight holds NaN" in messages[-1]
+    # What it holds must be what was downloaded.
+    path.write_bytes(whole)
+    metadata, state = read_safetensors(path)
+    state["first_conv.bn.weight"][1] += 1e-6
+    save_file(state, path, metadata=metadata)
+    messages.append(damaged(path))
+    assert "not those that were downloaded" in messages[-1]
+    save_file({key: value.half() for key, value in own_state().items()}, path, metadata=metadata)
+    messages.append(damaged(path))
     assert all(str(path) in message for message in messages)
     assert site.requests == 1
     path.unlink()
@@ -554,6 +561,9 @@ def test_where_the_cache_is(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("AUTOPATCH_CACHE", "")
     assert cache_folder() == tmp_path / "xdg" / "autopatch"
+    monkeypatch.setenv("AUTOPATCH_CACHE", "~no_such_user/chosen")
+    with pytest.raises(InputError, match="AUTOPATCH_CACHE is '~no_such_user/chosen'"):
+        cache_folder()
     monkeypatch.setenv("AUTOPATCH_CACHE", "~/chosen")
     assert cache_folder() == tmp_path / "home" / "chosen"
     publish()

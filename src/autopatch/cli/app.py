@@ -61,6 +61,7 @@ def fit(
         raise InputError(f"{target}: exists; remove it or give another --out")
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
+    opened.require_same_images()
     supernet = opened.load_supernet()
     if architecture is not None:
         chosen = _read_architecture(architecture)
@@ -78,7 +79,10 @@ def fit(
             opened, supernet, chosen, false_alarm_rate=false_alarm_rate, progress=report
         )
     detector.save(target)
-    note(f"{supernet.describe(chosen)}; {detector.total_flops / 1e9:.2f} GFLOP an image")
+    note(
+        f"{supernet.describe(chosen)}; {detector.total_flops / 1e9:.2f} GFLOP an image "
+        "with the nearest neighbors"
+    )
     note(f"features: {supernet.provenance}")
     note(detector.threshold.describe())
     for line in opened.split.notes:
@@ -126,6 +130,7 @@ def evaluate(
     if not file.is_file():
         raise InputError(f"{file}: no such file; fit a detector first: autopatch fit {run}")
     loaded = Detector.load(file)
+    opened.require_same_images()
     note(f"features: {loaded.subnet.provenance}")
     with progress() as report:
         measurements = measure(opened, loaded, cache_bytes=cache_bytes(cache_gib), progress=report)
@@ -169,8 +174,11 @@ def report(run: RunFolder) -> None:
     from autopatch.search.run import Run
 
     opened = Run.open(run)
+    opened.require_same_images()
+    supernet = opened.load_supernet()
+    note(f"features: {supernet.provenance}")
     with progress() as bar:
-        page = write_run_report(opened, progress=bar)
+        page = write_run_report(opened, supernet, progress=bar)
     note(f"written: {page}")
 
 

@@ -124,6 +124,8 @@ def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | 
         key, _, value = entry.partition("=")
         if not key or not value:
             raise InputError(f"{name} is '{entry}', expected a name and a value: kernel_size=7")
+        if key in values:
+            raise InputError(f"{name} gives {key} twice, expected one value")
         values[key] = int(value) if value.isdecimal() else words.get(value, value)
     return values
 

@@ -25,6 +25,7 @@ from autopatch.report import (
 )
 from autopatch.search.measurements import Measurements, patchcore_setting
 from autopatch.search.run import DETECTOR, REPORT, Run, new_temporary_folder
+from autopatch.search.study import WITHOUT_OUTCOME
 from autopatch.supernet import Progress, Supernet
 
 _IMAGES_AT_A_TIME = 64
@@ -116,14 +117,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_run_report(run: Run, *, progress: Progress) -> Path:
+def write_run_report(run: Run, supernet: Supernet, *, progress: Progress) -> Path:
     """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
     pictures of cases if `fit` has.
 
     Returns:
         The page.
     """
-    supernet = run.load_supernet()
     front = run.front
     detector = Detector.load(run.path / DETECTOR) if (run.path / DETECTOR).is_file() else None
     measurements = Measurements.load(run)
@@ -181,11 +181,12 @@ def write_run_report(run: Run, *, progress: Progress) -> Path:
         seed=run.seed,
         evaluations=run.evaluations,
         cost=run.cost,
+        optimizer=run.optimizer,
         candidates=candidates,
         failures=[
-            Failure(t.number, supernet.describe(t.architecture), t.reason)
+            Failure(t.number, supernet.describe(t.architecture), str(t.reason))
             for t in run.trials
-            if t.reason is not None
+            if t.evaluation is None and t.reason not in WITHOUT_OUTCOME
         ],
         notes=notes,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +35,7 @@ from autopatch.cli.options import bank_sizes as parse_bank_sizes
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:
+    from autopatch.cli.console import Report
     from autopatch.data import Split
     from autopatch.search import Plan, Trial
     from autopatch.search.published import PublishedTrial
@@ -161,6 +164,7 @@ def _search(
     note(f"{supernet.name}: {supernet.provenance}; {space.size():,} architectures")
     for line in _differences(plan):
         note(line)
+    step = _CandidateProgress()
     evaluator = CandidateEvaluator(
         supernet,
         fit=split.fit,
@@ -168,6 +172,7 @@ def _search(
         cost=plan.cost,
         seed=plan.seed,
         cache_bytes=cache_bytes(cache_gib),
+        progress=step,
     )
     if supernet.shared_levels:
         any_one = space.decode(space.sample(np.random.default_rng(0)))
@@ -181,9 +186,11 @@ def _search(
         stored = sum(trial.evaluation is not None for trial in study.trials())
         with progress(already_done=stored) as report:
             report("search", stored, plan.evaluations)
+            step.report = report
 
             def show(done: int, total: int, trial: Trial, size: int) -> None:
                 report(f"search: front of {size}", done, total)
+                step.began = time.monotonic()
 
             try:
                 front = run_search(evaluator, study, progress=show)
@@ -200,6 +207,18 @@ def _search(
         note(f"{front.failed} candidates failed, the first: {failed[0].reason}")
     print_front(Run.open(out), supernet)
     note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
+
+
+class _CandidateProgress:
+    """Shows how far a single candidate is, if it takes long."""
+
+    def __init__(self) -> None:
+        self.report: Report | None = None
+        self.began = time.monotonic()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if self.report is not None and time.monotonic() - self.began > 5:
+            self.report(f"candidate: {step}", done, total)
 
 
 def _differences(plan: Plan) -> list[str]:
@@ -266,7 +285,7 @@ def import_study(
     if data is None or out is None:
         _print_published(published.trials)
         if published.others:
-            note(f"{published.others} other trials failed or were not finished")
+            note(f"others that failed or were not finished: {published.others}")
         return
     _check_new_run(out, shots, resume)
     chosen = _chosen(file, published.trials, wanted)
@@ -284,47 +303,72 @@ def import_study(
     split = _split(source, shots, reserve, seed, protocol)
     supernet = _load_supernet(source, seed)
     space = _published_space(supernet, {"bank_sizes": bank})
-    architectures = dict.fromkeys(replace(t.architecture, bank_size=bank[0]) for t in chosen)
+    chosen = [replace(t, architecture=replace(t.architecture, bank_size=bank[0])) for t in chosen]
+    architectures = dict.fromkeys(t.architecture for t in chosen)
     plan = Plan(
         space,
         evaluations=len(architectures),
         seed=seed,
         initial=tuple(architectures),
         cost="published_flops",
+        settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
     _search(out, split, source, supernet, plan, cache_gib=cache_gib, resume=resume)
+    _print_compared(out, chosen, supernet)
 
 
 def _print_published(trials: Sequence[PublishedTrial]) -> None:
     from autopatch.supernet import describe_stages, stages_cost
 
-    ordered = sorted(trials, key=lambda t: (t.study, t.flops, t.number))
-    costs = [stages_cost(t.architecture) for t in ordered]
-    table(
-        f"{len(trials)} published architectures, with the FLOPs and rwAP stored there",
-        ["architecture", "study", "trial", "published GFLOP", "GMAC", "published rwAP"],
-        [
+    priced = [
+        (t, stages_cost(t.architecture))
+        for t in sorted(trials, key=lambda t: (t.study, t.flops, t.number))
+    ]
+    for study, of_study in groupby(priced, key=lambda pair: pair[0].study):
+        table(
+            f"{study}: published architectures, with the FLOPs and rwAP stored there",
+            ["architecture", "trial", "GFLOP", "GMAC", "rwAP"],
             [
-                describe_stages(t.architecture),
-                t.study,
-                str(t.number),
-                f"{t.flops / 1e9:.2f}",
-                f"{cost.macs / 1e9:.2f}",
-                f"{100 * t.rwap:.1f}",
-            ]
-            for t, cost in zip(ordered, costs, strict=True)
-        ],
-    )
-    others = [(t, cost) for t, cost in zip(ordered, costs, strict=True) if t.flops != cost.flops]
+                [
+                    describe_stages(t.architecture),
+                    str(t.number),
+                    f"{t.flops / 1e9:.2f}",
+                    f"{cost.macs / 1e9:.2f}",
+                    f"{100 * t.rwap:.1f}",
+                ]
+                for t, cost in of_study
+            ],
+        )
+    others = [(t, cost) for t, cost in priced if t.flops != cost.flops]
     if others:
         trial, cost = others[0]
         note(
-            f"FLOPs stored for {len(others)} of {len(ordered)} are not those of the published "
+            f"FLOPs stored for {len(others)} of {len(priced)} are not those of the published "
             f"rule, the first: trial {trial.number} of {trial.study} has {trial.flops:,}, the rule "
             f"gives {cost.flops:,}"
         )
-    elif ordered:
+    elif priced:
         note("all FLOPs stored are those of the published rule")
+
+
+def _print_compared(out: Path, chosen: Sequence[PublishedTrial], supernet: Supernet) -> None:
+    from autopatch.search import load_trials
+    from autopatch.search.run import STUDY
+
+    here = {t.architecture: t for t in load_trials(out / STUDY) if t.evaluation is not None}
+    rows = []
+    for published in chosen:
+        trial = here.get(published.architecture)
+        found = ["failed", ""]
+        if trial is not None and trial.evaluation is not None:
+            found = [str(trial.number), f"{100 * trial.evaluation.metrics['rwAP']:.1f}"]
+        rows.append([str(published.number), f"{100 * published.rwap:.1f}", *found])
+    features = "; RANDOM features" if supernet.random_features else ""
+    table(
+        f"{chosen[0].study}: rwAP published and here{features}",
+        ["published trial", "published rwAP", "trial here", "rwAP here"],
+        rows,
+    )
 
 
 def _chosen(

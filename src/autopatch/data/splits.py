@@ -171,7 +171,7 @@ def make_split(
         dataset: What `MVTecAD.scan` found.
         shots: Validation images of each anomaly type, 0 to `reserve`.
         reserve: Images of each anomaly type that are kept out of the test part.
-        seed: Seed of the random order, at least 0.
+        seed: Seed of the random order, 0 to 2**32 - 1.
         protocol: `"random"` or `"autopatch"`.
         legacy_order: For the protocol `"autopatch"` a text file with the file names of
             `train/good`, one a line, in the order to use instead of the sorted one. The published
@@ -187,6 +187,8 @@ def make_split(
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
         if value < 0:
             raise InputError(f"{name}: {value}, expected at least 0")
+    if seed >= 2**32:
+        raise InputError(f"seed: {seed}, expected at most {2**32 - 1}")
     if shots > reserve:
         raise InputError(f"shots: {shots}, expected at most the reserve of {reserve} images a type")
     for kind in dataset.types:

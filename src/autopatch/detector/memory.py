@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
 _IMAGES_AT_A_TIME = 16  # bounds the patch features in memory, not the result
+_QUERIED_AT_A_TIME = 4  # against all patches of many images, minutes can pass
 
 
 class MemoryBank:
@@ -75,19 +76,26 @@ class MemoryBank:
         indices, _ = greedy_coreset(rows, bank_size, seed=seed)
         return cls(rows[indices], patch_sizes)
 
-    def anomaly_maps(self, feature_maps: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    def anomaly_maps(
+        self,
+        feature_maps: Sequence[torch.Tensor],
+        size: int,
+        told: Callable[[int, int], None] | None = None,
+    ) -> torch.Tensor:
         """Squared distance of each patch to its nearest neighbor, resized bilinearly.
 
         Args:
             feature_maps: One `[N, C_l, H_l, W_l]` a level.
             size: Side of the maps.
+            told: Called after some images with how many are done, and how many there are.
 
         Returns:
             `[N, size, size]`, float32.
         """
         shape = (-1, 1, *grid(feature_maps))
         maps = []
-        for batch in _batches(feature_maps):
+        done = 0
+        for batch in _batches(feature_maps, _QUERIED_AT_A_TIME):
             patches = aggregate_patches(batch, self.patch_sizes)
             distances, _ = nearest_neighbors(patches, self._index)
             maps.append(
@@ -98,6 +106,9 @@ class MemoryBank:
                     align_corners=False,
                 )
             )
+            done += len(batch[0])
+            if told is not None:
+                told(done, len(feature_maps[0]))
         return torch.cat(maps).squeeze(1)
 
 
@@ -111,8 +122,10 @@ def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int
     return backbone_flops + 2 * queries * bank_rows * channels
 
 
-def _batches(feature_maps: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-    return list(zip(*(m.split(_IMAGES_AT_A_TIME) for m in feature_maps), strict=True))
+def _batches(
+    feature_maps: Sequence[torch.Tensor], size: int = _IMAGES_AT_A_TIME
+) -> list[tuple[torch.Tensor, ...]]:
+    return list(zip(*(m.split(size) for m in feature_maps), strict=True))
 
 
 def _sampled_rows(

@@ -78,6 +78,7 @@ class Report:
         seed: Seed of the search.
         evaluations: Architectures asked for.
         cost: What the candidates' cost is, a key of `COSTS`.
+        optimizer: What proposed the candidates, in words.
         candidates: All evaluated ones, and the PatchCore setting if it is to be compared.
         failures: Candidates without a result.
         threshold: What the threshold is and what it promises, None without a fitted detector.
@@ -94,6 +95,7 @@ class Report:
     seed: int
     evaluations: int
     cost: str
+    optimizer: str
     candidates: Sequence[Candidate]
     failures: Sequence[Failure] = ()
     threshold: str | None = None
@@ -212,7 +214,8 @@ def _top(report: Report) -> list[str]:
     summary = f"{evaluated} of {report.evaluations} architectures were evaluated"
     if report.failures:
         summary += f", {len(report.failures)} of them without a result"
-    summary += f"; {len(_front(report))} are on the Pareto front."
+    on_front = len(_front(report))
+    summary += f"; {on_front} {'is' if on_front == 1 else 'are'} on the Pareto front."
     parts.append(f"<p>{summary}</p>")
     pick = _pick(report)
     if pick is None:
@@ -369,6 +372,7 @@ def _settings(report: Report) -> list[str]:
         ("search space", report.space),
         ("weights", report.weights),
         ("objectives", f"{COSTS[report.cost]} and rwAP on the validation part"),
+        ("optimizer", report.optimizer),
         ("evaluations asked for", str(report.evaluations)),
         ("seed", str(report.seed)),
         ("split", f"{order}, {split.shots} shots and a reserve of {split.reserve} of each type"),

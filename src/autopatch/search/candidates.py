@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from autopatch.detector import (
 )
 from autopatch.errors import InputError
 from autopatch.search.evaluation import Evaluation
-from autopatch.supernet import Architecture, Supernet
+from autopatch.supernet import Architecture, Progress, Supernet
 
 
 class FeatureMaps:
@@ -98,6 +99,7 @@ class CandidateEvaluator:
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
         cache_bytes: Memory for feature maps that are kept.
+        progress: Told how far the nearest neighbors of a candidate are, which take longest.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class CandidateEvaluator:
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
+        progress: Progress | None = None,
     ) -> None:
         self._supernet = supernet
         self._fit_images = len(fit)
@@ -119,6 +122,7 @@ class CandidateEvaluator:
         self._cache_bytes = cache_bytes
         self._cost = cost
         self._seed = seed
+        self._told = None if progress is None else partial(progress, "nearest neighbors")
         self._evaluation_size = evaluation_size
         self._scored: dict[Architecture, Evaluation] = {}
 
@@ -152,7 +156,7 @@ class CandidateEvaluator:
         )
         fitted = time.perf_counter()
         anomaly_maps = memory.anomaly_maps(
-            [m[self._fit_images :] for m in maps], self._evaluation_size
+            [m[self._fit_images :] for m in maps], self._evaluation_size, self._told
         )
         compared = time.perf_counter()
         metrics = score_maps(anomaly_maps, self._masks, self._types)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import optuna
 import sqlalchemy.exc
@@ -78,6 +79,7 @@ def load_published(
         InputError: If the file is missing, is no Optuna database or one of another version, has
             not the studies, or holds a trial that is not of the space.
     """
+    space.narrowed(fixed or {})  # refuses what it does not hold
     absent = space.by_gene(fixed or {})
     trials: list[PublishedTrial] = []
     others = 0
@@ -159,7 +161,7 @@ def _opened(path: Path) -> Iterator[RDBStorage]:
             close_storage(storage)
     except InputError:  # a ValueError that says more
         raise
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, KeyError, ValueError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, LookupError, ValueError) as error:
         raise InputError(f"{path}: not a readable study database ({one_line(error)})") from None
 
 
@@ -173,7 +175,7 @@ def _check_file(path: Path) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise InputError(f"{path}: not an SQLite database ({error})") from None
+        raise InputError(f"{path}: not a readable SQLite database ({error})") from None
     if not tables >= _TABLES:
         raise InputError(
             f"{path}: an SQLite database without Optuna's tables {sorted(_TABLES - tables)}"
@@ -186,7 +188,12 @@ def _check_version(path: Path, storage: RDBStorage) -> None:
         return
     advice = "update Optuna"
     if current in storage.get_all_versions():
-        advice = f"run `optuna storage upgrade --storage sqlite:///{path.name}` on a copy of it"
+        old = path.resolve()
+        new = old.with_stem(f"{old.stem}-upgraded")
+        advice = (
+            f"run `cp {quote(str(old))} {quote(str(new))} && optuna storage upgrade --storage "
+            f"{quote(f'sqlite:///{new}')}`, and read the copy"
+        )
     raise InputError(
         f"{path}: its tables are those of another version of Optuna ({current}, expected {head} "
         f"of {optuna.__version__}); {advice}"

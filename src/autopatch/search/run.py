@@ -19,7 +19,7 @@ from autopatch.data import Split
 from autopatch.detector import images_digest
 from autopatch.errors import InputError
 from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.study import INTERRUPTED, Plan, Study, load_settings, load_trials
+from autopatch.search.study import WITHOUT_OUTCOME, Plan, Study, load_settings, load_trials
 from autopatch.supernet import Progress, SearchSpace, Supernet, load_supernet, weights_files
 
 STUDY = "study.db"
@@ -115,6 +115,8 @@ class Run:
         cost: What the first objective was, a key of `COSTS`.
         split: Roles of the images.
         trials: All trials by number.
+        optimizer: What proposed the architectures, in words.
+        images_sha256: `images_digest` of the split's images when the search was made.
     """
 
     path: Path
@@ -125,6 +127,8 @@ class Run:
     cost: str
     split: Split
     trials: tuple[Trial, ...]
+    optimizer: str
+    images_sha256: str
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -141,7 +145,10 @@ class Run:
             known = {f.name for f in fields(Source)}
             source = Source(**{k: v for k, v in settings["source"].items() if k in known})
             space = SearchSpace.from_json(settings["space"])
-            numbers = {name: settings[name] for name in ("seed", "evaluations", "cost")}
+            same = ("seed", "evaluations", "cost", "images_sha256")
+            values = {name: settings[name] for name in same}
+            library = _LIBRARIES[settings["sampler"]]
+            optimizer = f"{settings['sampler']} ({library} {settings['versions'][library]})"
         except (InputError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path / STUDY}: a setting is missing or damaged, or of another version of "
@@ -153,7 +160,8 @@ class Run:
             space=space,
             split=_read_split(path / SPLIT, Path(source.data)),
             trials=load_trials(path / STUDY),
-            **numbers,
+            optimizer=optimizer,
+            **values,
         )
 
     @property
@@ -163,7 +171,7 @@ class Run:
         Raises:
             InputError: Nothing has.
         """
-        done = [trial for trial in self.trials if trial.reason != INTERRUPTED]
+        done = [trial for trial in self.trials if trial.reason not in WITHOUT_OUTCOME]
         trials = non_dominated(done)
         if not trials:
             raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
@@ -182,6 +190,13 @@ class Run:
                     raise InputError(f"{self.path}: trial {number} failed: {trial.reason}")
                 return trial
         raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
+
+    def require_same_images(self) -> None:
+        """Raises InputError where images of the split were changed since the search."""
+        if images_digest(self.split.images()) != self.images_sha256:
+            raise InputError(
+                f"{self.source.data}: its images were changed since the search of {self.path}"
+            )
 
     def load_supernet(self) -> Supernet:
         """The backbone of the search."""

@@ -32,6 +32,9 @@ from autopatch.search.front import Trial
 from autopatch.supernet import Architecture, SearchSpace
 
 INTERRUPTED = "interrupted"
+NOT_FINISHED = "not finished"
+WITHOUT_OUTCOME = (INTERRUPTED, NOT_FINISHED)
+"""Reasons of trials that say nothing of their architecture."""
 
 SAMPLERS = ("nsga2", "tpe")
 
@@ -74,6 +77,8 @@ class Plan:
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{name} is {value}, expected at least {least}")
+        if self.seed >= 2**32:
+            raise InputError(f"seed is {self.seed}, expected at most {2**32 - 1}")
         for name, known in (("sampler", SAMPLERS), ("cost", tuple(COSTS))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
@@ -325,7 +330,7 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
         sqlalchemy.exc.SQLAlchemyError,
         StorageInternalError,
         RuntimeError,  # tables of another Optuna version
-        KeyError,  # trials or attributes that no search wrote
+        LookupError,  # trials or attributes that no search wrote
         ValueError,
     ) as error:
         raise InputError(f"{path}: not a readable study of a search ({one_line(error)})") from None
@@ -343,8 +348,8 @@ def _trial(frozen: FrozenTrial) -> Trial:
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")
-    else:
-        reason = "not finished"
+    else:  # being evaluated now, or by a process that was killed
+        reason = NOT_FINISHED
     return Trial(
         number=frozen.number,
         genome=tuple(attributes["genome"]),

@@ -96,11 +96,14 @@ def weights_files(space: str, weights: str) -> list[Path]:
     """The files that `load_supernet` reads; none for a word such as "random" or "auto".
 
     Raises:
-        InputError: The space is unknown, or a folder does not hold what is asked for.
+        InputError: The space is unknown, there is no such file or folder, or the folder does not
+            hold what is asked for.
     """
     path = Path(weights)
     if weights in ("auto", "pretrained", "random"):
         return []
+    if not weights or not path.exists():
+        raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
     if path.is_dir() and not space.startswith(TIMM):
         return [file_in_folder(path, name) for name in _networks(space)]
     return [path]

@@ -23,6 +23,7 @@ from autopatch.supernet.weights import read_safetensors
 
 _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
+_TENSORS_SHA256 = "tensors_sha256"
 _FOLDER = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
 _RENAMES = (  # one of them, where a published name is not one of ours
     ("bn.", "bn.bn."),
@@ -76,9 +77,16 @@ OFFICIAL: dict[str, OfficialCheckpoint] = {
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: AUTOPATCH_CACHE, else autopatch in the user's cache folder."""
+    """Where downloads are kept: AUTOPATCH_CACHE, else autopatch in the user's cache folder.
+
+    Raises:
+        InputError: AUTOPATCH_CACHE names the home of an unknown user.
+    """
     if chosen := os.environ.get("AUTOPATCH_CACHE"):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise InputError(f"AUTOPATCH_CACHE is {chosen!r}: {one_line(error)}") from None
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "autopatch"
 
@@ -105,7 +113,7 @@ def official_weights(
     path = (cache_folder() if cache is None else cache) / f"{net_id}.safetensors"
     if path.exists():
         try:
-            return _from_safetensors(path, net_id, expected, unnamed="an unnamed net")
+            return _from_safetensors(path, net_id, expected, ours=True)
         except InputError as error:
             raise InputError(f"{error}; delete this file to have it downloaded again") from error
     official = OFFICIAL[net_id]
@@ -142,7 +150,7 @@ def weights_in_file(
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights of {net_id}")
     if path.suffix == ".safetensors":
-        return _from_safetensors(path, net_id, expected, unnamed=net_id)
+        return _from_safetensors(path, net_id, expected, ours=False)
     try:
         return _from_pickle(path.read_bytes(), OFFICIAL[net_id], expected, str(path))
     except OSError as error:
@@ -155,7 +163,10 @@ def _require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"{folder}: weights cannot be kept there: {one_line(error)}") from error
+        raise InputError(
+            f"{folder}: weights cannot be kept there: {one_line(error)}; AUTOPATCH_CACHE names "
+            "another folder"
+        ) from error
 
 
 def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
@@ -208,14 +219,18 @@ def _from_pickle(
 
 
 def _from_safetensors(
-    path: Path, net_id: str, expected: Mapping[str, torch.Size], *, unnamed: str
+    path: Path, net_id: str, expected: Mapping[str, torch.Size], *, ours: bool
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file; `unnamed` is what it is taken for if it does not say."""
+    """The tensors of a file; one of `ours`, which `_keep` wrote, must say what it is and be whole,
+    another is taken for what is wanted if it does not say."""
     metadata, state = read_safetensors(path)
-    found = metadata.get("net_id", unnamed)
+    found = metadata.get("net_id", "an unnamed net" if ours else net_id)
     if found != net_id:
         raise InputError(f"{path}: holds weights of {found}, expected {net_id}")
-    return _fitted(state, expected, str(path))
+    fitted = _fitted(state, expected, str(path))
+    if ours and metadata.get(_TENSORS_SHA256) != _tensors_sha256(state):
+        raise InputError(f"{path}: its tensors are not those that were downloaded")
+    return fitted
 
 
 def _fitted(
@@ -263,11 +278,25 @@ def _fitted_tensor(
     return result
 
 
+def _tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash of names and values, whatever way the file has them in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}\n".encode())
+        digest.update(state[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _keep(path: Path, state: Mapping[str, torch.Tensor], official: OfficialCheckpoint) -> None:
     """Writes the file whole or not at all."""
     # A name of its own: another process may be writing the same weights.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    origin = {"net_id": official.net_id, "source": official.url, "git_blob": official.git_blob}
+    origin = {
+        "net_id": official.net_id,
+        "source": official.url,
+        "git_blob": official.git_blob,
+        _TENSORS_SHA256: _tensors_sha256(state),
+    }
     try:
         unfinished.write_bytes(save(dict(state), metadata=origin))
         unfinished.replace(path)
