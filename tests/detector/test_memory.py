@@ -65,6 +65,17 @@ def test_maps_are_squared_distances_resized_bilinearly():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("at_a_time", "steps"), [(1, range(1, 20)), (60 * 64 * 7, (7, 14, 19))])
+def test_large_banks_are_searched_in_steps_one_is_told_of(monkeypatch, at_a_time, steps):
+    bank = MemoryBank.fit(feature_maps(), (3, 3), bank_size=60)
+    maps = feature_maps(images=19, seed=9)
+    whole = bank.anomaly_maps(maps, 20)
+    monkeypatch.setattr(memory, "_DISTANCES_AT_A_TIME", at_a_time)
+    told = []
+    assert torch.equal(bank.anomaly_maps(maps, 20, lambda *step: told.append(step)), whole)
+    assert told == [(done, 19) for done in steps]
+
+
 def test_images_of_the_bank_have_distance_zero():
     maps = feature_maps(images=3)
     assert MemoryBank.fit(maps, (3, 3), bank_size=None).anomaly_maps(maps, 8).max() == 0

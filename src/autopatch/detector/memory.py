@@ -18,7 +18,7 @@ MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
 _IMAGES_AT_A_TIME = 16  # bounds the patch features in memory, not the result
-_QUERIED_AT_A_TIME = 4  # against all patches of many images, minutes can pass
+_DISTANCES_AT_A_TIME = 2**28  # some seconds, after which one may be told how far it is
 
 
 class MemoryBank:
@@ -92,15 +92,17 @@ class MemoryBank:
         Returns:
             `[N, size, size]`, float32.
         """
-        shape = (-1, 1, *grid(feature_maps))
+        height, width = grid(feature_maps)
+        of_one_image = height * width * len(self.bank)
+        images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), _IMAGES_AT_A_TIME)
         maps = []
         done = 0
-        for batch in _batches(feature_maps, _QUERIED_AT_A_TIME):
+        for batch in _batches(feature_maps, images):
             patches = aggregate_patches(batch, self.patch_sizes)
             distances, _ = nearest_neighbors(patches, self._index)
             maps.append(
                 F.interpolate(
-                    distances.reshape(shape),
+                    distances.reshape(-1, 1, height, width),
                     size=(size, size),
                     mode="bilinear",
                     align_corners=False,
