@@ -56,7 +56,8 @@ class Report(Protocol):
 
 @contextmanager
 def progress(already_done: int = 0) -> Iterator[Report]:
-    """A progress bar with elapsed and remaining time; steps follow one another on it."""
+    """A progress bar with elapsed and remaining time; steps follow one another on it, and one that
+    begins again begins its times again."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -73,6 +74,8 @@ def progress(already_done: int = 0) -> Iterator[Report]:
             name = step.partition(":")[0]
             if name not in tasks:
                 tasks[name] = bar.add_task(step, completed=already_done)
+            elif done < bar.tasks[tasks[name]].completed:
+                bar.reset(tasks[name])
             bar.update(tasks[name], description=step, completed=done, total=total)
 
         yield report

@@ -1,0 +1,28 @@
+from rich.progress import Progress
+
+from autopatch.cli import console
+
+
+def test_a_step_that_begins_again_is_not_finished(monkeypatch):
+    bars = []
+
+    class Recorded(Progress):
+        def __init__(self, *columns, **options):
+            super().__init__(*columns, **options)
+            bars.append(self)
+
+    monkeypatch.setattr(console, "Progress", Recorded)
+    with console.progress(already_done=3) as report:
+        (bar,) = bars
+        report("search", 3, 9)
+        report("candidate: neighbors", 1, 2)
+        report("candidate: neighbors", 2, 2)
+        report("search: front of 1", 4, 9)
+        assert [task.finished for task in bar.tasks] == [False, True]
+        report("candidate: neighbors", 1, 2)
+        assert [task.finished for task in bar.tasks] == [False, False]
+        assert [task.completed for task in bar.tasks] == [4, 1]
+        assert [task.description for task in bar.tasks] == [
+            "search: front of 1",
+            "candidate: neighbors",
+        ]
