@@ -228,7 +228,7 @@ def _from_safetensors(
     if found != net_id:
         raise InputError(f"{path}: holds weights of {found}, expected {net_id}")
     fitted = _fitted(state, expected, str(path))
-    if ours and metadata.get(_TENSORS_SHA256) != _tensors_sha256(state):
+    if ours and metadata.get(_TENSORS_SHA256) != _tensors_sha256(fitted):
         raise InputError(f"{path}: its tensors are not those that were downloaded")
     return fitted
 
@@ -279,7 +279,7 @@ def _fitted_tensor(
 
 
 def _tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Hash of names and values, whatever way the file has them in."""
+    """Hash of names and values."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}\n".encode())
