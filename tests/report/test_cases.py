@@ -82,3 +82,8 @@ def test_no_image_is_drawn_twice(
     for group, other in zip(cases, again, strict=True):
         for (_, picture), (_, same) in zip(group.panels, other.panels, strict=True):
             assert picture.tobytes() == same.tobytes()
+    warned = draw_cases(samples, maps, masks, scores, scale, threshold=1.0, count=3, warning="NB")
+    for group, other in zip(cases, warned, strict=True):
+        for (text, picture), (warning, marked) in zip(group.panels, other.panels, strict=True):
+            assert (text.endswith("NB"), warning.endswith("NB")) == (False, True)
+            assert picture.tobytes() != marked.tobytes()

@@ -209,6 +209,7 @@ def _with_cases(
         prediction.scores.tolist(),
         color_scale(detector),
         threshold=detector.threshold.value,
+        warning="RANDOM features" if supernet.random_features else "",
     )
     return replace(
         report,

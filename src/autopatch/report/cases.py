@@ -85,6 +85,7 @@ def draw_cases(
     *,
     threshold: float | None = None,
     count: int = 4,
+    warning: str = "",
 ) -> tuple[Cases, ...]:
     """Draws the best and the worst anomalous images and the likeliest false alarms.
 
@@ -96,6 +97,7 @@ def draw_cases(
         scale: The colors.
         threshold: Image score above which an image is called anomalous.
         count: Pictures of each kind, at most.
+        warning: What is written on every picture.
 
     Returns:
         Up to three kinds; no image is in two, and a kind without images is left out.
@@ -107,7 +109,8 @@ def draw_cases(
 
     def panel(index: int, average_precision: float | None) -> tuple[str, Image.Image]:
         sample, score = samples[index], float(scores[index])
-        remark = "" if average_precision is None else f"AP {average_precision:.1%}"
+        quality = "" if average_precision is None else f"AP {average_precision:.1%}"
+        remark = ", ".join(filter(None, (quality, warning)))
         picture = case_panel(
             read_image(sample.path),
             maps[index],
