@@ -1,12 +1,48 @@
-"""`pytest --benchmark` runs the benchmarks instead of the tests."""
+"""`pytest --benchmark` runs the benchmarks instead of the tests; what several folders use."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="session")
+def seeded_tensor() -> Callable[[str, tuple[int, ...], int], torch.Tensor]:
+    """Makes tensors of the published supernets by name, shape and seed, without torch's random
+    numbers, which differ between versions."""
+
+    def make(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+        if name.endswith("num_batches_tracked"):
+            return torch.zeros(shape, dtype=torch.int64)
+        random = np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF)
+        values = random.standard_normal(shape)
+        if name.endswith("running_mean"):
+            values = 0.2 * values
+        elif name.endswith("running_var"):
+            values = np.exp(0.3 * values)
+        elif name.endswith("_matrix"):
+            values = np.eye(shape[0]) + 0.1 * values
+        elif name.endswith("bn.weight"):
+            values = 1 + 0.2 * values
+        elif name.endswith("bn.bias"):
+            values = 0.2 * values
+        elif len(shape) == 4:
+            gain = 0.7 if ".point_linear." in name else 2**0.5
+            values = values * gain / np.sqrt(shape[1] * shape[2] * shape[3])
+        elif len(shape) == 2:
+            values = values / np.sqrt(shape[1])
+        else:
+            values = 0.1 * values
+        return torch.from_numpy(values.astype(np.float32))
+
+    return make
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

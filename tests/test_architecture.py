@@ -8,7 +8,7 @@ from pathlib import Path
 import autopatch
 
 ORDER = ["cli", "report", "search", "detector", "data", "supernet", "kernels"]
-ALLOWED = {name: set(ORDER[i + 1 :]) | {"errors"} for i, name in enumerate(ORDER)}
+ALLOWED = {name: set(ORDER[i + 1 :]) | {"errors", "progress"} for i, name in enumerate(ORDER)}
 ALLOWED["data"] -= {"supernet"}
 ALLOWED["kernels"] = {"_C", "errors"}
 EVERYWHERE = {"__version__"}

@@ -6,7 +6,6 @@ deviations are autopatch's own and not those of two float32 computations.
 """
 
 import json
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,31 +76,6 @@ class Expected:
     scores: torch.Tensor
     maps: torch.Tensor
     metrics: dict[str, float]
-
-
-def seeded_tensor(name, shape, seed):
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    random = np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF)
-    normal = random.standard_normal(shape)
-    if name.endswith("running_mean"):
-        values = 0.2 * normal
-    elif name.endswith("running_var"):
-        values = np.exp(0.3 * normal)
-    elif name.endswith("_matrix"):
-        values = np.eye(shape[0]) + 0.1 * normal
-    elif name.endswith("bn.weight"):
-        values = 1 + 0.2 * normal
-    elif name.endswith("bn.bias"):
-        values = 0.2 * normal
-    elif len(shape) == 4:
-        gain = 0.7 if ".point_linear." in name else 2**0.5
-        values = normal * gain / np.sqrt(shape[1] * shape[2] * shape[3])
-    elif len(shape) == 2:
-        values = normal / np.sqrt(shape[1])
-    else:
-        values = 0.1 * normal
-    return torch.from_numpy(values.astype(np.float32))
 
 
 def in_eights(channels):
@@ -317,7 +291,7 @@ def original(state, parameters, fit, scored):
 
 
 @pytest.fixture(scope="module")
-def states():
+def states(seeded_tensor):
     path = SHARED / "fixtures" / "ofa_state_dict.json"
     if not path.is_file():
         pytest.skip(f"the names of the published weights are not here: {path}")

@@ -1,4 +1,4 @@
-from rich.progress import Progress
+from rich.progress import Progress as Bar
 
 from autopatch.cli import console
 
@@ -6,12 +6,12 @@ from autopatch.cli import console
 def test_a_step_that_begins_again_is_not_finished(monkeypatch):
     bars = []
 
-    class Recorded(Progress):
+    class Recorded(Bar):
         def __init__(self, *columns, **options):
             super().__init__(*columns, **options)
             bars.append(self)
 
-    monkeypatch.setattr(console, "Progress", Recorded)
+    monkeypatch.setattr(console, "Bar", Recorded)
     with console.progress(already_done=3) as report:
         (bar,) = bars
         report("search", 3, 9)

@@ -177,7 +177,7 @@ def test_not_a_study_database(tmp_path: Path, published: SearchSpace) -> None:
     [
         (
             "UPDATE trial_params SET param_name = 'stage_5_block' WHERE param_id = 4",
-            f"study {FULL}, trial 0: it has stage_5_block, which the published search has not",
+            f"study {FULL}, trial 0: search space ofa_mbv3: it has no gene stage_5_block",
         ),
         (
             "DELETE FROM trial_params WHERE param_name = 'stage_0_block'",

@@ -1,14 +1,14 @@
 """The elastic network against values of the published code.
 
 `published_maps.npz` holds the mean of every channel of the maps of `SETTINGS`, with the seeded
-weights and images that are generated here; `kernel_transform.npz` effective depthwise filters.
+weights (fixture `seeded_tensor`) and images; `kernel_transform.npz` effective depthwise filters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,44 +76,8 @@ SMALL = replace(
 )
 
 
-def generated(key: str, shape: tuple[int, ...], seed: int) -> Array:
-    """Weights that need no code of the published networks and no version of torch."""
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    rng = np.random.RandomState((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
-    values = rng.standard_normal(shape)
-    if key.endswith("running_mean"):
-        values = 0.2 * values
-    elif key.endswith("running_var"):
-        values = np.exp(0.3 * values)
-    elif key.endswith("_matrix"):
-        values = np.eye(shape[0]) + 0.1 * values
-    elif key.endswith("bn.weight"):
-        values = 1.0 + 0.2 * values
-    elif key.endswith("bn.bias"):
-        values = 0.2 * values
-    elif len(shape) == 4:
-        gain = 0.7 if ".point_linear." in key else 2.0**0.5
-        values = values * gain / np.sqrt(shape[1] * shape[2] * shape[3])
-    elif len(shape) == 2:
-        values = values / np.sqrt(shape[1])
-    else:
-        values = 0.1 * values
-    return values.astype(np.float32)
-
-
 def images_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
-
-
-def generated_network(width: float) -> OnceForAllMobileNetV3:
-    network = OnceForAllMobileNetV3(width)
-    state = {
-        key: torch.from_numpy(generated(key, tuple(value.shape), WEIGHT_SEEDS[width]))
-        for key, value in network.state_dict().items()
-    }
-    network.load_state_dict(state)
-    return network.eval()
 
 
 def random_settings(count: int) -> list[SubnetSetting]:
@@ -144,7 +108,27 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[float, OnceForAllMobileNetV3]:
+def generated_network(
+    seeded_tensor: Callable[[str, tuple[int, ...], int], torch.Tensor],
+) -> Callable[[float], OnceForAllMobileNetV3]:
+    """Makes networks of the generated weights."""
+
+    def make(width: float) -> OnceForAllMobileNetV3:
+        network = OnceForAllMobileNetV3(width)
+        state = {
+            key: seeded_tensor(key, tuple(value.shape), WEIGHT_SEEDS[width])
+            for key, value in network.state_dict().items()
+        }
+        network.load_state_dict(state)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def networks(
+    generated_network: Callable[[float], OnceForAllMobileNetV3],
+) -> dict[float, OnceForAllMobileNetV3]:
     """Networks of the generated weights, for tests that leave them as they are."""
     return {width: generated_network(width) for width in WEIGHT_SEEDS}
 
@@ -357,7 +341,9 @@ def test_static_networks_hold_what_is_run_and_nothing_more(
     assert static.blocks["6"].conv_dw.weight.shape == (120, 1, 7, 7)  # 3 times 40
 
 
-def test_static_networks_have_weights_of_their_own() -> None:
+def test_static_networks_have_weights_of_their_own(
+    generated_network: Callable[[float], OnceForAllMobileNetV3],
+) -> None:
     network = generated_network(1.0)
     before = state_copy(network)
     static = network.get_active_subnet(LARGEST)
@@ -371,7 +357,9 @@ def test_static_networks_have_weights_of_their_own() -> None:
     assert_same(static.state_dict(), of_static)
 
 
-def test_gradients_reach_large_kernels_matrices_and_leading_channels_alone() -> None:
+def test_gradients_reach_large_kernels_matrices_and_leading_channels_alone(
+    generated_network: Callable[[float], OnceForAllMobileNetV3],
+) -> None:
     network = generated_network(1.0)
     (found,) = network(images_of(2, (2, 3, 32, 32)), SMALL)
     found.square().sum().backward()
@@ -398,7 +386,9 @@ def test_gradients_reach_large_kernels_matrices_and_leading_channels_alone() -> 
         assert not kernels.any()
 
 
-def test_training_updates_statistics_of_the_leading_channels() -> None:
+def test_training_updates_statistics_of_the_leading_channels(
+    generated_network: Callable[[float], OnceForAllMobileNetV3],
+) -> None:
     network = generated_network(1.0).train()
     before = state_copy(network)
     images = images_of(3, (4, 3, 32, 32))

@@ -461,6 +461,19 @@ def test_images_count_alike_in_recalibration(supernet: OnceForAllSupernet, tmp_p
         torch.testing.assert_close(found, mean, rtol=0, atol=0.02 * float(mean.abs().max()))
 
 
+def test_an_image_that_cannot_be_read_is_named_in_recalibration(
+    supernet: OnceForAllSupernet, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no image")
+    recalibrated = OnceForAllSupernet(
+        "ofa_mbv3", supernet.networks, provenance="", recalibrate_batch_norm=True
+    )
+    with pytest.raises(InputError) as caught:
+        cut_subnet(recalibrated, ARCHITECTURE, [path])
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_recalibration_needs_more_than_one_value(
     supernet: OnceForAllSupernet, tmp_path: Path
 ) -> None:

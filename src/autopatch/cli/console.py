@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
+
+from autopatch.progress import Progress
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -48,14 +49,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console.print(result, markup=False)
 
 
-class Report(Protocol):
-    """Tells a progress bar what is being done, how far it is, and how far it goes."""
-
-    def __call__(self, step: str, done: int, total: int, /) -> None: ...
-
-
 @contextmanager
-def progress(already_done: int = 0) -> Iterator[Report]:
+def progress(already_done: int = 0) -> Iterator[Progress]:
     """A progress bar with elapsed and remaining time; steps follow one another on it, and one that
     begins again begins its times again."""
     columns = (
@@ -67,7 +62,7 @@ def progress(already_done: int = 0) -> Iterator[Report]:
         TextColumn("remaining"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Bar(*columns, console=console) as bar:
         tasks = {}
 
         def report(step: str, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from autopatch.data import IMAGE_SUFFIXES, load_masks, read_image
 from autopatch.detector import Detector
 from autopatch.errors import InputError
+from autopatch.progress import Progress
 from autopatch.report import (
     Candidate,
     ColorScale,
@@ -26,7 +27,7 @@ from autopatch.report import (
 from autopatch.search.measurements import Measurements, patchcore_setting
 from autopatch.search.run import DETECTOR, REPORT, Run, new_temporary_folder
 from autopatch.search.study import WITHOUT_OUTCOME
-from autopatch.supernet import Progress, Supernet
+from autopatch.supernet import Supernet
 
 _IMAGES_AT_A_TIME = 64
 

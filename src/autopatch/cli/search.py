@@ -35,8 +35,8 @@ from autopatch.cli.options import bank_sizes as parse_bank_sizes
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:
-    from autopatch.cli.console import Report
     from autopatch.data import Split
+    from autopatch.progress import Progress
     from autopatch.search import Plan, Trial
     from autopatch.search.published import PublishedTrial
     from autopatch.search.run import Run, Source
@@ -213,7 +213,7 @@ class _CandidateProgress:
     """Shows how far a single candidate is, if it takes long."""
 
     def __init__(self) -> None:
-        self.report: Report | None = None
+        self.report: Progress | None = None
         self.began = time.monotonic()
 
     def __call__(self, step: str, done: int, total: int) -> None:

@@ -163,9 +163,9 @@ def make_split(
     Without `test/good` a further 20 % are the good images of the test part.
 
     Protocol `"autopatch"`: the published order, sorted by file name unless `legacy_order` says
-    otherwise. With n images in
-    `test/good`, the first n of `train/good` are hold-out and the rest is fit; calibration uses
-    the hold-out images again, since the published split has no part for it.
+    otherwise. With n images in `test/good`, the first n of `train/good` are hold-out and the rest
+    is fit; calibration uses the hold-out images again, since the published split has no part for
+    it.
 
     Args:
         dataset: What `MVTecAD.scan` found.

@@ -20,7 +20,8 @@ from autopatch.data import EVALUATION_SIZE, load_images
 from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.threshold import Threshold, calibrate
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, Progress, Subnet, Supernet, read_safetensors
+from autopatch.progress import Progress
+from autopatch.supernet import Architecture, Subnet, Supernet, read_safetensors
 
 _IMAGES_AT_A_TIME = 16
 _FORMAT = 2

@@ -375,7 +375,7 @@ def _settings(report: Report) -> list[str]:
         ("optimizer", report.optimizer),
         ("evaluations asked for", str(report.evaluations)),
         ("seed", str(report.seed)),
-        ("split", f"{order}, {split.shots} shots and a reserve of {split.reserve} of each type"),
+        ("split", f"{order}; of each type shots {split.shots}, reserve {split.reserve}"),
         ("fit", _images(len(split.fit), "good")),
         ("validation", _part((*split.holdout, *split.validation))),
         ("calibration", _images(len(split.calibration), "good")),

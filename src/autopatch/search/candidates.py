@@ -20,8 +20,9 @@ from autopatch.detector import (
     total_flops,
 )
 from autopatch.errors import InputError
+from autopatch.progress import Progress
 from autopatch.search.evaluation import Evaluation
-from autopatch.supernet import Architecture, Progress, Supernet
+from autopatch.supernet import Architecture, Supernet
 
 
 class FeatureMaps:

@@ -14,9 +14,10 @@ from typing import Any
 from autopatch.data import Split, load_images, load_masks
 from autopatch.detector import MAX_CORESET_SAMPLE, Detector, images_digest, score_maps
 from autopatch.errors import InputError
+from autopatch.progress import Progress
 from autopatch.search.candidates import CandidateEvaluator, architecture_cost
 from autopatch.search.run import Run, write_json
-from autopatch.supernet import Architecture, Progress, SearchSpace, Supernet
+from autopatch.supernet import Architecture, SearchSpace, Supernet
 
 EVALUATION = "evaluation.json"
 

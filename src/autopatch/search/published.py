@@ -110,11 +110,8 @@ def _trial(
 ) -> PublishedTrial:
     parameters = {**absent, **frozen.params}
     names = [gene.name for gene in space.genes]
-    unknown = sorted(parameters.keys() - names)
-    if unknown:
-        raise InputError(f"it has {unknown[0]}, which the published search has not")
     missing = [name for name in names if name not in parameters]
-    if missing:
+    if missing and parameters.keys() <= set(names):
         raise InputError(
             f"it has no {missing[0]}; what the study did not search is given with --fixed"
         )

@@ -18,9 +18,10 @@ from typing import Any
 from autopatch.data import Split
 from autopatch.detector import images_digest
 from autopatch.errors import InputError
+from autopatch.progress import Progress
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.study import WITHOUT_OUTCOME, Plan, Study, load_settings, load_trials
-from autopatch.supernet import Progress, SearchSpace, Supernet, load_supernet, weights_files
+from autopatch.supernet import SearchSpace, Supernet, load_supernet, weights_files
 
 STUDY = "study.db"
 SPLIT = "split.json"

@@ -10,7 +10,6 @@
 - `Subnet`: the static network cut out of a supernet.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them;
   `read_safetensors`: any file of tensors.
-- `Progress`: callback that is told how far a step is.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 from autopatch.supernet.architecture import Architecture, Level
 from autopatch.supernet.elastic import OnceForAllMobileNetV3, SubnetSetting
 from autopatch.supernet.load import load_supernet, weights_files
-from autopatch.supernet.official import Progress
 from autopatch.supernet.once_for_all import (
     OFA_MBV3,
     OnceForAllSupernet,
@@ -40,7 +38,6 @@ __all__ = [
     "Level",
     "OnceForAllMobileNetV3",
     "OnceForAllSupernet",
-    "Progress",
     "PublishedCost",
     "SearchSpace",
     "Subnet",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autopatch.errors import InputError
+from autopatch.progress import Progress
 from autopatch.supernet.backbone import ONCE_FOR_ALL, TIMM
 from autopatch.supernet.elastic import OnceForAllMobileNetV3
 from autopatch.supernet.official import (
-    Progress,
     file_in_folder,
     official_weights,
     weights_in_file,

@@ -8,7 +8,7 @@ import os
 import pickle
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 
 from autopatch.errors import InputError, one_line
+from autopatch.progress import Progress
 from autopatch.supernet.weights import read_safetensors
 
 _TIMEOUT_SECONDS = 30
@@ -33,9 +34,6 @@ _RENAMES = (  # one of them, where a published name is not one of ours
     (".conv.conv.weight", ".conv.weight"),
     (".linear.linear.", ".linear."),
 )
-
-Progress = Callable[[str, int, int], None]
-"""Called with a step's name, how many of its bytes are done, and how many there are."""
 
 
 @dataclass(frozen=True)

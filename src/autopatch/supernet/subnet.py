@@ -86,6 +86,8 @@ class Subnet(nn.Module):
         try:
             with torch.no_grad():
                 update_bn(batches, self)
+        except InputError:  # a ValueError that says more, of an image
+            raise
         except ValueError as error:
             raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
