@@ -12,7 +12,7 @@ import torch
 
 from autopatch import _C
 
-LEVELS = ("generic", "avx2", "avx512")
+LEVELS = tuple(_C.isa_levels())
 
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} thread{'s' * (threads > 1)}")
@@ -24,7 +24,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=LEVELS[: LEVELS.index(_C.detected_isa()) + 1])
+@pytest.fixture(params=LEVELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each ISA level of this CPU."""
     before = _C.active_isa()

@@ -8,6 +8,10 @@ set(AUTOPATCH_KERNEL_BODIES
   csrc/ops/cpu/nearest_neighbors.cpp
 )
 
+# Bodies with 8-bit arithmetic, compiled for one level more.
+set(AUTOPATCH_VNNI_KERNEL_BODIES
+)
+
 # Contraction of a * b + c into one rounding is decided per kernel: the coreset and the aggregation
 # promise one order of roundings on every level, the nearest neighbors only a tolerance.
 set_source_files_properties(
@@ -24,16 +28,24 @@ endif()
 set(AUTOPATCH_ISA_LEVELS generic)
 set(AUTOPATCH_FLAGS_generic "")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  list(APPEND AUTOPATCH_ISA_LEVELS avx2 avx512)
+  list(APPEND AUTOPATCH_ISA_LEVELS avx2 avx512 avx512_vnni)
   set(AUTOPATCH_FLAGS_avx2 -mavx2 -mfma)
   set(AUTOPATCH_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma
                              -mprefer-vector-width=512)
+  set(AUTOPATCH_FLAGS_avx512_vnni ${AUTOPATCH_FLAGS_avx512} -mavx512vnni)
 endif()
 
 function(autopatch_link_cpu_kernels target)
   foreach(level IN LISTS AUTOPATCH_ISA_LEVELS)
     set(objects autopatch_kernels_${level})
-    add_library(${objects} OBJECT ${AUTOPATCH_KERNEL_BODIES})
+    set(bodies ${AUTOPATCH_KERNEL_BODIES})
+    if(level STREQUAL "avx512_vnni")
+      set(bodies ${AUTOPATCH_VNNI_KERNEL_BODIES})
+    endif()
+    if(NOT bodies)
+      continue()
+    endif()
+    add_library(${objects} OBJECT ${bodies})
     target_include_directories(${objects} PRIVATE csrc)
     target_compile_definitions(${objects} PRIVATE AUTOPATCH_ISA_LEVEL=${level})
     # Vector types wider than the level's registers never cross a function boundary here.

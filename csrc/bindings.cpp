@@ -51,6 +51,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("detected_isa", [] { return std::string(isa_name(detected_isa())); });
   m.def("active_isa", [] { return std::string(isa_name(active_isa())); });
+  m.def("isa_levels", &isa_levels);
   m.def("set_active_isa", &set_active_isa);
 #ifdef AUTOPATCH_WITH_CUDA
   m.attr("cuda_built") = true;

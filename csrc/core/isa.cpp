@@ -6,7 +6,7 @@
 namespace autopatch {
 namespace {
 
-constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512};
+constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_vnni};
 
 Isa detect() {
 #ifdef AUTOPATCH_X86_LEVELS
@@ -14,7 +14,7 @@ Isa detect() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      return Isa::avx512;
+      return __builtin_cpu_supports("avx512vnni") ? Isa::avx512_vnni : Isa::avx512;
     }
     return Isa::avx2;
   }
@@ -31,6 +31,8 @@ std::atomic<Isa>& active() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512_vnni:
+      return "avx512_vnni";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -39,6 +41,14 @@ const char* isa_name(Isa isa) {
       break;
   }
   return "generic";
+}
+
+std::vector<std::string> isa_levels() {
+  std::vector<std::string> names;
+  for (const Isa level : kLevels) {
+    if (level <= detected_isa()) names.emplace_back(isa_name(level));
+  }
+  return names;
 }
 
 Isa detected_isa() {
@@ -61,7 +71,7 @@ void set_active_isa(const std::string& name) {
     }
   }
   throw std::invalid_argument("ISA level '" + name +
-                              "' is unknown, expected generic, avx2 or avx512");
+                              "' is unknown, expected generic, avx2, avx512 or avx512_vnni");
 }
 
 }  // namespace autopatch

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace autopatch {
 
@@ -9,9 +10,13 @@ enum class Isa : int {
   generic = 0,  // what every CPU of the platform has (x86-64: SSE2)
   avx2 = 1,     // AVX2 and FMA
   avx512 = 2,   // AVX-512 F, BW, DQ, VL
+  avx512_vnni = 3,
 };
 
 const char* isa_name(Isa isa);
+
+/// Names of the levels up to `detected_isa()`, lowest first.
+std::vector<std::string> isa_levels();
 
 /// Highest level that this CPU, its operating system and this build support.
 Isa detected_isa();
@@ -24,8 +29,10 @@ void set_active_isa(const std::string& name);
 
 /// The one of a kernel's instances that the active level asks for.
 template <typename Kernel>
-Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512) {
+Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512, Kernel avx512_vnni) {
   switch (active_isa()) {
+    case Isa::avx512_vnni:
+      return avx512_vnni;
     case Isa::avx512:
       return avx512;
     case Isa::avx2:
@@ -39,9 +46,14 @@ Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512) {
 }  // namespace autopatch
 
 /// As `for_active_isa`, for the instances `name`_generic and so on that this platform has.
+/// AUTOPATCH_KERNEL_VNNI is for kernels with 8-bit arithmetic; others have nothing to gain above
+/// AVX-512.
 #ifdef AUTOPATCH_X86_LEVELS
 #define AUTOPATCH_KERNEL(name) \
-  ::autopatch::for_active_isa(name##_generic, name##_avx2, name##_avx512)
+  ::autopatch::for_active_isa(name##_generic, name##_avx2, name##_avx512, name##_avx512)
+#define AUTOPATCH_KERNEL_VNNI(name) \
+  ::autopatch::for_active_isa(name##_generic, name##_avx2, name##_avx512, name##_avx512_vnni)
 #else
 #define AUTOPATCH_KERNEL(name) name##_generic
+#define AUTOPATCH_KERNEL_VNNI(name) name##_generic
 #endif

@@ -7,12 +7,11 @@ import torch
 
 from autopatch import _C
 
-LEVELS = ("generic", "avx2", "avx512")
-SUPPORTED = LEVELS[: LEVELS.index(_C.detected_isa()) + 1]
+LEVELS = tuple(_C.isa_levels())
 DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("cpu",)
 
 
-@pytest.fixture(params=SUPPORTED)
+@pytest.fixture(params=LEVELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each ISA level of this CPU in turn, active during the test."""
     before = _C.active_isa()
@@ -27,7 +26,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture(params=[*SUPPORTED, *DEVICES[1:]])
+@pytest.fixture(params=[*LEVELS, *DEVICES[1:]])
 def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Each implementation of an operator with a GPU one: the ISA levels on the CPU, and the GPU."""
     if request.param not in LEVELS:

@@ -15,7 +15,7 @@ import torch
 from autopatch import _C
 from autopatch.kernels import aggregate_patches, greedy_coreset, nearest_neighbors
 
-LEVELS = ("generic", "avx2", "avx512")
+LEVELS = ("generic", "avx2", "avx512", "avx512_vnni")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +71,7 @@ def test_unknown_autopatch_isa_is_an_error(level: str) -> None:
     assert result.returncode != 0
     assert result.stderr.strip().splitlines()[-1] == (
         f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
-        "expected generic, avx2 or avx512"
+        "expected generic, avx2, avx512 or avx512_vnni"
     )
 
 

@@ -7,8 +7,8 @@
 
 They need torch and NumPy alone and take either's arrays, or any other with `__dlpack__`; the same
 are operators `torch.ops.autopatch.*` for `torch.compile` and `torch.export`. `reference` holds each
-in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512) lowers the
-instruction set that the CPU kernels use.
+in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512,
+avx512_vnni) lowers the instruction set that the CPU kernels use.
 """
 
 from autopatch.kernels.aggregate import aggregate_patches
