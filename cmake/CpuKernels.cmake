@@ -6,10 +6,12 @@ set(AUTOPATCH_KERNEL_BODIES
   csrc/ops/cpu/aggregate_patches.cpp
   csrc/ops/cpu/greedy_coreset.cpp
   csrc/ops/cpu/nearest_neighbors.cpp
+  csrc/ops/cpu/screen.cpp
 )
 
 # Bodies with 8-bit arithmetic, compiled for one level more.
 set(AUTOPATCH_VNNI_KERNEL_BODIES
+  csrc/ops/cpu/screen.cpp
 )
 
 # Contraction of a * b + c into one rounding is decided per kernel: the coreset and the aggregation

@@ -17,6 +17,7 @@
 #include "ops/greedy_coreset.hpp"
 #include "ops/nearest_neighbors.hpp"
 #include "ops/pixel_metrics.hpp"
+#include "ops/screen.hpp"
 
 namespace py = pybind11;
 
@@ -88,11 +89,21 @@ PYBIND11_MODULE(_C, m) {
       release_gil());
   m.def(
       "nearest_neighbors",
-      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Size k,
+      [](Address queries, Size num_queries, Address bank, Address screen, Size k,
          Address distances, Address indices, int num_threads) {
         nearest_neighbors_cpu(at<const float>(queries), num_queries, at<const float>(bank),
-                              num_rows, dim, k, at<float>(distances), at<Size>(indices),
+                              at<const void>(screen), k, at<float>(distances), at<Size>(indices),
                               num_threads);
+      },
+      release_gil());
+  m.attr("max_screen_width") = kMaxScreenWidth;
+  m.def("screen_bytes", &screen_bytes);
+  m.def(
+      "build_screen",
+      [](Address bank, Size num_rows, Size dim, Address mean, Address basis, Size width,
+         double basis_error, Address screen, int num_threads) {
+        build_screen(at<const float>(bank), num_rows, dim, at<const float>(mean),
+                     at<const float>(basis), width, basis_error, at<void>(screen), num_threads);
       },
       release_gil());
 #ifdef AUTOPATCH_WITH_CUDA

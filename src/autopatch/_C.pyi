@@ -1,6 +1,7 @@
 """Types of the native extension. Sizes and addresses are integers; see csrc/bindings.cpp."""
 
 cuda_built: bool
+max_screen_width: int
 
 def detected_isa() -> str: ...
 def active_isa() -> str: ...
@@ -29,11 +30,22 @@ def nearest_neighbors(
     queries: int,
     num_queries: int,
     bank: int,
-    num_rows: int,
-    dim: int,
+    screen: int,
     k: int,
     distances: int,
     indices: int,
+    num_threads: int,
+) -> None: ...
+def screen_bytes(num_rows: int, dim: int, width: int, is_projected: bool) -> int: ...
+def build_screen(
+    bank: int,
+    num_rows: int,
+    dim: int,
+    mean: int,
+    basis: int,
+    width: int,
+    basis_error: float,
+    screen: int,
     num_threads: int,
 ) -> None: ...
 def nearest_neighbors_cuda(

@@ -281,4 +281,4 @@ def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library._C, "cuda_built", False)
     matrix = torch.zeros(2, 4)
     with pytest.raises(NotImplementedError, match="autopatch was built without CUDA"):
-        _library._nearest_cuda(matrix, matrix, 1, False, 0)
+        _library._nearest_cuda(matrix, matrix, None, 1, False, 0)

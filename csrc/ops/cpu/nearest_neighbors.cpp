@@ -4,81 +4,91 @@
 
 namespace {
 
-// A panel holds this many bank rows, transposed: [dim][kPanel]. The kernel keeps the distances of
-// kQueries x kPanel pairs in registers: 12 of 32 with AVX-512, 8 of 16 otherwise.
-constexpr int kPanel = 2 * kLanes;
-constexpr int kQueries = kLanes == 16 ? 6 : 4;
-static_assert(kPanel <= autopatch::kNearestPanelRows, "the caller's workspace is too small");
-
 // Features summed before the sum joins the total: in one long sum equal terms, and with them their
-// rounding errors, add up beyond 1e-5 of it from about 1000 features on.
-constexpr std::int64_t kChunk = 128;
+// rounding errors, add up beyond 1e-5 of it.
+constexpr std::int64_t kChunk = 64 * kLanes;
 
-void pack_panel(const float* rows, std::int64_t count, std::int64_t dim, float* panel) {
-  for (int r = 0; r < kPanel; ++r) {
-    // Past the end of the bank the last row stands in; its copies are never looked at.
-    const float* row = rows + (r < count ? r : count - 1) * dim;
-    for (std::int64_t d = 0; d < dim; ++d) panel[d * kPanel + r] = row[d];
+inline float add_up(Vector v) {
+  alignas(64) float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
+  return lanes[0];
 }
 
-template <int kCount>
-inline void squared_distances(const float* queries, std::int64_t dim, const float* panel,
-                              float (*out)[kPanel]) {
-  for (int q = 0; q < kCount; ++q) {
-    store(out[q], Vector{});
-    store(out[q] + kLanes, Vector{});
-  }
-  for (std::int64_t first = 0; first < dim; first += kChunk) {
-    const std::int64_t last = dim - first < kChunk ? dim : first + kChunk;
-    Vector sum[kCount][2] = {};
-    for (std::int64_t d = first; d < last; ++d) {
-      const Vector left = load(panel + d * kPanel);
-      const Vector right = load(panel + d * kPanel + kLanes);
-#pragma GCC unroll 8
-      for (int q = 0; q < kCount; ++q) {
-        const float x = queries[q * dim + d];
-        const Vector dl = left - x;
-        const Vector dr = right - x;
-        sum[q][0] += dl * dl;
-        sum[q][1] += dr * dr;
+// Several rows at a time: their sums do not wait for each other, nor for memory one by one.
+template <int kRows>
+inline void distances_to(const float* query, const float* bank, std::int64_t dim,
+                         const std::int64_t* indices, float* distances) {
+  const float* rows[kRows];
+  for (int r = 0; r < kRows; ++r) rows[r] = bank + indices[r] * dim;
+  Vector total[kRows] = {};
+  std::int64_t d = 0;
+  while (d + kLanes <= dim) {
+    const std::int64_t last = dim - d < kChunk ? dim : d + kChunk;
+    Vector sum[kRows] = {};
+    for (; d + kLanes <= last; d += kLanes) {
+      const Vector x = load(query + d);
+      for (int r = 0; r < kRows; ++r) {
+        const Vector difference = load(rows[r] + d) - x;
+        sum[r] += difference * difference;
       }
     }
-    for (int q = 0; q < kCount; ++q) {
-      store(out[q], load(out[q]) + sum[q][0]);
-      store(out[q] + kLanes, load(out[q] + kLanes) + sum[q][1]);
+    for (int r = 0; r < kRows; ++r) total[r] += sum[r];
+  }
+  if (d < dim) {
+    const Vector x = load_first(query + d, dim - d);
+    for (int r = 0; r < kRows; ++r) {
+      const Vector difference = load_first(rows[r] + d, dim - d) - x;
+      total[r] += difference * difference;
     }
   }
+  for (int r = 0; r < kRows; ++r) distances[r] = add_up(total[r]);
 }
 
-// Rows come in ascending order and a newcomer goes behind its equals: ties keep the lowest index.
-inline void insert(float distance, std::int64_t index, std::int64_t k, float* distances,
-                   std::int64_t* indices) {
-  std::int64_t at = k - 1;
-  for (; at > 0 && distance < distances[at - 1]; --at) {
-    distances[at] = distances[at - 1];
-    indices[at] = indices[at - 1];
-  }
-  distances[at] = distance;
-  indices[at] = index;
-}
+constexpr int kColumns = 16 / kLanes;  // vectors of a column group
+constexpr int kVectors = 4;            // projected at a time
 
 template <int kCount>
-void update(const float* queries, std::int64_t dim, const float* panel, std::int64_t first_row,
-            std::int64_t rows, std::int64_t k, float* distances, std::int64_t* indices) {
-  alignas(64) float tile[kCount][kPanel];
-  squared_distances<kCount>(queries, dim, panel, tile);
-  for (int q = 0; q < kCount; ++q) {
-    float* best = distances + q * k;
-    std::int64_t* where = indices + q * k;
-    const Vector smaller = minimum(load(tile[q]), load(tile[q] + kLanes));
-    float least = smaller[0];
-    for (int lane = 1; lane < kLanes; ++lane) {
-      least = smaller[lane] < least ? smaller[lane] : least;
+inline void project(const float* vectors, std::int64_t dim, const float* mean, const float* basis,
+                    std::int64_t width, float* coordinates, float* squared_norms) {
+  for (int i = 0; i < kCount; ++i) {
+    const float* x = vectors + i * dim;
+    Vector sum = {};
+    std::int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+      const Vector y = load(x + d) - load(mean + d);
+      sum += y * y;
     }
-    if (!(least < best[k - 1])) continue;
-    for (int r = 0; r < rows; ++r) {
-      if (tile[q][r] < best[k - 1]) insert(tile[q][r], first_row + r, k, best, where);
+    if (d < dim) {
+      const Vector y = load_first(x + d, dim - d) - load_first(mean + d, dim - d);
+      sum += y * y;
+    }
+    squared_norms[i] = add_up(sum);
+  }
+  for (std::int64_t j = 0; j < width; j += 16) {
+    Vector total[kCount][kColumns] = {};
+    for (std::int64_t first = 0; first < dim; first += autopatch::kProjectionChunk) {
+      const std::int64_t last =
+          dim - first < autopatch::kProjectionChunk ? dim : first + autopatch::kProjectionChunk;
+      Vector sum[kCount][kColumns] = {};
+      for (std::int64_t d = first; d < last; ++d) {
+        Vector column[kColumns];
+        for (int c = 0; c < kColumns; ++c) column[c] = load(basis + d * width + j + c * kLanes);
+        for (int i = 0; i < kCount; ++i) {
+          const float y = vectors[i * dim + d] - mean[d];
+          for (int c = 0; c < kColumns; ++c) sum[i][c] += y * column[c];
+        }
+      }
+      for (int i = 0; i < kCount; ++i) {
+        for (int c = 0; c < kColumns; ++c) total[i][c] += sum[i][c];
+      }
+    }
+    for (int i = 0; i < kCount; ++i) {
+      for (int c = 0; c < kColumns; ++c) {
+        store(coordinates + i * width + j + c * kLanes, total[i][c]);
+      }
     }
   }
 }
@@ -87,21 +97,26 @@ void update(const float* queries, std::int64_t dim, const float* panel, std::int
 
 namespace autopatch {
 
-void AUTOPATCH_ISA_SYMBOL(nearest_block)(const float* queries, std::int64_t num_queries,
-                                         const float* bank, std::int64_t num_rows, std::int64_t dim,
-                                         std::int64_t k, float* distances, std::int64_t* indices,
-                                         float* panel) {
-  for (std::int64_t first = 0; first < num_rows; first += kPanel) {
-    const std::int64_t rows = num_rows - first < kPanel ? num_rows - first : kPanel;
-    pack_panel(bank + first * dim, rows, dim, panel);
-    std::int64_t q = 0;
-    for (; q + kQueries <= num_queries; q += kQueries) {
-      update<kQueries>(queries + q * dim, dim, panel, first, rows, k, distances + q * k,
-                       indices + q * k);
-    }
-    for (; q < num_queries; ++q) {
-      update<1>(queries + q * dim, dim, panel, first, rows, k, distances + q * k, indices + q * k);
-    }
+void AUTOPATCH_ISA_SYMBOL(squared_distances)(const float* query, const float* bank,
+                                             std::int64_t dim, const std::int64_t* rows,
+                                             std::int64_t count, float* distances) {
+  std::int64_t i = 0;
+  for (; i + 4 <= count; i += 4) distances_to<4>(query, bank, dim, rows + i, distances + i);
+  for (; i < count; ++i) distances_to<1>(query, bank, dim, rows + i, distances + i);
+}
+
+void AUTOPATCH_ISA_SYMBOL(project_vectors)(const float* vectors, std::int64_t count,
+                                           std::int64_t dim, const float* mean, const float* basis,
+                                           std::int64_t width, float* coordinates,
+                                           float* squared_norms) {
+  std::int64_t i = 0;
+  for (; i + kVectors <= count; i += kVectors) {
+    project<kVectors>(vectors + i * dim, dim, mean, basis, width, coordinates + i * width,
+                      squared_norms + i);
+  }
+  for (; i < count; ++i) {
+    project<1>(vectors + i * dim, dim, mean, basis, width, coordinates + i * width,
+               squared_norms + i);
   }
 }
 

@@ -4,22 +4,28 @@
 
 namespace autopatch {
 
-/// One block of queries against the whole bank, on the calling thread. `distances` and `indices`
-/// must hold +infinity and -1 on entry. `panel` is workspace of `nearest_panel_floats(dim)` floats.
-using NearestBlock = void (*)(const float* queries, std::int64_t num_queries, const float* bank,
-                              std::int64_t num_rows, std::int64_t dim, std::int64_t k,
-                              float* distances, std::int64_t* indices, float* panel);
+/// Squared distances of one query to `count` rows of `bank`, each a float32 sum of squared
+/// differences in an order that depends on `dim` and the ISA level alone.
+using SquaredDistances = void (*)(const float* query, const float* bank, std::int64_t dim,
+                                  const std::int64_t* rows, std::int64_t count, float* distances);
 
-/// Rows of the bank that a level may take at a time, at most.
-constexpr std::int64_t kNearestPanelRows = 32;
+/// For each of `count` vectors: y = vector - mean, its squared norm, and its coordinates
+/// y . basis[:, j] for a basis [dim, width], row-major, `width` a multiple of 16. No sum is of more
+/// than `kProjectionChunk` products at a time; these sums are added in turn.
+using ProjectVectors = void (*)(const float* vectors, std::int64_t count, std::int64_t dim,
+                                const float* mean, const float* basis, std::int64_t width,
+                                float* coordinates, float* squared_norms);
 
-constexpr std::int64_t nearest_panel_floats(std::int64_t dim) { return kNearestPanelRows * dim; }
+constexpr std::int64_t kProjectionChunk = 128;
 
-void nearest_block_generic(const float*, std::int64_t, const float*, std::int64_t, std::int64_t,
-                           std::int64_t, float*, std::int64_t*, float*);
-void nearest_block_avx2(const float*, std::int64_t, const float*, std::int64_t, std::int64_t,
-                        std::int64_t, float*, std::int64_t*, float*);
-void nearest_block_avx512(const float*, std::int64_t, const float*, std::int64_t, std::int64_t,
-                          std::int64_t, float*, std::int64_t*, float*);
+#define AUTOPATCH_DECLARE_NEAREST(level)                                                           \
+  void squared_distances_##level(const float*, const float*, std::int64_t, const std::int64_t*,    \
+                                 std::int64_t, float*);                                            \
+  void project_vectors_##level(const float*, std::int64_t, std::int64_t, const float*,             \
+                               const float*, std::int64_t, float*, float*);
+AUTOPATCH_DECLARE_NEAREST(generic)
+AUTOPATCH_DECLARE_NEAREST(avx2)
+AUTOPATCH_DECLARE_NEAREST(avx512)
+#undef AUTOPATCH_DECLARE_NEAREST
 
 }  // namespace autopatch

@@ -32,4 +32,11 @@ inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVec
 inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 inline Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
+/// The first `count` < kLanes floats at `p`, then zeros; nothing behind them is read.
+inline Vector load_first(const float* p, std::int64_t count) {
+  Vector v = {};
+  for (std::int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+
 }  // namespace

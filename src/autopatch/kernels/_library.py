@@ -17,6 +17,7 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
+from autopatch.kernels._screen import make_screen
 
 Operator = Callable[..., Any]
 
@@ -75,19 +76,25 @@ def _nearest_outputs(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch
 
 
 def _nearest_cpu(
-    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    screen: torch.Tensor | None,
+    k: int,
+    bank_is_finite: bool,
+    num_threads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _checks.check_nearest(queries, bank, k)
     queries, bank = queries.contiguous(), bank.contiguous()
     if not bank_is_finite:
         check_finite("bank", bank, num_threads)
+    if screen is None:
+        screen = make_screen(bank, threads(num_threads))
     distances, indices = _nearest_outputs(queries, k)
     _C.nearest_neighbors(
         queries.data_ptr(),
         queries.shape[0],
         bank.data_ptr(),
-        bank.shape[0],
-        bank.shape[1],
+        screen.data_ptr(),
         k,
         distances.data_ptr(),
         indices.data_ptr(),
@@ -97,7 +104,12 @@ def _nearest_cpu(
 
 
 def _nearest_cuda(
-    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    screen: torch.Tensor | None,
+    k: int,
+    bank_is_finite: bool,
+    num_threads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if not _C.cuda_built:
         raise NotImplementedError(
@@ -131,15 +143,20 @@ def _nearest_cuda(
 
 
 def _nearest_fake(
-    queries: torch.Tensor, bank: torch.Tensor, k: int, bank_is_finite: bool, num_threads: int
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    screen: torch.Tensor | None,
+    k: int,
+    bank_is_finite: bool,
+    num_threads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _checks.check_nearest(queries, bank, k)
     return _nearest_outputs(queries, k)
 
 
 define(
-    "nearest_neighbors(Tensor queries, Tensor bank, int k, bool bank_is_finite, int num_threads)"
-    " -> (Tensor, Tensor)",
+    "nearest_neighbors(Tensor queries, Tensor bank, Tensor? screen, int k, bool bank_is_finite,"
+    " int num_threads) -> (Tensor, Tensor)",
     cpu=_nearest_cpu,
     cuda=_nearest_cuda,
     fake=_nearest_fake,

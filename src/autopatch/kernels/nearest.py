@@ -6,6 +6,7 @@ import torch
 
 from autopatch.kernels import _checks, _library
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32
+from autopatch.kernels._screen import make_screen
 
 
 class NearestNeighborIndex:
@@ -24,6 +25,7 @@ class NearestNeighborIndex:
         _checks.check_bank(tensor)
         self.bank = tensor.detach().contiguous()
         _library.check_finite("bank", self.bank, num_threads=0)
+        self.screen = None if self.bank.is_cuda else make_screen(self.bank, _library.threads(0))
 
     def __len__(self) -> int:
         return int(self.bank.shape[0])
@@ -64,10 +66,10 @@ def nearest_neighbors(
     """
     query_tensor = to_float32("queries", queries)
     if isinstance(bank, NearestNeighborIndex):
-        bank_tensor, bank_is_finite = bank.bank, True
+        bank_tensor, screen, bank_is_finite = bank.bank, bank.screen, True
     else:
-        bank_tensor, bank_is_finite = to_float32("bank", bank), False
+        bank_tensor, screen, bank_is_finite = to_float32("bank", bank), None, False
     distances, indices = torch.ops.autopatch.nearest_neighbors(
-        query_tensor, bank_tensor, k, bank_is_finite, check_threads(num_threads)
+        query_tensor, bank_tensor, screen, k, bank_is_finite, check_threads(num_threads)
     )
     return like(distances, queries), like(indices, queries)

@@ -1,0 +1,439 @@
+#include "ops/screen.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+
+#include "core/isa.hpp"
+#include "core/parallel.hpp"
+#include "ops/cpu/nearest_neighbors.hpp"
+#include "ops/cpu/screen.hpp"
+
+namespace autopatch {
+namespace {
+
+constexpr std::int64_t kBlock = 256;         // vectors a thread takes at a time
+constexpr std::int64_t kSample = 2048;       // rows that set the scale
+constexpr double kCoveredShare = 0.999;      // of them, within the box of the first segment
+constexpr double kSegmentRatio = 4;          // of the scales of successive segments
+constexpr double kMaxCode = 127;
+constexpr double kRounding = 0x1p-24;        // of a float32 operation, relative
+constexpr double kMaxMagnitude = 1e15;       // coordinates whose squares and products stay in range
+constexpr double kMinMagnitude = 1e-15;
+constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
+
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+std::int64_t max_slots(std::int64_t num_rows) {
+  return round_up(num_rows, kPanelRows) + (kScreenSegments - 1) * kPanelRows;
+}
+
+std::int64_t pivots_for(std::int64_t num_rows) {
+  if (num_rows < 1024) return 0;
+  const double panels = std::sqrt(static_cast<double>(num_rows)) / kPanelRows;
+  return kPanelRows * std::clamp<std::int64_t>(std::llround(panels), 1, 8);
+}
+
+/// Offset of the code `d` of a row within the codes of its panels.
+inline std::size_t code_at(std::int64_t slot, std::int64_t d, std::int64_t width) {
+  const std::int64_t panel = slot / kPanelRows;
+  const std::int64_t row = slot % kPanelRows;
+  return static_cast<std::size_t>((panel * width + d / 4 * 4) * kPanelRows + row * 4 + d % 4);
+}
+
+/// Lays [64, width] codes of one panel out as [width / 4][64][4], in place.
+void lay_out_panel(std::uint8_t* codes, std::int64_t width, std::vector<std::uint8_t>& scratch) {
+  scratch.assign(codes, codes + kPanelRows * width);
+  for (std::int64_t r = 0; r < kPanelRows; ++r) {
+    for (std::int64_t d = 0; d < width; d += 4) {
+      std::memcpy(codes + d * kPanelRows + 4 * r, scratch.data() + r * width + d, 4);
+    }
+  }
+}
+
+struct Placement {
+  std::int32_t segment;
+  std::int32_t pivot;
+};
+
+/// Largest magnitude of the coordinates, NaN if one is.
+float magnitude_of(const float* coordinates, std::int64_t width) {
+  float largest = 0;
+  for (std::int64_t d = 0; d < width; ++d) {
+    const float magnitude = std::fabs(coordinates[d]);
+    if (!(magnitude <= largest)) largest = magnitude;
+    if (std::isnan(largest)) break;
+  }
+  return largest;
+}
+
+/// The first segment whose box holds the coordinates, the last one if none does.
+std::int32_t segment_of(const float* coordinates, std::int64_t width, double error, double scale) {
+  const double magnitude = magnitude_of(coordinates, width);
+  if (scale > 0 && std::isfinite(error)) {
+    for (std::int32_t s = 0; s + 1 < kScreenSegments; ++s, scale *= kSegmentRatio) {
+      if (magnitude <= kMaxCode * scale) return s;
+    }
+  }
+  return kScreenSegments - 1;
+}
+
+/// Places the parts of a screen behind `memory`, if there is any, and returns their size.
+std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
+  std::int64_t size = 0;
+  const auto take = [&](auto*& part, std::int64_t count) {
+    using Part = std::remove_reference_t<decltype(part)>;
+    if (memory != nullptr) part = reinterpret_cast<Part>(memory + size);
+    size += round_up(count * static_cast<std::int64_t>(sizeof *part), 64);
+  };
+  const std::int64_t slots = max_slots(header.num_rows);
+  take(view.header, 1);
+  take(view.mean, header.dim);
+  take(view.basis, header.is_projected ? header.dim * header.width : 0);
+  take(view.pivot_starts, header.num_pivots + 1);
+  take(view.pivot_offsets, header.num_pivots);
+  take(view.pivot_codes, header.num_pivots * header.width);
+  take(view.rows, slots);
+  take(view.offsets, slots);
+  take(view.codes, slots * header.width);
+  return size;
+}
+
+ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
+                       bool is_projected) {
+  ScreenHeader header{};
+  header.num_rows = num_rows;
+  header.dim = dim;
+  header.width = width;
+  header.num_pivots = pivots_for(num_rows);
+  header.is_projected = is_projected;
+  return header;
+}
+
+template <typename Range>
+void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
+  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+    range(block * kBlock, std::min(count, (block + 1) * kBlock));
+  });
+}
+
+/// Whether a vector's coordinates, and squares of them, are within range.
+bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
+
+std::int32_t offset_of(std::int64_t squared_norm) {
+  return static_cast<std::int32_t>(-(squared_norm / 2));
+}
+
+/// Moves record `rows[t]` of `records`, of `size` bytes each, to place t, for every t in [0, count)
+/// with rows[t] >= 0; in place, since a copy might be large.
+void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
+             std::int64_t count) {
+  std::vector<std::int32_t> source(rows, rows + count);
+  std::vector<std::uint8_t> first(static_cast<std::size_t>(size));
+  const auto bytes = static_cast<std::size_t>(size);
+  // Places that no record leaves come last and so first here: what then remains are cycles.
+  for (std::int64_t t = count - 1; t >= 0; --t) {
+    if (source[static_cast<std::size_t>(t)] < 0) continue;
+    std::memcpy(first.data(), records + t * size, bytes);
+    std::int64_t to = t;
+    for (;;) {
+      const std::int64_t from = std::exchange(source[static_cast<std::size_t>(to)], -1);
+      std::memcpy(records + to * size, from == t ? first.data() : records + from * size, bytes);
+      if (from == t || source[static_cast<std::size_t>(from)] < 0) break;
+      to = from;
+    }
+  }
+}
+
+}  // namespace
+
+ScreenView view_screen(const void* memory) {
+  ScreenView view{};
+  auto* base = static_cast<char*>(const_cast<void*>(memory));
+  place(*reinterpret_cast<ScreenHeader*>(base), base, view);
+  return view;
+}
+
+std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
+                          bool is_projected) {
+  ScreenView view{};
+  return place(header_of(num_rows, dim, width, is_projected), nullptr, view);
+}
+
+void screen_coordinates(const ScreenView& screen, const float* vectors, std::int64_t count,
+                        Coordinates& out) {
+  const ScreenHeader& header = *screen.header;
+  const std::int64_t dim = header.dim;
+  const std::int64_t width = header.width;
+  out.values.resize(static_cast<std::size_t>(count * width));
+  out.error.resize(static_cast<std::size_t>(count));
+  if (!header.is_projected) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      float* u = out.values.data() + i * width;
+      double squared_norm = 0;
+      for (std::int64_t d = 0; d < dim; ++d) {
+        u[d] = vectors[i * dim + d] - screen.mean[d];
+        squared_norm += static_cast<double>(u[d]) * u[d];
+      }
+      std::fill(u + dim, u + width, 0.0f);
+      out.error[static_cast<std::size_t>(i)] =
+          usable(squared_norm) ? 2 * kRounding * std::sqrt(squared_norm) : HUGE_VAL;
+    }
+    return;
+  }
+  std::vector<float> squared_norms(static_cast<std::size_t>(count));
+  AUTOPATCH_KERNEL(project_vectors)
+  (vectors, count, dim, screen.mean, screen.basis, width, out.values.data(), squared_norms.data());
+  // Relative to |y|: of a coordinate by the roundings of its sum, of all of them together, and of
+  // the squared norm by those of its own sum, which has at least four lanes.
+  const double chunks = static_cast<double>(dim) / static_cast<double>(kProjectionChunk);
+  const double of_coordinate = kRounding * (static_cast<double>(kProjectionChunk) + chunks + 3);
+  const double of_all = of_coordinate * std::sqrt(static_cast<double>(width)) + header.basis_error;
+  const double of_norm = kRounding * (static_cast<double>(dim) / 4 + 16);
+  for (std::int64_t i = 0; i < count; ++i) {
+    float* u = out.values.data() + i * width;
+    const double squared_norm = squared_norms[static_cast<std::size_t>(i)];
+    double projected = 0;
+    for (std::int64_t d = 0; d + 1 < width; ++d) projected += static_cast<double>(u[d]) * u[d];
+    const double left = std::sqrt(std::max(squared_norm - projected, 0.0));
+    u[width - 1] = static_cast<float>(left - header.norm_center);
+    // sqrt(a) - sqrt(b) is at most sqrt(|a - b|), and |a - b| / sqrt(b).
+    const double of_square = squared_norm * (3 * of_all + of_norm);
+    const double of_left = std::min(std::sqrt(of_square), left > 0 ? of_square / left : HUGE_VAL) +
+                           2 * kRounding * (left + std::fabs(header.norm_center));
+    out.error[static_cast<std::size_t>(i)] =
+        usable(squared_norm) ? 1.01 * (of_all * std::sqrt(squared_norm) + of_left) : HUGE_VAL;
+  }
+}
+
+void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int64_t count,
+                    std::int64_t* pivots) {
+  const std::int64_t width = screen.header->width;
+  const ScreenPackQueries pack = AUTOPATCH_KERNEL_VNNI(screen_pack_queries);
+  const ScreenValues values_of = AUTOPATCH_KERNEL_VNNI(screen_values);
+  std::vector<std::int16_t> packed(static_cast<std::size_t>(count * width));
+  std::vector<std::int16_t> workspace(static_cast<std::size_t>(kPanelRows * width));
+  std::vector<std::int32_t> values(static_cast<std::size_t>(count * kPanelRows));
+  std::vector<std::int32_t> best(static_cast<std::size_t>(count),
+                                 std::numeric_limits<std::int32_t>::min());
+  pack(codes, count * width, packed.data());
+  for (std::int64_t p = 0; p < screen.header->num_pivots; p += kPanelRows) {
+    values_of({packed.data(), count, width, screen.pivot_codes + p * width,
+               screen.pivot_offsets + p, workspace.data()},
+              values.data(), kPanelRows);
+    for (std::int64_t q = 0; q < count; ++q) {
+      const std::int32_t* row = values.data() + q * kPanelRows;
+      const std::int32_t* largest = std::max_element(row, row + kPanelRows);
+      if (*largest > best[static_cast<std::size_t>(q)]) {
+        best[static_cast<std::size_t>(q)] = *largest;
+        pivots[q] = p + (largest - row);
+      }
+    }
+  }
+}
+
+Code quantize(const float* coordinates, std::int64_t width, double scale, double error,
+              std::int8_t* codes) {
+  constexpr auto kLargest = static_cast<float>(kMaxCode);
+  constexpr float kToWhole = 0x1.8p23f;  // added and taken away, it rounds to whole numbers
+  const auto inverse = static_cast<float>(1 / scale);
+  float rounding = 0;
+  double beyond = 0;
+  std::int32_t squared_norm = 0;
+  std::int32_t sum = 0;
+  for (std::int64_t d = 0; d < width; ++d) {
+    const float exact = coordinates[d] * inverse;
+    const float clamped = std::min(std::max(exact, -kLargest), kLargest);
+    const float code = (clamped + kToWhole) - kToWhole;
+    rounding += (clamped - code) * (clamped - code);
+    if (exact != clamped) {
+      beyond += (static_cast<double>(exact) - clamped) * (static_cast<double>(exact) - clamped);
+    }
+    const auto whole = static_cast<std::int32_t>(code);
+    codes[d] = static_cast<std::int8_t>(whole);
+    squared_norm += whole * whole;
+    sum += whole;
+  }
+  // `exact` is off by three roundings of 127 and of what it is beyond; a sum of up to 8192 squares
+  // by less than 1e-3 of itself.
+  const double of_exact = 3 * kRounding * kMaxCode * std::sqrt(static_cast<double>(width));
+  return {scale * (1.001 * std::sqrt(static_cast<double>(rounding)) + of_exact) + error,
+          scale * std::max(0.999 * std::sqrt(beyond) - of_exact, 0.0), squared_norm, sum};
+}
+
+namespace {
+
+/// Sets the centre of the norms from a sample of the bank, and returns the scale of the first
+/// segment, 0 where the magnitude of the bank allows none.
+double set_scale(const float* bank, const ScreenView& screen) {
+  const std::int64_t num_rows = screen.header->num_rows;
+  const std::int64_t dim = screen.header->dim;
+  const std::int64_t width = screen.header->width;
+  const std::int64_t step = std::max<std::int64_t>(num_rows / kSample, 1);
+  const std::int64_t count = num_rows / step;
+  std::vector<float> sample(static_cast<std::size_t>(count * dim));
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::copy_n(bank + i * step * dim, dim, sample.data() + i * dim);
+  }
+  Coordinates coordinates;
+  if (screen.header->is_projected) {
+    screen_coordinates(screen, sample.data(), count, coordinates);
+    double sum = 0;
+    for (std::int64_t i = 1; i <= count; ++i) {
+      sum += coordinates.values[static_cast<std::size_t>(i * width - 1)];
+    }
+    screen.header->norm_center = sum / static_cast<double>(count);
+  }
+  screen_coordinates(screen, sample.data(), count, coordinates);
+  std::vector<float> largest(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    largest[static_cast<std::size_t>(i)] =
+        magnitude_of(coordinates.values.data() + i * width, width);
+  }
+  const auto covered = largest.begin() + static_cast<std::ptrdiff_t>(
+                                             kCoveredShare * static_cast<double>(count - 1));
+  std::nth_element(largest.begin(), covered, largest.end());
+  if (*covered == 0) return 1;
+  if (!(*covered >= kMinMagnitude && *covered <= kMaxMagnitude)) return 0;
+  return 1.0001 * static_cast<double>(*covered) / kMaxCode;
+}
+
+}  // namespace
+
+void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,
+                  const float* basis, std::int64_t width, double basis_error, void* memory,
+                  int num_threads) {
+  const ScreenHeader sizes = header_of(num_rows, dim, width, basis != nullptr);
+  new (memory) ScreenHeader(sizes);
+  const ScreenView screen = view_screen(memory);
+  ScreenHeader& header = *screen.header;
+  header.basis_error = basis_error;
+  std::copy_n(mean, dim, screen.mean);
+  if (basis != nullptr) std::copy_n(basis, dim * width, screen.basis);
+
+  const double scale = set_scale(bank, screen);
+
+  // Codes of all rows, [num_rows, width], and the segment of each.
+  std::vector<Placement> placements(static_cast<std::size_t>(num_rows));
+  std::vector<std::int32_t> row_offsets(static_cast<std::size_t>(num_rows));
+  std::vector<double> errors(static_cast<std::size_t>(num_rows));
+  const auto scale_of = [&](std::int32_t segment) {
+    return segment + 1 < kScreenSegments ? scale * std::pow(kSegmentRatio, segment) : 0.0;
+  };
+  parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
+    Coordinates block;
+    std::vector<std::int8_t> codes(static_cast<std::size_t>(width));
+    screen_coordinates(screen, bank + first * dim, last - first, block);
+    for (std::int64_t i = first; i < last; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const float* u = block.values.data() + (i - first) * width;
+      const double error = block.error[static_cast<std::size_t>(i - first)];
+      placements[at] = {segment_of(u, width, error, scale), 0};
+      std::uint8_t* out = screen.codes + i * width;
+      if (placements[at].segment + 1 < kScreenSegments) {
+        const Code code = quantize(u, width, scale_of(placements[at].segment), error, codes.data());
+        errors[at] = code.error + code.clamped;
+        row_offsets[at] = offset_of(code.squared_norm);
+        for (std::int64_t d = 0; d < width; ++d) {
+          out[d] = static_cast<std::uint8_t>(codes[static_cast<std::size_t>(d)] + 128);
+        }
+      } else {
+        errors[at] = 0;
+        row_offsets[at] = 0;
+        std::fill(out, out + width, std::uint8_t{128});
+      }
+    }
+  });
+
+  // Pivots: rows of the first segment at even steps.
+  std::vector<std::int32_t> of_first;
+  for (std::int64_t i = 0; i < num_rows; ++i) {
+    if (placements[static_cast<std::size_t>(i)].segment == 0) {
+      of_first.push_back(static_cast<std::int32_t>(i));
+    }
+  }
+  if (of_first.empty()) header.num_pivots = 0;
+  const std::int64_t pivots = header.num_pivots;
+  for (std::int64_t p = 0; p < pivots; ++p) {
+    const auto count = static_cast<std::int64_t>(of_first.size());
+    const std::int64_t row = of_first[static_cast<std::size_t>(p * count / pivots)];
+    std::copy_n(screen.codes + row * width, width, screen.pivot_codes + p * width);
+    screen.pivot_offsets[p] = row_offsets[static_cast<std::size_t>(row)];
+  }
+  std::vector<std::uint8_t> scratch;
+  for (std::int64_t p = 0; p < pivots; p += kPanelRows) {
+    lay_out_panel(screen.pivot_codes + p * width, width, scratch);
+  }
+  if (pivots > 0) {
+    parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
+      const std::int64_t count = last - first;
+      std::vector<std::int8_t> codes(static_cast<std::size_t>(kBlock * width), 0);
+      for (std::int64_t i = 0; i < count * width; ++i) {
+        codes[static_cast<std::size_t>(i)] =
+            static_cast<std::int8_t>(screen.codes[first * width + i] - 128);
+      }
+      std::vector<std::int64_t> nearest(static_cast<std::size_t>(kBlock));
+      nearest_pivots(screen, codes.data(), round_up(count, kScreenQueries), nearest.data());
+      for (std::int64_t i = 0; i < count; ++i) {
+        Placement& placement = placements[static_cast<std::size_t>(first + i)];
+        if (placement.segment == 0) {
+          placement.pivot =
+              static_cast<std::int32_t>(nearest[static_cast<std::size_t>(i)]);
+        }
+      }
+    });
+  }
+
+  // Slots: by segment and pivot, then by row; segments in whole panels.
+  std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    const Placement& x = placements[static_cast<std::size_t>(a)];
+    const Placement& y = placements[static_cast<std::size_t>(b)];
+    return x.segment != y.segment ? x.segment < y.segment : x.pivot < y.pivot;
+  });
+  const std::int64_t slots = max_slots(num_rows);
+  std::fill(screen.rows, screen.rows + slots, -1);
+  std::fill(screen.offsets, screen.offsets + slots, kNever);
+  std::fill(screen.pivot_starts, screen.pivot_starts + pivots + 1, std::int64_t{0});
+  std::int64_t slot = 0;
+  std::int32_t segment = -1;
+  const auto open_segment = [&](std::int32_t next) {
+    slot = round_up(slot, kPanelRows);
+    for (; segment < next; ++segment) {
+      if (segment >= 0) header.segments[segment].last_panel = slot / kPanelRows;
+      if (segment + 1 < kScreenSegments) {
+        header.segments[segment + 1] = {slot / kPanelRows, slot / kPanelRows,
+                                        scale_of(segment + 1), 0};
+      }
+    }
+  };
+  for (const std::int32_t row : order) {
+    const auto at = static_cast<std::size_t>(row);
+    const Placement& placement = placements[at];
+    if (placement.segment != segment) open_segment(placement.segment);
+    if (segment == 0 && pivots > 0) screen.pivot_starts[placement.pivot + 1] = slot + 1;
+    header.segments[segment].error = std::max(header.segments[segment].error, errors[at]);
+    screen.rows[slot] = row;
+    screen.offsets[slot] = row_offsets[at];
+    ++slot;
+  }
+  open_segment(kScreenSegments);
+  header.num_panels = slot / kPanelRows;
+  for (std::int64_t p = 0; p < pivots; ++p) {
+    screen.pivot_starts[p + 1] = std::max(screen.pivot_starts[p + 1], screen.pivot_starts[p]);
+  }
+
+  permute(screen.codes, width, screen.rows, slots);
+  parallel_for(header.num_panels, num_threads, [&](std::int64_t panel) {
+    std::vector<std::uint8_t> rows;
+    lay_out_panel(screen.codes + panel * kPanelRows * width, width, rows);
+  });
+}
+
+}  // namespace autopatch

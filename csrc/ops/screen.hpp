@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace autopatch {
+
+/// An 8-bit picture of a bank that tells, for far fewer bytes and operations than the bank itself,
+/// which rows cannot be near a query.
+///
+/// A vector x has y = x - mean and `width` coordinates u: either y itself, padded with zeros, or
+/// its products with orthonormal directions and, last, the norm of what they leave of y, less a
+/// constant. Both ways |u - u'| <= |y - y'| (the norm by the triangle inequality). Rows are coded
+/// as integers c with u = scale * c + error; a query is clamped to the box of the codes first. With
+/// I = |c_query - c_row|^2, an integer known exactly from 8-bit products,
+///
+///     distance(query, row) <= sqrt(T)  implies
+///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2),
+///
+/// where an error is the norm of what rounding to codes, to float32 and imperfect orthonormality
+/// may have changed: a point of the box is at least as far from the clamped query, and by Pythagoras
+/// `clamped_query` farther from the query itself. Whatever fails this is farther than T.
+///
+/// Rows lie in slots, by segment, within the first segment by their nearest pivot. Every segment
+/// has a scale of its own, so that a few outliers do not spoil the resolution of the rest; what no
+/// scale fits (the last segment) is never screened out. Slots are padded to whole panels.
+struct ScreenSegment {
+  std::int64_t first_panel;
+  std::int64_t last_panel;  // behind the segment
+  double scale;             // 0: nothing is screened out
+  double error;             // of any row of the segment
+};
+
+constexpr std::int64_t kScreenSegments = 8;
+constexpr std::int64_t kMaxScreenWidth = 8192;  // products add up within 30 bits
+
+/// At the front of the memory of a screen; arrays follow as `ScreenView` says.
+struct ScreenHeader {
+  std::int64_t num_rows;
+  std::int64_t dim;
+  std::int64_t width;
+  std::int64_t num_panels;
+  std::int64_t num_pivots;   // whole panels of them
+  std::int64_t is_projected;
+  double basis_error;        // bound of |V'V - 1|
+  double norm_center;        // taken from the last coordinate of a projection
+  ScreenSegment segments[kScreenSegments];
+};
+
+/// The parts of a screen in one piece of memory.
+struct ScreenView {
+  ScreenHeader* header;
+  float* mean;                  // [dim]
+  float* basis;                 // [dim, width], its last column zero; none if not projected
+  std::int64_t* pivot_starts;   // [num_pivots + 1] slots
+  std::int32_t* pivot_offsets;  // [num_pivots]
+  std::uint8_t* pivot_codes;    // panels
+  std::int32_t* rows;           // [slots] rows of the bank
+  std::int32_t* offsets;        // [slots] -|c|^2 / 2 rounded up, very low for padding
+  std::uint8_t* codes;          // panels, of codes + 128
+};
+
+/// The parts of the screen in `memory`.
+ScreenView view_screen(const void* memory);
+
+/// Bytes of the screen of a bank. `width` is `dim` rounded up to 4 without projection, else the
+/// number of directions + 1, a multiple of 16.
+std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
+                          bool is_projected);
+
+/// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` [dim, width] or null.
+void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,
+                  const float* basis, std::int64_t width, double basis_error, void* memory,
+                  int num_threads);
+
+/// Coordinates of some vectors and the bound of their error.
+struct Coordinates {
+  std::vector<float> values;  // [count, width]
+  std::vector<double> error;  // [count]; infinite where the vector cannot be screened
+};
+
+void screen_coordinates(const ScreenView& screen, const float* vectors, std::int64_t count,
+                        Coordinates& out);
+
+/// The nearest pivot of each of `count` query codes [count, width], `count` a multiple of
+/// kScreenQueries.
+void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int64_t count,
+                    std::int64_t* pivots);
+
+/// Codes of one vector.
+struct Code {
+  double error;    // of the clamped vector
+  double clamped;  // distance to the box of the codes
+  std::int64_t squared_norm;
+  std::int64_t sum;
+};
+
+Code quantize(const float* coordinates, std::int64_t width, double scale, double error,
+              std::int8_t* codes);
+
+}  // namespace autopatch
