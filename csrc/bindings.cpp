@@ -89,8 +89,8 @@ PYBIND11_MODULE(_C, m) {
       release_gil());
   m.def(
       "nearest_neighbors",
-      [](Address queries, Size num_queries, Address bank, Address screen, Size k,
-         Address distances, Address indices, int num_threads) {
+      [](Address queries, Size num_queries, Address bank, Address screen, Size k, Address distances,
+         Address indices, int num_threads) {
         nearest_neighbors_cpu(at<const float>(queries), num_queries, at<const float>(bank),
                               at<const void>(screen), k, at<float>(distances), at<Size>(indices),
                               num_threads);

@@ -83,26 +83,29 @@ class BlockSearch {
     const double within = reach * reach * (1 + 1e-12) - code.clamped * code.clamped;
     if (within < 0) return kNone;
     const double radius = (std::sqrt(within) + code.error) / segment.scale;
-    const double least = (static_cast<double>(code.squared_norm) - radius * radius * (1 + 1e-12)) / 2 +
-                         128.0 * static_cast<double>(code.sum) - 1;
+    const double least =
+        (static_cast<double>(code.squared_norm) - radius * radius * (1 + 1e-12)) / 2 +
+        128.0 * static_cast<double>(code.sum) - 1;
     return static_cast<std::int32_t>(std::max(std::floor(least), static_cast<double>(kAll)));
   }
 
-  void insert(std::int64_t q, float distance, std::int64_t row) {
+  /// Whether the row was near enough.
+  bool insert(std::int64_t q, float distance, std::int64_t row) {
     float* distances = distances_ + q * k_;
     std::int64_t* indices = indices_ + q * k_;
     const auto before = [&](std::int64_t i) {
       return distance < distances[i] || (distance == distances[i] && row < indices[i]);
     };
-    if (!before(k_ - 1)) return;
+    if (!before(k_ - 1)) return false;
     std::int64_t at = k_ - 1;
     while (at > 0 && before(at - 1)) --at;
     // The row was found in the query's own cluster already.
-    if (at > 0 && indices[at - 1] == row) return;
+    if (at > 0 && indices[at - 1] == row) return false;
     std::copy_backward(distances + at, distances + k_ - 1, distances + k_);
     std::copy_backward(indices + at, indices + k_ - 1, indices + k_);
     distances[at] = distance;
     indices[at] = row;
+    return true;
   }
 
   /// Computes the distances of a query to the rows in `found_` and keeps the nearest.
@@ -111,7 +114,10 @@ class BlockSearch {
     found_distances_.resize(found_.size());
     distances_to_(queries_ + q * header_.dim, bank_, header_.dim, found_.data(), count,
                   found_distances_.data());
-    for (std::int64_t i = 0; i < count; ++i) insert(q, found_distances_[index(i)], found_[index(i)]);
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::int64_t row = found_[index(i)];
+      while (row >= 0 && insert(q, found_distances_[index(i)], row)) row = screen_.twins[row];
+    }
   }
 
   void take_all(const ScreenSegment& segment) {
@@ -162,7 +168,8 @@ class BlockSearch {
                   values.data() + (panel - first_panel) * kPanelRows, stride);
         }
         for (std::int64_t q = 0; q < queries; ++q) {
-          best_of(values.data() + q * stride + start - first_panel * kPanelRows, start, end - start);
+          best_of(values.data() + q * stride + start - first_panel * kPanelRows, start,
+                  end - start);
           check(order[index(i + q)]);
         }
       }
@@ -264,7 +271,8 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
   std::fill(distances, distances + num_queries * k, std::numeric_limits<float>::infinity());
   std::fill(indices, indices + num_queries * k, std::int64_t{-1});
   // Blocks of one size, as many for each thread.
-  const std::int64_t rounds = (num_queries + kMaxBlock * num_threads - 1) / (kMaxBlock * num_threads);
+  const std::int64_t rounds =
+      (num_queries + kMaxBlock * num_threads - 1) / (kMaxBlock * num_threads);
   const std::int64_t blocks = std::max<std::int64_t>(rounds * num_threads, 1);
   const std::int64_t block = std::max<std::int64_t>((num_queries + blocks - 1) / blocks, 1);
   parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {

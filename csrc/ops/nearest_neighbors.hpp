@@ -16,8 +16,8 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
                            const void* screen, std::int64_t k, float* distances,
                            std::int64_t* indices, int num_threads);
 
-/// The same on a CUDA device without a screen, queued on `stream`; indices of queries with fewer than k finite
-/// distances are -1.
+/// The same on a CUDA device without a screen, queued on `stream`; indices of queries with fewer
+/// than k finite distances are -1.
 void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, const float* bank,
                             std::int64_t num_rows, std::int64_t dim, std::int64_t k,
                             float* distances, std::int64_t* indices, std::uintptr_t stream);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -17,13 +18,13 @@
 namespace autopatch {
 namespace {
 
-constexpr std::int64_t kBlock = 256;         // vectors a thread takes at a time
-constexpr std::int64_t kSample = 2048;       // rows that set the scale
-constexpr double kCoveredShare = 0.999;      // of them, within the box of the first segment
-constexpr double kSegmentRatio = 4;          // of the scales of successive segments
+constexpr std::int64_t kBlock = 256;    // vectors a thread takes at a time
+constexpr std::int64_t kSample = 2048;  // rows that set the scale
+constexpr double kCoveredShare = 0.95;  // of them, within the box of the first segment
+constexpr double kSegmentRatio = 2;     // of the scales of successive segments
 constexpr double kMaxCode = 127;
-constexpr double kRounding = 0x1p-24;        // of a float32 operation, relative
-constexpr double kMaxMagnitude = 1e15;       // coordinates whose squares and products stay in range
+constexpr double kRounding = 0x1p-24;   // of a float32 operation, relative
+constexpr double kMaxMagnitude = 1e15;  // coordinates whose squares and products stay in range
 constexpr double kMinMagnitude = 1e-15;
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
 
@@ -83,6 +84,56 @@ std::int32_t segment_of(const float* coordinates, std::int64_t width, double err
   return kScreenSegments - 1;
 }
 
+template <typename Range>
+void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
+  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+    range(block * kBlock, std::min(count, (block + 1) * kBlock));
+  });
+}
+
+/// Fills `twins` as ScreenView says and returns the rows without an identical one before them.
+std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
+                                     std::int32_t* twins, int num_threads) {
+  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(num_rows));
+  parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      std::uint64_t hash = 0;
+      for (std::int64_t d = 0; d < dim; ++d) {
+        std::uint32_t bits;
+        std::memcpy(&bits, bank + i * dim + d, sizeof bits);
+        hash = (hash ^ bits) * 0x9e3779b97f4a7c15U;
+        hash ^= hash >> 29;
+      }
+      hashes[static_cast<std::size_t>(i)] = hash;
+    }
+  });
+  std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    const std::uint64_t x = hashes[static_cast<std::size_t>(a)];
+    const std::uint64_t y = hashes[static_cast<std::size_t>(b)];
+    return x != y ? x < y : a < b;
+  });
+  // Rows of one hash that differ after all are rare: each then counts as a row of its own.
+  std::vector<char> follows(static_cast<std::size_t>(num_rows), 0);
+  std::fill(twins, twins + num_rows, -1);
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const std::int32_t a = order[i - 1];
+    const std::int32_t b = order[i];
+    if (hashes[static_cast<std::size_t>(a)] == hashes[static_cast<std::size_t>(b)] &&
+        std::memcmp(bank + a * dim, bank + b * dim, static_cast<std::size_t>(dim) * sizeof *bank) ==
+            0) {
+      twins[a] = b;
+      follows[static_cast<std::size_t>(b)] = 1;
+    }
+  }
+  std::vector<std::int32_t> firsts;
+  for (std::int64_t i = 0; i < num_rows; ++i) {
+    if (follows[static_cast<std::size_t>(i)] == 0) firsts.push_back(static_cast<std::int32_t>(i));
+  }
+  return firsts;
+}
+
 /// Places the parts of a screen behind `memory`, if there is any, and returns their size.
 std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
   std::int64_t size = 0;
@@ -99,6 +150,7 @@ std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
   take(view.pivot_offsets, header.num_pivots);
   take(view.pivot_codes, header.num_pivots * header.width);
   take(view.rows, slots);
+  take(view.twins, header.num_rows);
   take(view.offsets, slots);
   take(view.codes, slots * header.width);
   return size;
@@ -113,13 +165,6 @@ ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t wid
   header.num_pivots = pivots_for(num_rows);
   header.is_projected = is_projected;
   return header;
-}
-
-template <typename Range>
-void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
-  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
-    range(block * kBlock, std::min(count, (block + 1) * kBlock));
-  });
 }
 
 /// Whether a vector's coordinates, and squares of them, are within range.
@@ -295,8 +340,8 @@ double set_scale(const float* bank, const ScreenView& screen) {
     largest[static_cast<std::size_t>(i)] =
         magnitude_of(coordinates.values.data() + i * width, width);
   }
-  const auto covered = largest.begin() + static_cast<std::ptrdiff_t>(
-                                             kCoveredShare * static_cast<double>(count - 1));
+  const auto covered =
+      largest.begin() + static_cast<std::ptrdiff_t>(kCoveredShare * static_cast<double>(count - 1));
   std::nth_element(largest.begin(), covered, largest.end());
   if (*covered == 0) return 1;
   if (!(*covered >= kMinMagnitude && *covered <= kMaxMagnitude)) return 0;
@@ -351,12 +396,11 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
   });
 
   // Pivots: rows of the first segment at even steps.
+  std::vector<std::int32_t> order = find_twins(bank, num_rows, dim, screen.twins, num_threads);
   std::vector<std::int32_t> of_first;
-  for (std::int64_t i = 0; i < num_rows; ++i) {
-    if (placements[static_cast<std::size_t>(i)].segment == 0) {
-      of_first.push_back(static_cast<std::int32_t>(i));
-    }
-  }
+  std::copy_if(order.begin(), order.end(), std::back_inserter(of_first), [&](std::int32_t row) {
+    return placements[static_cast<std::size_t>(row)].segment == 0;
+  });
   if (of_first.empty()) header.num_pivots = 0;
   const std::int64_t pivots = header.num_pivots;
   for (std::int64_t p = 0; p < pivots; ++p) {
@@ -382,16 +426,13 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
       for (std::int64_t i = 0; i < count; ++i) {
         Placement& placement = placements[static_cast<std::size_t>(first + i)];
         if (placement.segment == 0) {
-          placement.pivot =
-              static_cast<std::int32_t>(nearest[static_cast<std::size_t>(i)]);
+          placement.pivot = static_cast<std::int32_t>(nearest[static_cast<std::size_t>(i)]);
         }
       }
     });
   }
 
   // Slots: by segment and pivot, then by row; segments in whole panels.
-  std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
-  std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
     const Placement& x = placements[static_cast<std::size_t>(a)];
     const Placement& y = placements[static_cast<std::size_t>(b)];
@@ -408,8 +449,8 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
     for (; segment < next; ++segment) {
       if (segment >= 0) header.segments[segment].last_panel = slot / kPanelRows;
       if (segment + 1 < kScreenSegments) {
-        header.segments[segment + 1] = {slot / kPanelRows, slot / kPanelRows,
-                                        scale_of(segment + 1), 0};
+        header.segments[segment + 1] = {slot / kPanelRows, slot / kPanelRows, scale_of(segment + 1),
+                                        0};
       }
     }
   };

@@ -18,12 +18,13 @@ namespace autopatch {
 ///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2),
 ///
 /// where an error is the norm of what rounding to codes, to float32 and imperfect orthonormality
-/// may have changed: a point of the box is at least as far from the clamped query, and by Pythagoras
-/// `clamped_query` farther from the query itself. Whatever fails this is farther than T.
+/// may have changed: a point of the box is at least as far from the clamped query, and by
+/// Pythagoras `clamped_query` farther from the query itself. Whatever fails this is farther than T.
 ///
-/// Rows lie in slots, by segment, within the first segment by their nearest pivot. Every segment
-/// has a scale of its own, so that a few outliers do not spoil the resolution of the rest; what no
-/// scale fits (the last segment) is never screened out. Slots are padded to whole panels.
+/// Rows lie in slots, by segment, within the first segment by their nearest pivot; of identical
+/// rows only the first has a slot. Every segment has a scale of its own, so that a few outliers do
+/// not spoil the resolution of the rest; what no scale fits (the last segment) is never screened
+/// out. Slots are padded to whole panels.
 struct ScreenSegment {
   std::int64_t first_panel;
   std::int64_t last_panel;  // behind the segment
@@ -31,7 +32,7 @@ struct ScreenSegment {
   double error;             // of any row of the segment
 };
 
-constexpr std::int64_t kScreenSegments = 8;
+constexpr std::int64_t kScreenSegments = 16;
 constexpr std::int64_t kMaxScreenWidth = 8192;  // products add up within 30 bits
 
 /// At the front of the memory of a screen; arrays follow as `ScreenView` says.
@@ -40,10 +41,10 @@ struct ScreenHeader {
   std::int64_t dim;
   std::int64_t width;
   std::int64_t num_panels;
-  std::int64_t num_pivots;   // whole panels of them
+  std::int64_t num_pivots;  // whole panels of them
   std::int64_t is_projected;
-  double basis_error;        // bound of |V'V - 1|
-  double norm_center;        // taken from the last coordinate of a projection
+  double basis_error;  // bound of |V'V - 1|
+  double norm_center;  // taken from the last coordinate of a projection
   ScreenSegment segments[kScreenSegments];
 };
 
@@ -55,7 +56,8 @@ struct ScreenView {
   std::int64_t* pivot_starts;   // [num_pivots + 1] slots
   std::int32_t* pivot_offsets;  // [num_pivots]
   std::uint8_t* pivot_codes;    // panels
-  std::int32_t* rows;           // [slots] rows of the bank
+  std::int32_t* rows;           // [slots] rows of the bank; of identical ones the first
+  std::int32_t* twins;          // [num_rows] the next identical row, or -1
   std::int32_t* offsets;        // [slots] -|c|^2 / 2 rounded up, very low for padding
   std::uint8_t* codes;          // panels, of codes + 128
 };

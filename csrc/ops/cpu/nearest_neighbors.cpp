@@ -8,13 +8,35 @@ namespace {
 // rounding errors, add up beyond 1e-5 of it.
 constexpr std::int64_t kChunk = 64 * kLanes;
 
-inline float add_up(Vector v) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+typedef float Quad __attribute__((vector_size(16)));
+
+/// The upper half of the lanes added to the lower one, down to four lanes.
+inline Quad fold(Vector v) {
+#if defined(__AVX512F__)
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const Vector eight = v;
+#endif
+#if defined(__AVX2__)
+  return __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#else
+  return eight;
+#endif
+}
+
+/// Sums of the lanes of four vectors, each in the same order.
+inline Quad add_up(Vector a, Vector b, Vector c, Vector d) {
+  const Quad va = fold(a), vb = fold(b), vc = fold(c), vd = fold(d);
+  const Quad ab_low = __builtin_shufflevector(va, vb, 0, 4, 1, 5);
+  const Quad ab_high = __builtin_shufflevector(va, vb, 2, 6, 3, 7);
+  const Quad cd_low = __builtin_shufflevector(vc, vd, 0, 4, 1, 5);
+  const Quad cd_high = __builtin_shufflevector(vc, vd, 2, 6, 3, 7);
+  return (__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5) +
+          __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7)) +
+         (__builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5) +
+          __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
 }
 
 // Several rows at a time: their sums do not wait for each other, nor for memory one by one.
@@ -44,7 +66,11 @@ inline void distances_to(const float* query, const float* bank, std::int64_t dim
       total[r] += difference * difference;
     }
   }
-  for (int r = 0; r < kRows; ++r) distances[r] = add_up(total[r]);
+  const Vector none = {};
+  const Quad sums =
+      add_up(total[0], kRows > 1 ? total[1 % kRows] : none, kRows > 2 ? total[2 % kRows] : none,
+             kRows > 3 ? total[3 % kRows] : none);
+  for (int r = 0; r < kRows; ++r) distances[r] = sums[r];
 }
 
 constexpr int kColumns = 16 / kLanes;  // vectors of a column group
@@ -65,7 +91,7 @@ inline void project(const float* vectors, std::int64_t dim, const float* mean, c
       const Vector y = load_first(x + d, dim - d) - load_first(mean + d, dim - d);
       sum += y * y;
     }
-    squared_norms[i] = add_up(sum);
+    squared_norms[i] = add_up(sum, sum, sum, sum)[0];
   }
   for (std::int64_t j = 0; j < width; j += 16) {
     Vector total[kCount][kColumns] = {};
@@ -102,7 +128,9 @@ void AUTOPATCH_ISA_SYMBOL(squared_distances)(const float* query, const float* ba
                                              std::int64_t count, float* distances) {
   std::int64_t i = 0;
   for (; i + 4 <= count; i += 4) distances_to<4>(query, bank, dim, rows + i, distances + i);
-  for (; i < count; ++i) distances_to<1>(query, bank, dim, rows + i, distances + i);
+  if (count - i == 3) distances_to<3>(query, bank, dim, rows + i, distances + i);
+  if (count - i == 2) distances_to<2>(query, bank, dim, rows + i, distances + i);
+  if (count - i == 1) distances_to<1>(query, bank, dim, rows + i, distances + i);
 }
 
 void AUTOPATCH_ISA_SYMBOL(project_vectors)(const float* vectors, std::int64_t count,

@@ -18,10 +18,10 @@ using ProjectVectors = void (*)(const float* vectors, std::int64_t count, std::i
 
 constexpr std::int64_t kProjectionChunk = 128;
 
-#define AUTOPATCH_DECLARE_NEAREST(level)                                                           \
-  void squared_distances_##level(const float*, const float*, std::int64_t, const std::int64_t*,    \
-                                 std::int64_t, float*);                                            \
-  void project_vectors_##level(const float*, std::int64_t, std::int64_t, const float*,             \
+#define AUTOPATCH_DECLARE_NEAREST(level)                                                        \
+  void squared_distances_##level(const float*, const float*, std::int64_t, const std::int64_t*, \
+                                 std::int64_t, float*);                                         \
+  void project_vectors_##level(const float*, std::int64_t, std::int64_t, const float*,          \
                                const float*, std::int64_t, float*, float*);
 AUTOPATCH_DECLARE_NEAREST(generic)
 AUTOPATCH_DECLARE_NEAREST(avx2)
