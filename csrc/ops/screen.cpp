@@ -18,8 +18,8 @@
 namespace autopatch {
 namespace {
 
-constexpr std::int64_t kBlock = 256;    // vectors a thread takes at a time
-constexpr std::int64_t kSample = 2048;  // rows that set the scale
+constexpr std::int64_t kBlock = 64;     // vectors a thread takes at a time
+constexpr std::int64_t kSample = 1024;  // rows that set the scale
 constexpr double kCoveredShare = 0.95;  // of them, within the box of the first segment
 constexpr double kSegmentRatio = 2;     // of the scales of successive segments
 constexpr double kMaxCode = 127;
@@ -91,22 +91,27 @@ void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
   });
 }
 
+std::uint64_t hash_of(const float* row, std::int64_t dim) {
+  constexpr int kLanes = 8;  // do not wait for each other
+  constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15U;
+  std::uint64_t lanes[kLanes] = {};
+  for (std::int64_t d = 0; d < dim; d += kLanes) {
+    const std::int64_t count = std::min<std::int64_t>(kLanes, dim - d);
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, row + d + i, sizeof bits);
+      lanes[i] = (lanes[i] ^ bits) * kFactor;
+    }
+  }
+  std::uint64_t hash = 0;
+  for (const std::uint64_t lane : lanes) hash = ((hash ^ lane ^ (lane >> 32)) * kFactor);
+  return hash;
+}
+
 /// Fills `twins` as ScreenView says and returns the rows without an identical one before them.
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
-                                     std::int32_t* twins, int num_threads) {
-  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(num_rows));
-  parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-      std::uint64_t hash = 0;
-      for (std::int64_t d = 0; d < dim; ++d) {
-        std::uint32_t bits;
-        std::memcpy(&bits, bank + i * dim + d, sizeof bits);
-        hash = (hash ^ bits) * 0x9e3779b97f4a7c15U;
-        hash ^= hash >> 29;
-      }
-      hashes[static_cast<std::size_t>(i)] = hash;
-    }
-  });
+                                     const std::vector<std::uint64_t>& hashes,
+                                     std::int32_t* twins) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
@@ -260,25 +265,16 @@ void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int
                     std::int64_t* pivots) {
   const std::int64_t width = screen.header->width;
   const ScreenPackQueries pack = AUTOPATCH_KERNEL_VNNI(screen_pack_queries);
-  const ScreenValues values_of = AUTOPATCH_KERNEL_VNNI(screen_values);
+  const ScreenLargest find_largest = AUTOPATCH_KERNEL_VNNI(screen_largest);
   std::vector<std::int16_t> packed(static_cast<std::size_t>(count * width));
   std::vector<std::int16_t> workspace(static_cast<std::size_t>(kPanelRows * width));
-  std::vector<std::int32_t> values(static_cast<std::size_t>(count * kPanelRows));
-  std::vector<std::int32_t> best(static_cast<std::size_t>(count),
-                                 std::numeric_limits<std::int32_t>::min());
+  std::vector<std::int32_t> largest(static_cast<std::size_t>(count),
+                                    std::numeric_limits<std::int32_t>::min());
   pack(codes, count * width, packed.data());
   for (std::int64_t p = 0; p < screen.header->num_pivots; p += kPanelRows) {
-    values_of({packed.data(), count, width, screen.pivot_codes + p * width,
-               screen.pivot_offsets + p, workspace.data()},
-              values.data(), kPanelRows);
-    for (std::int64_t q = 0; q < count; ++q) {
-      const std::int32_t* row = values.data() + q * kPanelRows;
-      const std::int32_t* largest = std::max_element(row, row + kPanelRows);
-      if (*largest > best[static_cast<std::size_t>(q)]) {
-        best[static_cast<std::size_t>(q)] = *largest;
-        pivots[q] = p + (largest - row);
-      }
-    }
+    find_largest({packed.data(), count, width, screen.pivot_codes + p * width,
+                  screen.pivot_offsets + p, workspace.data()},
+                 p, largest.data(), pivots);
   }
 }
 
@@ -367,6 +363,7 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
   std::vector<Placement> placements(static_cast<std::size_t>(num_rows));
   std::vector<std::int32_t> row_offsets(static_cast<std::size_t>(num_rows));
   std::vector<double> errors(static_cast<std::size_t>(num_rows));
+  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(num_rows));
   const auto scale_of = [&](std::int32_t segment) {
     return segment + 1 < kScreenSegments ? scale * std::pow(kSegmentRatio, segment) : 0.0;
   };
@@ -376,6 +373,7 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
     screen_coordinates(screen, bank + first * dim, last - first, block);
     for (std::int64_t i = first; i < last; ++i) {
       const auto at = static_cast<std::size_t>(i);
+      hashes[at] = hash_of(bank + i * dim, dim);
       const float* u = block.values.data() + (i - first) * width;
       const double error = block.error[static_cast<std::size_t>(i - first)];
       placements[at] = {segment_of(u, width, error, scale), 0};
@@ -396,7 +394,7 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
   });
 
   // Pivots: rows of the first segment at even steps.
-  std::vector<std::int32_t> order = find_twins(bank, num_rows, dim, screen.twins, num_threads);
+  std::vector<std::int32_t> order = find_twins(bank, num_rows, dim, hashes, screen.twins);
   std::vector<std::int32_t> of_first;
   std::copy_if(order.begin(), order.end(), std::back_inserter(of_first), [&](std::int32_t row) {
     return placements[static_cast<std::size_t>(row)].segment == 0;

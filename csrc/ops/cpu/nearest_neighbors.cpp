@@ -73,49 +73,67 @@ inline void distances_to(const float* query, const float* bank, std::int64_t dim
   for (int r = 0; r < kRows; ++r) distances[r] = sums[r];
 }
 
-constexpr int kColumns = 16 / kLanes;  // vectors of a column group
-constexpr int kVectors = 4;            // projected at a time
+constexpr int kVectors = 4;                    // projected at a time
+constexpr int kGroup = 16 / kLanes;            // register vectors of 16 columns
+constexpr int kGroups = kLanes == 16 ? 3 : 1;  // of them at a time, as far as registers go
+
+/// Adds the products of y [kCount, kProjectionChunk] and rows of the basis to `coordinates`.
+template <int kCount, int kColumns>
+inline void add_products(const float* y, std::int64_t length, const float* basis,
+                         std::int64_t width, float* coordinates) {
+  Vector sum[kCount][kColumns] = {};
+  for (std::int64_t d = 0; d < length; ++d) {
+    Vector column[kColumns];
+    for (int c = 0; c < kColumns; ++c) column[c] = load(basis + d * width + c * kLanes);
+    for (int i = 0; i < kCount; ++i) {
+      const float factor = y[i * autopatch::kProjectionChunk + d];
+      for (int c = 0; c < kColumns; ++c) sum[i][c] += factor * column[c];
+    }
+  }
+  for (int i = 0; i < kCount; ++i) {
+    for (int c = 0; c < kColumns; ++c) {
+      float* out = coordinates + i * width + c * kLanes;
+      store(out, load(out) + sum[i][c]);
+    }
+  }
+}
 
 template <int kCount>
 inline void project(const float* vectors, std::int64_t dim, const float* mean, const float* basis,
                     std::int64_t width, float* coordinates, float* squared_norms) {
-  for (int i = 0; i < kCount; ++i) {
-    const float* x = vectors + i * dim;
-    Vector sum = {};
-    std::int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes) {
-      const Vector y = load(x + d) - load(mean + d);
-      sum += y * y;
-    }
-    if (d < dim) {
-      const Vector y = load_first(x + d, dim - d) - load_first(mean + d, dim - d);
-      sum += y * y;
-    }
-    squared_norms[i] = add_up(sum, sum, sum, sum)[0];
-  }
-  for (std::int64_t j = 0; j < width; j += 16) {
-    Vector total[kCount][kColumns] = {};
-    for (std::int64_t first = 0; first < dim; first += autopatch::kProjectionChunk) {
-      const std::int64_t last =
-          dim - first < autopatch::kProjectionChunk ? dim : first + autopatch::kProjectionChunk;
-      Vector sum[kCount][kColumns] = {};
-      for (std::int64_t d = first; d < last; ++d) {
-        Vector column[kColumns];
-        for (int c = 0; c < kColumns; ++c) column[c] = load(basis + d * width + j + c * kLanes);
-        for (int i = 0; i < kCount; ++i) {
-          const float y = vectors[i * dim + d] - mean[d];
-          for (int c = 0; c < kColumns; ++c) sum[i][c] += y * column[c];
-        }
-      }
-      for (int i = 0; i < kCount; ++i) {
-        for (int c = 0; c < kColumns; ++c) total[i][c] += sum[i][c];
-      }
-    }
+  constexpr std::int64_t kChunkLength = autopatch::kProjectionChunk;
+  alignas(64) float y[kCount * kChunkLength];
+  Vector squares[kCount] = {};
+  for (std::int64_t i = 0; i < kCount * width; ++i) coordinates[i] = 0.0f;
+  for (std::int64_t first = 0; first < dim; first += kChunkLength) {
+    const std::int64_t length = dim - first < kChunkLength ? dim - first : kChunkLength;
     for (int i = 0; i < kCount; ++i) {
-      for (int c = 0; c < kColumns; ++c) {
-        store(coordinates + i * width + j + c * kLanes, total[i][c]);
+      const float* x = vectors + i * dim + first;
+      float* out = y + i * kChunkLength;
+      std::int64_t d = 0;
+      for (; d + kLanes <= length; d += kLanes) {
+        const Vector difference = load(x + d) - load(mean + first + d);
+        store(out + d, difference);
+        squares[i] += difference * difference;
+      }
+      if (d < length) {
+        const Vector difference =
+            load_first(x + d, length - d) - load_first(mean + first + d, length - d);
+        store(out + d, difference);
+        squares[i] += difference * difference;
       }
     }
+    const float* rows = basis + first * width;
+    std::int64_t j = 0;
+    for (; j + 16 * kGroups <= width; j += 16 * kGroups) {
+      add_products<kCount, kGroup * kGroups>(y, length, rows + j, width, coordinates + j);
+    }
+    for (; j < width; j += 16) {
+      add_products<kCount, kGroup>(y, length, rows + j, width, coordinates + j);
+    }
+  }
+  for (int i = 0; i < kCount; ++i) {
+    squared_norms[i] = add_up(squares[i], squares[i], squares[i], squares[i])[0];
   }
 }
 

@@ -216,4 +216,29 @@ void AUTOPATCH_ISA_SYMBOL(screen_values)(const ScreenTask& task, std::int32_t* v
   }
 }
 
+void AUTOPATCH_ISA_SYMBOL(screen_largest)(const ScreenTask& task, std::int64_t first_row,
+                                          std::int32_t* largest, std::int64_t* rows) {
+  const void* codes = lay_out(task);
+  for (std::int64_t q0 = 0; q0 < task.num_queries; q0 += kScreenQueries) {
+    alignas(64) std::int32_t values[kScreenQueries][kPanelRows];
+    for (int r = 0; r < kPanelRows; r += kTileRows) {
+      const Tile tile = sum_products(task, codes, q0, r);
+      for (int q = 0; q < kScreenQueries; ++q) {
+        for (int g = 0; g < kGroups; ++g) {
+          store_integers(values[q] + r + g * kLanes, tile.values[q][g]);
+        }
+      }
+    }
+    for (int q = 0; q < kScreenQueries; ++q) {
+      std::int32_t most = values[q][0];
+      for (int r = 1; r < kPanelRows; ++r) most = values[q][r] > most ? values[q][r] : most;
+      if (most <= largest[q0 + q]) continue;
+      int row = 0;
+      while (values[q][row] != most) ++row;
+      largest[q0 + q] = most;
+      rows[q0 + q] = first_row + row;
+    }
+  }
+}
+
 }  // namespace autopatch

@@ -33,10 +33,16 @@ using ScreenSurvivors = void (*)(const ScreenTask& task, const std::int32_t* lea
 /// Writes the value of query q and row r to `values[q * stride + r]`.
 using ScreenValues = void (*)(const ScreenTask& task, std::int32_t* values, std::int64_t stride);
 
+/// Raises `largest[q]` to the largest value of query q in the panel and sets `rows[q]` to
+/// `first_row` + its row, the lowest of equals, where that is larger.
+using ScreenLargest = void (*)(const ScreenTask& task, std::int64_t first_row,
+                               std::int32_t* largest, std::int64_t* rows);
+
 #define AUTOPATCH_DECLARE_SCREEN(level)                                                  \
   void screen_pack_queries_##level(const std::int8_t*, std::int64_t, void*);             \
   void screen_survivors_##level(const ScreenTask&, const std::int32_t*, std::uint64_t*); \
-  void screen_values_##level(const ScreenTask&, std::int32_t*, std::int64_t);
+  void screen_values_##level(const ScreenTask&, std::int32_t*, std::int64_t);            \
+  void screen_largest_##level(const ScreenTask&, std::int64_t, std::int32_t*, std::int64_t*);
 AUTOPATCH_DECLARE_SCREEN(generic)
 AUTOPATCH_DECLARE_SCREEN(avx2)
 AUTOPATCH_DECLARE_SCREEN(avx512)

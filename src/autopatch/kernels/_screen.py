@@ -11,8 +11,8 @@ import torch
 
 from autopatch import _C
 
-_SAMPLE = 1024  # rows that the directions are estimated from
-_PROBES = 64  # of them, stand in for queries
+_SAMPLE = 512  # rows that the directions are estimated from
+_PROBES = 32  # of them, stand in for queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
 # Nanoseconds of one query, measured on a Zen 4 core at 3.7 GHz: only their ratio matters, and only
 # for speed.
