@@ -89,15 +89,18 @@ PYBIND11_MODULE(_C, m) {
       release_gil());
   m.def(
       "nearest_neighbors",
-      [](Address queries, Size num_queries, Address bank, Address screen, Size k, Address distances,
-         Address indices, int num_threads) {
+      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Address screen,
+         Size k, Address distances, Address indices, int num_threads) {
         nearest_neighbors_cpu(at<const float>(queries), num_queries, at<const float>(bank),
-                              at<const void>(screen), k, at<float>(distances), at<Size>(indices),
-                              num_threads);
+                              num_rows, dim, at<const void>(screen), k, at<float>(distances),
+                              at<Size>(indices), num_threads);
       },
       release_gil());
   m.attr("max_screen_width") = kMaxScreenWidth;
   m.def("screen_bytes", &screen_bytes);
+  m.def("is_screen", [](Address screen, Size bytes, Size num_rows, Size dim) {
+    return is_screen(at<const void>(screen), bytes, num_rows, dim);
+  });
   m.def(
       "build_screen",
       [](Address bank, Size num_rows, Size dim, Address mean, Address basis, Size width,

@@ -26,10 +26,41 @@ constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; what follows the 
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-/// The search of one block of queries.
-class BlockSearch {
+/// The nearest rows found so far of one query, by distance and then by row.
+class NearestList {
  public:
-  BlockSearch(const ScreenView& screen, const float* bank, std::int64_t k)
+  NearestList(float* distances, std::int64_t* rows, std::int64_t k)
+      : distances_(distances), rows_(rows), k_(k) {}
+
+  float farthest() const { return distances_[k_ - 1]; }
+
+  /// Whether the row was near enough, and new.
+  bool insert(float distance, std::int64_t row) {
+    if (!before(distance, row, k_ - 1)) return false;
+    std::int64_t at = k_ - 1;
+    while (at > 0 && before(distance, row, at - 1)) --at;
+    if (at > 0 && rows_[at - 1] == row) return false;
+    std::copy_backward(distances_ + at, distances_ + k_ - 1, distances_ + k_);
+    std::copy_backward(rows_ + at, rows_ + k_ - 1, rows_ + k_);
+    distances_[at] = distance;
+    rows_[at] = row;
+    return true;
+  }
+
+ private:
+  bool before(float distance, std::int64_t row, std::int64_t i) const {
+    return distance < distances_[i] || (distance == distances_[i] && row < rows_[i]);
+  }
+
+  float* distances_;
+  std::int64_t* rows_;
+  std::int64_t k_;
+};
+
+/// One block of queries against a bank with a screen.
+class ScreenedSearch {
+ public:
+  ScreenedSearch(const ScreenView& screen, const float* bank, std::int64_t k)
       : screen_(screen),
         header_(*screen.header),
         bank_(bank),
@@ -66,7 +97,8 @@ class BlockSearch {
   }
 
  private:
-  float farthest(std::int64_t q) const { return distances_[q * k_ + k_ - 1]; }
+  NearestList list(std::int64_t q) const { return {distances_ + q * k_, indices_ + q * k_, k_}; }
+  float farthest(std::int64_t q) const { return list(q).farthest(); }
 
   /// What a row's value must reach to be worth a look, from the inequality in screen.hpp with
   /// |c_q - c_r|^2 = |c_q|^2 - 2 value', value' = c_q . c_r - |c_r|^2 / 2. The codes of a panel are
@@ -89,34 +121,16 @@ class BlockSearch {
     return static_cast<std::int32_t>(std::max(std::floor(least), static_cast<double>(kAll)));
   }
 
-  /// Whether the row was near enough.
-  bool insert(std::int64_t q, float distance, std::int64_t row) {
-    float* distances = distances_ + q * k_;
-    std::int64_t* indices = indices_ + q * k_;
-    const auto before = [&](std::int64_t i) {
-      return distance < distances[i] || (distance == distances[i] && row < indices[i]);
-    };
-    if (!before(k_ - 1)) return false;
-    std::int64_t at = k_ - 1;
-    while (at > 0 && before(at - 1)) --at;
-    // The row was found in the query's own cluster already.
-    if (at > 0 && indices[at - 1] == row) return false;
-    std::copy_backward(distances + at, distances + k_ - 1, distances + k_);
-    std::copy_backward(indices + at, indices + k_ - 1, indices + k_);
-    distances[at] = distance;
-    indices[at] = row;
-    return true;
-  }
-
   /// Computes the distances of a query to the rows in `found_` and keeps the nearest.
   void check(std::int64_t q) {
     const auto count = static_cast<std::int64_t>(found_.size());
     found_distances_.resize(found_.size());
     distances_to_(queries_ + q * header_.dim, bank_, header_.dim, found_.data(), count,
                   found_distances_.data());
+    NearestList nearest = list(q);
     for (std::int64_t i = 0; i < count; ++i) {
       std::int64_t row = found_[index(i)];
-      while (row >= 0 && insert(q, found_distances_[index(i)], row)) row = screen_.twins[row];
+      while (row >= 0 && nearest.insert(found_distances_[index(i)], row)) row = screen_.twins[row];
     }
   }
 
@@ -261,26 +275,47 @@ class BlockSearch {
   std::vector<std::int16_t> workspace_;
 };
 
+/// One query against every row of the bank.
+void search_all(const float* query, const float* bank, std::int64_t num_rows, std::int64_t dim,
+                NearestList nearest) {
+  constexpr std::int64_t kRows = 64;  // at a time
+  const SquaredDistances distances_to = AUTOPATCH_KERNEL(squared_distances);
+  std::int64_t rows[kRows];
+  float distances[kRows];
+  for (std::int64_t first = 0; first < num_rows; first += kRows) {
+    const std::int64_t count = std::min(kRows, num_rows - first);
+    std::iota(rows, rows + count, first);
+    distances_to(query, bank, dim, rows, count, distances);
+    for (std::int64_t i = 0; i < count; ++i) nearest.insert(distances[i], rows[i]);
+  }
+}
+
 }  // namespace
 
 void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const float* bank,
-                           const void* screen_memory, std::int64_t k, float* distances,
-                           std::int64_t* indices, int num_threads) {
-  const ScreenView screen = view_screen(screen_memory);
-  const std::int64_t dim = screen.header->dim;
+                           std::int64_t num_rows, std::int64_t dim, const void* screen,
+                           std::int64_t k, float* distances, std::int64_t* indices,
+                           int num_threads) {
   std::fill(distances, distances + num_queries * k, std::numeric_limits<float>::infinity());
   std::fill(indices, indices + num_queries * k, std::int64_t{-1});
-  // Blocks of one size, as many for each thread.
-  const std::int64_t rounds =
-      (num_queries + kMaxBlock * num_threads - 1) / (kMaxBlock * num_threads);
-  const std::int64_t blocks = std::max<std::int64_t>(rounds * num_threads, 1);
-  const std::int64_t block = std::max<std::int64_t>((num_queries + blocks - 1) / blocks, 1);
-  parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {
-    const std::int64_t first = b * block;
-    BlockSearch(screen, bank, k)
-        .run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,
-             indices + first * k);
-  });
+  if (screen == nullptr) {
+    parallel_for(num_queries, num_threads, [&](std::int64_t q) {
+      search_all(queries + q * dim, bank, num_rows, dim, {distances + q * k, indices + q * k, k});
+    });
+  } else {
+    const ScreenView view = view_screen(screen);
+    // Blocks of one size, as many for each thread.
+    const std::int64_t at_once = kMaxBlock * num_threads;
+    const std::int64_t blocks =
+        std::max<std::int64_t>((num_queries + at_once - 1) / at_once, 1) * num_threads;
+    const std::int64_t block = std::max<std::int64_t>((num_queries + blocks - 1) / blocks, 1);
+    parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {
+      const std::int64_t first = b * block;
+      ScreenedSearch(view, bank, k)
+          .run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,
+               indices + first * k);
+    });
+  }
   for (std::int64_t q = 0; q < num_queries; ++q) {
     if (indices[q * k + k - 1] < 0) {
       throw std::invalid_argument(

@@ -18,6 +18,7 @@
 namespace autopatch {
 namespace {
 
+constexpr std::uint64_t kMagic = 0x6e65657263735041U;
 constexpr std::int64_t kBlock = 64;     // vectors a thread takes at a time
 constexpr std::int64_t kSample = 1024;  // rows that set the scale
 constexpr double kCoveredShare = 0.95;  // of them, within the box of the first segment
@@ -164,6 +165,7 @@ std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
 ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
                        bool is_projected) {
   ScreenHeader header{};
+  header.magic = kMagic;
   header.num_rows = num_rows;
   header.dim = dim;
   header.width = width;
@@ -183,21 +185,29 @@ std::int32_t offset_of(std::int64_t squared_norm) {
 /// with rows[t] >= 0; in place, since a copy might be large.
 void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
              std::int64_t count) {
-  std::vector<std::int32_t> source(rows, rows + count);
-  std::vector<std::uint8_t> first(static_cast<std::size_t>(size));
   const auto bytes = static_cast<std::size_t>(size);
-  // Places that no record leaves come last and so first here: what then remains are cycles.
-  for (std::int64_t t = count - 1; t >= 0; --t) {
-    if (source[static_cast<std::size_t>(t)] < 0) continue;
-    std::memcpy(first.data(), records + t * size, bytes);
-    std::int64_t to = t;
+  std::vector<std::int32_t> source(rows, rows + count);
+  std::vector<char> is_source(source.size(), 0);
+  for (const std::int32_t row : source) {
+    if (row >= 0) is_source[static_cast<std::size_t>(row)] = 1;
+  }
+  std::vector<std::uint8_t> first(bytes);
+  const auto fill_from = [&](std::int64_t place) {
+    if (source[static_cast<std::size_t>(place)] < 0) return;
+    std::memcpy(first.data(), records + place * size, bytes);
+    std::int64_t to = place;
     for (;;) {
       const std::int64_t from = std::exchange(source[static_cast<std::size_t>(to)], -1);
-      std::memcpy(records + to * size, from == t ? first.data() : records + from * size, bytes);
-      if (from == t || source[static_cast<std::size_t>(from)] < 0) break;
+      std::memcpy(records + to * size, from == place ? first.data() : records + from * size, bytes);
+      if (from == place || source[static_cast<std::size_t>(from)] < 0) break;
       to = from;
     }
+  };
+  // Chains from the places that no record leaves; what then remains are cycles.
+  for (std::int64_t place = 0; place < count; ++place) {
+    if (is_source[static_cast<std::size_t>(place)] == 0) fill_from(place);
   }
+  for (std::int64_t place = 0; place < count; ++place) fill_from(place);
 }
 
 }  // namespace
@@ -213,6 +223,13 @@ std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t 
                           bool is_projected) {
   ScreenView view{};
   return place(header_of(num_rows, dim, width, is_projected), nullptr, view);
+}
+
+bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim) {
+  if (bytes < static_cast<std::int64_t>(sizeof(ScreenHeader))) return false;
+  const auto& header = *static_cast<const ScreenHeader*>(memory);
+  return header.magic == kMagic && header.num_rows == num_rows && header.dim == dim &&
+         screen_bytes(num_rows, dim, header.width, header.is_projected != 0) == bytes;
 }
 
 void screen_coordinates(const ScreenView& screen, const float* vectors, std::int64_t count,
@@ -399,11 +416,12 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
   std::copy_if(order.begin(), order.end(), std::back_inserter(of_first), [&](std::int32_t row) {
     return placements[static_cast<std::size_t>(row)].segment == 0;
   });
-  if (of_first.empty()) header.num_pivots = 0;
   const std::int64_t pivots = header.num_pivots;
-  for (std::int64_t p = 0; p < pivots; ++p) {
-    const auto count = static_cast<std::int64_t>(of_first.size());
-    const std::int64_t row = of_first[static_cast<std::size_t>(p * count / pivots)];
+  const auto candidates = static_cast<std::int64_t>(of_first.size());
+  std::fill(screen.pivot_codes, screen.pivot_codes + pivots * width, std::uint8_t{128});
+  std::fill(screen.pivot_offsets, screen.pivot_offsets + pivots, 0);
+  for (std::int64_t p = 0; p < pivots && candidates > 0; ++p) {
+    const std::int64_t row = of_first[static_cast<std::size_t>(p * candidates / pivots)];
     std::copy_n(screen.codes + row * width, width, screen.pivot_codes + p * width);
     screen.pivot_offsets[p] = row_offsets[static_cast<std::size_t>(row)];
   }

@@ -37,6 +37,7 @@ constexpr std::int64_t kMaxScreenWidth = 8192;  // products add up within 30 bit
 
 /// At the front of the memory of a screen; arrays follow as `ScreenView` says.
 struct ScreenHeader {
+  std::uint64_t magic;
   std::int64_t num_rows;
   std::int64_t dim;
   std::int64_t width;
@@ -69,6 +70,9 @@ ScreenView view_screen(const void* memory);
 /// number of directions + 1, a multiple of 16.
 std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
                           bool is_projected);
+
+/// Whether `memory` of `bytes` holds the screen of a bank of that shape.
+bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim);
 
 /// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` [dim, width] or null.
 void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,

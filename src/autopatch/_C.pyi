@@ -30,6 +30,8 @@ def nearest_neighbors(
     queries: int,
     num_queries: int,
     bank: int,
+    num_rows: int,
+    dim: int,
     screen: int,
     k: int,
     distances: int,
@@ -37,6 +39,7 @@ def nearest_neighbors(
     num_threads: int,
 ) -> None: ...
 def screen_bytes(num_rows: int, dim: int, width: int, is_projected: bool) -> int: ...
+def is_screen(screen: int, bytes: int, num_rows: int, dim: int) -> bool: ...
 def build_screen(
     bank: int,
     num_rows: int,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from autopatch import _C
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors, reference
 
 SIZES = (1, 15, 16, 17, 31, 32, 33, 100)
@@ -127,6 +128,181 @@ def test_threads_do_not_change_the_result(isa: str) -> None:
         other = nearest_neighbors(queries, bank, 4, num_threads=threads)
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
+
+
+def outlying(rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.clone()
+    rows[::50] *= 100
+    rows[3::40, rows.shape[1] // 2] *= 1000
+    return rows
+
+
+def clusters(rows: torch.Tensor) -> torch.Tensor:
+    centers = 1000 * normal(7, rows.shape[1], seed=9)
+    return centers[torch.arange(len(rows)) % 7] + 1e-3 * rows
+
+
+def correlated(rows: torch.Tensor) -> torch.Tensor:
+    dim = rows.shape[1]
+    mix = normal(dim, dim, seed=8) * torch.logspace(0, -3, dim)
+    return torch.relu(rows @ mix.T)
+
+
+HARD = {
+    "independent": lambda rows: rows,
+    "correlated": correlated,
+    "offset": lambda rows: correlated(rows) + 100,
+    "outliers": outlying,
+    "heavy tails": lambda rows: rows / normal(*rows.shape, seed=7),
+    "tight clusters": clusters,
+    "one dimension": lambda rows: rows[:, :1] * torch.ones(rows.shape[1]),
+    "two values": lambda rows: (rows > 1).float(),
+    "constant": lambda rows: torch.full_like(rows, 0.3),
+    "constant features": lambda rows: rows * (torch.arange(rows.shape[1]) % 3 == 0),
+    "huge": lambda rows: rows * 1e17,
+    "tiny": lambda rows: rows * 1e-17,
+    "subnormal": lambda rows: rows * 1e-39,
+    "every magnitude": lambda rows: rows * torch.logspace(-20, 14, len(rows))[:, None],
+}
+
+
+@pytest.mark.parametrize("dim", [20, 150])
+@pytest.mark.parametrize("data", HARD)
+def test_hard_data_is_searched_exactly(backend: torch.device, data: str, dim: int) -> None:
+    # More pairs than are searched without a screen, more rows than are screened without pivots.
+    rows = HARD[data](normal(2600, dim))
+    queries = torch.cat([rows[:600], rows[2200:2500:3], 3 * rows[:100], rows[:100] + 0.5])
+    bank = torch.cat([rows[:1500], rows[900:2200]])
+    index = NearestNeighborIndex(bank.to(backend))
+    for k in (1, 5, 40):
+        found = nearest_neighbors(queries.to(backend), index, k)
+        if data == "subnormal":
+            # Squares of such differences are zero in float32, whatever the row.
+            assert (found[0] >= 0).all()
+            near = found[0] == 0
+            assert near[:600].all() or k > 1
+            continue
+        assert_nearest(found, queries, bank, k)
+
+
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_repeated_rows_are_all_found(backend: torch.device, k: int) -> None:
+    few = correlated(normal(70, 60))
+    bank = few.repeat(40, 1)
+    index = NearestNeighborIndex(bank.to(backend))
+    queries = torch.cat([few, correlated(normal(900, 60, seed=1))])
+    found = nearest_neighbors(queries.to(backend), index, k)
+    _, order = reference.nearest_neighbors(queries, few, 3)
+    expected = (order[:, :, None] + 70 * torch.arange(40)).flatten(1)[:, :k]
+    assert torch.equal(found[1].cpu(), expected)
+
+
+def test_the_screen_changes_nothing(isa: str) -> None:
+    bank, queries = correlated(normal(5000, 96)), correlated(normal(600, 96, seed=1))
+    index = NearestNeighborIndex(bank)
+    distances, rows = nearest_neighbors(queries, index, 3)
+    for first in range(0, 600, 50):  # too few queries for a screen
+        some = queries[first : first + 50]
+        plain = nearest_neighbors(some, bank, 3)
+        assert torch.equal(plain[0], distances[first : first + 50])
+        assert torch.equal(plain[1], rows[first : first + 50])
+    made_for_this_search = nearest_neighbors(queries, bank, 3)
+    assert torch.equal(made_for_this_search[0], distances)
+    assert torch.equal(made_for_this_search[1], rows)
+
+
+def test_a_screen_of_another_level_serves(isa: str) -> None:
+    bank, queries = correlated(normal(3000, 64)), correlated(normal(200, 64, seed=1))
+    index = NearestNeighborIndex(bank)
+    for level in _C.isa_levels():
+        _C.set_active_isa(level)
+        assert_nearest(nearest_neighbors(queries, index, 2), queries, bank, 2)
+
+
+@pytest.mark.parametrize("rows", [20, 1100])
+def test_more_features_than_are_coded_one_by_one(isa: str, rows: int) -> None:
+    dim = _C.max_screen_width + 5
+    bank, queries = normal(rows, dim), normal(70, dim, seed=1)
+    assert_nearest(nearest_neighbors(queries, NearestNeighborIndex(bank)), queries, bank)
+
+
+@pytest.mark.parametrize("dim", [16, 40, 128, 512])
+def test_an_index_takes_at_most_half_the_memory_of_its_bank(dim: int) -> None:
+    for bank in (normal(20_000, dim), correlated(normal(20_000, dim))):
+        index = NearestNeighborIndex(bank)
+        assert index.screen is not None
+        assert index.screen.numel() <= 0.5 * 4 * bank.numel() + 2**14
+
+
+def test_rows_are_added_and_removed(backend: torch.device) -> None:
+    rows = normal(3000, 24).to(backend)
+    queries = normal(50, 24, seed=1).to(backend)
+    index = NearestNeighborIndex(rows[:1000])
+    index.add(rows[1000:])
+    assert torch.equal(index.bank, rows)
+    for found, expected in zip(
+        nearest_neighbors(queries, index, 3), nearest_neighbors(queries, rows, 3), strict=True
+    ):
+        assert torch.equal(found, expected)
+    gone = nearest_neighbors(queries, index)[1].flatten()
+    index.remove(gone)
+    kept = torch.ones(3000, dtype=torch.bool, device=backend)
+    kept[gone] = False
+    assert torch.equal(index.bank, rows[kept])
+    assert_nearest(nearest_neighbors(queries, index), queries, rows[kept])
+    index.remove(np.array([], dtype=np.int64))
+    assert len(index) == int(kept.sum())
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (torch.zeros(2, 3), ValueError, r"`rows` has shape \[2, 3\], expected \[n, 4\]"),
+        (torch.zeros(4), ValueError, r"`rows` has shape \[4\]"),
+        (torch.zeros(2, 4).double(), TypeError, "`rows` has dtype float64"),
+        (torch.full((1, 4), torch.nan), ValueError, "`rows` holds NaN or infinity"),
+    ],
+)
+def test_rows_that_do_not_fit_are_not_added(
+    rows: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    index = NearestNeighborIndex(normal(10, 4))
+    with pytest.raises(error, match=message):
+        index.add(rows)
+    assert len(index) == 10
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "message"),
+    [
+        (torch.tensor([3, 10]), ValueError, "`indices` holds 10, expected 0 to 9"),
+        (torch.tensor([-1]), ValueError, "`indices` holds -1, expected 0 to 9"),
+        (torch.arange(10), ValueError, "`indices` are all rows of the bank"),
+        (torch.tensor([1.0]), TypeError, "`indices` has dtype float32, expected integers"),
+        (torch.ones(10, dtype=torch.bool), TypeError, "`indices` has dtype bool"),
+    ],
+)
+def test_rows_that_are_not_there_are_not_removed(
+    indices: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    index = NearestNeighborIndex(normal(10, 4))
+    with pytest.raises(error, match=message):
+        index.remove(indices)
+    assert len(index) == 10
+
+
+def test_a_foreign_screen_is_refused() -> None:
+    queries, bank, other = normal(5, 8), normal(30, 8), normal(31, 8)
+    screens = [
+        NearestNeighborIndex(other).screen,
+        torch.zeros(10, dtype=torch.uint8),
+        NearestNeighborIndex(bank).screen[:-1],
+    ]
+    for screen in screens:
+        with pytest.raises(ValueError, match="`screen` is not that of `bank`"):
+            torch.ops.autopatch.nearest_neighbors(queries, bank, screen, 1, True, 1)
+    with pytest.raises(TypeError, match="`screen` has dtype float32"):
+        torch.ops.autopatch.nearest_neighbors(queries, bank, torch.zeros(10), 1, True, 1)
 
 
 def test_empty_sizes(backend: torch.device) -> None:

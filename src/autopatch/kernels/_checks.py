@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from autopatch import _C
+
 MAX_PATCH_SIZE = 16
 
 
@@ -46,6 +48,16 @@ def check_nearest(queries: torch.Tensor, bank: torch.Tensor, k: int) -> None:
         raise ValueError(f"`queries` is on {queries.device}, `bank` on {bank.device}")
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"`k` is {k}, expected 1 to the {bank.shape[0]} rows of `bank`")
+
+
+def check_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
+    check_dtype("screen", screen, torch.uint8)
+    if not (
+        screen.device == bank.device
+        and screen.is_contiguous()
+        and _C.is_screen(screen.data_ptr(), screen.numel(), bank.shape[0], bank.shape[1])
+    ):
+        raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
 
 
 def check_coreset(features: torch.Tensor, count: int, start: int | None) -> None:

@@ -17,7 +17,7 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
-from autopatch.kernels._screen import make_screen
+from autopatch.kernels._screen import make_screen, worth_a_screen
 
 Operator = Callable[..., Any]
 
@@ -84,17 +84,21 @@ def _nearest_cpu(
     num_threads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _checks.check_nearest(queries, bank, k)
+    if screen is not None:
+        _checks.check_screen(screen, bank)
     queries, bank = queries.contiguous(), bank.contiguous()
     if not bank_is_finite:
         check_finite("bank", bank, num_threads)
-    if screen is None:
+    if screen is None and worth_a_screen(queries.shape[0], bank):
         screen = make_screen(bank, threads(num_threads))
     distances, indices = _nearest_outputs(queries, k)
     _C.nearest_neighbors(
         queries.data_ptr(),
         queries.shape[0],
         bank.data_ptr(),
-        screen.data_ptr(),
+        bank.shape[0],
+        bank.shape[1],
+        0 if screen is None else screen.data_ptr(),
         k,
         distances.data_ptr(),
         indices.data_ptr(),

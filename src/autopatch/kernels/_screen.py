@@ -1,8 +1,8 @@
 """The screen of a bank: an 8-bit picture of it that tells which rows cannot be near a query.
 
 csrc/ops/screen.hpp has the bound. Here the directions are chosen: rows are coded by their
-coordinates along a few leading principal directions and the norm of the rest, as far as that is
-cheaper than coding every feature.
+coordinates along a few leading principal directions and the norm of the rest, where that is cheaper
+than coding every feature.
 """
 
 from __future__ import annotations
@@ -14,19 +14,33 @@ from autopatch import _C
 _SAMPLE = 512  # rows that the directions are estimated from
 _PROBES = 32  # of them, stand in for queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
-# Nanoseconds of one query, measured on a Zen 4 core at 3.7 GHz: only their ratio matters, and only
-# for speed.
+_MIN_ROWS = 1024  # of a bank for which looking for directions pays
+
+# Nanoseconds of one query, measured on a Zen 4 core at 3.7 GHz. They decide about speed alone.
 _OF_CODE = 0.005
 _OF_ROW = 10.0  # a row that must be looked at,
 _OF_FEATURE = 0.05  # and each of its features
 
+# Up to so many queries, or pairs of query and row, a screen costs more than it saves.
+_FEW_QUERIES = 64
+_FEW_PAIRS = 2**21
+
+
+def worth_a_screen(num_queries: int, bank: torch.Tensor) -> bool:
+    """Whether to make a screen that serves one search alone."""
+    return num_queries > _FEW_QUERIES and num_queries * bank.shape[0] > _FEW_PAIRS
+
 
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
-    """The screen of a finite bank `[N, D]` on the CPU, in one piece of memory, uint8."""
+    """The screen of a finite, contiguous bank `[N, D]` on the CPU, in one piece of memory, uint8.
+
+    It does not depend on `num_threads` but for the rounding of torch's matrix products, which moves
+    bounds, never results.
+    """
     rows, dim = bank.shape
     sample = bank[:: max(rows // _SAMPLE, 1)][:_SAMPLE]
     mean = sample.mean(dim=0)
-    basis, basis_error = _basis(sample - mean)
+    basis = _basis(sample - mean, rows)
     width = -(-dim // 4) * 4 if basis is None else basis.shape[1]
     screen = torch.empty(_C.screen_bytes(rows, dim, width, basis is not None), dtype=torch.uint8)
     _C.build_screen(
@@ -36,22 +50,31 @@ def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
         mean.data_ptr(),
         0 if basis is None else basis.data_ptr(),
         width,
-        basis_error,
+        0.0 if basis is None else _deviation(basis[:, :-1]),
         screen.data_ptr(),
         num_threads,
     )
     return screen
 
 
-def _basis(centered: torch.Tensor) -> tuple[torch.Tensor | None, float]:
-    """Directions for a sample of centred rows, `[D, width]` with a last column of zeros for the
-    norm of the rest, and a bound of how far they are from orthonormal; None to code every feature.
+def _deviation(directions: torch.Tensor) -> float:
+    """Bound of how far directions are from orthonormal."""
+    exact = directions.double()
+    identity = torch.eye(exact.shape[1], dtype=torch.float64)
+    return float(torch.linalg.matrix_norm(exact.T @ exact - identity))
+
+
+def _basis(centered: torch.Tensor, rows: int) -> torch.Tensor | None:
+    """Directions `[D, width]`, the last column zero in place of the norm of the rest, for a bank of
+    `rows` rows of which some are given, centred; None to code every feature.
     """
-    rows, dim = centered.shape
-    widths = [width for width in _WIDTHS if width <= min(dim, rows) // 2]
+    dim = centered.shape[1]
+    may_code_all = dim <= _C.max_screen_width
+    widths = [width for width in _WIDTHS if width <= min(dim, len(centered)) // 2]
     largest = float(centered.abs().max()) if centered.numel() else 0.0
-    if not widths or not 1e-15 < largest < 1e15:
-        return None, 0.0
+    worth_it = rows >= _MIN_ROWS and widths and 1e-15 < largest < 1e15
+    if not worth_it:
+        return None if may_code_all else _with_column(torch.eye(dim, _WIDTHS[0] - 1))
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(dim, widths[-1] - 1, generator=generator)
     for _ in range(2):  # subspace iteration; Halko, Martinsson & Tropp (2011)
@@ -61,15 +84,15 @@ def _basis(centered: torch.Tensor) -> tuple[torch.Tensor | None, float]:
     rotation = rotation.flip(1)
     width = _cheapest(centered, coordinates @ rotation, widths)
     if width is None:
-        return None, 0.0
+        return None
     # Any directions of the same space bound the distance as well. Mixed ones have like ranges, and
     # the largest range sets the resolution of the codes.
     mix, _ = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=generator))
-    basis = torch.zeros(dim, width)
-    basis[:, :-1] = directions @ (rotation[:, : width - 1] @ mix)
-    exact = basis[:, :-1].double()
-    error = exact.T @ exact - torch.eye(width - 1, dtype=torch.float64)
-    return basis, float(torch.linalg.matrix_norm(error))
+    return _with_column(directions @ (rotation[:, : width - 1] @ mix))
+
+
+def _with_column(directions: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(directions, (0, 1))
 
 
 def _cheapest(centered: torch.Tensor, coordinates: torch.Tensor, widths: list[int]) -> int | None:
@@ -79,7 +102,9 @@ def _cheapest(centered: torch.Tensor, coordinates: torch.Tensor, widths: list[in
     of_all = torch.cdist(centered[::step], centered)
     nearest = torch.where(of_all > 0, of_all, torch.inf).amin(dim=1, keepdim=True)
     norms = centered.square().sum(dim=1)
-    costs: dict[int | None, float] = {None: _OF_CODE * dim}
+    costs: dict[int | None, float] = {}
+    if dim <= _C.max_screen_width:
+        costs[None] = _OF_CODE * dim
     for width in widths:
         kept = coordinates[:, : width - 1]
         rest = (norms - kept.square().sum(dim=1)).clamp(min=0).sqrt()
