@@ -100,10 +100,10 @@ def nearest_neighbors(
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 
     The search is exact and never holds a queries x bank matrix: on the CPU, rows that an 8-bit
-    screen of the bank proves too far are passed over. Distances are float32 sums of squared differences:
-    unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each is within 1e-5
-    relative of its float64 value, and a row at distance zero is found at zero. Equal distances, as
-    of identical rows, are ordered by index.
+    screen of the bank proves too far are passed over. Distances are float32 sums of squared
+    differences: unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each is
+    within 1e-5 relative of its float64 value, and a row at distance zero is found at zero. Equal
+    distances, as of identical rows, are ordered by index.
 
     Args:
         queries: `[Q, D]`, float32 (float16 and bfloat16 are converted); CPU or CUDA.
