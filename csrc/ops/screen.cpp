@@ -29,6 +29,8 @@ constexpr double kMaxMagnitude = 1e15;  // coordinates whose squares and product
 constexpr double kMinMagnitude = 1e-15;
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
 
+std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 std::int64_t max_slots(std::int64_t num_rows) {
@@ -41,19 +43,12 @@ std::int64_t pivots_for(std::int64_t num_rows) {
   return kPanelRows * std::clamp<std::int64_t>(std::llround(panels), 1, 8);
 }
 
-/// Offset of the code `d` of a row within the codes of its panels.
-inline std::size_t code_at(std::int64_t slot, std::int64_t d, std::int64_t width) {
-  const std::int64_t panel = slot / kPanelRows;
-  const std::int64_t row = slot % kPanelRows;
-  return static_cast<std::size_t>((panel * width + d / 4 * 4) * kPanelRows + row * 4 + d % 4);
-}
-
 /// Lays [64, width] codes of one panel out as [width / 4][64][4], in place.
-void lay_out_panel(std::uint8_t* codes, std::int64_t width, std::vector<std::uint8_t>& scratch) {
-  scratch.assign(codes, codes + kPanelRows * width);
+void lay_out_panel(std::uint8_t* codes, std::int64_t width) {
+  const std::vector<std::uint8_t> rows(codes, codes + kPanelRows * width);
   for (std::int64_t r = 0; r < kPanelRows; ++r) {
     for (std::int64_t d = 0; d < width; d += 4) {
-      std::memcpy(codes + d * kPanelRows + 4 * r, scratch.data() + r * width + d, 4);
+      std::memcpy(codes + d * kPanelRows + 4 * r, rows.data() + r * width + d, 4);
     }
   }
 }
@@ -113,29 +108,28 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
+  std::vector<std::int32_t> order(index(num_rows));
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    const std::uint64_t x = hashes[static_cast<std::size_t>(a)];
-    const std::uint64_t y = hashes[static_cast<std::size_t>(b)];
+    const std::uint64_t x = hashes[index(a)];
+    const std::uint64_t y = hashes[index(b)];
     return x != y ? x < y : a < b;
   });
   // Rows of one hash that differ after all are rare: each then counts as a row of its own.
-  std::vector<char> follows(static_cast<std::size_t>(num_rows), 0);
+  std::vector<char> follows(index(num_rows), 0);
   std::fill(twins, twins + num_rows, -1);
   for (std::size_t i = 1; i < order.size(); ++i) {
     const std::int32_t a = order[i - 1];
     const std::int32_t b = order[i];
-    if (hashes[static_cast<std::size_t>(a)] == hashes[static_cast<std::size_t>(b)] &&
-        std::memcmp(bank + a * dim, bank + b * dim, static_cast<std::size_t>(dim) * sizeof *bank) ==
-            0) {
+    if (hashes[index(a)] == hashes[index(b)] &&
+        std::memcmp(bank + a * dim, bank + b * dim, index(dim) * sizeof *bank) == 0) {
       twins[a] = b;
-      follows[static_cast<std::size_t>(b)] = 1;
+      follows[index(b)] = 1;
     }
   }
   std::vector<std::int32_t> firsts;
   for (std::int64_t i = 0; i < num_rows; ++i) {
-    if (follows[static_cast<std::size_t>(i)] == 0) firsts.push_back(static_cast<std::int32_t>(i));
+    if (follows[index(i)] == 0) firsts.push_back(static_cast<std::int32_t>(i));
   }
   return firsts;
 }
@@ -177,35 +171,31 @@ ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t wid
 /// Whether a vector's coordinates, and squares of them, are within range.
 bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
 
-std::int32_t offset_of(std::int64_t squared_norm) {
-  return static_cast<std::int32_t>(-(squared_norm / 2));
-}
-
 /// Moves record `rows[t]` of `records`, of `size` bytes each, to place t, for every t in [0, count)
 /// with rows[t] >= 0; in place, since a copy might be large.
 void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
              std::int64_t count) {
-  const auto bytes = static_cast<std::size_t>(size);
+  const auto bytes = index(size);
   std::vector<std::int32_t> source(rows, rows + count);
   std::vector<char> is_source(source.size(), 0);
   for (const std::int32_t row : source) {
-    if (row >= 0) is_source[static_cast<std::size_t>(row)] = 1;
+    if (row >= 0) is_source[index(row)] = 1;
   }
   std::vector<std::uint8_t> first(bytes);
   const auto fill_from = [&](std::int64_t place) {
-    if (source[static_cast<std::size_t>(place)] < 0) return;
+    if (source[index(place)] < 0) return;
     std::memcpy(first.data(), records + place * size, bytes);
     std::int64_t to = place;
     for (;;) {
-      const std::int64_t from = std::exchange(source[static_cast<std::size_t>(to)], -1);
+      const std::int64_t from = std::exchange(source[index(to)], -1);
       std::memcpy(records + to * size, from == place ? first.data() : records + from * size, bytes);
-      if (from == place || source[static_cast<std::size_t>(from)] < 0) break;
+      if (from == place || source[index(from)] < 0) break;
       to = from;
     }
   };
   // Chains from the places that no record leaves; what then remains are cycles.
   for (std::int64_t place = 0; place < count; ++place) {
-    if (is_source[static_cast<std::size_t>(place)] == 0) fill_from(place);
+    if (is_source[index(place)] == 0) fill_from(place);
   }
   for (std::int64_t place = 0; place < count; ++place) fill_from(place);
 }
@@ -237,8 +227,8 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
   const ScreenHeader& header = *screen.header;
   const std::int64_t dim = header.dim;
   const std::int64_t width = header.width;
-  out.values.resize(static_cast<std::size_t>(count * width));
-  out.error.resize(static_cast<std::size_t>(count));
+  out.values.resize(index(count * width));
+  out.error.resize(index(count));
   if (!header.is_projected) {
     for (std::int64_t i = 0; i < count; ++i) {
       float* u = out.values.data() + i * width;
@@ -248,12 +238,12 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
         squared_norm += static_cast<double>(u[d]) * u[d];
       }
       std::fill(u + dim, u + width, 0.0f);
-      out.error[static_cast<std::size_t>(i)] =
+      out.error[index(i)] =
           usable(squared_norm) ? 2 * kRounding * std::sqrt(squared_norm) : HUGE_VAL;
     }
     return;
   }
-  std::vector<float> squared_norms(static_cast<std::size_t>(count));
+  std::vector<float> squared_norms(index(count));
   AUTOPATCH_KERNEL(project_vectors)
   (vectors, count, dim, screen.mean, screen.basis, width, out.values.data(), squared_norms.data());
   // Relative to |y|: of a coordinate by the roundings of its sum, of all of them together, and of
@@ -264,7 +254,7 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
   const double of_norm = kRounding * (static_cast<double>(dim) / 4 + 16);
   for (std::int64_t i = 0; i < count; ++i) {
     float* u = out.values.data() + i * width;
-    const double squared_norm = squared_norms[static_cast<std::size_t>(i)];
+    const double squared_norm = squared_norms[index(i)];
     double projected = 0;
     for (std::int64_t d = 0; d + 1 < width; ++d) projected += static_cast<double>(u[d]) * u[d];
     const double left = std::sqrt(std::max(squared_norm - projected, 0.0));
@@ -273,7 +263,7 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
     const double of_square = squared_norm * (3 * of_all + of_norm);
     const double of_left = std::min(std::sqrt(of_square), left > 0 ? of_square / left : HUGE_VAL) +
                            2 * kRounding * (left + std::fabs(header.norm_center));
-    out.error[static_cast<std::size_t>(i)] =
+    out.error[index(i)] =
         usable(squared_norm) ? 1.01 * (of_all * std::sqrt(squared_norm) + of_left) : HUGE_VAL;
   }
 }
@@ -283,10 +273,9 @@ void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int
   const std::int64_t width = screen.header->width;
   const ScreenPackQueries pack = AUTOPATCH_KERNEL_VNNI(screen_pack_queries);
   const ScreenLargest find_largest = AUTOPATCH_KERNEL_VNNI(screen_largest);
-  std::vector<std::int16_t> packed(static_cast<std::size_t>(count * width));
-  std::vector<std::int16_t> workspace(static_cast<std::size_t>(kPanelRows * width));
-  std::vector<std::int32_t> largest(static_cast<std::size_t>(count),
-                                    std::numeric_limits<std::int32_t>::min());
+  std::vector<std::int16_t> packed(index(count * width));
+  std::vector<std::int16_t> workspace(index(kPanelRows * width));
+  std::vector<std::int32_t> largest(index(count), std::numeric_limits<std::int32_t>::min());
   pack(codes, count * width, packed.data());
   for (std::int64_t p = 0; p < screen.header->num_pivots; p += kPanelRows) {
     find_largest({packed.data(), count, width, screen.pivot_codes + p * width,
@@ -334,7 +323,7 @@ double set_scale(const float* bank, const ScreenView& screen) {
   const std::int64_t width = screen.header->width;
   const std::int64_t step = std::max<std::int64_t>(num_rows / kSample, 1);
   const std::int64_t count = num_rows / step;
-  std::vector<float> sample(static_cast<std::size_t>(count * dim));
+  std::vector<float> sample(index(count * dim));
   for (std::int64_t i = 0; i < count; ++i) {
     std::copy_n(bank + i * step * dim, dim, sample.data() + i * dim);
   }
@@ -343,15 +332,14 @@ double set_scale(const float* bank, const ScreenView& screen) {
     screen_coordinates(screen, sample.data(), count, coordinates);
     double sum = 0;
     for (std::int64_t i = 1; i <= count; ++i) {
-      sum += coordinates.values[static_cast<std::size_t>(i * width - 1)];
+      sum += coordinates.values[index(i * width - 1)];
     }
     screen.header->norm_center = sum / static_cast<double>(count);
   }
   screen_coordinates(screen, sample.data(), count, coordinates);
-  std::vector<float> largest(static_cast<std::size_t>(count));
+  std::vector<float> largest(index(count));
   for (std::int64_t i = 0; i < count; ++i) {
-    largest[static_cast<std::size_t>(i)] =
-        magnitude_of(coordinates.values.data() + i * width, width);
+    largest[index(i)] = magnitude_of(coordinates.values.data() + i * width, width);
   }
   const auto covered =
       largest.begin() + static_cast<std::ptrdiff_t>(kCoveredShare * static_cast<double>(count - 1));
@@ -361,136 +349,160 @@ double set_scale(const float* bank, const ScreenView& screen) {
   return 1.0001 * static_cast<double>(*covered) / kMaxCode;
 }
 
-}  // namespace
+class ScreenBuilder {
+ public:
+  ScreenBuilder(const float* bank, const ScreenView& screen, int num_threads)
+      : bank_(bank),
+        screen_(screen),
+        num_rows_(screen.header->num_rows),
+        dim_(screen.header->dim),
+        width_(screen.header->width),
+        num_threads_(num_threads),
+        scale_(set_scale(bank, screen)),
+        placements_(index(num_rows_)),
+        offsets_(index(num_rows_)),
+        errors_(index(num_rows_)),
+        hashes_(index(num_rows_)) {}
 
-void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,
-                  const float* basis, std::int64_t width, double basis_error, void* memory,
-                  int num_threads) {
-  const ScreenHeader sizes = header_of(num_rows, dim, width, basis != nullptr);
-  new (memory) ScreenHeader(sizes);
-  const ScreenView screen = view_screen(memory);
-  ScreenHeader& header = *screen.header;
-  header.basis_error = basis_error;
-  std::copy_n(mean, dim, screen.mean);
-  if (basis != nullptr) std::copy_n(basis, dim * width, screen.basis);
+  void build() {
+    code_rows();
+    std::vector<std::int32_t> rows = find_twins(bank_, num_rows_, dim_, hashes_, screen_.twins);
+    choose_pivots(rows);
+    assign_pivots();
+    std::stable_sort(rows.begin(), rows.end(), [&](std::int32_t a, std::int32_t b) {
+      const Placement& x = placements_[index(a)];
+      const Placement& y = placements_[index(b)];
+      return x.segment != y.segment ? x.segment < y.segment : x.pivot < y.pivot;
+    });
+    place_rows(rows);
+    permute(screen_.codes, width_, screen_.rows, max_slots(num_rows_));
+    parallel_for(screen_.header->num_panels, num_threads_, [&](std::int64_t panel) {
+      lay_out_panel(screen_.codes + panel * kPanelRows * width_, width_);
+    });
+  }
 
-  const double scale = set_scale(bank, screen);
+ private:
+  double scale_of(std::int32_t segment) const {
+    return segment + 1 < kScreenSegments ? scale_ * std::pow(kSegmentRatio, segment) : 0.0;
+  }
 
-  // Codes of all rows, [num_rows, width], and the segment of each.
-  std::vector<Placement> placements(static_cast<std::size_t>(num_rows));
-  std::vector<std::int32_t> row_offsets(static_cast<std::size_t>(num_rows));
-  std::vector<double> errors(static_cast<std::size_t>(num_rows));
-  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(num_rows));
-  const auto scale_of = [&](std::int32_t segment) {
-    return segment + 1 < kScreenSegments ? scale * std::pow(kSegmentRatio, segment) : 0.0;
-  };
-  parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
-    Coordinates block;
-    std::vector<std::int8_t> codes(static_cast<std::size_t>(width));
-    screen_coordinates(screen, bank + first * dim, last - first, block);
-    for (std::int64_t i = first; i < last; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      hashes[at] = hash_of(bank + i * dim, dim);
-      const float* u = block.values.data() + (i - first) * width;
-      const double error = block.error[static_cast<std::size_t>(i - first)];
-      placements[at] = {segment_of(u, width, error, scale), 0};
-      std::uint8_t* out = screen.codes + i * width;
-      if (placements[at].segment + 1 < kScreenSegments) {
-        const Code code = quantize(u, width, scale_of(placements[at].segment), error, codes.data());
-        errors[at] = code.error + code.clamped;
-        row_offsets[at] = offset_of(code.squared_norm);
-        for (std::int64_t d = 0; d < width; ++d) {
-          out[d] = static_cast<std::uint8_t>(codes[static_cast<std::size_t>(d)] + 128);
+  /// Writes the codes of all rows, [num_rows, width], and finds the segment of each.
+  void code_rows() {
+    parallel_blocks(num_rows_, num_threads_, [&](std::int64_t first, std::int64_t last) {
+      Coordinates block;
+      std::vector<std::int8_t> codes(index(width_));
+      screen_coordinates(screen_, bank_ + first * dim_, last - first, block);
+      for (std::int64_t i = first; i < last; ++i) {
+        hashes_[index(i)] = hash_of(bank_ + i * dim_, dim_);
+        const float* u = block.values.data() + (i - first) * width_;
+        const double error = block.error[index(i - first)];
+        const std::int32_t segment = segment_of(u, width_, error, scale_);
+        placements_[index(i)] = {segment, 0};
+        std::fill(codes.begin(), codes.end(), std::int8_t{0});
+        if (segment + 1 < kScreenSegments) {
+          const Code code = quantize(u, width_, scale_of(segment), error, codes.data());
+          errors_[index(i)] = code.error + code.clamped;
+          offsets_[index(i)] = static_cast<std::int32_t>(-(code.squared_norm / 2));
         }
-      } else {
-        errors[at] = 0;
-        row_offsets[at] = 0;
-        std::fill(out, out + width, std::uint8_t{128});
-      }
-    }
-  });
-
-  // Pivots: rows of the first segment at even steps.
-  std::vector<std::int32_t> order = find_twins(bank, num_rows, dim, hashes, screen.twins);
-  std::vector<std::int32_t> of_first;
-  std::copy_if(order.begin(), order.end(), std::back_inserter(of_first), [&](std::int32_t row) {
-    return placements[static_cast<std::size_t>(row)].segment == 0;
-  });
-  const std::int64_t pivots = header.num_pivots;
-  const auto candidates = static_cast<std::int64_t>(of_first.size());
-  std::fill(screen.pivot_codes, screen.pivot_codes + pivots * width, std::uint8_t{128});
-  std::fill(screen.pivot_offsets, screen.pivot_offsets + pivots, 0);
-  for (std::int64_t p = 0; p < pivots && candidates > 0; ++p) {
-    const std::int64_t row = of_first[static_cast<std::size_t>(p * candidates / pivots)];
-    std::copy_n(screen.codes + row * width, width, screen.pivot_codes + p * width);
-    screen.pivot_offsets[p] = row_offsets[static_cast<std::size_t>(row)];
-  }
-  std::vector<std::uint8_t> scratch;
-  for (std::int64_t p = 0; p < pivots; p += kPanelRows) {
-    lay_out_panel(screen.pivot_codes + p * width, width, scratch);
-  }
-  if (pivots > 0) {
-    parallel_blocks(num_rows, num_threads, [&](std::int64_t first, std::int64_t last) {
-      const std::int64_t count = last - first;
-      std::vector<std::int8_t> codes(static_cast<std::size_t>(kBlock * width), 0);
-      for (std::int64_t i = 0; i < count * width; ++i) {
-        codes[static_cast<std::size_t>(i)] =
-            static_cast<std::int8_t>(screen.codes[first * width + i] - 128);
-      }
-      std::vector<std::int64_t> nearest(static_cast<std::size_t>(kBlock));
-      nearest_pivots(screen, codes.data(), round_up(count, kScreenQueries), nearest.data());
-      for (std::int64_t i = 0; i < count; ++i) {
-        Placement& placement = placements[static_cast<std::size_t>(first + i)];
-        if (placement.segment == 0) {
-          placement.pivot = static_cast<std::int32_t>(nearest[static_cast<std::size_t>(i)]);
+        std::uint8_t* out = screen_.codes + i * width_;
+        for (std::int64_t d = 0; d < width_; ++d) {
+          out[d] = static_cast<std::uint8_t>(codes[index(d)] + 128);
         }
       }
     });
   }
 
-  // Slots: by segment and pivot, then by row; segments in whole panels.
-  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    const Placement& x = placements[static_cast<std::size_t>(a)];
-    const Placement& y = placements[static_cast<std::size_t>(b)];
-    return x.segment != y.segment ? x.segment < y.segment : x.pivot < y.pivot;
-  });
-  const std::int64_t slots = max_slots(num_rows);
-  std::fill(screen.rows, screen.rows + slots, -1);
-  std::fill(screen.offsets, screen.offsets + slots, kNever);
-  std::fill(screen.pivot_starts, screen.pivot_starts + pivots + 1, std::int64_t{0});
-  std::int64_t slot = 0;
-  std::int32_t segment = -1;
-  const auto open_segment = [&](std::int32_t next) {
-    slot = round_up(slot, kPanelRows);
-    for (; segment < next; ++segment) {
-      if (segment >= 0) header.segments[segment].last_panel = slot / kPanelRows;
-      if (segment + 1 < kScreenSegments) {
-        header.segments[segment + 1] = {slot / kPanelRows, slot / kPanelRows, scale_of(segment + 1),
-                                        0};
-      }
+  /// Pivots are rows of the first segment, at even steps.
+  void choose_pivots(const std::vector<std::int32_t>& rows) {
+    std::vector<std::int32_t> candidates;
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(candidates),
+                 [&](std::int32_t row) { return placements_[index(row)].segment == 0; });
+    const std::int64_t pivots = screen_.header->num_pivots;
+    const auto count = static_cast<std::int64_t>(candidates.size());
+    std::fill(screen_.pivot_codes, screen_.pivot_codes + pivots * width_, std::uint8_t{128});
+    std::fill(screen_.pivot_offsets, screen_.pivot_offsets + pivots, 0);
+    for (std::int64_t p = 0; p < pivots && count > 0; ++p) {
+      const std::int64_t row = candidates[index(p * count / pivots)];
+      std::copy_n(screen_.codes + row * width_, width_, screen_.pivot_codes + p * width_);
+      screen_.pivot_offsets[p] = offsets_[index(row)];
     }
-  };
-  for (const std::int32_t row : order) {
-    const auto at = static_cast<std::size_t>(row);
-    const Placement& placement = placements[at];
-    if (placement.segment != segment) open_segment(placement.segment);
-    if (segment == 0 && pivots > 0) screen.pivot_starts[placement.pivot + 1] = slot + 1;
-    header.segments[segment].error = std::max(header.segments[segment].error, errors[at]);
-    screen.rows[slot] = row;
-    screen.offsets[slot] = row_offsets[at];
-    ++slot;
-  }
-  open_segment(kScreenSegments);
-  header.num_panels = slot / kPanelRows;
-  for (std::int64_t p = 0; p < pivots; ++p) {
-    screen.pivot_starts[p + 1] = std::max(screen.pivot_starts[p + 1], screen.pivot_starts[p]);
+    for (std::int64_t p = 0; p < pivots; p += kPanelRows) {
+      lay_out_panel(screen_.pivot_codes + p * width_, width_);
+    }
   }
 
-  permute(screen.codes, width, screen.rows, slots);
-  parallel_for(header.num_panels, num_threads, [&](std::int64_t panel) {
-    std::vector<std::uint8_t> rows;
-    lay_out_panel(screen.codes + panel * kPanelRows * width, width, rows);
-  });
+  void assign_pivots() {
+    if (screen_.header->num_pivots == 0) return;
+    parallel_blocks(num_rows_, num_threads_, [&](std::int64_t first, std::int64_t last) {
+      const std::int64_t padded = round_up(last - first, kScreenQueries);
+      std::vector<std::int8_t> codes(index(padded * width_), 0);
+      for (std::int64_t i = 0; i < (last - first) * width_; ++i) {
+        codes[index(i)] = static_cast<std::int8_t>(screen_.codes[first * width_ + i] - 128);
+      }
+      std::vector<std::int64_t> nearest(index(padded));
+      nearest_pivots(screen_, codes.data(), padded, nearest.data());
+      for (std::int64_t i = first; i < last; ++i) {
+        Placement& placement = placements_[index(i)];
+        if (placement.segment == 0) {
+          placement.pivot = static_cast<std::int32_t>(nearest[index(i - first)]);
+        }
+      }
+    });
+  }
+
+  /// Gives rows, in this order, their slots; every segment begins a panel.
+  void place_rows(const std::vector<std::int32_t>& rows) {
+    ScreenHeader& header = *screen_.header;
+    const std::int64_t slots = max_slots(num_rows_);
+    std::fill(screen_.rows, screen_.rows + slots, -1);
+    std::fill(screen_.offsets, screen_.offsets + slots, kNever);
+    std::fill(screen_.pivot_starts, screen_.pivot_starts + header.num_pivots + 1, std::int64_t{0});
+    std::int64_t slot = 0;
+    auto row = rows.begin();
+    for (std::int32_t s = 0; s < kScreenSegments; ++s) {
+      ScreenSegment& segment = header.segments[s];
+      segment = {slot / kPanelRows, 0, scale_of(s), 0.0};
+      for (; row != rows.end() && placements_[index(*row)].segment == s; ++row, ++slot) {
+        if (s == 0 && header.num_pivots > 0) {
+          screen_.pivot_starts[placements_[index(*row)].pivot + 1] = slot + 1;
+        }
+        segment.error = std::max(segment.error, errors_[index(*row)]);
+        screen_.rows[slot] = *row;
+        screen_.offsets[slot] = offsets_[index(*row)];
+      }
+      slot = round_up(slot, kPanelRows);
+      segment.last_panel = slot / kPanelRows;
+    }
+    header.num_panels = slot / kPanelRows;
+    for (std::int64_t p = 0; p < header.num_pivots; ++p) {
+      screen_.pivot_starts[p + 1] = std::max(screen_.pivot_starts[p + 1], screen_.pivot_starts[p]);
+    }
+  }
+
+  const float* bank_;
+  const ScreenView& screen_;
+  const std::int64_t num_rows_;
+  const std::int64_t dim_;
+  const std::int64_t width_;
+  const int num_threads_;
+  const double scale_;
+  std::vector<Placement> placements_;
+  std::vector<std::int32_t> offsets_;
+  std::vector<double> errors_;
+  std::vector<std::uint64_t> hashes_;
+};
+
+}  // namespace
+
+void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,
+                  const float* basis, std::int64_t width, double basis_error, void* memory,
+                  int num_threads) {
+  new (memory) ScreenHeader(header_of(num_rows, dim, width, basis != nullptr));
+  const ScreenView screen = view_screen(memory);
+  screen.header->basis_error = basis_error;
+  std::copy_n(mean, dim, screen.mean);
+  if (basis != nullptr) std::copy_n(basis, dim * width, screen.basis);
+  ScreenBuilder(bank, screen, num_threads).build();
 }
 
 }  // namespace autopatch
