@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,90 +8,234 @@ from typing import Any
 import pytest
 import torch
 
+from autopatch import _C
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors
-
-pytestmark = pytest.mark.benchmark(min_rounds=3, max_time=1.0)
+from features import ADVERSARIAL, NUM_QUERIES, coreset_bank, origin, test_rows, train_rows
 
 CHUNK = 1024  # queries that the torch peers take at a time
+CHECK_EVERY = 64  # queries: one of so many is compared with float64
+# Work in 1e9 operations of one call; members that need more get a part of the queries.
+FAISS_WORK = 140.0
+SLOW_PEER_WORK = 20.0
+LESSER_ISA_WORK = 260.0
+GENERIC_WORK = 3.0
 
 
 @dataclass(frozen=True)
 class Problem:
+    """Queries and a bank.
+
+    Attributes:
+        data: What they are.
+        queries: `[Q, D]`.
+        bank: `[N, D]`.
+        k: Neighbors of each query.
+        target: Ratio to the best peer.
+        exact: Squared distances of every `CHECK_EVERY`-th query, float64, `[Q / CHECK_EVERY, k]`.
+        tolerance: Absolute, of ours: 1e-6 of the squared radius of the bank about its mean.
+        peer_tolerance: Of the expanded form |q|^2 + |b|^2 - 2 q.b, which cancels: 1e-5 of the
+            largest squared norm.
+    """
+
+    data: str
     queries: torch.Tensor
     bank: torch.Tensor
-    distances: torch.Tensor  # float64
+    k: int
+    target: float
+    exact: torch.Tensor
+    tolerance: float
+    peer_tolerance: float
+
+    @classmethod
+    def make(
+        cls, data: str, queries: torch.Tensor, bank: torch.Tensor, k: int, target: float
+    ) -> Problem:
+        norms = max(float(rows.square().sum(dim=1).max()) for rows in (queries, bank))
+        radius = float((bank.double() - bank.double().mean(dim=0)).square().sum(dim=1).max())
+        return cls(
+            data=data,
+            queries=queries,
+            bank=bank,
+            k=k,
+            target=target,
+            exact=exact_distances(queries[::CHECK_EVERY], bank, k),
+            tolerance=1e-6 * radius,
+            peer_tolerance=1e-5 * norms,
+        )
+
+    @property
+    def work(self) -> float:
+        """Of all queries, in 1e9 operations."""
+        return 2e-9 * self.queries.numel() * len(self.bank)
 
     @property
     def task(self) -> dict[str, Any]:
         (q, d), n = self.queries.shape, len(self.bank)
         return {
-            "group": f"nearest_neighbors: {q} queries, {n} rows, {d} features",
-            "work": 2e-9 * q * n * d,
+            "group": f"nearest_neighbors: k = {self.k}, {q:,} queries, {n:,} rows, {d} features "
+            f"({self.data})",
+            "work": self.work,
             "unit": "Gop/s",
+            "floor": {
+                "arithmetic": self.work,
+                "read": 4e-9 * (self.queries.numel() + self.bank.numel()),
+            },
+            "data": self.data,
+            "target": self.target,
         }
 
-    def check(self, distances: torch.Tensor, *, tolerance: float) -> None:
-        torch.testing.assert_close(
-            distances.double().flatten(), self.distances, rtol=tolerance, atol=0
+    def every(self, limit: float) -> int:
+        """The smallest power of two such that every so-many-th query is at most `limit` of work,
+        and no more than `CHECK_EVERY`."""
+        step = 1
+        while step < CHECK_EVERY and self.work / step > limit:
+            step *= 2
+        return step
+
+    def check(
+        self, distances: torch.Tensor, indices: torch.Tensor, *, step: int, ours: bool
+    ) -> None:
+        """Holds what was found for every `step`-th query to float64: the distances, and that the
+        rows named are so far."""
+        stride = CHECK_EVERY // step
+        found = distances[::stride].double()
+        tolerance = (
+            {"rtol": 1e-5, "atol": self.tolerance}
+            if ours
+            else {"rtol": 1e-3, "atol": self.peer_tolerance}
         )
+        torch.testing.assert_close(found, self.exact, **tolerance)
+        named = self.bank[indices[::stride]].double()
+        of_named = (named - self.queries[::CHECK_EVERY, None].double()).square().sum(dim=2)
+        torch.testing.assert_close(of_named, self.exact, **tolerance)
 
 
-@pytest.fixture(scope="module", params=[(3136, 2000, 160), (3136, 10_000, 64)], ids=str)
+def exact_distances(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
+    """Squared distances to the `k` nearest rows in float64 and difference form, `[Q, k]`.
+
+    The expanded form about the bank's mean names the candidates, some more than needed: in float64
+    it errs by some 1e-16 of the squared radius.
+    """
+    center = bank.double().mean(dim=0)
+    rows, points = bank.double() - center, queries.double() - center
+    scores = torch.addmm(rows.square().sum(dim=1), points, rows.t(), alpha=-2)
+    candidates = scores.topk(min(k + 16, len(bank)), largest=False).indices
+    differences = bank[candidates].double() - queries[:, None].double()
+    return differences.square().sum(dim=2).sort(dim=1).values[:, :k]
+
+
+def of_network(dim: int, k: int, target: float) -> Problem:
+    return Problem.make(
+        f"{origin(dim)}, greedy coreset", test_rows(dim), coreset_bank(dim), k, target
+    )
+
+
+def of_network_whole(target: float) -> Problem:
+    bank = train_rows(128, 160_000)
+    return Problem.make(f"{origin(128)}, random patches", test_rows(128), bank, 1, target)
+
+
+def adversarial(name: str) -> Problem:
+    bank, queries = ADVERSARIAL[name](20_000, NUM_QUERIES, 128)
+    return Problem.make(name, queries, bank, k=1, target=1.0)
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "d64": lambda: of_network(64, k=1, target=4.5),
+    "d128": lambda: of_network(128, k=1, target=4.5),
+    "d128_n160k": lambda: of_network_whole(target=4.5),
+    "d384": lambda: of_network(384, k=1, target=6.0),
+    "d1024": lambda: of_network(1024, k=1, target=7.0),
+    "d128_k9": lambda: of_network(128, k=9, target=3.0),
+    "d384_k9": lambda: of_network(384, k=9, target=3.0),
+    **{name: lambda name=name: adversarial(name) for name in ADVERSARIAL},
+}
+
+
+@pytest.fixture(scope="module", params=PROBLEMS)
 def problem(request: pytest.FixtureRequest) -> Problem:
-    num_queries, num_rows, dim = request.param
-    generator = torch.Generator().manual_seed(0)
-    # Features behind a ReLU: not centred, correlated.
-    mix = torch.randn(dim // 4, dim, generator=generator)
-    rows = torch.relu(torch.randn(num_queries + num_rows, dim // 4, generator=generator) @ mix)
-    queries, bank = rows[:num_queries], rows[num_queries:]
-    distances = torch.cat(
-        [
-            torch.cdist(
-                chunk.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist"
-            ).amin(dim=1)
-            for chunk in queries.split(CHUNK)
-        ]
-    ).square()
-    return Problem(queries, bank, distances)
-
-
-def bench_torch_matmul(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
-    bank_norms = problem.bank.square().sum(dim=1)
-
-    def search() -> torch.Tensor:
-        return torch.cat(
-            [
-                torch.addmm(bank_norms, chunk, problem.bank.t(), alpha=-2).amin(dim=1)
-                + chunk.square().sum(dim=1)
-                for chunk in problem.queries.split(CHUNK)
-            ]
-        )
-
-    problem.check(measure(search, **problem.task), tolerance=1e-3)
-
-
-def bench_torch_cdist(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
-    def search() -> torch.Tensor:
-        return torch.cat(
-            [torch.cdist(c, problem.bank).amin(dim=1) for c in problem.queries.split(CHUNK)]
-        ).square()
-
-    problem.check(measure(search, **problem.task), tolerance=1e-3)
+    return PROBLEMS[request.param]()
 
 
 def bench_faiss(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
     faiss = pytest.importorskip("faiss")
-    faiss.omp_set_num_threads(threads)
     index = faiss.IndexFlatL2(problem.bank.shape[1])
     index.add(problem.bank.numpy())
-    queries = problem.queries.numpy()
-    distances, _ = measure(lambda: index.search(queries, 1), **problem.task)
-    problem.check(torch.from_numpy(distances), tolerance=1e-3)
-
-
-def bench_autopatch(problem: Problem, measure: Callable[..., Any], isa: str, threads: int) -> None:
-    index = NearestNeighborIndex(problem.bank)
-    distances, _ = measure(
-        lambda: nearest_neighbors(problem.queries, index, num_threads=threads), **problem.task
+    step = problem.every(FAISS_WORK)
+    queries = problem.queries[::step].contiguous().numpy()
+    distances, indices = measure(
+        lambda: index.search(queries, problem.k), part=1 / step, **problem.task
     )
-    problem.check(distances, tolerance=1e-5)
+    problem.check(torch.from_numpy(distances), torch.from_numpy(indices), step=step, ours=False)
+
+
+def bench_torch_matmul(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
+    norms = problem.bank.square().sum(dim=1)
+    step = problem.every(SLOW_PEER_WORK)
+    chunks = problem.queries[::step].contiguous().split(CHUNK)
+
+    def search() -> tuple[torch.Tensor, torch.Tensor]:
+        found = []
+        for chunk in chunks:
+            scores = torch.addmm(norms, chunk, problem.bank.t(), alpha=-2)
+            values, indices = nearest_of(scores, problem.k)
+            found.append((values + chunk.square().sum(dim=1, keepdim=True), indices))
+        return join(found)
+
+    problem.check(*measure(search, part=1 / step, **problem.task), step=step, ours=False)
+
+
+def bench_torch_cdist(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
+    step = problem.every(SLOW_PEER_WORK)
+    chunks = problem.queries[::step].contiguous().split(CHUNK)
+
+    def search() -> tuple[torch.Tensor, torch.Tensor]:
+        found = [nearest_of(torch.cdist(chunk, problem.bank), problem.k) for chunk in chunks]
+        distances, indices = join(found)
+        return distances.square(), indices
+
+    problem.check(*measure(search, part=1 / step, **problem.task), step=step, ours=False)
+
+
+def bench_scikit_learn(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    search = neighbors.NearestNeighbors(n_neighbors=problem.k, algorithm="brute")
+    search.fit(problem.bank.numpy())
+    step = problem.every(SLOW_PEER_WORK)
+    queries = problem.queries[::step].contiguous().numpy()
+    distances, indices = measure(lambda: search.kneighbors(queries), part=1 / step, **problem.task)
+    problem.check(
+        torch.from_numpy(distances).square(), torch.from_numpy(indices), step=step, ours=False
+    )
+
+
+def bench_autopatch(
+    problem: Problem, measure: Callable[..., Any], benchmark: Any, isa: str, threads: int
+) -> None:
+    best = _C.isa_levels()[-1]
+    limit = {best: float("inf"), "generic": GENERIC_WORK}.get(isa, LESSER_ISA_WORK)
+    step = problem.every(limit)
+    if isa == "generic" and problem.work / step > 2 * GENERIC_WORK:
+        pytest.skip("slow")
+    queries = problem.queries[::step].contiguous()
+    start = time.perf_counter()
+    index = NearestNeighborIndex(problem.bank)
+    benchmark.extra_info["index_ms"] = 1e3 * (time.perf_counter() - start)
+    distances, indices = measure(
+        lambda: nearest_neighbors(queries, index, problem.k, num_threads=threads),
+        part=1 / step,
+        **problem.task,
+    )
+    problem.check(distances, indices, step=step, ours=True)
+
+
+def nearest_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` smallest of each row."""
+    if k == 1:
+        return scores.min(dim=1, keepdim=True)
+    return scores.topk(k, dim=1, largest=False)
+
+
+def join(found: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    values, indices = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(indices)

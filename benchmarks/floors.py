@@ -1,0 +1,69 @@
+"""The limits of the machine at hand, and how long work must take at least within them."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("floors.c")
+
+NAMES = {
+    "fp32": "fp32 multiply-add, Gop/s",
+    "int8": "int8 dot product, Gop/s",
+    "arithmetic": "the faster of them, Gop/s",
+    "read": "memory read, GB/s",
+    "copy": "memory copy, bytes read and written, GB/s",
+}
+"""What is measured, by the names that `seconds` knows."""
+
+
+@functools.cache
+def peaks() -> dict[tuple[str, int], float]:
+    """Peaks in 1e9 operations or bytes a second by name and thread count (1 and 2).
+
+    Measured by `floors.c`, which takes some seconds; empty where no C compiler is found. The
+    machine's noise only ever lowers them: the best of several repeats counts.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None or platform.machine() != "x86_64":
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "floors"
+        command = [compiler, "-O3", "-march=native", "-pthread", str(SOURCE), "-o", str(program)]
+        subprocess.run(command, check=True)
+        lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    found: dict[tuple[str, int], float] = {}
+    for name, threads, rate in map(str.split, lines.splitlines()):
+        found[name, int(threads)] = float(rate)
+    for threads in (1, 2):
+        fastest = max(found.get((name, threads), 0.0) for name in ("fp32", "int8"))
+        found["arithmetic", threads] = fastest
+    return found
+
+
+def seconds(work: Mapping[str, float], threads: int) -> float | None:
+    """The time of the part of `work` that takes longest at the machine's peak; None without peaks.
+
+    Args:
+        work: 1e9 operations or bytes by what limits them, see `NAMES`.
+        threads: 1 or 2.
+    """
+    found = peaks()
+    if not found:
+        return None
+    return max(amount / found[name, threads] for name, amount in work.items())
+
+
+def processor() -> str:
+    """The CPU's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
