@@ -91,7 +91,7 @@ def train_rows(dim: int, count: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
 
-    return _cached(f"train_{dim}_{count}", source, compute)
+    return kept(f"train_{dim}_{count}", dim, compute)
 
 
 def coreset_bank(dim: int) -> torch.Tensor:
@@ -102,7 +102,7 @@ def coreset_bank(dim: int) -> torch.Tensor:
         rows = train_rows(dim, CORESET_SAMPLE)
         return rows[greedy_coreset(rows, CORESET_SIZE, start=0)[0]]
 
-    return _cached(f"bank_{dim}", SOURCES[dim], compute)
+    return kept(f"bank_{dim}", dim, compute)
 
 
 def test_rows(dim: int) -> torch.Tensor:
@@ -121,7 +121,18 @@ def test_rows(dim: int) -> torch.Tensor:
         paths = [files[i] for i in range(longest) for files in by_type if i < len(files)]
         return _patches(source, paths, at_least=NUM_QUERIES)[:NUM_QUERIES]
 
-    return _cached(f"test_{dim}", source, compute)
+    return kept(f"test_{dim}", dim, compute)
+
+
+def kept(name: str, dim: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `compute` makes of the features of a dimension, kept in a file."""
+    path = CACHE / f"{name}_{_digest(name, SOURCES[dim])}.safetensors"
+    if not path.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".partial")
+        save_file({"rows": compute().contiguous()}, unfinished)
+        unfinished.replace(path)
+    return load_file(path)["rows"]
 
 
 def gaussian(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,16 +218,6 @@ def _patches(source: Source, paths: Sequence[Path], at_least: int | None = None)
         if at_least is not None and sum(map(len, rows)) >= at_least:
             break
     return torch.cat(rows)
-
-
-def _cached(name: str, source: Source, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-    path = CACHE / f"{name}_{_digest(name, source)}.safetensors"
-    if not path.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".partial")
-        save_file({"rows": compute().contiguous()}, unfinished)
-        unfinished.replace(path)
-    return load_file(path)["rows"]
 
 
 def _digest(name: str, source: Source) -> str:
