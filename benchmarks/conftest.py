@@ -31,6 +31,15 @@ _FEWEST_ROUNDS = 3
 _MOST_ROUNDS = 100
 
 
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
+) -> None:
+    """Adds the machine's peaks."""
+    output_json["peaks"] = {
+        f"{name} {threads}": rate for (name, threads), rate in floors.peaks().items()
+    }
+
+
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} thread{'s' * (threads > 1)}")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Thread count, of torch and of the libraries of the peers too."""

@@ -1,8 +1,10 @@
 """Runs the benchmarks of this CPU and writes `benchmarks/results/cpu_<machine>.md`.
 
-python benchmarks/cpu_table.py                      # kernels and the whole detector
-python benchmarks/cpu_table.py -k coreset           # one kernel: the table holds it alone
-python benchmarks/cpu_table.py --json FILE          # the table of a run that is done
+    python benchmarks/cpu_table.py              # the kernels and the whole detector
+    python benchmarks/cpu_table.py kernels      # one of them, the other as it was last measured
+    python benchmarks/cpu_table.py detector
+
+What was measured is kept in `runs/benchmarks`.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import bench_detector
 import floors
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+MEASURED = ROOT / "runs" / "benchmarks"
+KERNELS, DETECTOR = MEASURED / "kernels.json", MEASURED / "detector.json"
 PACKAGES = (
     "autopatch",
     "torch",
@@ -112,31 +115,37 @@ class Group:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Benchmarks of this CPU as one table.")
-    parser.add_argument("--json", type=Path, help="a file of --benchmark-json, instead of a run")
-    parser.add_argument("-k", dest="chosen", help="as of pytest; without the detector")
-    arguments = parser.parse_args()
-    document = json.loads((arguments.json or run(arguments.chosen)).read_text())
-    groups = read(document)
-    lines = [*head(document), *short_form(groups), ""]
-    for group in groups:
-        lines += [*table(group), ""]
-    text = "\n".join(lines)
+    parser.add_argument("part", nargs="?", choices=("kernels", "detector"), help="run it alone")
+    part = parser.parse_args().part
+    MEASURED.mkdir(parents=True, exist_ok=True)
+    if part != "detector":
+        run_kernels()
+    if part != "kernels":
+        records = list(bench_detector.records())
+        DETECTOR.write_text(json.dumps(records))
+    lines: list[str] = []
+    if KERNELS.is_file():
+        document = json.loads(KERNELS.read_text())
+        groups = read(document)
+        lines += [*head(document), *short_form(groups), ""]
+        for group in groups:
+            lines += [*table(group), ""]
+    if DETECTOR.is_file():
+        lines += ["## The whole detector", ""]
+        lines += [*bench_detector.tables(json.loads(DETECTOR.read_text())), ""]
     path = RESULTS / f"cpu_{slug(floors.processor())}.md"
-    path.write_text(text)
+    path.write_text("\n".join(lines))
     print(f"\nwritten: {path.relative_to(ROOT)}")
     return 0
 
 
-def run(chosen: str | None) -> Path:
-    """The benchmarks in a process of their own; the JSON file they leave."""
-    path = Path(tempfile.mkdtemp()) / "benchmarks.json"
-    command = [sys.executable, "-m", "pytest", "--benchmark", "-q", f"--benchmark-json={path}"]
-    command += ["--benchmark-columns=median,rounds"]
-    if chosen is not None:
-        command += ["-k", chosen]
-    if subprocess.run(command, cwd=ROOT).returncode:
+def run_kernels() -> None:
+    """The benchmarks of the kernels in a process of their own, which leaves a JSON file."""
+    unfinished = KERNELS.with_suffix(".partial")
+    command = [sys.executable, "-m", "pytest", "--benchmark", "-q", "--benchmark-columns=median"]
+    if subprocess.run([*command, f"--benchmark-json={unfinished}"], cwd=ROOT).returncode:
         raise SystemExit("a benchmark failed, no table is written")
-    return path
+    unfinished.replace(KERNELS)
 
 
 def read(document: dict[str, Any]) -> list[Group]:
@@ -157,15 +166,15 @@ def head(document: dict[str, Any]) -> Iterator[str]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} not installed")
-    yield f"{date.today().isoformat()}, Python {platform.python_version()}; {', '.join(found)}."
+    yield f"{document['datetime'][:10]}, Python {platform.python_version()}; {', '.join(found)}."
     yield ""
-    peaks = floors.peaks()
+    peaks = document["peaks"]
     if peaks:
         yield "| peak of the machine | 1 thread | 2 threads |"
         yield "|---|---|---|"
         for name, title in floors.NAMES.items():
-            if (name, 1) in peaks:
-                yield f"| {title} | {peaks[name, 1]:.4g} | {peaks[name, 2]:.4g} |"
+            if f"{name} 1" in peaks:
+                yield f"| {title} | {peaks[f'{name} 1']:.4g} | {peaks[f'{name} 2']:.4g} |"
     else:
         yield "No C compiler was found: the machine's peaks, and so the floors, are not known."
     yield ""
@@ -204,6 +213,9 @@ def table(group: Group) -> Iterator[str]:
         facts.append(f"Floor on {' / '.join(map(str, sorted(least)))} threads: {times} ms.")
     if target is not None:
         facts.append(f"Target: {target:g} times the best peer.")
+    if group.noted("index_ms") is not None:
+        built = min(m.record["index_ms"] for m in group.members if "index_ms" in m.record)
+        facts.append(f"Index built in {built:,.3g} ms.")
     if any(m.part < 1 for m in group.members):
         facts.append("*: extrapolated from the share of the work that is named.")
     yield " ".join(facts)

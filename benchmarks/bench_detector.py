@@ -1,0 +1,515 @@
+"""Times whole detectors: autopatch, the same of torch and faiss, and anomalib's PatchCore.
+
+    python benchmarks/bench_detector.py                 # prints the tables, some minutes
+    python benchmarks/bench_detector.py --threads 2 --bank whole
+
+All have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank and
+images, decoded by the same code; each runs in a process of its own. Their maps are compared: one
+that differs is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from autopatch import _C
+from autopatch.data import MVTecAD, draw_textures, load_images
+from autopatch.detector import MAX_CORESET_SAMPLE, Detector
+from autopatch.kernels import reference
+from autopatch.supernet import Architecture, Subnet, TimmSupernet, load_supernet
+from features import SHARED
+
+NETWORKS = ("mobilenetv2_100", "tf_mobilenetv3_small_075")
+BANKS = {"whole": "all patches", "coreset": "10 % greedy coreset"}
+PIPELINES = {"autopatch": "autopatch", "faiss": "torch + faiss", "anomalib": "anomalib"}
+TARGETS = {"faiss": 4, "anomalib": 5}  # ratios of images per second with the whole bank
+
+STAGES = ("decode", "backbone", "aggregate", "coreset", "index", "search")
+PICKS = 300  # that the peers' coresets are timed on; the rest is extrapolated
+IMAGES_AT_A_TIME = 16
+REPEATED_SECONDS = 8.0  # a shorter pass is made three times
+
+# Of squared distances: rounding of the backbone and, in the peers, of the expanded form of the
+# distance, relative to the largest distance.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One detector to time."""
+
+    pipeline: str
+    network: str
+    bank: str
+    threads: int
+    images: Path  # MVTec-AD folder
+    folder: Path  # what jobs leave for each other
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{self.network}_{self.bank}_{self.threads}_{name}.pt"
+
+    def supernet(self) -> TimmSupernet:
+        weights = SHARED / "weights" / f"{self.network}.safetensors"
+        supernet = load_supernet(
+            f"timm:{self.network}", str(weights) if weights.is_file() else "random"
+        )
+        assert isinstance(supernet, TimmSupernet)
+        return supernet
+
+
+class Stages:
+    """Seconds spent in each stage and the most memory held during it."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.peak: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        forget_peak()
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+        self.peak[name] = max(self.peak[name], resident("VmHWM"))
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as a stage."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self(name):
+                return function(*args, **kwargs)
+
+        return run
+
+    def whole(self, function: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
+        """Runs `function`, in which stages are run; its record and result."""
+        self.clear()
+        start = time.perf_counter()
+        result = function()
+        total = time.perf_counter() - start
+        seconds = {name: self.seconds[name] for name in STAGES if name in self.seconds}
+        # Maps, and whatever else is no stage.
+        seconds["rest"] = total - sum(seconds.values())
+        peak = {"rest": max(resident("VmHWM"), *self.peak.values()), **self.peak}
+        return {"total": total, "seconds": seconds, "peak": peak}, result
+
+
+def resident(field: str) -> float:
+    """Memory of this process in MiB: VmRSS now, VmHWM at most since `forget_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Pipeline:
+    """A detector whose stages are timed.
+
+    Attributes:
+        distances: Squared distances that the last `predict` found, one tensor a search.
+        extrapolated: Seconds that a whole coreset would have taken beyond those spent.
+    """
+
+    def __init__(self, job: Job, stages: Stages) -> None:
+        self.job = job
+        self.stages = stages
+        self.distances: list[torch.Tensor] = []
+        self.extrapolated = 0.0
+
+    def fit(self, images: Sequence[Path]) -> None:
+        raise NotImplementedError
+
+    def predict(self, images: Sequence[Path]) -> torch.Tensor | None:
+        """Maps of squared distances; None where the pipeline's maps are others."""
+        raise NotImplementedError
+
+
+class Autopatch(Pipeline):
+    """The product, called as a user does; its parts are wrapped to be timed."""
+
+    def __init__(self, job: Job, stages: Stages) -> None:
+        super().__init__(job, stages)
+        from autopatch.detector import detector, memory
+
+        detector.load_images = stages.timed("decode", detector.load_images)  # type: ignore
+        Subnet.normalize = stages.timed("backbone", Subnet.normalize)  # type: ignore
+        Subnet.forward = stages.timed("backbone", Subnet.forward)  # type: ignore
+        for name, stage in [
+            ("aggregate_patches", "aggregate"),
+            ("greedy_coreset", "coreset"),
+            ("NearestNeighborIndex", "index"),
+            ("nearest_neighbors", "search"),
+        ]:
+            setattr(memory, name, stages.timed(stage, getattr(memory, name)))
+        search = memory.nearest_neighbors
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            found = search(*args, **kwargs)
+            self.distances.append(found[0])
+            return found
+
+        memory.nearest_neighbors = noted
+        self.supernet = job.supernet()
+
+    def fit(self, images: Sequence[Path]) -> None:
+        architecture = patchcore(self.supernet)
+        if self.job.bank == "coreset":
+            height, width = self.supernet.grid(architecture)
+            patches = len(images) * height * width
+            architecture = replace(architecture, bank_size=round(patches / 10))
+        # A detector needs calibration images: one, so that its time does not count.
+        self.detector = Detector.fit(
+            self.supernet, architecture, images, calibration=images[:1], seed=0
+        )
+
+    def predict(self, images: Sequence[Path]) -> torch.Tensor:
+        return self.detector.predict(images).maps
+
+
+class Peer(Pipeline):
+    """What the peers share: batches of images, and how their coreset is timed."""
+
+    def __init__(self, job: Job, stages: Stages) -> None:
+        super().__init__(job, stages)
+        supernet = job.supernet()
+        architecture = patchcore(supernet)
+        self.size = architecture.image_size
+        subnet = supernet.get_active_subnet(architecture)
+        # The network up to the deepest level, with the subnet's weights, in torch's own layout.
+        self.subnet = subnet.to(memory_format=torch.contiguous_format)
+
+    def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
+        """Images as the backbone wants them."""
+        for first in range(0, len(images), IMAGES_AT_A_TIME):
+            with self.stages("decode"):
+                pixels = load_images(images[first : first + IMAGES_AT_A_TIME], self.size)
+            with self.stages("backbone"):
+                normalized = self.subnet.normalize(pixels).contiguous()
+            yield normalized
+
+    def bank(
+        self, rows: torch.Tensor, loop: Callable[[torch.Tensor], Callable[[], None]]
+    ) -> torch.Tensor:
+        """All rows; or the coreset that ours picked, after the peer's `loop` was timed for some
+        picks on as many rows as ours chose from. It would pick other rows, as it rounds
+        differently, and so have other maps."""
+        if self.job.bank == "whole":
+            return rows
+        sample = rows[:MAX_CORESET_SAMPLE]
+        picked: torch.Tensor = torch.load(self.job.file("bank"))
+        with self.stages("coreset"):
+            pick = loop(sample)
+            seconds = []
+            for _ in range(PICKS):
+                start = time.perf_counter()
+                pick()
+                seconds.append(time.perf_counter() - start)
+        self.extrapolated = statistics.median(seconds) * (len(picked) - PICKS)
+        return picked
+
+
+class TorchFaiss(Peer):
+    """The best of common parts: timm, torch, an addmv coreset, faiss's exact index."""
+
+    def patches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
+        for batch in self.batches(images):
+            with self.stages("backbone"), torch.inference_mode():
+                maps = self.subnet(batch)
+            with self.stages("aggregate"):
+                rows = reference.aggregate_patches(maps, [3] * len(maps))
+                self.grid = max(m.shape[-2:] for m in maps)
+            yield rows
+
+    def fit(self, images: Sequence[Path]) -> None:
+        import faiss
+
+        rows = torch.cat(list(self.patches(images)))
+        bank = self.bank(rows, addmv_loop)
+        with self.stages("index"):
+            self.index = faiss.IndexFlatL2(bank.shape[1])
+            self.index.add(bank.numpy())
+
+    def predict(self, images: Sequence[Path]) -> torch.Tensor:
+        maps = []
+        for rows in self.patches(images):
+            with self.stages("search"):
+                distances = torch.from_numpy(self.index.search(rows.numpy(), 1)[0])
+            self.distances.append(distances)
+            maps.append(
+                F.interpolate(
+                    distances.reshape(-1, 1, *self.grid),
+                    size=(self.size, self.size),
+                    mode="bilinear",
+                    align_corners=False,
+                )
+            )
+        return torch.cat(maps).squeeze(1)
+
+
+class Anomalib(Peer):
+    """anomalib's torch model as it is, with our network in its feature extractor."""
+
+    def __init__(self, job: Job, stages: Stages) -> None:
+        super().__init__(job, stages)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+        names = [f"stride{level.stride}" for level in self.subnet.levels]
+        # With one neighbor it spares itself the weighting of the image score.
+        model = PatchcoreModel(layers=["blocks.1"], backbone=job.network, pre_trained=False)
+        model.num_neighbors = 1
+        model.layers = model.feature_extractor.layers = names
+        model.feature_extractor.feature_extractor = self.subnet
+        model.feature_extractor.forward = stages.timed("backbone", model.feature_extractor.forward)
+        model.feature_pooler.forward = stages.timed("aggregate", model.feature_pooler.forward)
+        model.generate_embedding = stages.timed("aggregate", model.generate_embedding)
+        model.reshape_embedding = stages.timed("aggregate", model.reshape_embedding)
+        search = stages.timed("search", model.nearest_neighbors)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            found = search(*args, **kwargs)
+            self.distances.append(found[0].square())
+            return found
+
+        model.nearest_neighbors = noted
+        self.model = model
+
+    def fit(self, images: Sequence[Path]) -> None:
+        self.model.train()
+        for batch in self.batches(images):
+            self.model(batch)
+        rows = torch.vstack(self.model.embedding_store)
+        self.model.embedding_store.clear()
+        self.model.memory_bank = self.bank(rows, anomalib_loop)
+        self.model.eval()
+
+    def predict(self, images: Sequence[Path]) -> None:
+        for batch in self.batches(images):
+            with torch.inference_mode():
+                self.model(batch)
+
+
+def patchcore(supernet: TimmSupernet) -> Architecture:
+    architecture = supernet.patchcore(bank_size=None)
+    assert architecture is not None
+    return architecture
+
+
+def addmv_loop(rows: torch.Tensor) -> Callable[[], None]:
+    """A coreset's picks, one a call."""
+    norms = rows.square().sum(dim=1)
+    nearest = torch.full_like(norms, torch.inf)
+    picks = [0]
+
+    def pick() -> None:
+        center = picks[-1]
+        distances = torch.addmv(norms, rows, rows[center], alpha=-2) + norms[center]
+        torch.minimum(nearest, distances, out=nearest)
+        picks.append(int(nearest.argmax()))
+
+    return pick
+
+
+def anomalib_loop(rows: torch.Tensor) -> Callable[[], None]:
+    """The same of anomalib, with its random projection."""
+    from anomalib.models.components.sampling import KCenterGreedy
+
+    sampler = KCenterGreedy(rows, sampling_ratio=0.1)
+    sampler.model.fit(rows)
+    sampler.features = sampler.model.transform(rows)
+    picks = [torch.tensor(0)]
+
+    def pick() -> None:
+        sampler.update_distances(picks[-1])
+        picks.append(sampler.get_new_idx())
+
+    return pick
+
+
+CLASSES: dict[str, type[Pipeline]] = {
+    "autopatch": Autopatch,
+    "faiss": TorchFaiss,
+    "anomalib": Anomalib,
+}
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Fits and predicts, in this process alone; the record."""
+    if job.threads < (os.cpu_count() or 1):
+        os.sched_setaffinity(0, range(job.threads))
+    torch.set_num_threads(job.threads)
+    dataset = MVTecAD.scan(job.images)
+    train = [sample.path for sample in dataset.train]
+    test = [sample.path for sample in dataset.test]
+    stages = Stages()
+    pipeline = CLASSES[job.pipeline](job, stages)
+    base = resident("VmRSS")
+    fit, _ = stages.whole(lambda: pipeline.fit(train))
+    if pipeline.extrapolated:
+        fit["seconds"]["coreset"] += pipeline.extrapolated
+        fit["total"] += pipeline.extrapolated
+    if isinstance(pipeline, Autopatch):
+        torch.save(pipeline.detector.memory.bank, job.file("bank"))
+    pipeline.predict(test[:IMAGES_AT_A_TIME])
+    passes: list[dict[str, Any]] = []
+    while not passes or (len(passes) < 3 and passes[0]["total"] < REPEATED_SECONDS):
+        pipeline.distances.clear()
+        record, maps = stages.whole(lambda: pipeline.predict(test))
+        passes.append(record)
+    distances = torch.cat([found.flatten() for found in pipeline.distances])
+    torch.save((distances, maps), job.file(job.pipeline))
+    predict = sorted(passes, key=lambda record: float(record["total"]))[len(passes) // 2]
+    return {
+        **{name: str(value) for name, value in asdict(job).items()},
+        "fit": fit,
+        "predict": predict,
+        "train": len(train),
+        "test": len(test),
+        "base": base,
+    }
+
+
+def measured(job: Job) -> dict[str, Any]:
+    """`work` in a process of its own; its maps are held to ours."""
+    values = {name: str(value) for name, value in asdict(job).items()}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    if "avx512" in _C.isa_levels():
+        environment.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # see conftest.py
+    command = [sys.executable, "-W", "ignore", __file__, "--job", json.dumps(values)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{job}:\n{done.stderr}")
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    ours, maps = torch.load(job.file("autopatch"))
+    found, found_maps = torch.load(job.file(job.pipeline))
+    record["difference"] = difference(found, ours)
+    if found_maps is not None:
+        record["difference"] = max(record["difference"], difference(found_maps, maps))
+    if record["difference"] > TOLERANCE:
+        raise SystemExit(
+            f"{job}: maps differ from ours by {record['difference']:.1e} of the largest"
+        )
+    return record
+
+
+def difference(found: torch.Tensor, ours: torch.Tensor) -> float:
+    """The largest, relative to the largest value of ours."""
+    return float((found - ours).abs().max() / ours.max())
+
+
+def records(
+    networks: Sequence[str] = NETWORKS,
+    banks: Sequence[str] = tuple(BANKS),
+    threads: Sequence[int] = (1, 2),
+) -> Iterator[dict[str, Any]]:
+    """Every pipeline, network, bank and thread count in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = SHARED / "data" / "magnetic_tile"
+        if not images.is_dir():
+            images = draw_textures(folder / "textures", train=100, per_type=15)
+        for network in networks:
+            for bank in banks:
+                for count in threads:
+                    for pipeline in PIPELINES:
+                        if pipeline == "autopatch" or find_spec(pipeline) is not None:
+                            yield measured(Job(pipeline, network, bank, count, images, folder))
+
+
+def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The records as Markdown."""
+    first = found[0]
+    yield (
+        f"Data: {Path(first['images']).name}, {first['train']} images to fit, {first['test']} to "
+        "predict. Memory: the most in use, beyond imports and weights. Squared distances differ by "
+        f"at most {max(record['difference'] for record in found):.0e} of the largest."
+    )
+    yield ""
+    yield (
+        "| network | bank | threads | pipeline | fit, s | predict, images/s | autopatch's ratio "
+        "| target | MiB to fit | MiB to predict |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for record in found:
+        pipeline = record["pipeline"]
+        ours = next(r for r in found if same_work(r, record) and r["pipeline"] == "autopatch")
+        speed, our_speed = (r["test"] / r["predict"]["total"] for r in (record, ours))
+        ratio = "" if record is ours else f"{our_speed / speed:.1f}"
+        target = TARGETS.get(pipeline, "") if record["bank"] == "whole" else ""
+        memory = (
+            f"{max(record[step]['peak'].values()) - record['base']:,.0f}"
+            for step in ("fit", "predict")
+        )
+        yield (
+            f"| {record['network']} | {BANKS[record['bank']]} | {record['threads']} "
+            f"| {PIPELINES[pipeline]} | {record['fit']['total']:,.3g} | {speed:,.4g} | {ratio} "
+            f"| {target} | {' | '.join(memory)} |"
+        )
+    for step, count, title in [("fit", "train", "Fit"), ("predict", "test", "Predict")]:
+        yield ""
+        yield f"{title}, ms an image / most memory in use, MiB, in each stage:"
+        yield ""
+        yield f"| network | bank | threads | pipeline | {' | '.join(STAGES)} | rest |"
+        yield f"|---|---|---|---|{'---|' * (len(STAGES) + 1)}"
+        for record in found:
+            seconds, peak = record[step]["seconds"], record[step]["peak"]
+            cells = [
+                f"{1e3 * seconds[name] / record[count]:,.3g} / {peak[name] - record['base']:,.0f}"
+                if name in seconds
+                else ""
+                for name in (*STAGES, "rest")
+            ]
+            yield (
+                f"| {record['network']} | {BANKS[record['bank']]} | {record['threads']} "
+                f"| {PIPELINES[record['pipeline']]} | {' | '.join(cells)} |"
+            )
+
+
+def same_work(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("network", "bank", "threads"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Whole detectors beside their peers.")
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--bank", nargs="+", choices=tuple(BANKS), default=tuple(BANKS))
+    parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job is None:
+        found = list(records(arguments.network, arguments.bank, arguments.threads))
+        print("\n".join(tables(found)))
+    else:
+        job = arguments.job
+        paths = {name: Path(job[name]) for name in ("images", "folder")}
+        print(json.dumps(work(Job(**{**job, **paths, "threads": int(job["threads"])}))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
