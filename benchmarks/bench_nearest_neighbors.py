@@ -30,7 +30,7 @@ class Problem:
         queries: `[Q, D]`.
         bank: `[N, D]`.
         k: Neighbors of each query.
-        target: Ratio to the best peer.
+        target: Ratio to the best peer, None without one.
         exact: Squared distances of every `CHECK_EVERY`-th query, float64, `[Q / CHECK_EVERY, k]`.
         tolerance: Absolute, of ours: 1e-6 of the squared radius of the bank about its mean.
         peer_tolerance: Of the expanded form |q|^2 + |b|^2 - 2 q.b, which cancels: 1e-5 of the
@@ -41,14 +41,14 @@ class Problem:
     queries: torch.Tensor
     bank: torch.Tensor
     k: int
-    target: float
+    target: float | None
     exact: torch.Tensor
     tolerance: float
     peer_tolerance: float
 
     @classmethod
     def make(
-        cls, data: str, queries: torch.Tensor, bank: torch.Tensor, k: int, target: float
+        cls, data: str, queries: torch.Tensor, bank: torch.Tensor, k: int, target: float | None
     ) -> Problem:
         norms = max(float(rows.square().sum(dim=1).max()) for rows in (queries, bank))
         radius = float((bank.double() - bank.double().mean(dim=0)).square().sum(dim=1).max())
@@ -124,7 +124,7 @@ def exact_distances(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.
     return differences.square().sum(dim=2).sort(dim=1).values[:, :k]
 
 
-def of_network(dim: int, k: int, target: float) -> Problem:
+def of_network(dim: int, k: int, target: float | None) -> Problem:
     return Problem.make(
         f"{origin(dim)}, greedy coreset", test_rows(dim), coreset_bank(dim), k, target
     )
@@ -141,7 +141,7 @@ def adversarial(name: str) -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "d64": lambda: of_network(64, k=1, target=4.5),
+    "d64": lambda: of_network(64, k=1, target=None),
     "d128": lambda: of_network(128, k=1, target=4.5),
     "d128_n160k": lambda: of_network_whole(target=4.5),
     "d384": lambda: of_network(384, k=1, target=6.0),

@@ -3,6 +3,7 @@
     python benchmarks/cpu_table.py              # the kernels and the whole detector
     python benchmarks/cpu_table.py kernels      # one of them, the other as it was last measured
     python benchmarks/cpu_table.py detector
+    python benchmarks/cpu_table.py table        # nothing: only the table of what was measured
 
 What was measured is kept in `runs/benchmarks`.
 """
@@ -115,12 +116,12 @@ class Group:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Benchmarks of this CPU as one table.")
-    parser.add_argument("part", nargs="?", choices=("kernels", "detector"), help="run it alone")
+    parser.add_argument("part", nargs="?", choices=("kernels", "detector", "table"))
     part = parser.parse_args().part
     MEASURED.mkdir(parents=True, exist_ok=True)
-    if part != "detector":
+    if part in ("kernels", None):
         run_kernels()
-    if part != "kernels":
+    if part in ("detector", None):
         records = list(bench_detector.records())
         DETECTOR.write_text(json.dumps(records))
     lines: list[str] = []
@@ -217,7 +218,7 @@ def table(group: Group) -> Iterator[str]:
         built = min(m.record["index_ms"] for m in group.members if "index_ms" in m.record)
         facts.append(f"Index built in {built:,.3g} ms.")
     if any(m.part < 1 for m in group.members):
-        facts.append("*: extrapolated from the share of the work that is named.")
+        facts.append("*: extrapolated from calls that do a share of the work.")
     yield " ".join(facts)
     yield ""
     yield f"| member | ISA | threads | ms | {unit} | share of the floor | ratio to the best peer |"
@@ -225,7 +226,9 @@ def table(group: Group) -> Iterator[str]:
     for member in sorted(group.members, key=lambda m: (m.threads or 0, m.milliseconds)):
         share = member.record.get("share_of_floor")
         ratio = group.ratio(member, member.threads or 1)
-        name = member.name if member.part == 1 else f"{member.name} ({member.part:.1%} timed)"
+        name = member.name
+        if member.part < 1:
+            name += f" (1/{1 / member.part:,.0f} a call)"
         yield (
             f"| {name} | {member.isa or ''} | {member.threads or 'unset'} | {member.time} "
             f"| {member.record.get(unit, 0):,.4g} | {'' if share is None else f'{share:.0%}'} "

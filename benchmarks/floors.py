@@ -40,9 +40,8 @@ def peaks() -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], float] = {}
     for name, threads, rate in map(str.split, lines.splitlines()):
         found[name, int(threads)] = float(rate)
-    for threads in (1, 2):
-        fastest = max(found.get((name, threads), 0.0) for name in ("fp32", "int8"))
-        found["arithmetic", threads] = fastest
+    for count in (1, 2):
+        found["arithmetic", count] = max(found.get((kind, count), 0.0) for kind in ("fp32", "int8"))
     return found
 
 
