@@ -10,7 +10,7 @@ import torch
 
 from autopatch import _C
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors
-from features import ADVERSARIAL, NUM_QUERIES, coreset_bank, origin, test_rows, train_rows
+from features import ADVERSARIAL, NUM_QUERIES, coreset_bank, origin, query_rows, train_rows
 
 CHUNK = 1024  # queries that the torch peers take at a time
 CHECK_EVERY = 64  # queries: one of so many is compared with float64
@@ -126,13 +126,13 @@ def exact_distances(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.
 
 def of_network(dim: int, k: int, target: float | None) -> Problem:
     return Problem.make(
-        f"{origin(dim)}, greedy coreset", test_rows(dim), coreset_bank(dim), k, target
+        f"{origin(dim)}, greedy coreset", query_rows(dim), coreset_bank(dim), k, target
     )
 
 
 def of_network_whole(target: float) -> Problem:
     bank = train_rows(128, 160_000)
-    return Problem.make(f"{origin(128)}, random patches", test_rows(128), bank, 1, target)
+    return Problem.make(f"{origin(128)}, random patches", query_rows(128), bank, 1, target)
 
 
 def adversarial(name: str) -> Problem:

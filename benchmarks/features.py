@@ -105,7 +105,7 @@ def coreset_bank(dim: int) -> torch.Tensor:
     return kept(f"bank_{dim}", dim, compute)
 
 
-def test_rows(dim: int) -> torch.Tensor:
+def query_rows(dim: int) -> torch.Tensor:
     """All patches of test images, as many of each type as of good ones, `[NUM_QUERIES, dim]`."""
     source = SOURCES[dim]
     if not source.is_here:
