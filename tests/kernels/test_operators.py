@@ -30,7 +30,7 @@ def maps() -> list[torch.Tensor]:
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
-    "nearest_neighbors": (normal(9, 6), normal(20, 6, seed=1), 3, False, 0),
+    "nearest_neighbors": (normal(9, 6), normal(20, 6, seed=1), None, 3, False, 0),
     "greedy_coreset": (normal(20, 6), 5, -1, 0, 0),
     "aggregate_patches": (maps(), [3, 2], 8, 8, 0),
     "aggregate_patches_out": (maps(), [3, 2], 8, 8, torch.empty(128, 8), 0),
@@ -166,11 +166,11 @@ def test_direct_calls_are_checked_as_the_functions_are() -> None:
     ops = torch.ops.autopatch
     rows, narrow = torch.zeros(5, 6), torch.zeros(5, 2)
     with pytest.raises(ValueError, match="6 columns"):
-        ops.nearest_neighbors(rows, narrow, 1, False, 1)
+        ops.nearest_neighbors(rows, narrow, None, 1, False, 1)
     with pytest.raises(TypeError, match="float64"):
-        ops.nearest_neighbors(rows.double(), rows.double(), 1, False, 1)
+        ops.nearest_neighbors(rows.double(), rows.double(), None, 1, False, 1)
     with pytest.raises(ValueError, match="`k` is 6"):
-        ops.nearest_neighbors(rows, rows, 6, False, 1)
+        ops.nearest_neighbors(rows, rows, None, 6, False, 1)
     with pytest.raises(ValueError, match="`start` is 5"):
         ops.greedy_coreset(rows, 2, 5, 0, 1)
     with pytest.raises(ValueError, match="`count` is 6"):
