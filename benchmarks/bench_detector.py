@@ -199,9 +199,8 @@ class Peer(Pipeline):
         supernet = job.supernet()
         architecture = patchcore(supernet)
         self.size = architecture.image_size
-        subnet = supernet.get_active_subnet(architecture)
-        # The network up to the deepest level, with the subnet's weights, in torch's own layout.
-        self.subnet = subnet.to(memory_format=torch.contiguous_format)
+        # The network up to the deepest level, channels last.
+        self.subnet = supernet.get_active_subnet(architecture)
 
     def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
         """Images as the backbone wants them."""
@@ -209,7 +208,7 @@ class Peer(Pipeline):
             with self.stages("decode"):
                 pixels = load_images(images[first : first + IMAGES_AT_A_TIME], self.size)
             with self.stages("backbone"):
-                normalized = self.subnet.normalize(pixels).contiguous()
+                normalized = self.subnet.normalize(pixels)
             yield normalized
 
     def bank(
@@ -236,7 +235,14 @@ class Peer(Pipeline):
 class TorchFaiss(Peer):
     """The best of common parts: timm, torch, an addmv coreset, faiss's exact index."""
 
+    def __init__(self, job: Job, stages: Stages) -> None:
+        super().__init__(job, stages)
+        import faiss
+
+        self.faiss = faiss
+
     def patches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
+        """Patch features of each batch."""
         for batch in self.batches(images):
             with self.stages("backbone"), torch.inference_mode():
                 maps = self.subnet(batch)
@@ -246,12 +252,10 @@ class TorchFaiss(Peer):
             yield rows
 
     def fit(self, images: Sequence[Path]) -> None:
-        import faiss
-
         rows = torch.cat(list(self.patches(images)))
         bank = self.bank(rows, addmv_loop)
         with self.stages("index"):
-            self.index = faiss.IndexFlatL2(bank.shape[1])
+            self.index = self.faiss.IndexFlatL2(bank.shape[1])
             self.index.add(bank.numpy())
 
     def predict(self, images: Sequence[Path]) -> torch.Tensor:
@@ -272,13 +276,15 @@ class TorchFaiss(Peer):
 
 
 class Anomalib(Peer):
-    """anomalib's torch model as it is, with our network in its feature extractor."""
+    """anomalib's torch model as it is, with the same network in its feature extractor; it does not
+    know channels last."""
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+        self.subnet.to(memory_format=torch.contiguous_format)
         names = [f"stride{level.stride}" for level in self.subnet.levels]
         # With one neighbor it spares itself the weighting of the image score.
         model = PatchcoreModel(layers=["blocks.1"], backbone=job.network, pre_trained=False)
@@ -302,7 +308,7 @@ class Anomalib(Peer):
     def fit(self, images: Sequence[Path]) -> None:
         self.model.train()
         for batch in self.batches(images):
-            self.model(batch)
+            self.model(batch.contiguous())
         rows = torch.vstack(self.model.embedding_store)
         self.model.embedding_store.clear()
         self.model.memory_bank = self.bank(rows, anomalib_loop)
@@ -311,7 +317,7 @@ class Anomalib(Peer):
     def predict(self, images: Sequence[Path]) -> None:
         for batch in self.batches(images):
             with torch.inference_mode():
-                self.model(batch)
+                self.model(batch.contiguous())
 
 
 def patchcore(supernet: TimmSupernet) -> Architecture:

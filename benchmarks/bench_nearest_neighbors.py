@@ -16,7 +16,7 @@ CHUNK = 1024  # queries that the torch peers take at a time
 CHECK_EVERY = 64  # queries: one of so many is compared with float64
 # Work in 1e9 operations of one call; members that need more get a part of the queries.
 FAISS_WORK = 140.0
-SLOW_PEER_WORK = 20.0
+SLOW_PEER_WORK = 10.0
 LESSER_ISA_WORK = 260.0
 GENERIC_WORK = 3.0
 
