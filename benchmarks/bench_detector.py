@@ -30,6 +30,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+import floors
 from autopatch import _C
 from autopatch.data import MVTecAD, draw_textures, load_images
 from autopatch.detector import MAX_CORESET_SAMPLE, Detector
@@ -105,14 +106,16 @@ class Stages:
     def whole(self, function: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
         """Runs `function`, in which stages are run; its record and result."""
         self.clear()
+        load = floors.OtherLoad()
         start = time.perf_counter()
         result = function()
         total = time.perf_counter() - start
+        others = load.share()
         seconds = {name: self.seconds[name] for name in STAGES if name in self.seconds}
         # Maps, and whatever else is no stage.
         seconds["rest"] = total - sum(seconds.values())
         peak = {"rest": max(resident("VmHWM"), *self.peak.values()), **self.peak}
-        return {"total": total, "seconds": seconds, "peak": peak}, result
+        return {"total": total, "seconds": seconds, "peak": peak, "others": others}, result
 
 
 def resident(field: str) -> float:
@@ -394,6 +397,7 @@ def work(job: Job) -> dict[str, Any]:
         **{name: str(value) for name, value in asdict(job).items()},
         "fit": fit,
         "predict": predict,
+        "passes": [(float(record["total"]), float(record["others"])) for record in passes],
         "train": len(train),
         "test": len(test),
         "base": base,
@@ -453,7 +457,8 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         f"Data: {Path(first['images']).name}, {first['train']} images to fit, {first['test']} to "
         "predict. Memory: the most in use, beyond imports and weights. Squared distances differ by "
-        f"at most {max(record['difference'] for record in found):.0e} of the largest."
+        f"at most {max(record['difference'] for record in found):.0e} of the largest. "
+        "!: other processes were busy meanwhile."
     )
     yield ""
     yield (
@@ -473,7 +478,8 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
         )
         yield (
             f"| {record['network']} | {BANKS[record['bank']]} | {record['threads']} "
-            f"| {PIPELINES[pipeline]} | {record['fit']['total']:,.3g} | {speed:,.4g} | {ratio} "
+            f"| {PIPELINES[pipeline]} | {record['fit']['total']:,.3g}{mark(record['fit'])} "
+            f"| {speed:,.4g}{mark(record['predict'])} | {ratio} "
             f"| {target} | {' | '.join(memory)} |"
         )
     for step, count, title in [("fit", "train", "Fit"), ("predict", "test", "Predict")]:
@@ -494,6 +500,11 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
                 f"| {record['network']} | {BANKS[record['bank']]} | {record['threads']} "
                 f"| {PIPELINES[record['pipeline']]} | {' | '.join(cells)} |"
             )
+
+
+def mark(record: dict[str, Any]) -> str:
+    """Of a measurement during which other processes were busy."""
+    return "!" if record["others"] > floors.DISTURBED else ""
 
 
 def same_work(one: dict[str, Any], other: dict[str, Any]) -> bool:

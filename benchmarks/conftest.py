@@ -102,7 +102,9 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
             once = time.perf_counter() - start
             fewest = _FEWEST_ROUNDS if once < 1 else 2
             rounds = min(max(int(_SECONDS / once), fewest), _MOST_ROUNDS)
+        load = floors.OtherLoad()
         result = benchmark.pedantic(function, rounds=rounds)
+        others = load.share()
         parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
         info = benchmark.extra_info
         info.update(
@@ -114,6 +116,7 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
             target=target,
             part=part,
             unit=unit,
+            others=round(others, 4),
         )
         if benchmark.stats is not None:  # None with --benchmark-disable
             whole = benchmark.stats.stats.median / part

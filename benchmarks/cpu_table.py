@@ -72,7 +72,8 @@ class Member:
 
     @property
     def time(self) -> str:
-        return f"{self.milliseconds:,.4g}{'*' if self.part < 1 else ''}"
+        disturbed = self.record.get("others", 0.0) > floors.DISTURBED
+        return f"{self.milliseconds:,.4g}{'*' if self.part < 1 else ''}{'!' if disturbed else ''}"
 
     def runs_on(self, threads: int) -> bool:
         return self.threads in (threads, None)
@@ -219,6 +220,8 @@ def table(group: Group) -> Iterator[str]:
         facts.append(f"Index built in {built:,.3g} ms.")
     if any(m.part < 1 for m in group.members):
         facts.append("*: extrapolated from calls that do a share of the work.")
+    if any("!" in m.time for m in group.members):
+        facts.append("!: other processes were busy meanwhile.")
     yield " ".join(facts)
     yield ""
     yield f"| member | ISA | threads | ms | {unit} | share of the floor | ratio to the best peer |"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,6 +58,33 @@ def seconds(work: Mapping[str, float], threads: int) -> float | None:
     if not found:
         return None
     return max(amount / found[name, threads] for name, amount in work.items())
+
+
+DISTURBED = 0.03
+"""Share of the machine's CPU time from which a measurement counts as disturbed."""
+
+
+class OtherLoad:
+    """What other processes, and the machines beside a virtual one, take of the CPUs since it was
+    made. Thread barriers make one busy core cost far more than its share."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        with Path("/proc/stat").open() as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        return time.perf_counter(), busy - own.user - own.system
+
+    def share(self) -> float:
+        """Share of the CPU time of all cores, 0 to 1."""
+        start, before = self._start
+        end, after = self._now()
+        # The clock behind /proc/stat ticks a hundred times a second.
+        return max((after - before) / ((end - start) * (os.cpu_count() or 1)), 0.0)
 
 
 def processor() -> str:
