@@ -14,7 +14,7 @@ class NearestNeighborIndex:
 
     On the CPU the screen, an 8-bit picture of the bank, tells which rows cannot be near a query:
     the search computes the distances of the few others and is exact. It takes less than half the
-    bank's memory from 16 features on, and is made in the time of some hundred queries.
+    bank's memory from 16 features on, and is made in the time of some thousand queries.
 
     Args:
         bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1. It is
