@@ -7,10 +7,10 @@ namespace autopatch {
 
 /// Instruction-set levels of the CPU kernels, each a superset of the one before.
 enum class Isa : int {
-  generic = 0,  // what every CPU of the platform has (x86-64: SSE2)
-  avx2 = 1,     // AVX2 and FMA
-  avx512 = 2,   // AVX-512 F, BW, DQ, VL
-  avx512_vnni = 3,
+  generic = 0,      // what every CPU of the platform has (x86-64: SSE2)
+  avx2 = 1,         // AVX2 and FMA
+  avx512 = 2,       // AVX-512 F, BW, DQ, VL
+  avx512_vnni = 3,  // and AVX-512 VNNI: 8-bit dot products
 };
 
 const char* isa_name(Isa isa);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
 #include "ops/cpu/nearest_neighbors.hpp"
@@ -23,8 +24,6 @@ constexpr std::int32_t kAll = -(1 << 29);
 constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kCacheLine = 64;
 constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; what follows the processor guesses
-
-std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 /// The nearest rows found so far of one query, by distance and then by row.
 class NearestList {

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
 #include "ops/cpu/nearest_neighbors.hpp"
@@ -24,12 +25,10 @@ constexpr std::int64_t kSample = 1024;  // rows that set the scale
 constexpr double kCoveredShare = 0.95;  // of them, within the box of the first segment
 constexpr double kSegmentRatio = 2;     // of the scales of successive segments
 constexpr double kMaxCode = 127;
-constexpr double kRounding = 0x1p-24;   // of a float32 operation, relative
-constexpr double kMaxMagnitude = 1e15;  // coordinates whose squares and products stay in range
-constexpr double kMinMagnitude = 1e-15;
+constexpr double kRounding = 0x1p-24;        // of a float32 operation, relative
+constexpr double kMaxMagnitude = 1e15;       // coordinates whose squares and products stay in range
+constexpr double kMinMagnitude = 1e-10;      // and do not underflow by more than errors allow for
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
-
-std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -171,6 +170,12 @@ ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t wid
 /// Whether a vector's coordinates, and squares of them, are within range.
 bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
 
+/// Marks vector i as one that cannot be screened.
+void give_up(std::int64_t i, std::int64_t width, Coordinates& out) {
+  std::fill_n(out.values.begin() + static_cast<std::ptrdiff_t>(i * width), width, 0.0f);
+  out.error[index(i)] = std::numeric_limits<double>::infinity();
+}
+
 /// Moves record `rows[t]` of `records`, of `size` bytes each, to place t, for every t in [0, count)
 /// with rows[t] >= 0; in place, since a copy might be large.
 void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
@@ -238,8 +243,8 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
         squared_norm += static_cast<double>(u[d]) * u[d];
       }
       std::fill(u + dim, u + width, 0.0f);
-      out.error[index(i)] =
-          usable(squared_norm) ? 2 * kRounding * std::sqrt(squared_norm) : HUGE_VAL;
+      out.error[index(i)] = 2 * kRounding * std::sqrt(squared_norm);
+      if (!usable(squared_norm)) give_up(i, width, out);
     }
     return;
   }
@@ -263,8 +268,8 @@ void screen_coordinates(const ScreenView& screen, const float* vectors, std::int
     const double of_square = squared_norm * (3 * of_all + of_norm);
     const double of_left = std::min(std::sqrt(of_square), left > 0 ? of_square / left : HUGE_VAL) +
                            2 * kRounding * (left + std::fabs(header.norm_center));
-    out.error[index(i)] =
-        usable(squared_norm) ? 1.01 * (of_all * std::sqrt(squared_norm) + of_left) : HUGE_VAL;
+    out.error[index(i)] = 1.01 * (of_all * std::sqrt(squared_norm) + of_left);
+    if (!usable(squared_norm)) give_up(i, width, out);
   }
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -313,9 +314,9 @@ def test_empty_sizes(backend: torch.device) -> None:
     distances, indices = nearest_neighbors(bank[:2, :0], bank[:, :0], 3)
     assert distances.tolist() == [[0, 0, 0]] * 2
     assert indices.tolist() == [[0, 1, 2]] * 2
-    with pytest.raises(ValueError, match=r"`k` is 1, expected 1 to the 0 rows of `bank`"):
+    with pytest.raises(ValueError, match=r"`bank` has 0 rows, expected 1 to"):
         nearest_neighbors(bank, bank[:0])
-    with pytest.raises(ValueError, match=r"`bank` has no rows"):
+    with pytest.raises(ValueError, match=r"`bank` has 0 rows"):
         NearestNeighborIndex(bank[:0])
 
 
@@ -420,22 +421,69 @@ def test_wrong_arguments_are_named(arguments: tuple, error: type[Exception], mes
         nearest_neighbors(*arguments)
 
 
-def test_no_query_by_bank_matrix_is_held(isa: str) -> None:
-    def peak(reset: bool = False) -> int:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
+@pytest.fixture
+def memory_taken() -> Callable[[Callable[[], object]], int]:
+    """Tells how far a function raises the peak of memory, in bytes."""
+
+    def peak() -> int:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
+    def taken(function: Callable[[], object]) -> int:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError as error:
+            pytest.skip(f"the peak of memory cannot be read here: {error}")
+        before = peak()
+        function()
+        return peak() - before
+
+    return taken
+
+
+def test_no_query_by_bank_matrix_is_held(
+    isa: str, memory_taken: Callable[[Callable[[], object]], int]
+) -> None:
     queries, bank = normal(12_000, 2), normal(12_000, 2, seed=1)
     nearest_neighbors(queries, bank[:10], num_threads=2)
-    try:
-        before = peak(reset=True)
-    except OSError as error:
-        pytest.skip(f"the peak of memory cannot be read here: {error}")
-    nearest_neighbors(queries, bank, num_threads=2)
     outputs = 12_000 * 12
-    assert peak() - before < 64 * 2**20 + outputs  # the matrix would be 576 MB
+    taken = memory_taken(lambda: nearest_neighbors(queries, bank, num_threads=2))
+    assert taken < 64 * 2**20 + outputs  # the matrix would be 576 MB
+
+
+@pytest.mark.parametrize("kind", [normal, lambda *shape: correlated(normal(*shape))])
+def test_a_search_by_index_needs_little_memory(
+    kind: Callable[[int, int], torch.Tensor],
+    memory_taken: Callable[[Callable[[], object]], int],
+) -> None:
+    bank = kind(400_000, 40)
+    NearestNeighborIndex(bank[:2000])  # what torch loads at first use
+    made: list[NearestNeighborIndex] = []
+    taken = memory_taken(lambda: made.append(NearestNeighborIndex(bank)))
+    assert made[0].screen is not None
+    assert taken < 64 * 2**20 + made[0].screen.numel()
+    queries = bank[::200].clone()
+    taken = memory_taken(lambda: nearest_neighbors(queries, made[0], 9, num_threads=2))
+    assert taken < 16 * 2**20 + 9 * 12 * len(queries)
+
+
+def test_an_index_survives_pickling() -> None:
+    bank, queries = correlated(normal(3000, 64)), correlated(normal(200, 64, seed=1))
+    index = NearestNeighborIndex(bank)
+    again = pickle.loads(pickle.dumps(index))
+    assert torch.equal(again.screen, index.screen)
+    for found, expected in zip(
+        nearest_neighbors(queries, again, 3), nearest_neighbors(queries, index, 3), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+def test_a_bank_has_at_most_2_31_rows() -> None:
+    bank = torch.zeros(1, 1).expand(2**31, 1)
+    with pytest.raises(ValueError, match="`bank` has 2147483648 rows"):
+        NearestNeighborIndex(bank)
+    with pytest.raises(ValueError, match="`bank` has 2147483648 rows"):
+        nearest_neighbors(torch.zeros(1, 1), bank)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")

@@ -18,7 +18,7 @@ MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
 _IMAGES_AT_A_TIME = 16  # bounds the patch features in memory, not the result
-_DISTANCES_AT_A_TIME = 2**28  # some seconds, after which one may be told how far it is
+_DISTANCES_AT_A_TIME = 2**31  # about a second, after which one may be told how far it is
 
 
 class MemoryBank:
@@ -120,7 +120,11 @@ def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
 
 
 def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int) -> int:
-    """FLOPs of one image: the backbone's, and two for each feature of each patch and bank row."""
+    """FLOPs of one image: the backbone's, and two for each feature of each patch and bank row.
+
+    That is the cost of a search which computes every distance, a measure that does not depend on
+    the data; `nearest_neighbors` gets by with less.
+    """
     return backbone_flops + 2 * queries * bank_rows * channels
 
 

@@ -14,6 +14,7 @@ import torch
 from autopatch import _C
 
 MAX_PATCH_SIZE = 16
+MAX_BANK_ROWS = 2**31 - 1
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -35,13 +36,13 @@ def _check_matrix(name: str, tensor: torch.Tensor) -> None:
 
 def check_bank(bank: torch.Tensor) -> None:
     _check_matrix("bank", bank)
-    if bank.shape[0] == 0:
-        raise ValueError("`bank` has no rows")
+    if not 1 <= bank.shape[0] <= MAX_BANK_ROWS:
+        raise ValueError(f"`bank` has {bank.shape[0]} rows, expected 1 to {MAX_BANK_ROWS}")
 
 
 def check_nearest(queries: torch.Tensor, bank: torch.Tensor, k: int) -> None:
     _check_matrix("queries", queries)
-    _check_matrix("bank", bank)
+    check_bank(bank)
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"`queries` has {queries.shape[1]} columns, `bank` has {bank.shape[1]}")
     if queries.device != bank.device:

@@ -72,7 +72,7 @@ def _basis(centered: torch.Tensor, rows: int) -> torch.Tensor | None:
     may_code_all = dim <= _C.max_screen_width
     widths = [width for width in _WIDTHS if width <= min(dim, len(centered)) // 2]
     largest = float(centered.abs().max()) if centered.numel() else 0.0
-    worth_it = rows >= _MIN_ROWS and widths and 1e-15 < largest < 1e15
+    worth_it = rows >= _MIN_ROWS and widths and 1e-10 < largest < 1e15
     if not worth_it:
         return None if may_code_all else _with_column(torch.eye(dim, _WIDTHS[0] - 1))
     generator = torch.Generator().manual_seed(0)

@@ -14,7 +14,8 @@ class NearestNeighborIndex:
 
     On the CPU the screen, an 8-bit picture of the bank, tells which rows cannot be near a query:
     the search computes the distances of the few others and is exact. It takes less than half the
-    bank's memory from 16 features on, and is made in the time of some thousand queries.
+    bank's memory from 16 features on, and is made in the time of some thousand queries; making it
+    takes some 40 bytes a row for a while.
 
     Args:
         bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1. It is
@@ -26,7 +27,8 @@ class NearestNeighborIndex:
 
     Raises:
         TypeError: `bank` has another dtype.
-        ValueError: `bank` is not a matrix, has no rows, or holds NaN or infinity.
+        ValueError: `bank` is not a matrix, has no rows or more than 2^31 - 1, or holds NaN or
+            infinity.
     """
 
     def __init__(self, bank: Array) -> None:
