@@ -301,7 +301,8 @@ def test_subnets_give_the_maps_of_their_network(
         with torch.inference_mode():
             maps = supernet.networks[network](images, subnet_setting(architecture))
             for ours, like in zip(subnet(images), maps, strict=True):
-                assert torch.equal(ours, like)
+                scale = float(like.abs().max())
+                torch.testing.assert_close(ours, like, rtol=0, atol=1e-5 * scale)
 
 
 def test_patchcores_setting(supernet: OnceForAllSupernet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.architecture import Level, check_image_size
 from autopatch.supernet.backbone import build_backbone
+from autopatch.supernet.batch_norm import fold_batch_norm
 from autopatch.supernet.weights import check_channels
 
 
@@ -51,9 +53,20 @@ class Subnet(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`."""
-        maps: list[torch.Tensor] = self.backbone(images)
+        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`.
+
+        From the first call on, the weights must not change but by `recalibrate`.
+        """
+        return self._run(self.backbone if self.training else self._folded, images)
+
+    def _run(self, backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+        maps: list[torch.Tensor] = backbone(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_axis else maps
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The backbone as it runs fastest; a cached property is no part of the state."""
+        return fold_batch_norm(self.backbone)
 
     @property
     def name(self) -> str:
@@ -91,6 +104,7 @@ class Subnet(nn.Module):
         except ValueError as error:
             raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
+        self.__dict__.pop("_folded", None)
 
     def cost(self, image_size: int) -> tuple[tuple[int, int], int]:
         """Patch positions (H, W) of an image, those of the largest feature map, and FLOPs of one
@@ -109,11 +123,12 @@ class Subnet(nn.Module):
             InputError: The backbone does not take images of this size.
         """
         check_image_size(image_size)
-        # Shapes and FLOPs need no arithmetic: a copy of the subnet without values does.
-        subnet = copy.deepcopy(self).to("meta")
+        # Shapes and FLOPs need no arithmetic: a copy of the backbone without values does.
+        backbone = copy.deepcopy(self.backbone).to("meta")
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                maps = subnet(torch.empty(1, 3, image_size, image_size, device="meta"))
+                images = torch.empty(1, 3, image_size, image_size, device="meta")
+                maps = self._run(backbone, images)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.name} does not take images of {image_size} px: {one_line(error)}"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autopatch.supernet.batch_norm import fold_batch_norm
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def with_statistics(module: nn.Module) -> nn.Module:
+    """The module in eval mode, its batch norms far from the identity."""
+    generator = torch.Generator().manual_seed(1)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for value in (part.weight, part.running_var):
+                value.data.uniform_(0.5, 1.5, generator=generator)
+            for value in (part.bias, part.running_mean):
+                value.data.normal_(generator=generator)
+    return module.eval().requires_grad_(False)
+
+
+def batch_norms(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("mobilenetv2_100", 0),
+        ("tf_mobilenetv3_small_075", 0),  # pads as TensorFlow does
+        ("resnet18", 0),
+        ("resnetv2_18", 8),  # the first batch norm of a block has no convolution before it
+    ],
+)
+def test_timm_models_keep_their_maps(name: str, left: int) -> None:
+    model = with_statistics(timm.create_model(name, features_only=True))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = fold_batch_norm(model)
+    assert batch_norms(model) > batch_norms(folded) == left
+    for image_size in (64, 96):
+        images = torch.nn.functional.interpolate(IMAGES, image_size)
+        for found, expected in zip(folded(images), model(images), strict=True):
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+class Branching(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images if images.sum() > 0 else -images
+
+
+class Chain(nn.Module):
+    """What no batch norm may be folded into."""
+
+    def __init__(self, *, read_twice: bool = False, called_twice: bool = False) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.batch_norm = nn.BatchNorm2d(3)
+        self.read_twice = read_twice
+        self.called_twice = called_twice
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.called_twice:
+            images = self.batch_norm(self.convolution(images))
+        maps = self.convolution(images)
+        return self.batch_norm(maps) + (maps if self.read_twice else 0)
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Chain(read_twice=True),
+        lambda: Chain(called_twice=True),
+        lambda: nn.Sequential(Scaled(3, 4, 1), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)),
+    ],
+)
+def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
+    module = with_statistics(make())
+    folded = fold_batch_norm(module)
+    assert batch_norms(folded) == 1
+    torch.testing.assert_close(folded(IMAGES), module(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_traced_is_returned_with_a_warning() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Branching()).eval()
+    with pytest.warns(UserWarning, match="Sequential runs with its batch norm"):
+        assert fold_batch_norm(module) is module
+
+
+def test_without_batch_norm_nothing_is_done() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), Branching())
+    assert fold_batch_norm(module) is module
