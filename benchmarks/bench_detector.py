@@ -202,8 +202,9 @@ class Peer(Pipeline):
         supernet = job.supernet()
         architecture = patchcore(supernet)
         self.size = architecture.image_size
-        # The network up to the deepest level, channels last.
+        # The network up to the deepest level, channels last, with its batch norm.
         self.subnet = supernet.get_active_subnet(architecture)
+        self.backbone = self.subnet.backbone
 
     def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
         """Images as the backbone wants them."""
@@ -248,7 +249,7 @@ class TorchFaiss(Peer):
         """Patch features of each batch."""
         for batch in self.batches(images):
             with self.stages("backbone"), torch.inference_mode():
-                maps = self.subnet(batch)
+                maps = self.backbone(batch)
             with self.stages("aggregate"):
                 rows = reference.aggregate_patches(maps, [3] * len(maps))
                 self.grid = max(m.shape[-2:] for m in maps)
@@ -287,13 +288,13 @@ class Anomalib(Peer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-        self.subnet.to(memory_format=torch.contiguous_format)
+        self.backbone.to(memory_format=torch.contiguous_format)
         names = [f"stride{level.stride}" for level in self.subnet.levels]
         # With one neighbor it spares itself the weighting of the image score.
         model = PatchcoreModel(layers=["blocks.1"], backbone=job.network, pre_trained=False)
         model.num_neighbors = 1
         model.layers = model.feature_extractor.layers = names
-        model.feature_extractor.feature_extractor = self.subnet
+        model.feature_extractor.feature_extractor = self.backbone
         model.feature_extractor.forward = stages.timed("backbone", model.feature_extractor.forward)
         model.feature_pooler.forward = stages.timed("aggregate", model.feature_pooler.forward)
         model.generate_embedding = stages.timed("aggregate", model.generate_embedding)
