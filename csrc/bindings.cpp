@@ -79,6 +79,8 @@ PYBIND11_MODULE(_C, m) {
         aggregate_patches_cpu(maps, images, height, width, at<float>(out), num_threads);
       },
       release_gil());
+  m.def("prefer_huge_pages",
+        [](Address data, Size count) { prefer_huge_pages(at<float>(data), count); });
   m.def(
       "greedy_coreset",
       [](Address features, Size num_rows, Size dim, Size count, Size start, Address indices,

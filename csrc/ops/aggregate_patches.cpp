@@ -1,7 +1,14 @@
 #include "ops/aggregate_patches.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
@@ -10,47 +17,162 @@
 namespace autopatch {
 namespace {
 
-// [channels, pixels] to [pixels, channels], in squares that fit the first-level cache.
-void channels_to_last(const float* in, std::int64_t channels, std::int64_t pixels, float* out) {
-  constexpr std::int64_t kSquare = 16;
-  for (std::int64_t p0 = 0; p0 < pixels; p0 += kSquare) {
-    const std::int64_t p1 = std::min(p0 + kSquare, pixels);
-    for (std::int64_t c0 = 0; c0 < channels; c0 += kSquare) {
-      const std::int64_t c1 = std::min(c0 + kSquare, channels);
-      for (std::int64_t p = p0; p < p1; ++p) {
-        for (std::int64_t c = c0; c < c1; ++c) out[p * channels + c] = in[c * pixels + p];
+constexpr std::int64_t kLine = 16;  // floats of a cache line
+constexpr int kMaxThreads = 128;
+constexpr std::int64_t kTilesOfThread = 4;
+
+// Floats of workspace, 64 MiB for all threads and 4 MiB for one, and channels written side by side:
+// a tile of one position fits whatever the patch sizes and the number of threads.
+constexpr std::int64_t kWorkspace = std::int64_t{1} << 24;
+constexpr std::int64_t kWorkspaceOfThread = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxChannels = 1024;
+// Floats of source rows that are packed in one go, at least: they stay in the first-level cache.
+constexpr std::int64_t kSource = 8192;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Cells along an axis that `count` positions of the output are made of, at most.
+std::int64_t cells_of(std::int64_t count, std::int64_t in_length, std::int64_t out_length) {
+  if (in_length == out_length) return count;
+  return std::min((count - 1) * in_length / out_length + 3, in_length);
+}
+
+// Lays out the workspace of a tile of [rows, columns] positions and returns its size in floats.
+std::int64_t lay_out(AggregatePlan& plan, std::vector<AggregateLevel>& levels, std::int64_t rows,
+                     std::int64_t columns) {
+  std::int64_t size = 0;
+  const auto part = [&](std::int64_t floats) {
+    const std::int64_t begin = size + kAggregateMargin;
+    size = divide_up(begin + floats + kAggregateMargin, kLine) * kLine;
+    return begin;
+  };
+  plan.zeros_size = 0;
+  plan.source_size = 0;
+  for (AggregateLevel& level : levels) {
+    const std::int64_t shrink = 1 - level.patch % 2;
+    const std::int64_t pooled_rows = cells_of(rows, level.height - shrink, plan.height);
+    const std::int64_t row = cells_of(columns, level.width - shrink, plan.width) * level.channels;
+    level.pooled = part((pooled_rows + level.patch - 1) * row);
+    level.row = part(row);
+    level.taps = part(6 * columns);
+    plan.zeros_size = std::max(plan.zeros_size, row);
+    const std::int64_t source_row =
+        std::min(row + (level.patch - 1) * level.channels, level.width * level.channels);
+    plan.source_size = std::max({plan.source_size, source_row, kSource});
+  }
+  plan.zeros = part(plan.zeros_size);
+  plan.source = part(plan.source_size);
+  return size;
+}
+
+// Levels and channels of levels that are written side by side.
+struct Group {
+  std::vector<AggregateLevel> levels;
+  std::int64_t channels = 0;
+};
+
+std::vector<Group> groups_of(const std::vector<FeatureMap>& maps) {
+  std::vector<Group> groups(1);
+  for (const FeatureMap& map : maps) {
+    const std::int64_t size = map.height * map.width;
+    const std::int64_t channel_stride = map.channels_last ? 1 : size;
+    for (std::int64_t first = 0; first < map.channels;) {
+      if (groups.back().channels == kMaxChannels ||
+          groups.back().levels.size() == kMaxAggregateLevels) {
+        groups.emplace_back();
       }
+      Group& current = groups.back();
+      AggregateLevel level{};
+      level.data = map.data + first * channel_stride;
+      level.channels = std::min(map.channels - first, kMaxChannels - current.channels);
+      level.height = map.height;
+      level.width = map.width;
+      level.image_stride = map.channels * size;
+      level.cell_stride = map.channels_last ? map.channels : 1;
+      level.channel_stride = channel_stride;
+      level.patch = map.patch;
+      current.levels.push_back(level);
+      current.channels += level.channels;
+      first += level.channels;
     }
   }
+  return groups;
 }
 
 }  // namespace
 
 void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t images,
                            std::int64_t height, std::int64_t width, float* out, int num_threads) {
-  std::int64_t out_channels = 0;
-  std::vector<std::int64_t> offsets;
-  for (const FeatureMap& map : maps) {
-    offsets.push_back(out_channels);
-    out_channels += map.channels;
-  }
-  const AggregateLevel level_kernel = AUTOPATCH_KERNEL(aggregate_level);
-  const auto levels = static_cast<std::int64_t>(maps.size());
-  parallel_for(images * levels, num_threads, [&](std::int64_t task) {
-    const std::int64_t image = task / levels;
-    const auto level = static_cast<std::size_t>(task % levels);
-    const FeatureMap& map = maps[level];
-    const std::int64_t size = map.channels * map.height * map.width;
-    const float* data = map.data + image * size;
-    const std::unique_ptr<float[]> workspace(new float[static_cast<std::size_t>(3 * size)]);
-    if (!map.channels_last) {
-      channels_to_last(data, map.channels, map.height * map.width, workspace.get());
-      data = workspace.get();
+  const AggregateTileKernel kernel = AUTOPATCH_KERNEL(aggregate_tile);
+  const std::int64_t threads = std::min(num_threads, kMaxThreads);
+  std::int64_t stride = 0;
+  for (const FeatureMap& map : maps) stride += map.channels;
+  if (images == 0 || stride == 0) return;
+  for (Group& group : groups_of(maps)) {
+    AggregatePlan plan{};
+    plan.levels = group.levels.data();
+    plan.num_levels = static_cast<std::int64_t>(group.levels.size());
+    plan.out = out;
+    plan.height = height;
+    plan.width = width;
+    plan.stride = stride;
+    out += group.channels;
+
+    // A tile is an image, or less where there are few of them or they are large.
+    const std::int64_t tiles_of_image = divide_up(kTilesOfThread * threads, images);
+    std::int64_t rows = divide_up(height, tiles_of_image);
+    std::int64_t columns = width;
+    const std::int64_t limit = std::min(kWorkspace / threads - kLine, kWorkspaceOfThread);
+    std::int64_t size = lay_out(plan, group.levels, rows, columns);
+    while (size > limit && rows * columns > 1) {
+      std::int64_t& side = rows > columns ? rows : columns;
+      side = divide_up(side, 2);
+      size = lay_out(plan, group.levels, rows, columns);
     }
-    level_kernel(data, map.channels, map.height, map.width, map.patch, height, width,
-                 out + image * height * width * out_channels + offsets[level], out_channels,
-                 workspace.get() + size, workspace.get() + 2 * size);
-  });
+    const std::int64_t bands = divide_up(height, rows);
+    const std::int64_t tiles_of_band = divide_up(width, columns);
+    const std::int64_t tiles = images * bands * tiles_of_band;
+
+    const std::unique_ptr<float[]> memory(
+        new float[static_cast<std::size_t>(threads * size + kLine)]);
+    const auto address = reinterpret_cast<std::uintptr_t>(memory.get()) / sizeof(float);
+    float* workspaces = memory.get() + (kLine - static_cast<std::int64_t>(address) % kLine) % kLine;
+    std::atomic<std::int64_t> next_tile{0};
+    parallel_for(threads, num_threads, [&](std::int64_t thread) {
+      float* workspace = workspaces + thread * size;
+      std::fill_n(workspace + plan.zeros, plan.zeros_size, 0.0f);
+      for (;;) {
+        const std::int64_t i = next_tile.fetch_add(1, std::memory_order_relaxed);
+        if (i >= tiles) break;
+        AggregateTile tile{};
+        tile.image = i / (bands * tiles_of_band);
+        tile.top = i / tiles_of_band % bands * rows;
+        tile.bottom = std::min(tile.top + rows, height);
+        tile.left = i % tiles_of_band * columns;
+        tile.right = std::min(tile.left + columns, width);
+        // The one of this thread's next tile if all are equally fast.
+        const std::int64_t next_image = tile.image + threads;
+        tile.next_image = tiles == images && next_image < images ? next_image : -1;
+        kernel(plan, tile, workspace);
+      }
+    });
+  }
+}
+
+void prefer_huge_pages(float* data, std::int64_t count) {
+#ifdef MADV_HUGEPAGE
+  constexpr std::int64_t kOwnMapping = std::int64_t{32} << 20;
+  const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
+  if (bytes < kOwnMapping) return;
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
+  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(data + count);
+  // Where it is refused, there are small pages.
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  static_cast<void>(data);
+  static_cast<void>(count);
+#endif
 }
 
 }  // namespace autopatch

@@ -19,8 +19,14 @@ struct FeatureMap {
 /// Average-pools every map with its patch size (stride 1, zero padding (patch - 1) / 2 counted in
 /// the mean), resizes it bilinearly to [height, width] and writes the channels of all levels side
 /// by side: out [images * height * width, sum of channels], contiguous. Same result on every ISA
-/// level and any number of threads.
+/// level and any number of threads, and equal patches have equal averages. Takes up to 64 MiB of
+/// memory, 4 MiB for a thread.
 void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t images,
                            std::int64_t height, std::int64_t width, float* out, int num_threads);
+
+/// Asks the system for huge pages behind a large array that nothing was written to yet: the first
+/// touch of small ones takes longer than the aggregation that fills it. Arrays of less than 32 MiB
+/// are left alone, since malloc gives them memory that was in use before and will be again.
+void prefer_huge_pages(float* data, std::int64_t count);
 
 }  // namespace autopatch

@@ -16,6 +16,7 @@ def aggregate_patches(
     out: int,
     num_threads: int,
 ) -> None: ...
+def prefer_huge_pages(data: int, count: int) -> None: ...
 def greedy_coreset(
     features: int,
     num_rows: int,

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -48,6 +48,54 @@ inline Vector load_first(const float* p, std::int64_t count) {
   Vector v = {};
   for (std::int64_t i = 0; i < count; ++i) v[i] = p[i];
   return v;
+#endif
+}
+
+/// Stores the first `count` < kLanes floats of `v`; nothing behind them is written.
+inline void store_first(float* p, Vector v, std::int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), v);
+#else
+  for (std::int64_t i = 0; i < count; ++i) p[i] = v[i];
+#endif
+}
+
+template <int... lane>
+struct Lanes {};
+
+#if defined(__AVX512F__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
+typedef std::int32_t IntVector __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+
+// {0, 1, ...}
+template <int... lane>
+inline IntVector lane_indices(Lanes<lane...>) {
+  return IntVector{lane...};
+}
+
+// Stores past the caches, to an address that is a multiple of the vector's size. Others see it
+// after the fence.
+inline void stream(float* p, Vector v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(p, v);
+#else
+  store(p, v);
+#endif
+}
+
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
 #endif
 }
 

@@ -290,6 +290,7 @@ def _aggregate_cpu(
     num_threads: int,
 ) -> torch.Tensor:
     out = _aggregate_output(feature_maps, patch_sizes, height, width)
+    _C.prefer_huge_pages(out.data_ptr(), out.numel())
     _aggregate_out_cpu(feature_maps, patch_sizes, height, width, out, num_threads)
     return out
 
