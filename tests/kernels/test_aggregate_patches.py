@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,10 @@ CASES: list[dict[str, Any]] = json.loads((FIXTURES / "patch.json").read_text())
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def channels_last(feature_map: torch.Tensor) -> torch.Tensor:
+    return feature_map.contiguous(memory_format=torch.channels_last)
 
 
 def assert_aggregates(
@@ -109,25 +116,104 @@ def test_a_constant_map_stays_constant_inside_and_darkens_at_borders(isa: str) -
     torch.testing.assert_close(found[0, 0], torch.tensor(4 / 9))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 9, 16])
+def test_every_layout_and_channel_count_matches_the_reference(isa: str, patch_size: int) -> None:
+    for channels in (1, 3, 4, 7, 8, 12, 15, 16, 17, 24, 31, 33, 40):
+        # The second map begins within a vector, at another place in each row.
+        maps = [
+            normal(2, channels, 9, 7, seed=channels),
+            normal(2, 19, 5, 17, seed=channels + 1),
+            normal(2, channels, 3, 3, seed=channels + 2),
+        ]
+        patch_sizes = [patch_size, 3, patch_size]
+        found = aggregate_patches(maps, patch_sizes)
+        assert_aggregates(found, maps, patch_sizes)
+        for in_nhwc in ((0, 1, 2), (0,), (1, 2)):
+            mixed = [channels_last(m) if i in in_nhwc else m for i, m in enumerate(maps)]
+            assert torch.equal(aggregate_patches(mixed, patch_sizes), found)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 20])
 def test_layout_and_threads_do_not_change_the_result(isa: str, threads: int) -> None:
     maps = [normal(3, 19, 14, 11), normal(3, 33, 7, 6, seed=1)]
     expected = aggregate_patches(maps, [3, 4], num_threads=1)
     transposed = [m.transpose(2, 3).contiguous().transpose(2, 3) for m in maps]
     sliced = [m.repeat_interleave(2, dim=0)[::2] for m in maps]
-    channels_last = [m.contiguous(memory_format=torch.channels_last) for m in maps]
-    mixed = [maps[0], channels_last[1]]
-    for views in (maps, channels_last, mixed, transposed, sliced):
+    mixed = [maps[0], channels_last(maps[1])]
+    for views in (maps, [channels_last(m) for m in maps], mixed, transposed, sliced):
         found = aggregate_patches(views, [3, 4], num_threads=threads)
         assert torch.equal(found, expected)
 
 
 def test_the_isa_does_not_change_the_result(isa: str, arrays: dict[str, np.ndarray]) -> None:
-    maps = [arrays[f"03_test_layer{i}"] for i in range(3)]
-    found = aggregate_patches(maps, CASES[3]["patch_sizes"])
+    cases = [
+        ([arrays[f"03_test_layer{i}"] for i in range(3)], CASES[3]["patch_sizes"]),
+        *(([normal(2, 45, 13, 18), normal(2, 23, 5, 5)], [p, 17 - p]) for p in range(1, 17)),
+    ]
+    found = [aggregate_patches(*case) for case in cases]
     _C.set_active_isa("generic")  # the fixture sets it back
-    generic = aggregate_patches(maps, CASES[3]["patch_sizes"])
-    np.testing.assert_array_equal(found, generic)
+    for case, rows in zip(cases, found, strict=True):
+        np.testing.assert_array_equal(rows, aggregate_patches(*case))
+
+
+@pytest.mark.parametrize("patch_size", [3, 8, 15])
+def test_equal_patches_have_equal_features(isa: str, patch_size: int) -> None:
+    maps = [1e3 * normal(1, 5, 20, 23).repeat(1, 1, 3, 3)]
+    shrink = 1 - patch_size % 2
+    size = (60 - shrink, 69 - shrink)  # not resized
+    rows = aggregate_patches(maps, [patch_size], out_size=size).reshape(*size, 5)
+    assert torch.equal(rows[10:30, 10:33], rows[30:50, 33:56])
+
+
+# More than a tile of the output holds, than one write of all levels has channels, and than it has
+# levels; the narrow maps have rows that alone are more than a tile.
+LARGE: list[tuple[list[tuple[int, ...]], list[int], dict[str, Any]]] = [
+    ([(1, 72, 150, 130), (1, 130, 70, 60)], [15, 4], {}),
+    ([(2, 700, 12, 9), (2, 800, 5, 4), (2, 9, 3, 3)], [3, 16, 2], {}),
+    ([(1, 1 + i % 5, 6, 5) for i in range(150)], [1 + i % 5 for i in range(150)], {}),
+    ([(1, 100, 2, 3000), (1, 50, 3, 900)], [2, 3], {"out_size": (3, 2500)}),
+    ([(1, 100, 400, 40)], [5], {"out_size": (9, 7)}),
+]
+
+
+@pytest.mark.parametrize(("shapes", "patch_sizes", "options"), LARGE, ids=range(len(LARGE)))
+def test_large_maps_are_aggregated_in_parts(
+    isa: str, shapes: list[tuple[int, ...]], patch_sizes: list[int], options: dict[str, Any]
+) -> None:
+    maps = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    found = aggregate_patches(maps, patch_sizes, num_threads=1, **options)
+    assert_aggregates(found, maps, patch_sizes, **options)
+    in_nhwc = [channels_last(m) for m in maps]
+    for threads in (2, 20):  # which have smaller workspaces, so smaller parts
+        assert torch.equal(
+            aggregate_patches(in_nhwc, patch_sizes, num_threads=threads, **options), found
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 20])
+def test_workspace_is_bounded(isa: str, threads: int) -> None:
+    def peak(reset: bool = False) -> int:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 2**10
+
+    for shape, patch_size, out_size in [
+        ((1, 32, 512, 512), 1, (512, 512)),
+        ((1, 32, 512, 512), 3, (512, 512)),
+        ((1, 2100, 40, 40), 16, (40, 40)),
+        ((1, 20, 2, 30_000), 2, (3, 20_000)),
+    ]:
+        feature_map = torch.ones(shape)
+        out = torch.ones(out_size[0] * out_size[1], shape[1])
+        try:
+            before = peak(reset=True)
+        except OSError as error:
+            pytest.skip(f"the peak of memory cannot be read here: {error}")
+        aggregate_patches(
+            [feature_map], [patch_size], out_size=out_size, out=out, num_threads=threads
+        )
+        assert peak() - before < min(4 * threads, 64) * 2**20 + 2**20
 
 
 def test_out_is_written_and_returned(isa: str) -> None:
@@ -143,6 +229,67 @@ def test_out_is_written_and_returned(isa: str) -> None:
     aggregate_patches(maps, [3, 1], out=rows[2])  # a batch of a larger bank
     assert torch.equal(rows[2], expected)
     assert rows[[0, 1, 3]].isnan().all()
+
+
+@pytest.mark.parametrize("offset", [*range(1, 18), 31])
+def test_out_may_begin_anywhere(isa: str, offset: int) -> None:
+    for channels in ((24, 40), (3, 2), (1,), (17, 16)):
+        maps = [normal(2, c, 5, 7, seed=c) for c in channels]
+        patch_sizes = [3] * len(maps)
+        expected = aggregate_patches(maps, patch_sizes)
+        memory = torch.full((offset + expected.numel() + 20,), torch.nan)
+        out = memory[offset : offset + expected.numel()].view_as(expected)
+        aggregate_patches(maps, patch_sizes, out=out, num_threads=2)
+        assert torch.equal(out, expected)
+        assert memory[:offset].isnan().all()
+        assert memory[offset + expected.numel() :].isnan().all()
+
+
+def guarded(values: torch.Tensor, at_end: bool) -> torch.Tensor:
+    """A contiguous copy that begins or ends where memory does: access beyond it crashes."""
+    page, size = mmap.PAGESIZE, values.numel() * values.element_size()
+    pages = -(-size // page)
+    memory = mmap.mmap(-1, (pages + 2) * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for guard in (address, address + (pages + 1) * page):
+        assert protect(guard, page, 0) == 0
+    offset = page + (pages * page - size if at_end else 0)
+    copy = torch.frombuffer(memory, dtype=values.dtype, count=values.numel(), offset=offset)
+    return copy.view(values.shape).copy_(values)
+
+
+@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
+@pytest.mark.parametrize("patch_size", [1, 3, 16])
+def test_no_access_beyond_maps_and_out(isa: str, patch_size: int, at_end: bool) -> None:
+    for channels in (1, 17, 24):
+        for height, width in ((2, 3), (16, 17)):
+            feature_map = normal(2, channels, height, width)
+            in_nhwc = guarded(feature_map.permute(0, 2, 3, 1).contiguous(), at_end)
+            for out_size in ((height, width), (7, 6)):
+                expected = aggregate_patches([feature_map], [patch_size], out_size=out_size)
+                out = guarded(torch.zeros_like(expected), at_end)
+                for m in (guarded(feature_map, at_end), in_nhwc.permute(0, 3, 1, 2)):
+                    aggregate_patches([m], [patch_size], out_size=out_size, out=out)
+                    assert torch.equal(out, expected)
+
+
+def test_a_large_fresh_output_asks_for_huge_pages(isa: str) -> None:
+    maps = [channels_last(normal(11, 300, 16, 16).repeat(1, 1, 4, 4))]  # 54 MB
+    found = aggregate_patches(maps, [1])
+    assert torch.equal(found, maps[0].permute(0, 2, 3, 1).flatten(0, 2))
+    if not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
+        pytest.skip("the kernel has no transparent huge pages")
+    for part in re.split(
+        r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M
+    ):
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", part)
+        if bounds and int(bounds[1], 16) <= found.data_ptr() < int(bounds[2], 16):
+            assert "hg" in part.partition("VmFlags:")[2].split()
+            break
+    else:
+        pytest.fail("the output is in no mapping")
 
 
 def read_only() -> np.ndarray:
@@ -184,6 +331,38 @@ def test_bad_values_reach_exactly_the_patches_that_see_them(
             assert torch.equal(found.isnan(), expected.isnan())
             assert torch.equal(found.isinf(), expected.isinf())
         assert 0 < int((~expected.isfinite()).sum()) < expected.numel()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_bad_values_stay_local_in_every_layout(isa: str, value: float) -> None:
+    for patch_size in range(1, 17):
+        feature_map = normal(1, 21, 40, 30)
+        feature_map[0, 4, 20, 15] = value
+        feature_map[0, 20, 39, 29] = value
+        padding = (patch_size - 1) // 2
+        sees = torch.zeros(21, 40, 30, dtype=torch.bool)
+        for channel, y, x in ((4, 20, 15), (20, 39, 29)):
+            top, left = max(y + padding - patch_size + 1, 0), max(x + padding - patch_size + 1, 0)
+            sees[channel, top : y + padding + 1, left : x + padding + 1] = True
+        shrink = 1 - patch_size % 2
+        size = (40 - shrink, 30 - shrink)  # not resized
+        expected = sees[:, : size[0], : size[1]].permute(1, 2, 0).flatten(0, 1)
+        for m in (feature_map, channels_last(feature_map)):
+            for threads in (1, 3):
+                found = aggregate_patches([m], [patch_size], out_size=size, num_threads=threads)
+                assert torch.equal(~found.isfinite(), expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_bad_values_of_small_maps_are_those_of_torch(isa: str, value: float) -> None:
+    for size in ((1, 1), (1, 4), (2, 1), (2, 2)):  # positions are exact in torch too
+        feature_map = normal(1, 2, *size)
+        feature_map[0, 1, -1, 0] = value
+        for out_size in ((1, 1), (1, 4), (4, 2), (2, 8), size):
+            expected = reference.aggregate_patches([feature_map.double()], [1], out_size=out_size)
+            found = aggregate_patches([feature_map], [1], out_size=out_size)
+            assert torch.equal(found.isnan(), expected.isnan())
+            assert torch.equal(found.isinf(), expected.isinf())
 
 
 def test_empty_sizes() -> None:
