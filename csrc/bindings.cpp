@@ -121,20 +121,19 @@ PYBIND11_MODULE(_C, m) {
       },
       release_gil());
 #endif
+  py::enum_<ScoreType>(m, "ScoreType")
+      .value("float32", ScoreType::float32)
+      .value("float64", ScoreType::float64)
+      .value("float16", ScoreType::float16)
+      .value("bfloat16", ScoreType::bfloat16)
+      .value("uint8", ScoreType::uint8);
   m.def(
       "pixel_metrics",
-      [](Address scores, bool is_double, Address masks, Size images, Size height, Size width,
+      [](Address scores, ScoreType score_type, Address masks, Size images, Size height, Size width,
          Address type_of_image, int num_types, Address out, int num_threads) {
-        const auto measure = [&](const auto* typed_scores) {
-          pixel_metrics(typed_scores, at<const std::uint8_t>(masks), images, height, width,
-                        at<const std::int32_t>(type_of_image), num_types, at<double>(out),
-                        num_threads);
-        };
-        if (is_double) {
-          measure(at<const double>(scores));
-        } else {
-          measure(at<const float>(scores));
-        }
+        pixel_metrics(at<const void>(scores), score_type, at<const std::uint8_t>(masks), images,
+                      height, width, at<const std::int32_t>(type_of_image), num_types,
+                      at<double>(out), num_threads);
       },
       release_gil());
 }

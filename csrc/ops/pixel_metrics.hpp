@@ -4,6 +4,8 @@
 
 namespace autopatch {
 
+enum class ScoreType { float32, float64, float16, bfloat16, uint8 };
+
 /// Metrics of anomaly scores against masks over all pixels of a data set, from one sort of the
 /// scores of the anomalous pixels.
 ///
@@ -12,13 +14,13 @@ namespace autopatch {
 /// for a normal image. `out` receives rwAP, AP, AUROC, partial AUROC (false-positive rate at most
 /// 0.3, McClish standardised) and AUPRO (false-positive rate at most 0.3); the last three are NaN
 /// where there is no normal pixel. Equal scores form one point of every curve, -0 equals 0, and
-/// infinities are ordered like numbers. The result does not depend on `num_threads` (>= 1).
+/// infinities are ordered like numbers. The result does not depend on
+/// `num_threads` (>= 1).
 ///
 /// Throws std::invalid_argument with a message for the user on NaN scores, an anomalous pixel in a
 /// normal image, no anomalous pixel at all, or 2^32 pixels and more.
-template <typename Score>  // float or double
-void pixel_metrics(const Score* scores, const std::uint8_t* masks, std::int64_t num_images,
-                   std::int64_t height, std::int64_t width, const std::int32_t* type_of_image,
-                   int num_types, double* out, int num_threads);
+void pixel_metrics(const void* scores, ScoreType score_type, const std::uint8_t* masks,
+                   std::int64_t num_images, std::int64_t height, std::int64_t width,
+                   const std::int32_t* type_of_image, int num_types, double* out, int num_threads);
 
 }  // namespace autopatch

@@ -1,5 +1,7 @@
 """Types of the native extension. Sizes and addresses are integers; see csrc/bindings.cpp."""
 
+from enum import Enum
+
 cuda_built: bool
 max_screen_width: int
 
@@ -63,9 +65,17 @@ def nearest_neighbors_cuda(
     indices: int,
     stream: int,
 ) -> None: ...
+
+class ScoreType(Enum):
+    float32 = 0
+    float64 = 1
+    float16 = 2
+    bfloat16 = 3
+    uint8 = 4
+
 def pixel_metrics(
     scores: int,
-    is_double: bool,
+    score_type: ScoreType,
     masks: int,
     images: int,
     height: int,

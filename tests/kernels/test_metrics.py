@@ -419,3 +419,91 @@ def test_operator() -> None:
     assert PixelMetrics(*values.tolist()) == pixel_metrics(scores, masks, types)
     compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*arguments), values)
+
+
+def random_scores(
+    kind: str, shape: tuple[int, int, int], generator: torch.Generator
+) -> torch.Tensor:
+    scores = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "constant":
+        return torch.full(shape, 0.5)
+    if kind == "tied":
+        return scores.round().float()
+    if kind == "subnormal":
+        return (scores * 4).round().float() * 1e-45
+    if kind == "zeros and infinities":
+        choices = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-45, -1e-45, 3e38])
+        return choices[torch.randint(len(choices), shape, generator=generator)]
+    if kind == "crowded":  # one cell, one bin hold nearly all keys
+        scores = 1 + 1e-12 * scores
+        scores[0, 0, 0], scores[-1, -1, -1] = -1e300, 1e300
+        return scores
+    if kind == "8-bit":
+        return (scores * 40 + 128).clamp(0, 255).to(torch.uint8)
+    return scores.to(
+        {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "constant",
+        "tied",
+        "subnormal",
+        "zeros and infinities",
+        "crowded",
+        "8-bit",
+        "float16",
+        "bfloat16",
+        "float32",
+    ],
+)
+def test_random_small_problems_and_any_number_of_threads(kind: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(40):
+        sizes = torch.randint(1, 12, (3,), generator=generator).tolist()
+        shape = (sizes[0], sizes[1], sizes[2])
+        masks = torch.rand(shape, generator=generator) < torch.rand(1, generator=generator)
+        masks[0, 0, 0], masks[-1, -1, -1] = True, False
+        if masks.numel() == 1:
+            continue
+        types = [("scratch", "hole")[i % 2] for i in range(shape[0])]
+        scores = random_scores(kind, shape, generator)
+        found = pixel_metrics(scores, masks, types, num_threads=1)
+        assert_matches(found, reference.pixel_metrics(scores, masks, types))
+        assert pixel_metrics(scores, masks, types, num_threads=3) == found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("density", [0.02, 0.9])
+def test_many_keys_far_apart_and_crowded(dtype: torch.dtype, density: float, isa: str) -> None:
+    """Bins of every fill, buckets of one cell, scores before and behind every key."""
+    generator = torch.Generator().manual_seed(11)
+    shape = (4, 150, 150)
+    scores = torch.randn(shape, generator=generator, dtype=torch.float64)
+    scores = torch.where(
+        torch.rand(shape, generator=generator) < 0.5, 1 + 1e-5 * scores, scores.exp().pow(9)
+    ).to(dtype)
+    masks = torch.rand(shape, generator=generator) < density
+    masks.view(-1)[scores.flatten().argmin()] = False
+    masks.view(-1)[scores.flatten().argmax()] = False
+    types = ["a", "b", "a", "b"]
+    found = [pixel_metrics(scores, masks, types, num_threads=n) for n in (1, 2, 5)]
+    assert_matches(found[0], reference.pixel_metrics(scores, masks, types))
+    assert found[0] == found[1] == found[2]
+    masks.fill_(True)
+    masks[0, 0, 0] = False  # one region of an image, keys of nearly all pixels
+    assert_matches(
+        pixel_metrics(scores, masks, types), reference.pixel_metrics(scores, masks, types)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pixel", [0, 1])
+def test_nan_of_half_precision_is_refused(dtype: torch.dtype, pixel: int) -> None:
+    scores, masks, types = problem()
+    scores, masks = scores.to(dtype), masks.to(torch.uint8)
+    masks[5, 3, 3], scores[5, 3, 3] = pixel, -math.nan
+    with pytest.raises(ValueError, match=r"^`scores` contain NaN, first in image 5$"):
+        pixel_metrics(scores, masks, types)

@@ -15,6 +15,7 @@ from autopatch import _C
 
 MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
+SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -24,7 +25,8 @@ def dtype_name(tensor: torch.Tensor) -> str:
 
 def check_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
     if tensor.dtype not in dtypes:
-        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        *others, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        expected = f"{', '.join(others)} or {last}" if others else last
         raise TypeError(f"`{name}` has dtype {dtype_name(tensor)}, expected {expected}")
 
 
@@ -112,7 +114,7 @@ def check_out_size(height: int, width: int) -> None:
 
 
 def check_metrics(scores: torch.Tensor, masks: torch.Tensor, type_indices: torch.Tensor) -> None:
-    check_dtype("scores", scores, torch.float32, torch.float64)
+    check_dtype("scores", scores, *SCORE_DTYPES)
     check_dtype("masks", masks, torch.bool, torch.uint8)
     check_dtype("type_indices", type_indices, torch.int32)
     if scores.ndim != 3:

@@ -322,6 +322,15 @@ define(
 # --- pixel_metrics -----------------------------------------------------------------------------
 
 
+_SCORE_TYPES = {
+    torch.float32: _C.ScoreType.float32,
+    torch.float64: _C.ScoreType.float64,
+    torch.float16: _C.ScoreType.float16,
+    torch.bfloat16: _C.ScoreType.bfloat16,
+    torch.uint8: _C.ScoreType.uint8,
+}
+
+
 def _metrics_output(scores: torch.Tensor) -> torch.Tensor:
     return scores.new_empty((5,), dtype=torch.float64)
 
@@ -340,7 +349,7 @@ def _metrics_cpu(
     out = _metrics_output(scores)
     _C.pixel_metrics(
         scores.data_ptr(),
-        scores.dtype == torch.float64,
+        _SCORE_TYPES[scores.dtype],
         masks.data_ptr(),
         scores.shape[0],
         scores.shape[1],

@@ -12,8 +12,6 @@ from autopatch.kernels._arrays import Array, check_threads, to_tensor
 
 NORMAL_TYPE = "good"
 
-_EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16, torch.uint8)
-
 
 @dataclass(frozen=True)
 class PixelMetrics:
@@ -69,20 +67,11 @@ def pixel_metrics(
         ValueError: Sizes do not fit, `scores` contain NaN, a "good" image has an anomalous pixel,
             or there is no anomalous pixel.
     """
-    score_tensor = to_tensor("scores", scores).detach()
-    if score_tensor.dtype in _EXACT_IN_FLOAT32:
-        score_tensor = score_tensor.float()
-    if score_tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"`scores` has dtype {str(score_tensor.dtype).removeprefix('torch.')}, "
-            "expected float32, float64, float16, bfloat16 or uint8"
-        )
-    mask_tensor = to_tensor("masks", masks)
     anomaly_types = sorted(set(types) - {NORMAL_TYPE})
     index = {NORMAL_TYPE: -1, **{name: i for i, name in enumerate(anomaly_types)}}
     values = torch.ops.autopatch.pixel_metrics(
-        score_tensor,
-        mask_tensor,
+        to_tensor("scores", scores).detach(),
+        to_tensor("masks", masks),
         torch.tensor([index[name] for name in types], dtype=torch.int32),
         len(anomaly_types),
         check_threads(num_threads),

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+namespace autopatch {
+
+/// A score type of sign, exponent and mantissa, as its bits.
+template <typename BitsType, int kMantissaBits>
+struct FloatFormat {
+  using Bits = BitsType;
+  static constexpr Bits kSign = static_cast<Bits>(Bits{1} << (sizeof(Bits) * 8 - 1));
+  static constexpr Bits kMagnitude = static_cast<Bits>(kSign - 1);
+  static constexpr Bits kInfinity =
+      static_cast<Bits>(kMagnitude - ((Bits{1} << kMantissaBits) - 1));
+
+  static constexpr bool is_nan(Bits bits) { return (bits & kMagnitude) > kInfinity; }
+
+  /// The order of scores as that of integers: falls where the score rises, and is the same for -0
+  /// and 0. Not for NaN.
+  static constexpr Bits key(Bits bits) {
+    return static_cast<Bits>((bits & kSign) != 0 ? bits - 1 : bits ^ kMagnitude);
+  }
+};
+
+using Float32 = FloatFormat<std::uint32_t, 23>;
+using Float64 = FloatFormat<std::uint64_t, 52>;
+using Float16 = FloatFormat<std::uint16_t, 10>;
+using BFloat16 = FloatFormat<std::uint16_t, 7>;
+
+struct UInt8 {
+  using Bits = std::uint8_t;
+  static constexpr bool is_nan(Bits) { return false; }
+  static constexpr Bits key(Bits bits) { return static_cast<Bits>(~bits); }
+};
+
+}  // namespace autopatch
