@@ -77,7 +77,7 @@ class ScreenedSearch {
     code_.resize(index(count));
     least_.assign(index(padded_), kNone);
     survivors_.assign(index(padded_), 0);
-    screen_coordinates(screen_, queries, count, coordinates_);
+    find_coordinates(coding_of(screen_), queries, count, coordinates_);
     for (std::int64_t s = 0; s < kScreenSegments; ++s) {
       const ScreenSegment& segment = header_.segments[s];
       if (segment.first_panel == segment.last_panel) continue;

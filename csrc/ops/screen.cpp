@@ -13,21 +13,14 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
-#include "ops/cpu/nearest_neighbors.hpp"
 #include "ops/cpu/screen.hpp"
 
 namespace autopatch {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6e65657263735041U;
-constexpr std::int64_t kBlock = 64;     // vectors a thread takes at a time
-constexpr std::int64_t kSample = 1024;  // rows that set the scale
-constexpr double kCoveredShare = 0.95;  // of them, within the box of the first segment
-constexpr double kSegmentRatio = 2;     // of the scales of successive segments
-constexpr double kMaxCode = 127;
-constexpr double kRounding = 0x1p-24;        // of a float32 operation, relative
-constexpr double kMaxMagnitude = 1e15;       // coordinates whose squares and products stay in range
-constexpr double kMinMagnitude = 1e-10;      // and do not underflow by more than errors allow for
+constexpr std::int64_t kBlock = 64;          // vectors a thread takes at a time
+constexpr double kSegmentRatio = 2;          // of the scales of successive segments
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
@@ -56,17 +49,6 @@ struct Placement {
   std::int32_t segment;
   std::int32_t pivot;
 };
-
-/// Largest magnitude of the coordinates, NaN if one is.
-float magnitude_of(const float* coordinates, std::int64_t width) {
-  float largest = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const float magnitude = std::fabs(coordinates[d]);
-    if (!(magnitude <= largest)) largest = magnitude;
-    if (std::isnan(largest)) break;
-  }
-  return largest;
-}
 
 /// The first segment whose box holds the coordinates, the last one if none does.
 std::int32_t segment_of(const float* coordinates, std::int64_t width, double error, double scale) {
@@ -167,15 +149,6 @@ ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t wid
   return header;
 }
 
-/// Whether a vector's coordinates, and squares of them, are within range.
-bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
-
-/// Marks vector i as one that cannot be screened.
-void give_up(std::int64_t i, std::int64_t width, Coordinates& out) {
-  std::fill_n(out.values.begin() + static_cast<std::ptrdiff_t>(i * width), width, 0.0f);
-  out.error[index(i)] = std::numeric_limits<double>::infinity();
-}
-
 /// Moves record `rows[t]` of `records`, of `size` bytes each, to place t, for every t in [0, count)
 /// with rows[t] >= 0; in place, since a copy might be large.
 void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
@@ -227,50 +200,11 @@ bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, st
          screen_bytes(num_rows, dim, header.width, header.is_projected != 0) == bytes;
 }
 
-void screen_coordinates(const ScreenView& screen, const float* vectors, std::int64_t count,
-                        Coordinates& out) {
+Coding coding_of(const ScreenView& screen) {
   const ScreenHeader& header = *screen.header;
-  const std::int64_t dim = header.dim;
-  const std::int64_t width = header.width;
-  out.values.resize(index(count * width));
-  out.error.resize(index(count));
-  if (!header.is_projected) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      float* u = out.values.data() + i * width;
-      double squared_norm = 0;
-      for (std::int64_t d = 0; d < dim; ++d) {
-        u[d] = vectors[i * dim + d] - screen.mean[d];
-        squared_norm += static_cast<double>(u[d]) * u[d];
-      }
-      std::fill(u + dim, u + width, 0.0f);
-      out.error[index(i)] = 2 * kRounding * std::sqrt(squared_norm);
-      if (!usable(squared_norm)) give_up(i, width, out);
-    }
-    return;
-  }
-  std::vector<float> squared_norms(index(count));
-  AUTOPATCH_KERNEL(project_vectors)
-  (vectors, count, dim, screen.mean, screen.basis, width, out.values.data(), squared_norms.data());
-  // Relative to |y|: of a coordinate by the roundings of its sum, of all of them together, and of
-  // the squared norm by those of its own sum, which has at least four lanes.
-  const double chunks = static_cast<double>(dim) / static_cast<double>(kProjectionChunk);
-  const double of_coordinate = kRounding * (static_cast<double>(kProjectionChunk) + chunks + 3);
-  const double of_all = of_coordinate * std::sqrt(static_cast<double>(width)) + header.basis_error;
-  const double of_norm = kRounding * (static_cast<double>(dim) / 4 + 16);
-  for (std::int64_t i = 0; i < count; ++i) {
-    float* u = out.values.data() + i * width;
-    const double squared_norm = squared_norms[index(i)];
-    double projected = 0;
-    for (std::int64_t d = 0; d + 1 < width; ++d) projected += static_cast<double>(u[d]) * u[d];
-    const double left = std::sqrt(std::max(squared_norm - projected, 0.0));
-    u[width - 1] = static_cast<float>(left - header.norm_center);
-    // sqrt(a) - sqrt(b) is at most sqrt(|a - b|), and |a - b| / sqrt(b).
-    const double of_square = squared_norm * (3 * of_all + of_norm);
-    const double of_left = std::min(std::sqrt(of_square), left > 0 ? of_square / left : HUGE_VAL) +
-                           2 * kRounding * (left + std::fabs(header.norm_center));
-    out.error[index(i)] = 1.01 * (of_all * std::sqrt(squared_norm) + of_left);
-    if (!usable(squared_norm)) give_up(i, width, out);
-  }
+  return {header.dim,         header.width,
+          screen.mean,        header.is_projected != 0 ? screen.basis : nullptr,
+          header.basis_error, header.norm_center};
 }
 
 void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int64_t count,
@@ -289,70 +223,7 @@ void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int
   }
 }
 
-Code quantize(const float* coordinates, std::int64_t width, double scale, double error,
-              std::int8_t* codes) {
-  constexpr auto kLargest = static_cast<float>(kMaxCode);
-  constexpr float kToWhole = 0x1.8p23f;  // added and taken away, it rounds to whole numbers
-  const auto inverse = static_cast<float>(1 / scale);
-  float rounding = 0;
-  double beyond = 0;
-  std::int32_t squared_norm = 0;
-  std::int32_t sum = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const float exact = coordinates[d] * inverse;
-    const float clamped = std::min(std::max(exact, -kLargest), kLargest);
-    const float code = (clamped + kToWhole) - kToWhole;
-    rounding += (clamped - code) * (clamped - code);
-    if (exact != clamped) {
-      beyond += (static_cast<double>(exact) - clamped) * (static_cast<double>(exact) - clamped);
-    }
-    const auto whole = static_cast<std::int32_t>(code);
-    codes[d] = static_cast<std::int8_t>(whole);
-    squared_norm += whole * whole;
-    sum += whole;
-  }
-  // `exact` is off by three roundings of 127 and of what it is beyond; a sum of up to 8192 squares
-  // by less than 1e-3 of itself.
-  const double of_exact = 3 * kRounding * kMaxCode * std::sqrt(static_cast<double>(width));
-  return {scale * (1.001 * std::sqrt(static_cast<double>(rounding)) + of_exact) + error,
-          scale * std::max(0.999 * std::sqrt(beyond) - of_exact, 0.0), squared_norm, sum};
-}
-
 namespace {
-
-/// Sets the centre of the norms from a sample of the bank, and returns the scale of the first
-/// segment, 0 where the magnitude of the bank allows none.
-double set_scale(const float* bank, const ScreenView& screen) {
-  const std::int64_t num_rows = screen.header->num_rows;
-  const std::int64_t dim = screen.header->dim;
-  const std::int64_t width = screen.header->width;
-  const std::int64_t step = std::max<std::int64_t>(num_rows / kSample, 1);
-  const std::int64_t count = num_rows / step;
-  std::vector<float> sample(index(count * dim));
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::copy_n(bank + i * step * dim, dim, sample.data() + i * dim);
-  }
-  Coordinates coordinates;
-  if (screen.header->is_projected) {
-    screen_coordinates(screen, sample.data(), count, coordinates);
-    double sum = 0;
-    for (std::int64_t i = 1; i <= count; ++i) {
-      sum += coordinates.values[index(i * width - 1)];
-    }
-    screen.header->norm_center = sum / static_cast<double>(count);
-  }
-  screen_coordinates(screen, sample.data(), count, coordinates);
-  std::vector<float> largest(index(count));
-  for (std::int64_t i = 0; i < count; ++i) {
-    largest[index(i)] = magnitude_of(coordinates.values.data() + i * width, width);
-  }
-  const auto covered =
-      largest.begin() + static_cast<std::ptrdiff_t>(kCoveredShare * static_cast<double>(count - 1));
-  std::nth_element(largest.begin(), covered, largest.end());
-  if (*covered == 0) return 1;
-  if (!(*covered >= kMinMagnitude && *covered <= kMaxMagnitude)) return 0;
-  return 1.0001 * static_cast<double>(*covered) / kMaxCode;
-}
 
 class ScreenBuilder {
  public:
@@ -363,13 +234,15 @@ class ScreenBuilder {
         dim_(screen.header->dim),
         width_(screen.header->width),
         num_threads_(num_threads),
-        scale_(set_scale(bank, screen)),
+        coding_(coding_of(screen)),
+        scale_(fit_scale(bank, num_rows_, coding_)),
         placements_(index(num_rows_)),
         offsets_(index(num_rows_)),
         errors_(index(num_rows_)),
         hashes_(index(num_rows_)) {}
 
   void build() {
+    screen_.header->norm_center = coding_.norm_center;
     code_rows();
     std::vector<std::int32_t> rows = find_twins(bank_, num_rows_, dim_, hashes_, screen_.twins);
     choose_pivots(rows);
@@ -396,7 +269,7 @@ class ScreenBuilder {
     parallel_blocks(num_rows_, num_threads_, [&](std::int64_t first, std::int64_t last) {
       Coordinates block;
       std::vector<std::int8_t> codes(index(width_));
-      screen_coordinates(screen_, bank_ + first * dim_, last - first, block);
+      find_coordinates(coding_, bank_ + first * dim_, last - first, block);
       for (std::int64_t i = first; i < last; ++i) {
         hashes_[index(i)] = hash_of(bank_ + i * dim_, dim_);
         const float* u = block.values.data() + (i - first) * width_;
@@ -490,6 +363,7 @@ class ScreenBuilder {
   const std::int64_t dim_;
   const std::int64_t width_;
   const int num_threads_;
+  Coding coding_;
   const double scale_;
   std::vector<Placement> placements_;
   std::vector<std::int32_t> offsets_;

@@ -1,25 +1,22 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+
+#include "ops/codes.hpp"
 
 namespace autopatch {
 
 /// An 8-bit picture of a bank that tells, for far fewer bytes and operations than the bank itself,
 /// which rows cannot be near a query.
 ///
-/// A vector x has y = x - mean and `width` coordinates u: either y itself, padded with zeros, or
-/// its products with orthonormal directions and, last, the norm of what they leave of y, less a
-/// constant. Both ways |u - u'| <= |y - y'| (the norm by the triangle inequality). Rows are coded
-/// as integers c with u = scale * c + error; a query is clamped to the box of the codes first. With
+/// Rows have codes c (see codes.hpp); a query is clamped to the box of the codes first. With
 /// I = |c_query - c_row|^2, an integer known exactly from 8-bit products,
 ///
 ///     distance(query, row) <= sqrt(T)  implies
-///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2),
+///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2):
 ///
-/// where an error is the norm of what rounding to codes, to float32 and imperfect orthonormality
-/// may have changed: a point of the box is at least as far from the clamped query, and by
-/// Pythagoras `clamped_query` farther from the query itself. Whatever fails this is farther than T.
+/// a point of the box is at least as far from the clamped query, and by Pythagoras `clamped_query`
+/// farther from the query itself. Whatever fails this is farther than T.
 ///
 /// Rows lie in slots, by segment, within the first segment by their nearest pivot; of identical
 /// rows only the first has a slot. Every segment has a scale of its own, so that a few outliers do
@@ -33,7 +30,6 @@ struct ScreenSegment {
 };
 
 constexpr std::int64_t kScreenSegments = 16;
-constexpr std::int64_t kMaxScreenWidth = 8192;  // products add up within 30 bits
 
 /// At the front of the memory of a screen; arrays follow as `ScreenView` says.
 struct ScreenHeader {
@@ -79,29 +75,12 @@ void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, co
                   const float* basis, std::int64_t width, double basis_error, void* memory,
                   int num_threads);
 
-/// Coordinates of some vectors and the bound of their error.
-struct Coordinates {
-  std::vector<float> values;  // [count, width]
-  std::vector<double> error;  // [count]; infinite where the vector cannot be screened
-};
-
-void screen_coordinates(const ScreenView& screen, const float* vectors, std::int64_t count,
-                        Coordinates& out);
+/// How the vectors of a screen become codes.
+Coding coding_of(const ScreenView& screen);
 
 /// The nearest pivot of each of `count` query codes [count, width], `count` a multiple of
 /// kScreenQueries.
 void nearest_pivots(const ScreenView& screen, const std::int8_t* codes, std::int64_t count,
                     std::int64_t* pivots);
-
-/// Codes of one vector.
-struct Code {
-  double error;    // of the clamped vector
-  double clamped;  // distance to the box of the codes
-  std::int64_t squared_norm;
-  std::int64_t sum;
-};
-
-Code quantize(const float* coordinates, std::int64_t width, double scale, double error,
-              std::int8_t* codes);
 
 }  // namespace autopatch
