@@ -14,6 +14,7 @@
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
 #include "ops/aggregate_patches.hpp"
+#include "ops/codes.hpp"
 #include "ops/greedy_coreset.hpp"
 #include "ops/nearest_neighbors.hpp"
 #include "ops/pixel_metrics.hpp"
@@ -83,10 +84,14 @@ PYBIND11_MODULE(_C, m) {
         [](Address data, Size count) { prefer_huge_pages(at<float>(data), count); });
   m.def(
       "greedy_coreset",
-      [](Address features, Size num_rows, Size dim, Size count, Size start, Address indices,
-         Address radii, int num_threads) {
+      [](Address features, Size num_rows, Size dim, Size count, Size start, Address mean,
+         Address basis, Size width, double basis_error, Address indices, Address radii,
+         int num_threads) {
+        const Coding coding{dim,         width, at<const float>(mean), at<const float>(basis),
+                            basis_error, 0.0};
         greedy_coreset_cpu(at<const float>(features), num_rows, dim, count, start,
-                           at<Size>(indices), at<float>(radii), num_threads);
+                           width == 0 ? nullptr : &coding, at<Size>(indices), at<float>(radii),
+                           num_threads);
       },
       release_gil());
   m.def(
@@ -98,7 +103,7 @@ PYBIND11_MODULE(_C, m) {
                               at<Size>(indices), num_threads);
       },
       release_gil());
-  m.attr("max_screen_width") = kMaxScreenWidth;
+  m.attr("max_screen_width") = kMaxWidth;
   m.def("screen_bytes", &screen_bytes);
   m.def("is_screen", [](Address screen, Size bytes, Size num_rows, Size dim) {
     return is_screen(at<const void>(screen), bytes, num_rows, dim);

@@ -1,140 +1,445 @@
 #include "ops/greedy_coreset.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <vector>
 
+#include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
 #include "ops/cpu/greedy_coreset.hpp"
+#include "ops/cpu/screen.hpp"
 
 namespace autopatch {
 namespace {
 
 constexpr float kPicked = -1.0f;  // below every distance: a picked row is never farthest again
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-struct Farthest {
-  float distance = -std::numeric_limits<float>::infinity();
-  std::int64_t row = -1;
-};
+// Rows that a round brings up to date, about: fewer cost more rounds, more are active for longer.
+constexpr std::int64_t kCandidates = 4096;
+// Rows whose distances tell, about, above which bound there are so many.
+constexpr std::int64_t kSample = 2048;
+// Picks that a panel of rows is screened for at a time: fewer cost more calls, with more the rows
+// are not yet as near as the first of them make it.
+constexpr std::int64_t kPicksAtOnce = 16;
+static_assert(kPicksAtOnce % kScreenQueries == 0, "whole groups of picks");
 
-// Distances only fall as picks are added, so one that is behind is an upper bound. Rows are kept in
-// tiles, and a tile is brought up to date only while its bound could still hold the farthest row:
-// then with all the picks it missed at once, which reads it from memory once instead of once a
-// pick.
-class LazyDistances {
+// Offsets of rows and least values of picks for which a row survives always and never, whatever the
+// product of their codes: that is within 2^28.
+constexpr std::int32_t kAlways = 1 << 29;
+constexpr std::int32_t kNever = std::numeric_limits<std::int32_t>::max();
+
+/// Codes of all rows.
+class RowCodes {
  public:
-  LazyDistances(const float* features, std::int64_t num_rows, std::int64_t dim)
-      : num_rows_(num_rows),
-        tails_(tails(features, num_rows, dim)),
-        rows_{features, dim, tails_.data()},
-        nearest_(static_cast<std::size_t>(num_rows), std::numeric_limits<float>::infinity()),
-        bound_(static_cast<std::size_t>((num_rows + kTileRows - 1) / kTileRows),
-               std::numeric_limits<float>::infinity()),
-        seen_(bound_.size(), 0) {}
-
-  std::int64_t num_tiles() const { return static_cast<std::int64_t>(bound_.size()); }
-
-  void pick(std::int64_t row) { nearest_[static_cast<std::size_t>(row)] = kPicked; }
-
-  /// Farthest row of the tiles share, share + shares, ...; `floor` is a lower bound of the answer
-  /// over all shares, raised as better ones are found.
-  Farthest farthest(const std::int64_t* picks, std::int64_t num_picks, std::int64_t share,
-                    std::int64_t shares, std::atomic<float>& floor) {
-    // The most promising tile first: it raises the floor before the others are looked at.
-    std::int64_t promising = share;
-    for (std::int64_t t = share; t < num_tiles(); t += shares) {
-      if (bound_[index(t)] > bound_[index(promising)]) promising = t;
-    }
-    refresh(promising, picks, num_picks, floor);
-    Farthest best;
-    for (std::int64_t t = share; t < num_tiles(); t += shares) {
-      if (bound_[index(t)] < floor.load(std::memory_order_relaxed)) continue;
-      refresh(t, picks, num_picks, floor);
-      if (bound_[index(t)] > best.distance) {
-        const float* first = nearest_.data() + t * kTileRows;
-        best.distance = bound_[index(t)];
-        best.row = std::find(first, first + tile_rows(t), best.distance) - nearest_.data();
+  RowCodes(const float* features, std::int64_t num_rows, Coding coding, int num_threads)
+      : width_(coding.width), scale_(fit_scale(features, num_rows, coding)) {
+    if (!usable()) return;
+    codes_.resize(index(num_rows * width_));
+    errors_.resize(index(num_rows));
+    constexpr std::int64_t kBlock = 64;
+    parallel_for((num_rows + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+      const std::int64_t first = block * kBlock;
+      const std::int64_t count = std::min(kBlock, num_rows - first);
+      Coordinates coordinates;
+      find_coordinates(coding, features + first * coding.dim, count, coordinates);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const Code code =
+            quantize(coordinates.values.data() + i * width_, width_, scale_,
+                     coordinates.error[index(i)], codes_.data() + (first + i) * width_);
+        errors_[index(first + i)] = static_cast<float>(code.error * 1.000001);
       }
+    });
+    // Rounding moves a coordinate by half a step, so only errors of float32 can be larger: of rows
+    // far outside.
+    const double usual = scale_ * std::sqrt(static_cast<double>(width_));
+    for (const float error : errors_) {
+      if (error <= usual) largest_usual_error_ = std::max<double>(largest_usual_error_, error);
     }
-    return best;
+  }
+
+  bool usable() const { return scale_ > 0; }
+  std::int64_t width() const { return width_; }
+  double scale() const { return scale_; }
+  const std::int8_t* codes(std::int64_t row) const { return codes_.data() + row * width_; }
+  void prefetch(std::int64_t row) const {
+    __builtin_prefetch(codes(row));
+    __builtin_prefetch(codes(row) + width_ - 1);
+  }
+  float error(std::int64_t row) const { return errors_[index(row)]; }
+  /// Of all rows but outliers.
+  double largest_usual_error() const { return largest_usual_error_; }
+
+  std::int32_t squared_norm(std::int64_t row) const {
+    std::int32_t sum = 0;
+    for (std::int64_t i = 0; i < width_; ++i) sum += codes(row)[i] * codes(row)[i];
+    return sum;
   }
 
  private:
-  static constexpr std::int64_t kTileRows = 16;
-
-  static std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
-  std::int64_t tile_rows(std::int64_t tile) const {
-    return std::min(kTileRows, num_rows_ - tile * kTileRows);
-  }
-
-  static std::vector<float> tails(const float* features, std::int64_t num_rows, std::int64_t dim) {
-    const std::int64_t length = dim % kCoresetSums;
-    std::vector<float> result(length == 0 ? 0 : index(num_rows * kCoresetSums), 0.0f);
-    for (std::int64_t i = 0; length != 0 && i < num_rows; ++i) {
-      std::copy_n(features + (i + 1) * dim - length, length, result.data() + i * kCoresetSums);
-    }
-    return result;
-  }
-
-  void refresh(std::int64_t tile, const std::int64_t* picks, std::int64_t num_picks,
-               std::atomic<float>& floor) {
-    const std::int64_t first = tile * kTileRows;
-    float* nearest = nearest_.data() + first;
-    if (seen_[index(tile)] < num_picks) {
-      update_(rows_, first, tile_rows(tile), picks + seen_[index(tile)],
-              num_picks - seen_[index(tile)], nearest);
-      seen_[index(tile)] = num_picks;
-      bound_[index(tile)] = *std::max_element(nearest, nearest + tile_rows(tile));
-    }
-    float known = floor.load(std::memory_order_relaxed);
-    while (known < bound_[index(tile)] &&
-           !floor.compare_exchange_weak(known, bound_[index(tile)], std::memory_order_relaxed)) {
-    }
-  }
-
-  const CoresetUpdate update_ = AUTOPATCH_KERNEL(coreset_update);
-  std::int64_t num_rows_;
-  std::vector<float> tails_;
-  CoresetRows rows_;
-  std::vector<float> nearest_;      // squared distance of a row to the picks its tile has seen
-  std::vector<float> bound_;        // largest of a tile
-  std::vector<std::int64_t> seen_;  // picks a tile has seen
+  std::int64_t width_;
+  double scale_;
+  double largest_usual_error_ = 0;
+  std::vector<std::int8_t> codes_;
+  std::vector<float> errors_;
 };
 
-// Rows below which handing tiles to another thread costs more than it saves.
-constexpr std::int64_t kRowsPerThread = 2048;
+/// Lays out the codes of a row, raised by 128, at its place in a panel.
+void lay_out(const std::int8_t* codes, std::int64_t width, std::int64_t place,
+             std::uint8_t* panel) {
+  for (std::int64_t d = 0; d < width; d += 4) {
+    std::uint32_t four;
+    std::memcpy(&four, codes + d, sizeof four);
+    four ^= 0x80808080U;
+    std::memcpy(panel + d * kPanelRows + 4 * place, &four, sizeof four);
+  }
+}
+
+/// Rows that are brought up to date together, not necessarily neighbors.
+struct Panel {
+  std::int64_t num_rows;
+  std::int64_t num_seen;  // picks whose distances are in `nearest`
+  float largest;          // of `nearest`
+  std::int32_t rows[kPanelRows];
+  float nearest[kPanelRows];  // squared distance to the nearest of these picks
+  // Of the screen: a row survives if its product with a pick + offset >= the pick's least value.
+  std::int32_t offsets[kPanelRows];
+  std::int32_t squared_norms[kPanelRows];  // of codes
+  float errors[kPanelRows];
+};
+
+/// Memory of a thread, and the pairs it has listed to measure.
+struct Scratch {
+  explicit Scratch(std::int64_t width)
+      : picks(index(kPicksAtOnce * width)),
+        workspace(index(kPanelRows * width)),
+        pairs(index(kPanelRows * kPicksAtOnce)),
+        places(pairs.size()),
+        distances(pairs.size()) {}
+
+  void add(const Panel& panel, int place, std::int64_t pick) {
+    places[index(count)] = static_cast<std::uint8_t>(place);
+    pairs[index(count)] = {panel.rows[place], static_cast<std::int32_t>(pick)};
+    ++count;
+  }
+
+  std::vector<std::int16_t> picks;
+  std::vector<std::int16_t> workspace;
+  std::int64_t count = 0;
+  std::vector<CoresetPair> pairs;
+  std::vector<std::uint8_t> places;  // in the panel, of the rows of pairs
+  std::vector<float> distances;
+};
+
+// Distances only fall as picks are added, so one that is behind is an upper bound. Picks are made
+// in rounds. A round takes a bound that few rows are above, and brings these up to date with all
+// the picks they missed, on all threads. Those still above it are active: while there is one, the
+// farthest of all rows is active, so they alone are kept up to date from pick to pick.
+class Coreset {
+ public:
+  Coreset(const float* features, std::int64_t num_rows, std::int64_t dim, std::int64_t count,
+          const RowCodes* codes, std::int64_t* indices, float* radii, int num_threads)
+      : features_(features),
+        num_rows_(num_rows),
+        dim_(dim),
+        count_(count),
+        num_threads_(num_threads),
+        codes_(codes),
+        width_(codes == nullptr ? 0 : codes->width()),
+        lost_(static_cast<double>(dim / kCoresetSums + 8) * 0x1p-23),
+        vanished_(static_cast<double>(dim) * std::numeric_limits<float>::min()),
+        indices_(indices),
+        radii_(radii),
+        nearest_(index(num_rows), kInfinity),
+        num_seen_(index(num_rows), 0),
+        active_scratch_(width_) {
+    if (codes_ == nullptr) return;
+    error_of_picks_ = codes_->largest_usual_error();
+    squared_steps_ = (1 + 1e-12) / (codes_->scale() * codes_->scale());
+    const std::int64_t padded = (count + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+    pick_codes_.resize(index(padded * width_));
+    least_.resize(index(padded), kNever);
+  }
+
+  void run(std::int64_t start) {
+    pick(start);
+    for (;;) {
+      const float bound = find_candidates();
+      if (candidates_.empty()) return pick_rest();
+      update_candidates();
+      activate(bound);
+      if (pick_active(bound)) return;
+    }
+  }
+
+ private:
+  void pick(std::int64_t row) {
+    indices_[num_picks_] = row;
+    nearest_[index(row)] = kPicked;
+    if (codes_ != nullptr) {
+      const std::int8_t* codes = codes_->codes(row);
+      std::copy_n(codes, width_, pick_codes_.data() + num_picks_ * width_);
+      std::int32_t sum = 0;
+      for (std::int64_t i = 0; i < width_; ++i) sum += codes[i];
+      // Half of |d|^2, see `set_nearest`; codes of a panel are raised by 128.
+      least_[index(num_picks_)] = codes_->error(row) <= error_of_picks_
+                                      ? codes_->squared_norm(row) / 2 + 128 * sum
+                                      : -kAlways;
+    }
+    ++num_picks_;
+  }
+
+  /// Finds rows above a bound, and returns it. There are none if all rows are equal to picks.
+  float find_candidates() {
+    sample_.clear();
+    const std::int64_t stride = std::max<std::int64_t>(num_rows_ / kSample, 1);
+    for (std::int64_t i = 0; i < num_rows_; i += stride) sample_.push_back(nearest_[index(i)]);
+    const auto last = static_cast<std::int64_t>(sample_.size()) - 1;
+    const auto middle = sample_.begin() + std::min(kCandidates / stride, last);
+    std::nth_element(sample_.begin(), middle, sample_.end(), std::greater<>());
+    float bound = std::max(*middle, 0.0f);
+    find_above(bound);
+    if (candidates_.empty()) {  // as where many are equal
+      const float largest = *std::max_element(nearest_.begin(), nearest_.end());
+      if (largest > 0.0f) {
+        bound = std::nextafter(largest, 0.0f);
+        find_above(bound);
+      }
+    }
+    return bound;
+  }
+
+  void find_above(float bound) {
+    candidates_.clear();
+    constexpr std::int64_t kBlock = 32;
+    for (std::int64_t first = 0; first < num_rows_; first += kBlock) {
+      const std::int64_t last = std::min(first + kBlock, num_rows_);
+      int above = 0;  // without branches: most blocks have none
+      for (std::int64_t i = first; i < last; ++i) above += nearest_[index(i)] > bound;
+      if (above == 0) continue;
+      for (std::int64_t i = first; i < last; ++i) {
+        if (nearest_[index(i)] > bound) candidates_.push_back(static_cast<std::int32_t>(i));
+      }
+    }
+  }
+
+  void update_candidates() {
+    sort_candidates();
+    const auto count = static_cast<std::int64_t>(sorted_.size());
+    parallel_for((count + kPanelRows - 1) / kPanelRows, num_threads_, [&](std::int64_t task) {
+      const std::int64_t first = task * kPanelRows;
+      Panel panel;
+      std::vector<std::uint8_t> codes(index(kPanelRows * width_));
+      Scratch scratch(width_);
+      load(sorted_.data() + first, std::min(kPanelRows, count - first), panel, codes.data());
+      update(panel, codes.data(), scratch);
+      store(panel);
+    });
+  }
+
+  /// Sorts candidates by the picks they have seen, so that rows of a panel missed the same.
+  void sort_candidates() {
+    places_.assign(index(num_picks_ / kPanelRows + 2), 0);
+    const auto place = [&](std::int32_t row) -> std::int64_t& {
+      return places_[index(num_seen_[index(row)] / kPanelRows)];
+    };
+    for (const std::int32_t row : candidates_) ++*(&place(row) + 1);
+    for (std::size_t p = 1; p < places_.size(); ++p) places_[p] += places_[p - 1];
+    sorted_.resize(candidates_.size());
+    for (const std::int32_t row : candidates_) sorted_[index(place(row)++)] = row;
+  }
+
+  void activate(float bound) {
+    sorted_.clear();
+    for (const std::int32_t row : candidates_) {
+      if (nearest_[index(row)] > bound) sorted_.push_back(row);
+    }
+    const auto count = static_cast<std::int64_t>(sorted_.size());
+    active_.resize(index((count + kPanelRows - 1) / kPanelRows));
+    active_codes_.resize(active_.size() * index(kPanelRows * width_));
+    for (std::int64_t p = 0; p * kPanelRows < count; ++p) {
+      load(sorted_.data() + p * kPanelRows, std::min(kPanelRows, count - p * kPanelRows),
+           active_[index(p)], active_codes_.data() + p * kPanelRows * width_);
+    }
+  }
+
+  /// Picks the farthest active row until none is above the bound; true when all picks are made.
+  bool pick_active(float bound) {
+    for (;;) {
+      Panel* farthest = nullptr;
+      float largest = bound;
+      for (Panel& panel : active_) {
+        if (panel.largest <= largest) continue;
+        largest = panel.largest;
+        farthest = &panel;
+      }
+      if (farthest == nullptr) break;
+      radii_[num_picks_ - 1] = std::sqrt(largest);
+      if (num_picks_ == count_) return true;
+      const auto place =
+          std::find(farthest->nearest, farthest->nearest + kPanelRows, largest) - farthest->nearest;
+      pick(farthest->rows[place]);
+      set_nearest(*farthest, place, kPicked);
+      for (std::size_t p = 0; p < active_.size(); ++p) {
+        if (active_[p].largest <= bound) continue;
+        update(active_[p], active_codes_.data() + p * index(kPanelRows * width_), active_scratch_);
+      }
+    }
+    for (const Panel& panel : active_) store(panel);
+    return false;
+  }
+
+  /// The rows left are equal to picks, or there are none.
+  void pick_rest() {
+    radii_[num_picks_ - 1] = 0.0f;
+    for (std::int64_t row = 0; num_picks_ < count_; ++row) {
+      if (nearest_[index(row)] == kPicked) continue;
+      indices_[num_picks_] = row;
+      radii_[num_picks_++] = 0.0f;
+    }
+  }
+
+  void load(const std::int32_t* rows, std::int64_t count, Panel& panel, std::uint8_t* codes) const {
+    for (std::int64_t i = 0; i < count && codes_ != nullptr; ++i) codes_->prefetch(rows[i]);
+    panel.num_seen = num_picks_;
+    for (std::int64_t i = 0; i < kPanelRows; ++i) {
+      const std::int64_t row = rows[i < count ? i : 0];
+      panel.rows[i] = static_cast<std::int32_t>(row);
+      panel.num_seen = std::min<std::int64_t>(panel.num_seen, num_seen_[index(row)]);
+      if (codes_ != nullptr) {
+        panel.squared_norms[i] = codes_->squared_norm(row);
+        panel.errors[i] = codes_->error(row);
+      }
+      set_nearest(panel, i, i < count ? nearest_[index(row)] : kPicked);
+      if (codes_ != nullptr) lay_out(codes_->codes(row), width_, i, codes);
+    }
+    panel.num_rows = count;
+    panel.largest = *std::max_element(panel.nearest, panel.nearest + kPanelRows);
+  }
+
+  /// Sets the distance of a row and, with codes c, half of what |c|^2 - 2 c.d + |d|^2 may be of a
+  /// pick with codes d that is nearer, less |c|^2.
+  void set_nearest(Panel& panel, std::int64_t place, float nearest) const {
+    panel.nearest[place] = nearest;
+    if (codes_ == nullptr) return;
+    if (nearest <= 0) {  // picked, or equal to a pick
+      panel.offsets[place] = -kAlways;
+      return;
+    }
+    const double reach =
+        std::sqrt(nearest * (1 + lost_) + vanished_) + panel.errors[place] + error_of_picks_;
+    const double most = reach * reach * squared_steps_ + 2;
+    const double half = (most - panel.squared_norms[place]) / 2;
+    panel.offsets[place] = half < kAlways ? static_cast<std::int32_t>(half) : kAlways;
+  }
+
+  /// Lowers the distances of a panel to those to the picks it has not seen.
+  void update(Panel& panel, const std::uint8_t* codes, Scratch& scratch) const {
+    while (panel.num_seen < num_picks_) {
+      const std::int64_t first = panel.num_seen / kScreenQueries * kScreenQueries;
+      const std::int64_t last = std::min(first + kPicksAtOnce, num_picks_);
+      list_survivors(panel, codes, first, last, scratch);
+      measure_listed(panel, scratch);
+      panel.num_seen = last;
+    }
+    panel.largest = *std::max_element(panel.nearest, panel.nearest + kPanelRows);
+  }
+
+  /// Lists the pairs of a row that may be nearer to a pick than it is known to be to another, and
+  /// that pick.
+  void list_survivors(const Panel& panel, const std::uint8_t* codes, std::int64_t first,
+                      std::int64_t last, Scratch& scratch) const {
+    std::uint64_t survivors[kPicksAtOnce];
+    if (codes_ == nullptr) {
+      std::fill_n(survivors, last - first, ~std::uint64_t{0} >> (kPanelRows - panel.num_rows));
+    } else {
+      const std::int64_t padded =
+          (last - first + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+      pack_(pick_codes_.data() + first * width_, padded * width_, scratch.picks.data());
+      screen_(
+          {scratch.picks.data(), padded, width_, codes, panel.offsets, scratch.workspace.data()},
+          least_.data() + first, survivors);
+    }
+    scratch.count = 0;
+    for (std::int64_t p = std::max(first, panel.num_seen); p < last; ++p) {
+      for (std::uint64_t left = survivors[p - first]; left != 0; left &= left - 1) {
+        scratch.add(panel, __builtin_ctzll(left), indices_[p]);
+      }
+    }
+  }
+
+  /// Measures the listed pairs.
+  void measure_listed(Panel& panel, Scratch& scratch) const {
+    measure_(features_, dim_, scratch.pairs.data(), scratch.count, scratch.distances.data());
+    float lowered[kPanelRows];
+    std::copy_n(panel.nearest, kPanelRows, lowered);
+    for (std::int64_t i = 0; i < scratch.count; ++i) {
+      float& nearest = lowered[scratch.places[index(i)]];
+      nearest = std::min(nearest, scratch.distances[index(i)]);
+    }
+    for (std::int64_t i = 0; i < kPanelRows; ++i) {
+      if (lowered[i] < panel.nearest[i]) set_nearest(panel, i, lowered[i]);
+    }
+  }
+
+  void store(const Panel& panel) {
+    for (std::int64_t i = 0; i < panel.num_rows; ++i) {
+      nearest_[index(panel.rows[i])] = panel.nearest[i];
+      num_seen_[index(panel.rows[i])] = static_cast<std::int32_t>(panel.num_seen);
+    }
+  }
+
+  const CoresetDistances measure_ = AUTOPATCH_KERNEL(coreset_distances);
+  const ScreenSurvivors screen_ = AUTOPATCH_KERNEL_VNNI(screen_survivors);
+  const ScreenPackQueries pack_ = AUTOPATCH_KERNEL_VNNI(screen_pack_queries);
+
+  const float* const features_;
+  const std::int64_t num_rows_;
+  const std::int64_t dim_;
+  const std::int64_t count_;
+  const int num_threads_;
+  const RowCodes* const codes_;  // or null
+  const std::int64_t width_;     // 0 without codes
+  // A computed squared distance falls short of the exact one by the roundings of a difference,
+  // twice for its square, of the square and of the sums, together less than a share `lost_`;
+  // squares that vanish are less than `vanished_` together.
+  const double lost_;
+  const double vanished_;
+  double error_of_picks_ = 0;  // but of those that survive always
+  double squared_steps_ = 0;   // of 1 in units of the squared scale, and a rounding
+
+  std::int64_t num_picks_ = 0;
+  std::int64_t* const indices_;
+  float* const radii_;
+  std::vector<std::int8_t> pick_codes_;
+  std::vector<std::int32_t> least_;  // of picks; see `Panel`
+
+  std::vector<float> nearest_;          // squared distances of rows to the nearest
+  std::vector<std::int32_t> num_seen_;  // of so many picks
+  std::vector<float> sample_;
+  std::vector<std::int32_t> candidates_;
+  std::vector<std::int64_t> places_;
+  std::vector<std::int32_t> sorted_;
+  std::vector<Panel> active_;
+  std::vector<std::uint8_t> active_codes_;
+  Scratch active_scratch_;
+};
 
 }  // namespace
 
 void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64_t dim,
-                        std::int64_t count, std::int64_t start, std::int64_t* indices, float* radii,
-                        int num_threads) {
-  LazyDistances distances(features, num_rows, dim);
-  const std::int64_t shares =
-      std::clamp<std::int64_t>(num_rows / kRowsPerThread, 1, std::max(num_threads, 1));
-  std::vector<Farthest> found(static_cast<std::size_t>(shares));
-  std::int64_t next = start;
-  for (std::int64_t i = 0; i < count; ++i) {
-    indices[i] = next;
-    distances.pick(next);
-    std::atomic<float> floor{-std::numeric_limits<float>::infinity()};
-    parallel_for(shares, static_cast<int>(shares), [&](std::int64_t share) {
-      found[static_cast<std::size_t>(share)] =
-          distances.farthest(indices, i + 1, share, shares, floor);
-    });
-    Farthest best;
-    for (const Farthest& candidate : found) {
-      if (candidate.distance > best.distance ||
-          (candidate.distance == best.distance && candidate.row < best.row)) {
-        best = candidate;
-      }
-    }
-    radii[i] = std::sqrt(std::max(best.distance, 0.0f));
-    next = best.row;
-  }
+                        std::int64_t count, std::int64_t start, const Coding* coding,
+                        std::int64_t* indices, float* radii, int num_threads) {
+  std::optional<RowCodes> codes;
+  if (coding != nullptr) codes.emplace(features, num_rows, *coding, num_threads);
+  const bool usable = codes.has_value() && codes->usable();
+  Coreset(features, num_rows, dim, count, usable ? &*codes : nullptr, indices, radii, num_threads)
+      .run(start);
 }
 
 }  // namespace autopatch

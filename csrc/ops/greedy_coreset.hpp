@@ -2,18 +2,35 @@
 
 #include <cstdint>
 
+#include "ops/codes.hpp"
+
 namespace autopatch {
 
 /// Greedy k-center: `start` first, then always the row farthest from those picked; ties go to the
 /// lowest index, no row is picked twice.
 ///
-/// features [num_rows, dim], contiguous and finite; 1 <= count <= num_rows. `radii[i]` is the
-/// distance from the first i + 1 picks to the row farthest from them. A squared distance is a
+/// features [num_rows, dim], contiguous and finite; 1 <= count <= num_rows < 2^31. `radii[i]` is
+/// the distance from the first i + 1 picks to the row farthest from them. A squared distance is a
 /// float32 sum of squared differences in one order, whatever the ISA level: sixteen running sums,
 /// feature d goes to sum d mod 16, then sums j and j + 8, j + 4, j + 2, j + 1 are added in turn;
 /// nothing is contracted.
+///
+/// With a `coding` (or null) most of these distances are not computed, because 8-bit codes prove
+/// that they are no smaller than one known. All codes have one scale. Clamping to their box brings
+/// no two vectors farther apart, so with the codes c and d of a row and a pick, I = |c - d|^2, an
+/// integer known exactly, and errors as in codes.hpp
+///
+///     distance(row, pick) <= sqrt(T)  implies  scale * sqrt(I) <= sqrt(T) + error_row +
+///     error_pick.
+///
+/// T is the smallest squared distance known of the row, raised by what the float32 sum of the other
+/// may have lost by rounding. Errors of picks are replaced by one bound of them all; the few picks
+/// beyond it, outliers, are measured against every row.
+///
+/// Takes 2 * width + 48 bytes a row and width + 4 a pick at most, beside scratch memory for 64 rows
+/// a thread.
 void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64_t dim,
-                        std::int64_t count, std::int64_t start, std::int64_t* indices, float* radii,
-                        int num_threads);
+                        std::int64_t count, std::int64_t start, const Coding* coding,
+                        std::int64_t* indices, float* radii, int num_threads);
 
 }  // namespace autopatch

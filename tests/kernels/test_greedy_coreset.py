@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from autopatch.kernels import greedy_coreset, reference
+from autopatch.kernels import _screen, greedy_coreset, reference
 
-SIZES = (1, 2, 15, 16, 17, 31, 32, 33, 100)
+SIZES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
 DIMS = (1, 3, 15, 16, 17, 32, 33, 50)
-# The kernel gives a thread at least 2048 rows: three threads work from 6144 on.
-ROWS_FOR_THREE_THREADS = 6500
+ROWS_FOR_THREE_THREADS = 6500  # some rounds of many panels
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -25,6 +24,13 @@ def assert_same(
     assert found[1].dtype == torch.float32
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["codes", "no codes"])
+def codes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Rows are screened by 8-bit codes, however few they are, or not at all."""
+    monkeypatch.setattr(_screen, "worth_a_screen", lambda *_args: request.param)
+    return bool(request.param)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -55,6 +61,76 @@ def test_threads_do_not_change_the_result(
     features, expected = many_rows
     for threads in (1, 2, 3):
         assert_same(greedy_coreset(features, 60, start=17, num_threads=threads), expected)
+
+
+def correlated(rows: int, dim: int) -> torch.Tensor:
+    """Clustered rows of few factors: coded by leading directions."""
+    factors = dim // 8
+    centers = normal(20, factors, seed=1)
+    latent = centers.repeat(rows // 20, 1) + 0.3 * normal(rows, factors, seed=2)
+    return torch.relu(latent @ normal(factors, dim, seed=3))
+
+
+def with_outliers(rows: int, dim: int, scale: float) -> torch.Tensor:
+    features = correlated(rows, dim)
+    features[::150] *= scale
+    features[7, 5] = -scale
+    return features
+
+
+HARD: dict[str, Callable[[], torch.Tensor]] = {
+    "correlated": lambda: correlated(2400, 160),
+    "correlated, shifted by 100": lambda: correlated(2400, 160) + 100,
+    "Gaussian": lambda: normal(1300, 130),
+    "outliers": lambda: with_outliers(2400, 160, 100.0),
+    "outliers beyond the codes": lambda: with_outliers(2400, 160, 1e9),
+    "outliers beyond float32's squares": lambda: with_outliers(2400, 160, 1e25),
+    "few distinct rows": lambda: correlated(200, 96).round().repeat(12, 1),
+    "duplicated beside others": lambda: torch.cat([correlated(1200, 96)] * 2),
+    "constant features": lambda: correlated(2400, 64) * (torch.arange(64) % 3 == 0) + 7,
+    "one feature": lambda: normal(2000, 1),
+    "one feature of whole numbers": lambda: (normal(2000, 1) * 10).round(),
+    "subnormal": lambda: correlated(1300, 64) * 1e-40,
+    "squares vanish": lambda: correlated(1300, 64) * 1e-23,
+    "huge": lambda: correlated(1300, 64) * 1e18,
+}
+
+
+@pytest.fixture(scope="module", params=HARD)
+def hard(request: pytest.FixtureRequest) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Features, and the reference's 150 picks."""
+    features = HARD[request.param]()
+    return features, reference.greedy_coreset(features, 150, start=11)
+
+
+def test_hard_data_equal_the_reference(
+    isa: str, hard: tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+) -> None:
+    features, expected = hard
+    for threads in (1, 2):
+        assert_same(greedy_coreset(features, 150, start=11, num_threads=threads), expected)
+
+
+def test_all_of_few_distinct_rows(isa: str) -> None:
+    features = correlated(40, 64).repeat(4, 1)
+    expected = reference.greedy_coreset(features, 160, start=3)
+    assert_same(greedy_coreset(features, 160, start=3), expected)
+
+
+def test_codes_stay_within_their_memory(codes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not codes:
+        assert _screen.coreset_coding(normal(10, 4), 5) is None
+        return
+    features = correlated(2400, 160)
+    widths = []
+    expected = reference.greedy_coreset(features, 100, start=0)
+    for a_row in (1000, 100, 80, 79):  # bytes
+        monkeypatch.setattr(_screen, "_CORESET_BYTES", (48 + a_row) * 2400 + (a_row // 2 + 4) * 100)
+        coding = _screen.coreset_coding(features, 100)
+        widths.append(0 if coding is None else coding.width)
+        assert_same(greedy_coreset(features, 100, start=0), expected)
+    assert widths[0] >= widths[1] >= widths[2] >= widths[3]
+    assert widths[1] <= 48
 
 
 def test_large_magnitudes_equal_the_reference(isa: str) -> None:
@@ -121,6 +197,13 @@ def test_the_seed_draws_the_start() -> None:
     before = torch.get_rng_state()
     greedy_coreset(features, 5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_too_many_rows_are_an_error() -> None:
+    with pytest.raises(
+        ValueError, match=r"`features` has 2147483648 rows, expected at most 2147483647"
+    ):
+        greedy_coreset(torch.zeros(1, 1).expand(2**31, 1), 1)
 
 
 def test_smallest_sizes() -> None:

@@ -4,90 +4,86 @@
 
 namespace {
 
-// The sixteen running sums of a pair, as vectors of the level, and the pairs held in registers.
-constexpr int kSums = autopatch::kCoresetSums;
-constexpr int kVectors = kSums / kLanes;
-constexpr int kPoints = kLanes == 16 ? 4 : (kLanes == 8 ? 2 : 1);
-constexpr int kCenters = 2;
+using autopatch::CoresetPair;
 
-inline float add_up(float* sums) {
-  for (int width = kSums / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
-  }
-  return sums[0];
+constexpr int kSums = autopatch::kCoresetSums;
+constexpr int kVectors = kSums / kLanes;  // that hold the sums of a pair
+// Pairs at a time: their sums wait for each other less, and fit in the registers.
+constexpr int kPairs = kLanes == 4 ? 2 : 4;
+// Rows come from anywhere: those of pairs so far ahead are fetched, the beginning of them at least.
+constexpr std::int64_t kAhead = 12;
+constexpr std::int64_t kFetched = 512;  // floats
+
+inline float add_up(const Vector* sums) {
+  typedef float Quad __attribute__((vector_size(16), may_alias));
+  alignas(64) float flat[kSums];
+  for (int v = 0; v < kVectors; ++v) store(flat + v * kLanes, sums[v]);
+  const Quad* quads = reinterpret_cast<const Quad*>(flat);
+  const Quad four = (quads[0] + quads[2]) + (quads[1] + quads[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-template <int kP, int kC>
-inline void accumulate(const float* const* points, const float* const* centers, std::int64_t at,
-                       Vector (*sums)[kC][kVectors]) {
-  for (int v = 0; v < kVectors; ++v) {
-    Vector center[kC];
-    for (int c = 0; c < kC; ++c) center[c] = load(centers[c] + at + v * kLanes);
-    for (int p = 0; p < kP; ++p) {
-      const Vector point = load(points[p] + at + v * kLanes);
-      for (int c = 0; c < kC; ++c) {
-        const Vector difference = point - center[c];
-        sums[p][c][v] += difference * difference;
+// The first `count` floats, then zeros; nothing is read if there are none.
+inline Vector load_up_to(const float* p, std::int64_t count) {
+  if (count >= kLanes) return load(p);
+  return count > 0 ? load_first(p, count) : Vector{};
+}
+
+inline void fetch(const float* row, std::int64_t dim) {
+  const std::int64_t count = dim < kFetched ? dim : kFetched;
+  for (std::int64_t d = 0; d < count; d += 16) __builtin_prefetch(row + d);
+}
+
+// Zeros behind the last features add nothing to a sum.
+template <int kCount>
+inline void measure(const float* features, std::int64_t dim, const CoresetPair* pairs,
+                    float* distances) {
+  const float* rows[kCount];
+  const float* picks[kCount];
+  for (int i = 0; i < kCount; ++i) {
+    rows[i] = features + pairs[i].row * dim;
+    picks[i] = features + pairs[i].pick * dim;
+  }
+  Vector sums[kCount][kVectors] = {};
+  std::int64_t at = 0;
+  for (; at + kSums <= dim; at += kSums) {
+    for (int i = 0; i < kCount; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        const std::int64_t d = at + v * kLanes;
+        const Vector difference = load(rows[i] + d) - load(picks[i] + d);
+        sums[i][v] += difference * difference;
       }
     }
   }
-}
-
-template <int kP, int kC>
-inline void update_pairs(const autopatch::CoresetRows& rows, std::int64_t first_point,
-                         const std::int64_t* centers, float* nearest) {
-  const float* point_rows[kP];
-  const float* point_tails[kP];
-  const float* center_rows[kC];
-  const float* center_tails[kC];
-  for (int p = 0; p < kP; ++p) {
-    point_rows[p] = rows.features + (first_point + p) * rows.dim;
-    point_tails[p] = rows.tails + (first_point + p) * kSums;
-  }
-  for (int c = 0; c < kC; ++c) {
-    center_rows[c] = rows.features + centers[c] * rows.dim;
-    center_tails[c] = rows.tails + centers[c] * kSums;
-  }
-  Vector sums[kP][kC][kVectors] = {};
-  for (std::int64_t at = 0; at + kSums <= rows.dim; at += kSums) {
-    accumulate<kP, kC>(point_rows, center_rows, at, sums);
-  }
-  if (rows.dim % kSums != 0) accumulate<kP, kC>(point_tails, center_tails, 0, sums);
-  for (int p = 0; p < kP; ++p) {
-    for (int c = 0; c < kC; ++c) {
-      alignas(64) float flat[kSums];
-      for (int v = 0; v < kVectors; ++v) store(flat + v * kLanes, sums[p][c][v]);
-      const float distance = add_up(flat);
-      if (distance < nearest[p]) nearest[p] = distance;
+  if (at < dim) {
+    for (int i = 0; i < kCount; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        const std::int64_t d = at + v * kLanes;
+        const Vector difference =
+            load_up_to(rows[i] + d, dim - d) - load_up_to(picks[i] + d, dim - d);
+        sums[i][v] += difference * difference;
+      }
     }
   }
-}
-
-// Centers outside, points inside: the points of a tile stay in the first-level cache.
-template <int kC>
-inline void update_points(const autopatch::CoresetRows& rows, std::int64_t first_point,
-                          std::int64_t num_points, const std::int64_t* centers, float* nearest) {
-  std::int64_t p = 0;
-  for (; p + kPoints <= num_points; p += kPoints) {
-    update_pairs<kPoints, kC>(rows, first_point + p, centers, nearest + p);
-  }
-  for (; p < num_points; ++p) update_pairs<1, kC>(rows, first_point + p, centers, nearest + p);
+  for (int i = 0; i < kCount; ++i) distances[i] = add_up(sums[i]);
 }
 
 }  // namespace
 
 namespace autopatch {
 
-void AUTOPATCH_ISA_SYMBOL(coreset_update)(const CoresetRows& rows, std::int64_t first_point,
-                                          std::int64_t num_points, const std::int64_t* centers,
-                                          std::int64_t num_centers, float* nearest) {
-  std::int64_t c = 0;
-  for (; c + kCenters <= num_centers; c += kCenters) {
-    update_points<kCenters>(rows, first_point, num_points, centers + c, nearest);
+void AUTOPATCH_ISA_SYMBOL(coreset_distances)(const float* features, std::int64_t dim,
+                                             const CoresetPair* pairs, std::int64_t count,
+                                             float* distances) {
+  std::int64_t i = 0;
+  for (; i + kPairs <= count; i += kPairs) {
+    for (std::int64_t j = i + kAhead; j < i + kAhead + kPairs && j < count; ++j) {
+      fetch(features + pairs[j].row * dim, dim);
+      fetch(features + pairs[j].pick * dim, dim);
+    }
+    measure<kPairs>(features, dim, pairs + i, distances + i);
   }
-  for (; c < num_centers; ++c) {
-    update_points<1>(rows, first_point, num_points, centers + c, nearest);
-  }
+  for (; i < count; ++i) measure<1>(features, dim, pairs + i, distances + i);
 }
 
 }  // namespace autopatch

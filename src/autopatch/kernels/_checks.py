@@ -66,6 +66,8 @@ def check_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
 def check_coreset(features: torch.Tensor, count: int, start: int | None) -> None:
     _check_matrix("features", features)
     rows = features.shape[0]
+    if rows > MAX_BANK_ROWS:
+        raise ValueError(f"`features` has {rows} rows, expected at most {MAX_BANK_ROWS}")
     if not 1 <= count <= rows:
         raise ValueError(f"`count` is {count}, expected 1 to the {rows} rows of `features`")
     if start is not None and not 0 <= start < rows:

@@ -17,7 +17,7 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
-from autopatch.kernels._screen import make_screen, worth_a_screen
+from autopatch.kernels._screen import coreset_coding, make_screen, worth_a_screen
 
 Operator = Callable[..., Any]
 
@@ -184,12 +184,17 @@ def _coreset_cpu(
         generator = torch.Generator().manual_seed(seed)
         start = int(torch.randint(features.shape[0], (), generator=generator))
     indices, radii = _coreset_outputs(features, count)
+    coding = coreset_coding(features, count)
     _C.greedy_coreset(
         features.data_ptr(),
         features.shape[0],
         features.shape[1],
         count,
         start,
+        0 if coding is None else coding.mean.data_ptr(),
+        0 if coding is None else coding.basis_address,
+        0 if coding is None else coding.width,
+        0.0 if coding is None else coding.basis_error,
         indices.data_ptr(),
         radii.data_ptr(),
         threads(num_threads),

@@ -7,6 +7,8 @@ than coding every feature.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from autopatch import _C
@@ -25,10 +27,58 @@ _OF_FEATURE = 0.05  # and each of its features
 _FEW_QUERIES = 64
 _FEW_PAIRS = 2**21
 
+_CORESET_BYTES = 63 * 2**20  # that a coreset may take beside its features and results
+
 
 def worth_a_screen(num_queries: int, bank: torch.Tensor) -> bool:
     """Whether to make a screen that serves one search alone."""
     return num_queries > _FEW_QUERIES and num_queries * bank.shape[0] > _FEW_PAIRS
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How rows become 8-bit codes; see csrc/ops/codes.hpp.
+
+    Attributes:
+        mean: `[D]`.
+        basis: `[D, width]`, its last column zero; None to code every feature.
+        width: Codes of a row.
+        basis_error: Bound of how far the directions in `basis` are from orthonormal.
+    """
+
+    mean: torch.Tensor
+    basis: torch.Tensor | None
+    width: int
+    basis_error: float
+
+    @property
+    def basis_address(self) -> int:
+        return 0 if self.basis is None else self.basis.data_ptr()
+
+
+def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
+    """The coding that makes a search among rows `[N, D]` cheapest, of at most `max_width` codes
+    (at least 16, `_C.max_screen_width` if None)."""
+    count, dim = rows.shape
+    sample = rows[:: max(count // _SAMPLE, 1)][:_SAMPLE]
+    mean = sample.mean(dim=0)
+    basis = _basis(sample - mean, count, _C.max_screen_width if max_width is None else max_width)
+    if basis is None:
+        return Coding(mean, None, -(-dim // 4) * 4, 0.0)
+    return Coding(mean, basis, basis.shape[1], _deviation(basis[:, :-1]))
+
+
+def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
+    """The coding for a greedy coreset of `count` rows; None where it costs more than it saves, or
+    codes do not fit in the memory that it may take."""
+    rows = features.shape[0]
+    if not worth_a_screen(count, features):
+        return None
+    # The same numbers as in csrc/ops/greedy_coreset.hpp.
+    max_width = (_CORESET_BYTES - 48 * rows - 4 * count) // (2 * rows + count) // 16 * 16
+    if max_width < _WIDTHS[0]:
+        return None
+    return choose_coding(features, min(max_width, _C.max_screen_width))
 
 
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
@@ -38,19 +88,17 @@ def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
     bounds, never results.
     """
     rows, dim = bank.shape
-    sample = bank[:: max(rows // _SAMPLE, 1)][:_SAMPLE]
-    mean = sample.mean(dim=0)
-    basis = _basis(sample - mean, rows)
-    width = -(-dim // 4) * 4 if basis is None else basis.shape[1]
-    screen = torch.empty(_C.screen_bytes(rows, dim, width, basis is not None), dtype=torch.uint8)
+    coding = choose_coding(bank)
+    projects = coding.basis is not None
+    screen = torch.empty(_C.screen_bytes(rows, dim, coding.width, projects), dtype=torch.uint8)
     _C.build_screen(
         bank.data_ptr(),
         rows,
         dim,
-        mean.data_ptr(),
-        0 if basis is None else basis.data_ptr(),
-        width,
-        0.0 if basis is None else _deviation(basis[:, :-1]),
+        coding.mean.data_ptr(),
+        coding.basis_address,
+        coding.width,
+        coding.basis_error,
         screen.data_ptr(),
         num_threads,
     )
@@ -64,13 +112,14 @@ def _deviation(directions: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(exact.T @ exact - identity))
 
 
-def _basis(centered: torch.Tensor, rows: int) -> torch.Tensor | None:
+def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | None:
     """Directions `[D, width]`, the last column zero in place of the norm of the rest, for a bank of
     `rows` rows of which some are given, centred; None to code every feature.
     """
     dim = centered.shape[1]
-    may_code_all = dim <= _C.max_screen_width
-    widths = [width for width in _WIDTHS if width <= min(dim, len(centered)) // 2]
+    may_code_all = -(-dim // 4) * 4 <= max_width
+    most = min(dim // 2, len(centered) // 2, max_width)
+    widths = [width for width in _WIDTHS if width <= most]
     largest = float(centered.abs().max()) if centered.numel() else 0.0
     worth_it = rows >= _MIN_ROWS and widths and 1e-10 < largest < 1e15
     if not worth_it:
@@ -82,7 +131,7 @@ def _basis(centered: torch.Tensor, rows: int) -> torch.Tensor | None:
     coordinates = centered @ directions
     _, rotation = torch.linalg.eigh(coordinates.T @ coordinates)
     rotation = rotation.flip(1)
-    width = _cheapest(centered, coordinates @ rotation, widths)
+    width = _cheapest(centered, coordinates @ rotation, widths, may_code_all)
     if width is None:
         return None
     # Any directions of the same space bound the distance as well. Mixed ones have like ranges, and
@@ -95,7 +144,9 @@ def _with_column(directions: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(directions, (0, 1))
 
 
-def _cheapest(centered: torch.Tensor, coordinates: torch.Tensor, widths: list[int]) -> int | None:
+def _cheapest(
+    centered: torch.Tensor, coordinates: torch.Tensor, widths: list[int], may_code_all: bool
+) -> int | None:
     """The width that makes a query cheapest by the sample, None for all features."""
     rows, dim = centered.shape
     step = max(rows // _PROBES, 1)
@@ -103,7 +154,7 @@ def _cheapest(centered: torch.Tensor, coordinates: torch.Tensor, widths: list[in
     nearest = torch.where(of_all > 0, of_all, torch.inf).amin(dim=1, keepdim=True)
     norms = centered.square().sum(dim=1)
     costs: dict[int | None, float] = {}
-    if dim <= _C.max_screen_width:
+    if may_code_all:
         costs[None] = _OF_CODE * dim
     for width in widths:
         kept = coordinates[:, : width - 1]
