@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from autopatch.data import MVTecAD, draw_textures, load_images
 from autopatch.detector import MAX_CORESET_SAMPLE, Detector
 from autopatch.kernels import reference
 from autopatch.supernet import Architecture, Subnet, TimmSupernet, load_supernet
+from coreset_peers import AddmvLoop, AnomalibLoop, CoresetLoop
 from features import SHARED
 
 NETWORKS = ("mobilenetv2_100", "tf_mobilenetv3_small_075")
@@ -215,9 +217,7 @@ class Peer(Pipeline):
                 normalized = self.subnet.normalize(pixels)
             yield normalized
 
-    def bank(
-        self, rows: torch.Tensor, loop: Callable[[torch.Tensor], Callable[[], None]]
-    ) -> torch.Tensor:
+    def bank(self, rows: torch.Tensor, loop: Callable[[torch.Tensor], CoresetLoop]) -> torch.Tensor:
         """All rows; or the coreset that ours picked, after the peer's `loop` was timed for some
         picks on as many rows as ours chose from. It would pick other rows, as it rounds
         differently, and so have other maps."""
@@ -257,7 +257,7 @@ class TorchFaiss(Peer):
 
     def fit(self, images: Sequence[Path]) -> None:
         rows = torch.cat(list(self.patches(images)))
-        bank = self.bank(rows, addmv_loop)
+        bank = self.bank(rows, AddmvLoop)
         with self.stages("index"):
             self.index = self.faiss.IndexFlatL2(bank.shape[1])
             self.index.add(bank.numpy())
@@ -315,7 +315,7 @@ class Anomalib(Peer):
             self.model(batch.contiguous())
         rows = torch.vstack(self.model.embedding_store)
         self.model.embedding_store.clear()
-        self.model.memory_bank = self.bank(rows, anomalib_loop)
+        self.model.memory_bank = self.bank(rows, partial(AnomalibLoop, projects=True))
         self.model.eval()
 
     def predict(self, images: Sequence[Path]) -> None:
@@ -328,37 +328,6 @@ def patchcore(supernet: TimmSupernet) -> Architecture:
     architecture = supernet.patchcore(bank_size=None)
     assert architecture is not None
     return architecture
-
-
-def addmv_loop(rows: torch.Tensor) -> Callable[[], None]:
-    """A coreset's picks, one a call."""
-    norms = rows.square().sum(dim=1)
-    nearest = torch.full_like(norms, torch.inf)
-    picks = [0]
-
-    def pick() -> None:
-        center = picks[-1]
-        distances = torch.addmv(norms, rows, rows[center], alpha=-2) + norms[center]
-        torch.minimum(nearest, distances, out=nearest)
-        picks.append(int(nearest.argmax()))
-
-    return pick
-
-
-def anomalib_loop(rows: torch.Tensor) -> Callable[[], None]:
-    """The same of anomalib, with its random projection."""
-    from anomalib.models.components.sampling import KCenterGreedy
-
-    sampler = KCenterGreedy(rows, sampling_ratio=0.1)
-    sampler.model.fit(rows)
-    sampler.features = sampler.model.transform(rows)
-    picks = [torch.tensor(0)]
-
-    def pick() -> None:
-        sampler.update_distances(picks[-1])
-        picks.append(sampler.get_new_idx())
-
-    return pick
 
 
 CLASSES: dict[str, type[Pipeline]] = {

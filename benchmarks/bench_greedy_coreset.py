@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from autopatch.kernels import greedy_coreset, reference
+from coreset_peers import AddmvLoop, AnomalibLoop
 from features import kept, origin, train_rows
 
 PICKS = 300  # that peers are timed on, and that ours are compared with the reference on
@@ -113,19 +114,9 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 
 
 def bench_torch_addmv(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
-    features = problem.features
-    norms = features.square().sum(dim=1)
-    nearest = torch.full_like(norms, torch.inf)
-    picks = [0]
-
-    def pick() -> None:
-        center = picks[-1]
-        distances = torch.addmv(norms, features, features[center], alpha=-2) + norms[center]
-        torch.minimum(nearest, distances, out=nearest)
-        picks.append(int(nearest.argmax()))
-
-    measure(pick, part=1 / problem.count, rounds=PICKS, **problem.task)
-    problem.check_radius(len(picks) - 1, nearest.max().clamp(min=0).sqrt())
+    loop = AddmvLoop(problem.features)
+    measure(loop, part=1 / problem.count, rounds=PICKS, **problem.task)
+    problem.check_radius(loop.count, loop.radius())
 
 
 def bench_patchcore_loop(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
@@ -150,17 +141,10 @@ def bench_anomalib(problem: Problem, measure: Callable[..., Any], threads: int) 
     """Its loop on the features as they are. Its default projects them at random first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampling = pytest.importorskip("anomalib.models.components.sampling")
-    sampler = sampling.KCenterGreedy(problem.features, problem.count / len(problem.features))
-    sampler.features = problem.features
-    picks = [torch.tensor(0)]
-
-    def pick() -> None:
-        sampler.update_distances(picks[-1])
-        picks.append(sampler.get_new_idx())
-
-    measure(pick, part=1 / problem.count, rounds=SLOW_PEER_PICKS, **problem.task)
-    problem.check_radius(len(picks) - 1, sampler.min_distances.max())
+        pytest.importorskip("anomalib.models.components.sampling")
+        loop = AnomalibLoop(problem.features, projects=False)
+    measure(loop, part=1 / problem.count, rounds=SLOW_PEER_PICKS, **problem.task)
+    problem.check_radius(loop.count, loop.radius())
 
 
 def bench_fpsample(problem: Problem, measure: Callable[..., Any]) -> None:
