@@ -42,6 +42,7 @@ class RowCodes {
     if (!usable()) return;
     codes_.resize(index(num_rows * width_));
     errors_.resize(index(num_rows));
+    squared_norms_.resize(index(num_rows));
     constexpr std::int64_t kBlock = 64;
     parallel_for((num_rows + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
       const std::int64_t first = block * kBlock;
@@ -53,6 +54,7 @@ class RowCodes {
             quantize(coordinates.values.data() + i * width_, width_, scale_,
                      coordinates.error[index(i)], codes_.data() + (first + i) * width_);
         errors_[index(first + i)] = static_cast<float>(code.error * 1.000001);
+        squared_norms_[index(first + i)] = static_cast<std::int32_t>(code.squared_norm);
       }
     });
     // Rounding moves a coordinate by half a step, so only errors of float32 can be larger: of rows
@@ -75,11 +77,7 @@ class RowCodes {
   /// Of all rows but outliers.
   double largest_usual_error() const { return largest_usual_error_; }
 
-  std::int32_t squared_norm(std::int64_t row) const {
-    std::int32_t sum = 0;
-    for (std::int64_t i = 0; i < width_; ++i) sum += codes(row)[i] * codes(row)[i];
-    return sum;
-  }
+  std::int32_t squared_norm(std::int64_t row) const { return squared_norms_[index(row)]; }
 
  private:
   std::int64_t width_;
@@ -87,6 +85,7 @@ class RowCodes {
   double largest_usual_error_ = 0;
   std::vector<std::int8_t> codes_;
   std::vector<float> errors_;
+  std::vector<std::int32_t> squared_norms_;  // of codes
 };
 
 /// Lays out the codes of a row, raised by 128, at its place in a panel.

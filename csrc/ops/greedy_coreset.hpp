@@ -27,7 +27,7 @@ namespace autopatch {
 /// may have lost by rounding. Errors of picks are replaced by one bound of them all; the few picks
 /// beyond it, outliers, are measured against every row.
 ///
-/// Takes 2 * width + 48 bytes a row and width + 4 a pick at most, beside scratch memory for 64 rows
+/// Takes 2 * width + 52 bytes a row and width + 4 a pick at most, beside scratch memory for 64 rows
 /// a thread.
 void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64_t dim,
                         std::int64_t count, std::int64_t start, const Coding* coding,

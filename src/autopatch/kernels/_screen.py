@@ -75,7 +75,7 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
     if not worth_a_screen(count, features):
         return None
     # The same numbers as in csrc/ops/greedy_coreset.hpp.
-    max_width = (_CORESET_BYTES - 48 * rows - 4 * count) // (2 * rows + count) // 16 * 16
+    max_width = (_CORESET_BYTES - 52 * rows - 4 * count) // (2 * rows + count) // 16 * 16
     if max_width < _WIDTHS[0]:
         return None
     return choose_coding(features, min(max_width, _C.max_screen_width))
