@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/index.hpp"
@@ -20,6 +21,23 @@ constexpr double kMinMagnitude = 1e-10;  // and do not underflow by more than er
 /// Whether a vector's coordinates, and squares of them, are within range.
 bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
 
+/// Sum of squares; its lanes do not wait for each other.
+double squared_norm_of(const float* values, std::int64_t count) {
+  constexpr std::int64_t kLanes = 8;
+  double lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (std::int64_t l = 0; l < kLanes; ++l) {
+      const double value = values[i + l];
+      lanes[l] += value * value;
+    }
+  }
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  for (; i < count; ++i) sum += static_cast<double>(values[i]) * values[i];
+  return sum;
+}
+
 /// Gives vector i plain codes and no bound.
 void give_up(std::int64_t i, std::int64_t width, Coordinates& out) {
   std::fill_n(out.values.begin() + static_cast<std::ptrdiff_t>(i * width), width, 0.0f);
@@ -37,12 +55,9 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
   if (coding.basis == nullptr) {
     for (std::int64_t i = 0; i < count; ++i) {
       float* u = out.values.data() + i * width;
-      double squared_norm = 0;
-      for (std::int64_t d = 0; d < dim; ++d) {
-        u[d] = vectors[i * dim + d] - coding.mean[d];
-        squared_norm += static_cast<double>(u[d]) * u[d];
-      }
+      for (std::int64_t d = 0; d < dim; ++d) u[d] = vectors[i * dim + d] - coding.mean[d];
       std::fill(u + dim, u + width, 0.0f);
+      const double squared_norm = squared_norm_of(u, dim);
       out.error[index(i)] = 2 * kRounding * std::sqrt(squared_norm);
       if (!usable(squared_norm)) give_up(i, width, out);
     }
@@ -60,9 +75,7 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
   for (std::int64_t i = 0; i < count; ++i) {
     float* u = out.values.data() + i * width;
     const double squared_norm = squared_norms[index(i)];
-    double projected = 0;
-    for (std::int64_t d = 0; d + 1 < width; ++d) projected += static_cast<double>(u[d]) * u[d];
-    const double left = std::sqrt(std::max(squared_norm - projected, 0.0));
+    const double left = std::sqrt(std::max(squared_norm - squared_norm_of(u, width - 1), 0.0));
     u[width - 1] = static_cast<float>(left - coding.norm_center);
     // sqrt(a) - sqrt(b) is at most sqrt(|a - b|), and |a - b| / sqrt(b).
     const double of_square = squared_norm * (3 * of_all + of_norm);
@@ -74,13 +87,16 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
 }
 
 float magnitude_of(const float* coordinates, std::int64_t width) {
-  float largest = 0;
+  // Without the sign, bits are in the order of magnitudes, those of NaN behind all others.
+  std::int32_t largest = 0;
   for (std::int64_t d = 0; d < width; ++d) {
-    const float magnitude = std::fabs(coordinates[d]);
-    if (!(magnitude <= largest)) largest = magnitude;
-    if (std::isnan(largest)) break;
+    std::int32_t bits;
+    std::memcpy(&bits, coordinates + d, sizeof bits);
+    largest = std::max(largest, bits & std::numeric_limits<std::int32_t>::max());
   }
-  return largest;
+  float magnitude;
+  std::memcpy(&magnitude, &largest, sizeof magnitude);
+  return magnitude;
 }
 
 double fit_scale(const float* rows, std::int64_t num_rows, Coding& coding) {
@@ -119,27 +135,35 @@ Code quantize(const float* coordinates, std::int64_t width, double scale, double
   constexpr auto kLargest = static_cast<float>(kMaxCode);
   constexpr float kToWhole = 0x1.8p23f;  // added and taken away, it rounds to whole numbers
   const auto inverse = static_cast<float>(1 / scale);
-  float rounding = 0;
-  double beyond = 0;
+  constexpr std::int64_t kLanes = 4;  // divide every width, and do not wait for each other
+  float rounding[kLanes] = {};
+  bool inside = true;
   std::int32_t squared_norm = 0;
   std::int32_t sum = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const float exact = coordinates[d] * inverse;
-    const float clamped = std::min(std::max(exact, -kLargest), kLargest);
-    const float code = (clamped + kToWhole) - kToWhole;
-    rounding += (clamped - code) * (clamped - code);
-    if (exact != clamped) {
-      beyond += (static_cast<double>(exact) - clamped) * (static_cast<double>(exact) - clamped);
+  for (std::int64_t d = 0; d < width; d += kLanes) {
+    for (std::int64_t l = 0; l < kLanes; ++l) {
+      const float exact = coordinates[d + l] * inverse;
+      const float clamped = std::min(std::max(exact, -kLargest), kLargest);
+      const float code = (clamped + kToWhole) - kToWhole;
+      rounding[l] += (clamped - code) * (clamped - code);
+      inside &= exact == clamped;
+      const auto whole = static_cast<std::int32_t>(code);
+      codes[d + l] = static_cast<std::int8_t>(whole);
+      squared_norm += whole * whole;
+      sum += whole;
     }
-    const auto whole = static_cast<std::int32_t>(code);
-    codes[d] = static_cast<std::int8_t>(whole);
-    squared_norm += whole * whole;
-    sum += whole;
   }
+  double beyond = 0;
+  for (std::int64_t d = 0; d < width && !inside; ++d) {
+    const float exact = std::fabs(coordinates[d] * inverse);
+    const double outside = std::max(exact - kMaxCode, 0.0);
+    beyond += outside * outside;
+  }
+  const double of_codes = double{rounding[0]} + rounding[1] + rounding[2] + rounding[3];
   // `exact` is off by three roundings of 127 and of what it is beyond; a sum of up to 8192 squares
   // by less than 1e-3 of itself.
   const double of_exact = 3 * kRounding * kMaxCode * std::sqrt(static_cast<double>(width));
-  return {scale * (1.001 * std::sqrt(static_cast<double>(rounding)) + of_exact) + error,
+  return {scale * (1.001 * std::sqrt(of_codes) + of_exact) + error,
           scale * std::max(0.999 * std::sqrt(beyond) - of_exact, 0.0), squared_norm, sum};
 }
 

@@ -69,17 +69,20 @@ void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
 }
 
 std::uint64_t hash_of(const float* row, std::int64_t dim) {
-  constexpr int kLanes = 8;  // do not wait for each other
+  constexpr int kLanes = 4;  // of two features each; they do not wait for each other
+  constexpr std::int64_t kPair = 2;
   constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15U;
   std::uint64_t lanes[kLanes] = {};
-  for (std::int64_t d = 0; d < dim; d += kLanes) {
-    const std::int64_t count = std::min<std::int64_t>(kLanes, dim - d);
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::uint32_t bits;
-      std::memcpy(&bits, row + d + i, sizeof bits);
-      lanes[i] = (lanes[i] ^ bits) * kFactor;
-    }
+  const auto add = [&](int lane, const float* values, std::int64_t count) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, values, index(count) * sizeof *values);
+    lanes[lane] = (lanes[lane] ^ bits ^ (lanes[lane] >> 32)) * kFactor;
+  };
+  std::int64_t d = 0;
+  for (; d + kLanes * kPair <= dim; d += kLanes * kPair) {
+    for (int i = 0; i < kLanes; ++i) add(i, row + d + i * kPair, kPair);
   }
+  for (int i = 0; d < dim; ++i, d += kPair) add(i, row + d, std::min(kPair, dim - d));
   std::uint64_t hash = 0;
   for (const std::uint64_t lane : lanes) hash = ((hash ^ lane ^ (lane >> 32)) * kFactor);
   return hash;
