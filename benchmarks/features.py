@@ -212,7 +212,7 @@ def _patches(source: Source, paths: Sequence[Path], at_least: int | None = None)
     for first in range(0, len(paths), _IMAGES_AT_A_TIME):
         pixels = load_images(paths[first : first + _IMAGES_AT_A_TIME], source.image_size)
         with torch.no_grad():
-            subnet(subnet.normalize(pixels))
+            subnet.backbone(subnet.normalize(pixels))
         chosen = [maps[name] for name in source.modules]
         rows.append(reference.aggregate_patches(chosen, [PATCH_SIZE] * len(chosen)))
         if at_least is not None and sum(map(len, rows)) >= at_least:
