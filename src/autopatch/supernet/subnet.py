@@ -55,7 +55,8 @@ class Subnet(nn.Module):
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`.
 
-        From the first call on, the weights must not change but by `recalibrate`.
+        What runs is a copy with batch norm folded: from the first call on, the weights must not
+        change but by `recalibrate`, and hooks inside `backbone` fire only if that is called itself.
         """
         return self._run(self.backbone if self.training else self._folded, images)
 
