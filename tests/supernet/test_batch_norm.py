@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -40,7 +42,7 @@ def batch_norms(module: nn.Module) -> int:
 def test_timm_models_keep_their_maps(name: str, left: int) -> None:
     model = with_statistics(timm.create_model(name, features_only=True))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = fold_batch_norm(model)
+    folded = fold_batch_norm(model, IMAGES[:1])
     assert batch_norms(model) > batch_norms(folded) == left
     for image_size in (64, 96):
         images = torch.nn.functional.interpolate(IMAGES, image_size)
@@ -51,13 +53,8 @@ def test_timm_models_keep_their_maps(name: str, left: int) -> None:
         assert torch.equal(value, before[key])
 
 
-class Branching(nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images if images.sum() > 0 else -images
-
-
 class Chain(nn.Module):
-    """What no batch norm may be folded into."""
+    """A convolution and its batch norm that cannot be folded."""
 
     def __init__(self, *, read_twice: bool = False, called_twice: bool = False) -> None:
         super().__init__()
@@ -66,11 +63,11 @@ class Chain(nn.Module):
         self.read_twice = read_twice
         self.called_twice = called_twice
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         if self.called_twice:
             images = self.batch_norm(self.convolution(images))
         maps = self.convolution(images)
-        return self.batch_norm(maps) + (maps if self.read_twice else 0)
+        return [self.batch_norm(maps) + (maps if self.read_twice else 0)]
 
 
 class Scaled(nn.Conv2d):
@@ -78,29 +75,56 @@ class Scaled(nn.Conv2d):
         return 2 * super().forward(images)
 
 
+class OneMap(nn.Sequential):
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [super().forward(images)]
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Chain(read_twice=True),
         lambda: Chain(called_twice=True),
-        lambda: nn.Sequential(Scaled(3, 4, 1), nn.BatchNorm2d(4)),
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
-        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)),
+        lambda: OneMap(Scaled(3, 4, 1), nn.BatchNorm2d(4)),
+        lambda: OneMap(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+        lambda: OneMap(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)),
     ],
 )
 def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
     module = with_statistics(make())
-    folded = fold_batch_norm(module)
+    folded = fold_batch_norm(module, IMAGES[:1])
     assert batch_norms(folded) == 1
     torch.testing.assert_close(folded(IMAGES), module(IMAGES), rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_traced_is_returned_with_a_warning() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Branching()).eval()
-    with pytest.warns(UserWarning, match="Sequential runs with its batch norm"):
-        assert fold_batch_norm(module) is module
+def test_an_output_that_is_taken_twice_is_kept_with_a_warning() -> None:
+    module = with_statistics(Chain(read_twice=True))
+    with pytest.warns(UserWarning, match="Chain runs with its batch norm"):
+        assert fold_batch_norm(module, IMAGES[:1]) is module
 
 
 def test_without_batch_norm_nothing_is_done() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 3, 1), Branching())
-    assert fold_batch_norm(module) is module
+    module = OneMap(nn.Conv2d(3, 3, 1))
+    assert fold_batch_norm(module, IMAGES[:1]) is module
+
+
+def test_other_threads_run_modules_meanwhile() -> None:
+    module = with_statistics(timm.create_model("mobilenetv2_050", features_only=True))
+    expected = module(IMAGES)
+    done = threading.Event()
+
+    def run() -> int:
+        runs = 0
+        while not done.is_set() or runs == 0:
+            for found, like in zip(module(IMAGES), expected, strict=True):
+                torch.testing.assert_close(found, like)
+            runs += 1
+        return runs
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            for _ in range(5):
+                fold_batch_norm(module, IMAGES[:1])
+        finally:
+            done.set()
+        assert running.result() > 0

@@ -2,63 +2,86 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
-from typing import cast
 
+import torch
 from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
-from torch import fx, nn
+from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
-
-from autopatch.errors import one_line
 
 # Exact types: classes derived from them may compute their weights when they run.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
+_TOLERANCE = 1e-3  # of the largest value of a map; rounding alone makes some 1e-6
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
+
+def fold_batch_norm(module: nn.Module, image: torch.Tensor) -> nn.Module:
     """A module that gives what `module`, in eval mode, gives, in fewer passes over the maps.
 
-    Every batch norm behind a convolution whose output nothing else takes is folded into a copy of
-    that convolution (Jacob et al., CVPR 2018, section 3.2); all else is shared with `module`. A
-    module that cannot be traced is returned as it is, with a warning.
+    Every batch norm that takes the output of a convolution, each run once, is folded into a copy of
+    that convolution (Jacob et al., CVPR 2018, section 3.2); all other weights are shared. Which
+    those are is seen in a run. (Symbolic tracing would tell as well, but while it runs no other
+    thread can call a module.) Where the maps are others afterwards, as something else takes the
+    output too, `module` is returned, with a warning.
+
+    Args:
+        module: Gives a list of feature maps.
+        image: A batch to run it on, of values that vary.
     """
     if not any(type(part) in _BATCH_NORMS for part in module.modules()):
         return module
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(module)
-    # Models refuse to be traced with errors of many classes.
-    except Exception as error:
-        warnings.warn(
-            f"{type(module).__name__} runs with its batch norm, some 15 % slower than without: "
-            f"it cannot be traced ({one_line(error)})",
-            stacklevel=2,
-        )
-        return module
-    folded = fx.GraphModule(tracer.root, graph)
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    for node in graph.nodes:
-        before = node.args[0] if node.args else None
-        if not (isinstance(before, fx.Node) and node.op == before.op == "call_module"):
-            continue
-        names = str(before.target), str(node.target)
-        convolution, batch_norm = map(folded.get_submodule, names)
-        if (
-            type(convolution) in _CONVOLUTIONS
-            and type(batch_norm) in _BATCH_NORMS
-            and len(before.users) == calls[before.target] == calls[node.target] == 1
-        ):
-            fused = fuse_conv_bn_eval(
-                cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, batch_norm)
-            )
-            folded.set_submodule(names[0], fused)
-            folded.set_submodule(names[1], getattr(batch_norm, "act", nn.Identity()))
+    shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    folded = copy.deepcopy(module, shared)
+    with torch.inference_mode(False), torch.no_grad():  # weights may be used in either mode
+        for before, behind in _pairs(folded, image):
+            convolution, batch_norm = map(folded.get_submodule, (before, behind))
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(batch_norm, nn.BatchNorm2d)
+            folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
+            folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
+        for found, expected in zip(folded(image), module(image), strict=True):
+            if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
+                warnings.warn(
+                    f"{type(module).__name__} runs with its batch norm, some 15 % slower than "
+                    "without: not only the batch norm takes the output of a convolution",
+                    stacklevel=2,
+                )
+                return module
     return folded
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layer = isinstance(m, nn.Conv2d | nn.BatchNorm2d)
-        return layer or super().is_leaf_module(m, module_qualified_name)
+def _pairs(module: nn.Module, image: torch.Tensor) -> list[tuple[str, str]]:
+    """Names of convolutions and of the batch norms that take their output, of those run once."""
+    calls: Counter[str] = Counter()
+    outputs: dict[str, torch.Tensor] = {}
+    pairs: list[tuple[str, str]] = []
+    handles = []
+
+    def on_convolution(name: str, output: torch.Tensor) -> None:
+        calls[name] += 1
+        outputs[name] = output
+
+    def on_batch_norm(name: str, taken: torch.Tensor) -> None:
+        calls[name] += 1
+        pairs.extend((before, name) for before, output in outputs.items() if output is taken)
+
+    for name, part in module.named_modules():
+        if type(part) in _CONVOLUTIONS:
+            handles.append(
+                part.register_forward_hook(
+                    lambda _part, _inputs, output, name=name: on_convolution(name, output)
+                )
+            )
+        elif type(part) in _BATCH_NORMS:
+            handles.append(
+                part.register_forward_pre_hook(
+                    lambda _part, inputs, name=name: on_batch_norm(name, inputs[0])
+                )
+            )
+    module(image)
+    for handle in handles:
+        handle.remove()
+    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,6 +49,8 @@ class Subnet(nn.Module):
         self.provenance = provenance
         # Swin and a few others give their maps as [N, H, W, C].
         self._channels_last_axis = str(getattr(backbone, "output_fmt", "")).endswith("NHWC")
+        # What runs, from the first call on; in a tuple, as it is no part of the state.
+        self._folded: tuple[nn.Module, ...] = ()
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -58,16 +59,17 @@ class Subnet(nn.Module):
         What runs is a copy with batch norm folded: from the first call on, the weights must not
         change but by `recalibrate`, and hooks inside `backbone` fire only if that is called itself.
         """
-        return self._run(self.backbone if self.training else self._folded, images)
+        if self.training:
+            return self._run(self.backbone, images)
+        if not self._folded:
+            generator = torch.Generator().manual_seed(0)
+            image = torch.randn(1, *images.shape[1:], generator=generator).to(images)
+            self._folded = (fold_batch_norm(self.backbone, image),)
+        return self._run(self._folded[0], images)
 
     def _run(self, backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
         maps: list[torch.Tensor] = backbone(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_axis else maps
-
-    @cached_property
-    def _folded(self) -> nn.Module:
-        """The backbone as it runs fastest; a cached property is no part of the state."""
-        return fold_batch_norm(self.backbone)
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ class Subnet(nn.Module):
         except ValueError as error:
             raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
-        self.__dict__.pop("_folded", None)
+        self._folded = ()
 
     def cost(self, image_size: int) -> tuple[tuple[int, int], int]:
         """Patch positions (H, W) of an image, those of the largest feature map, and FLOPs of one
