@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autopatch.kernels import _screen, greedy_coreset, reference
+from autopatch.kernels import _codes, greedy_coreset, reference
 
 SIZES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
 DIMS = (1, 3, 15, 16, 17, 32, 33, 50)
@@ -29,7 +29,7 @@ def assert_same(
 @pytest.fixture(autouse=True, params=[True, False], ids=["codes", "no codes"])
 def codes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Rows are screened by 8-bit codes, however few they are, or not at all."""
-    monkeypatch.setattr(_screen, "worth_a_screen", lambda *_args: request.param)
+    monkeypatch.setattr(_codes, "worth_a_screen", lambda *_args: request.param)
     return bool(request.param)
 
 
@@ -119,14 +119,14 @@ def test_all_of_few_distinct_rows(isa: str) -> None:
 
 def test_codes_stay_within_their_memory(codes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not codes:
-        assert _screen.coreset_coding(normal(10, 4), 5) is None
+        assert _codes.coreset_coding(normal(10, 4), 5) is None
         return
     features = correlated(2400, 160)
     widths = []
     expected = reference.greedy_coreset(features, 100, start=0)
     for a_row in (1000, 100, 80, 79):  # bytes
-        monkeypatch.setattr(_screen, "_CORESET_BYTES", (52 + a_row) * 2400 + (a_row // 2 + 4) * 100)
-        coding = _screen.coreset_coding(features, 100)
+        monkeypatch.setattr(_codes, "_CORESET_BYTES", (52 + a_row) * 2400 + (a_row // 2 + 4) * 100)
+        coding = _codes.coreset_coding(features, 100)
         widths.append(0 if coding is None else coding.width)
         assert_same(greedy_coreset(features, 100, start=0), expected)
     assert widths[0] >= widths[1] >= widths[2] >= widths[3]

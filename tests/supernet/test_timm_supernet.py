@@ -44,8 +44,11 @@ def at(supernet: TimmSupernet, levels: Sequence[int], image_size: int = 64) -> A
 def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
     # Not every torch counts the attention kernel of the CPU; as matrix products all of them do.
     products = sdpa_kernel(SDPBackend.MATH)
+    images = torch.zeros(1, 3, image_size, image_size)
+    with torch.no_grad():
+        model(images)  # the first run of a subnet prepares it
     with products, FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size))
+        model(images)
     return counter.get_total_flops()
 
 

@@ -17,7 +17,7 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
-from autopatch.kernels._screen import coreset_coding, make_screen, worth_a_screen
+from autopatch.kernels._codes import coreset_coding, make_screen, worth_a_screen
 
 Operator = Callable[..., Any]
 

@@ -6,7 +6,7 @@ import torch
 
 from autopatch.kernels import _checks, _library
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
-from autopatch.kernels._screen import make_screen
+from autopatch.kernels._codes import make_screen
 
 
 class NearestNeighborIndex:

@@ -1,8 +1,8 @@
-"""The screen of a bank: an 8-bit picture of it that tells which rows cannot be near a query.
+"""8-bit codes of rows, whose distances tell which rows cannot be near each other.
 
-csrc/ops/screen.hpp has the bound. Here the directions are chosen: rows are coded by their
-coordinates along a few leading principal directions and the norm of the rest, where that is cheaper
-than coding every feature.
+csrc/ops/codes.hpp has the bound, csrc/ops/screen.hpp how a bank is searched by them. Here the
+directions are chosen: rows are coded by their coordinates along a few leading principal directions
+and the norm of the rest, where that is cheaper than coding every feature.
 """
 
 from __future__ import annotations
