@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from autopatch.data import GOOD, MVTecAD, load_masks
-from autopatch.kernels import pixel_metrics, region_weighted_average_precision
+from autopatch.kernels import pixel_metrics, reference, region_weighted_average_precision
 from features import SHARED
 
 REAL_MASKS = SHARED / "data" / "magnetic_tile"
@@ -172,8 +172,10 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def all_at_once() -> Problem:
-    return PROBLEMS["5M_float"]()
+def all_at_once() -> tuple[Problem, dict[str, float]]:
+    """A problem and the reference's metrics."""
+    problem = PROBLEMS["5M_float"]()
+    return problem, reference.pixel_metrics(problem.scores, problem.masks, problem.types)
 
 
 def time_peer(
@@ -255,26 +257,28 @@ def bench_autopatch_rwap(problem: Problem, measure: Callable[..., Any], threads:
 
 
 def time_all(
-    problem: Problem,
+    all_at_once: tuple[Problem, dict[str, float]],
     measure: Callable[..., Any],
     function: Callable[[], dict[str, float]],
     tolerance: float,
 ) -> None:
-    """Times a peer's way to those of our metrics that it has, and compares them."""
+    """Times a way to those of the reference's metrics that it has, and compares them."""
+    problem, expected = all_at_once
     task = problem.task | {"group": "pixel_metrics: 5 M pixels, all at once", "target": 20.0}
     found = measure(function, **task)
-    ours = pixel_metrics(problem.scores, problem.masks, problem.types).as_dict()
-    assert found == pytest.approx({name: ours[name] for name in found}, rel=tolerance)
+    assert found == pytest.approx({name: expected[name] for name in found}, rel=tolerance)
 
 
-def bench_anomalib(all_at_once: Problem, measure: Callable[..., Any], threads: int) -> None:
+def bench_anomalib(
+    all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
+) -> None:
     """AUROC, area under the precision-recall curve and AUPRO, which it has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aupr, aupro, auroc = (
             pytest.importorskip(f"anomalib.metrics.{name}") for name in ("aupr", "aupro", "auroc")
         )
-    scores, masks = all_at_once.scores, all_at_once.masks.int()
+    scores, masks = all_at_once[0].scores, all_at_once[0].masks.int()
     metrics = {"AUROC": auroc._AUROC(), "AP": aupr._AUPR(), "AUPRO": aupro._AUPRO()}
 
     def evaluate() -> dict[str, float]:
@@ -288,12 +292,14 @@ def bench_anomalib(all_at_once: Problem, measure: Callable[..., Any], threads: i
 
 
 def bench_adeval(
-    all_at_once: Problem, measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    all_at_once: tuple[Problem, dict[str, float]],
+    measure: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """AUROC, area under the precision-recall curve and AUPRO, which it has, in 1000 bins."""
     adeval = pytest.importorskip("adeval")
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # its name before NumPy 2.4
-    scores, masks = all_at_once.scores.numpy(), all_at_once.masks.numpy().view(np.uint8)
+    scores, masks = all_at_once[0].scores.numpy(), all_at_once[0].masks.numpy().view(np.uint8)
 
     def evaluate() -> dict[str, float]:
         auroc, aupr, aupro = adeval.auroc_aupr_aupro(scores, masks)
@@ -302,10 +308,12 @@ def bench_adeval(
     time_all(all_at_once, measure, evaluate, tolerance=5e-2)
 
 
-def bench_torchmetrics(all_at_once: Problem, measure: Callable[..., Any], threads: int) -> None:
+def bench_torchmetrics(
+    all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
+) -> None:
     """AP, AUROC and its part, which it has."""
     functional = pytest.importorskip("torchmetrics.functional.classification")
-    scores, masks = all_at_once.scores.flatten(), all_at_once.masks.flatten().int()
+    scores, masks = all_at_once[0].scores.flatten(), all_at_once[0].masks.flatten().int()
 
     def evaluate() -> dict[str, float]:
         return {
@@ -317,10 +325,12 @@ def bench_torchmetrics(all_at_once: Problem, measure: Callable[..., Any], thread
     time_all(all_at_once, measure, evaluate, tolerance=1e-2)
 
 
-def bench_autopatch_all(all_at_once: Problem, measure: Callable[..., Any], threads: int) -> None:
-    problem = all_at_once
+def bench_autopatch_all(
+    all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
+) -> None:
+    problem, _ = all_at_once
     time_all(
-        problem,
+        all_at_once,
         measure,
         lambda: pixel_metrics(problem.scores, problem.masks, problem.types).as_dict(),
         tolerance=1e-12,
