@@ -5,6 +5,7 @@
 set(AUTOPATCH_KERNEL_BODIES
   csrc/ops/cpu/aggregate_patches.cpp
   csrc/ops/cpu/greedy_coreset.cpp
+  csrc/ops/cpu/locate_scores.cpp
   csrc/ops/cpu/nearest_neighbors.cpp
   csrc/ops/cpu/screen.cpp
 )

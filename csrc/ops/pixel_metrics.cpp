@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "core/parallel.hpp"
 #include "ops/connected_regions.hpp"
+#include "ops/key_locator.hpp"
 #include "ops/score_counts.hpp"
 #include "ops/score_key.hpp"
 
@@ -22,6 +24,9 @@ namespace autopatch {
 namespace {
 
 constexpr double kMaxFalsePositiveRate = 0.3;
+
+// Distinct scores of positives that are looked at together: what is kept of each takes 64 MiB.
+constexpr std::size_t kMostKeys = std::size_t{1} << 19;
 
 /// Scores and masks of all images, one after the other.
 template <typename Format>
@@ -68,45 +73,24 @@ std::vector<Regions> label_images(const Images<Format>& images, int num_threads)
 
 // --- positives ---------------------------------------------------------------------------------
 
-template <typename Bits>
-struct Positive {
-  Bits key;
-  std::uint32_t region;  // regions of all images are numbered one after the other
-};
-
-/// In pixel order.
-template <typename Format, typename Bits = typename Format::Bits>
-std::vector<Positive<Bits>> collect_positives(const Images<Format>& images,
-                                              const std::vector<Regions>& regions,
-                                              int num_threads) {
-  struct Begin {
-    std::size_t positive;
-    std::uint32_t region;
-  };
-  std::vector<Begin> begins;
-  Begin next{0, 0};
-  for (const Regions& image : regions) {
-    begins.push_back(next);
-    for (const std::uint32_t area : image.areas) next.positive += area;
-    next.region += static_cast<std::uint32_t>(image.areas.size());
-  }
-  std::vector<Positive<Bits>> positives(next.positive);
-  parallel_for(static_cast<std::int64_t>(images.count), num_threads, [&](std::int64_t number) {
-    const auto n = static_cast<std::size_t>(number);
-    const Bits* const scores = images.scores + n * images.size();
-    std::size_t positive = begins[n].positive;
+/// Calls `task(score, region)` for each positive in pixel order; regions of all images are numbered
+/// one after the other.
+template <typename Format, typename Task>
+void for_each_positive(const Images<Format>& images, const std::vector<Regions>& regions,
+                       const Task& task) {
+  std::uint32_t first_region = 0;
+  for (std::size_t n = 0; n < images.count; ++n) {
+    const typename Format::Bits* const scores = images.scores + n * images.size();
     for (const Run& run : regions[n].runs) {
-      for (std::size_t i = run.begin; i < run.end; ++i) {
-        positives[positive++] = {Format::key(scores[i]), begins[n].region + run.region};
-      }
+      for (std::size_t i = run.begin; i < run.end; ++i) task(scores[i], first_region + run.region);
     }
-  });
-  return positives;
+    first_region += static_cast<std::uint32_t>(regions[n].areas.size());
+  }
 }
 
-/// Stable radix sort by key.
+/// Radix sort; of equal keys one is kept.
 template <typename Bits>
-void sort_by_key(std::vector<Positive<Bits>>& items) {
+void sort_distinct(std::vector<Bits>& keys) {
   constexpr int kDigitBits = 11;
   constexpr std::size_t kDigits = std::size_t{1} << kDigitBits;
   constexpr std::size_t kPasses = (sizeof(Bits) * 8 + kDigitBits - 1) / kDigitBits;
@@ -114,26 +98,42 @@ void sort_by_key(std::vector<Positive<Bits>>& items) {
     return static_cast<std::size_t>(key >> (pass * kDigitBits)) % kDigits;
   };
   std::vector<std::array<std::size_t, kDigits>> places(kPasses);
-  for (const Positive<Bits>& item : items) {
-    for (std::size_t pass = 0; pass < kPasses; ++pass) ++places[pass][digit(item.key, pass)];
+  for (const Bits key : keys) {
+    for (std::size_t pass = 0; pass < kPasses; ++pass) ++places[pass][digit(key, pass)];
   }
-  std::vector<Positive<Bits>> sorted(items.size());
+  std::vector<Bits> sorted(keys.size());
   for (std::size_t pass = 0; pass < kPasses; ++pass) {
-    if (places[pass][digit(items[0].key, pass)] == items.size()) continue;
+    if (places[pass][digit(keys[0], pass)] == keys.size()) continue;
     std::size_t total = 0;
     for (std::size_t& place : places[pass]) total += std::exchange(place, total);
-    for (const Positive<Bits>& item : items) sorted[places[pass][digit(item.key, pass)]++] = item;
-    items.swap(sorted);
+    for (const Bits key : keys) sorted[places[pass][digit(key, pass)]++] = key;
+    keys.swap(sorted);
   }
+  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
 }
 
-template <typename Bits>
-DistinctKeys<Bits> distinct_keys(const std::vector<Positive<Bits>>& sorted) {
-  DistinctKeys<Bits> keys{sorted.front().key, {}};
-  for (const Positive<Bits>& positive : sorted) {
-    const auto offset = static_cast<Bits>(positive.key - keys.base);
-    if (keys.offsets.empty() || keys.offsets.back() != offset) keys.offsets.push_back(offset);
-  }
+/// The first distinct keys of positives from `first` on, at most kMostKeys.
+template <typename Format, typename Bits = typename Format::Bits>
+std::vector<Bits> next_keys(const Images<Format>& images, const std::vector<Regions>& regions,
+                            Bits first) {
+  std::vector<Bits> keys;
+  Bits last = std::numeric_limits<Bits>::max();
+  const auto keep_first = [&] {
+    sort_distinct(keys);
+    if (keys.size() <= kMostKeys) return;
+    keys.resize(kMostKeys);
+    last = keys.back();
+  };
+  bool has_nan = false;
+  for_each_positive(images, regions, [&](Bits score, std::uint32_t) {
+    has_nan |= Format::is_nan(score);
+    const Bits key = Format::key(score);
+    if (key < first || key > last) return;
+    if (keys.size() == 2 * kMostKeys) keep_first();
+    keys.push_back(key);
+  });
+  if (has_nan) refuse_nan(images);
+  keep_first();
   return keys;
 }
 
@@ -194,69 +194,168 @@ double found_along(double before, double after, double limit) {
   return (limit - before) * (limit - before) / (2 * (after - before));
 }
 
-template <typename Bits>
-void measure_curves(const std::vector<Positive<Bits>>& sorted, const SlotCounts& slots,
-                    const std::vector<Share>& share_of_region, std::size_t num_pixels,
-                    double* out) {
-  const auto num_positives = static_cast<double>(sorted.size());
-  const auto num_negatives = static_cast<double>(num_pixels - sorted.size());
-  const double limit = kMaxFalsePositiveRate * num_negatives;
-  double true_positives = 0;
-  double false_positives = 0;
-  Sum weight;
-  Sum precision;  // over positives, at the threshold of each
-  Sum weighted_precision;
-  Sum found;  // over positives, `found_along`
-  Sum found_to_limit;
-  Sum overlap_to_limit;
-  auto slot = slots.begin();
-  for (auto positive = sorted.begin(); positive != sorted.end();) {
-    const Bits key = positive->key;
-    double count = 0;
-    double weight_of_key = 0;
-    double overlap_of_key = 0;
-    for (; positive != sorted.end() && positive->key == key; ++positive, ++count) {
-      const Share& share = share_of_region[positive->region];
-      weight_of_key += share.weight;
-      overlap_of_key += share.overlap;
-    }
-    const double untied = false_positives + *slot++;
-    false_positives = untied + (*slot++ - count);
-    true_positives += count;
-    weight += weight_of_key;
-    precision += count * (true_positives / (true_positives + false_positives));
-    weighted_precision += weight_of_key * (weight.value() / (weight.value() + false_positives));
-    found += count * found_along(untied, false_positives, num_negatives);
-    const double to_limit = found_along(untied, false_positives, limit);
-    found_to_limit += count * to_limit;
-    overlap_to_limit += overlap_of_key * to_limit;
+/// Positives that share a score.
+struct Positives {
+  double weight = 0;
+  double overlap = 0;
+  std::uint32_t count = 0;
+
+  void add(const Share& share) {
+    weight += share.weight;
+    overlap += share.overlap;
+    ++count;
+  }
+};
+
+/// Areas under all curves, from the distinct scores of positives in falling order.
+class Curves {
+ public:
+  Curves(double num_positives, double num_negatives)
+      : num_positives_(num_positives),
+        num_negatives_(num_negatives),
+        limit_(kMaxFalsePositiveRate * num_negatives) {}
+
+  /// The next score, that `tied` pixels have, behind `between` negatives with scores of their own.
+  void add(std::uint32_t between, std::uint32_t tied, const Positives& positives) {
+    const double count = positives.count;
+    const double untied = false_positives_ + between;
+    false_positives_ = untied + (tied - positives.count);
+    true_positives_ += count;
+    weight_ += positives.weight;
+    precision_ += count * (true_positives_ / (true_positives_ + false_positives_));
+    weighted_precision_ +=
+        positives.weight * (weight_.value() / (weight_.value() + false_positives_));
+    found_ += count * found_along(untied, false_positives_, num_negatives_);
+    const double to_limit = found_along(untied, false_positives_, limit_);
+    found_to_limit_ += count * to_limit;
+    overlap_to_limit_ += positives.overlap * to_limit;
   }
 
-  out[0] = weighted_precision.value() / weight.value();
-  out[1] = precision.value() / num_positives;
-  if (num_negatives == 0) {
-    out[2] = out[3] = out[4] = std::numeric_limits<double>::quiet_NaN();
-    return;
+  void finish(double* out) const {
+    out[0] = weighted_precision_.value() / weight_.value();
+    out[1] = precision_.value() / num_positives_;
+    if (num_negatives_ == 0) {
+      out[2] = out[3] = out[4] = std::numeric_limits<double>::quiet_NaN();
+      return;
+    }
+    out[2] = found_.value() / (num_positives_ * num_negatives_);
+    const double partial = found_to_limit_.value() / (num_positives_ * num_negatives_);
+    const double chance = kMaxFalsePositiveRate * kMaxFalsePositiveRate / 2;
+    out[3] = (1 + (partial - chance) / (kMaxFalsePositiveRate - chance)) / 2;
+    out[4] = overlap_to_limit_.value() / limit_;
   }
-  out[2] = found.value() / (num_positives * num_negatives);
-  const double partial = found_to_limit.value() / (num_positives * num_negatives);
-  const double chance = kMaxFalsePositiveRate * kMaxFalsePositiveRate / 2;
-  out[3] = (1 + (partial - chance) / (kMaxFalsePositiveRate - chance)) / 2;
-  out[4] = overlap_to_limit.value() / limit;
+
+  bool all_found() const { return true_positives_ == num_positives_; }
+
+  /// Pixels up to the last score that was added.
+  std::uint32_t num_passed() const {
+    return static_cast<std::uint32_t>(true_positives_ + false_positives_);
+  }
+
+ private:
+  double num_positives_;
+  double num_negatives_;
+  double limit_;  // of false positives
+  double true_positives_ = 0;
+  double false_positives_ = 0;
+  Sum weight_;
+  Sum precision_;  // over positives, at the threshold of each
+  Sum weighted_precision_;
+  Sum found_;  // over positives, `found_along`
+  Sum found_to_limit_;
+  Sum overlap_to_limit_;
+};
+
+/// Of each key of the locator. Sums are in pixel order.
+template <typename Format>
+std::vector<Positives> positives_of_keys(const Images<Format>& images,
+                                         const std::vector<Regions>& regions,
+                                         const std::vector<Share>& shares,
+                                         const KeyLocator<Format>& locator) {
+  const std::size_t first_slot = locator.num_keys() + 1;
+  std::vector<Positives> positives(locator.num_keys());
+  std::array<typename Format::Bits, kLocated> scores;
+  std::array<std::uint32_t, kLocated> region_of_score;
+  std::array<std::uint32_t, kLocated> slots;
+  int size = 0;
+  const auto add_all = [&] {
+    locator.locate(scores.data(), size, slots.data());
+    for (int i = 0; i < size; ++i) {
+      const std::size_t slot = slots[static_cast<std::size_t>(i)];
+      if (slot < first_slot) continue;  // of keys before or behind the locator's
+      positives[slot - first_slot].add(shares[region_of_score[static_cast<std::size_t>(i)]]);
+    }
+    size = 0;
+  };
+  for_each_positive(images, regions, [&](typename Format::Bits score, std::uint32_t region) {
+    scores[static_cast<std::size_t>(size)] = score;
+    region_of_score[static_cast<std::size_t>(size)] = region;
+    if (++size == kLocated) add_all();
+  });
+  add_all();
+  return positives;
+}
+
+/// Scores of 4 or 8 bytes: as many distinct ones of positives at a time as memory is set apart for.
+template <typename Format>
+void add_by_search(const Images<Format>& images, const std::vector<Regions>& regions,
+                   const std::vector<Share>& shares, int num_threads, Curves& curves) {
+  using Bits = typename Format::Bits;
+  Bits first = 0;
+  while (!curves.all_found()) {
+    const KeyLocator<Format> locator(next_keys(images, regions, first));
+    std::vector<Positives> positives;
+    const std::vector<std::uint32_t> counts =
+        count_slots(images.scores, images.num_pixels(), locator, num_threads,
+                    [&] { positives = positives_of_keys(images, regions, shares, locator); });
+    if (counts.empty()) refuse_nan(images);
+    const std::size_t num_keys = locator.num_keys();
+    std::uint32_t between = counts[0] - curves.num_passed();
+    for (std::size_t key = 0; key < num_keys; ++key) {
+      curves.add(between, counts[num_keys + 1 + key], positives[key]);
+      between = counts[key + 1];
+    }
+    first = locator.last_key() + 1;
+  }
+}
+
+/// Scores of 1 or 2 bytes: all that there can be.
+template <typename Format>
+void add_by_key(const Images<Format>& images, const std::vector<Regions>& regions,
+                const std::vector<Share>& shares, int num_threads, Curves& curves) {
+  const std::vector<std::uint32_t> counts =
+      count_keys<Format>(images.scores, images.num_pixels(), num_threads);
+  if (counts.empty()) refuse_nan(images);
+  std::vector<Positives> positives(counts.size());
+  for_each_positive(images, regions, [&](typename Format::Bits score, std::uint32_t region) {
+    positives[Format::key(score)].add(shares[region]);
+  });
+  std::uint32_t between = 0;
+  for (std::size_t key = 0; key < counts.size(); ++key) {
+    if (positives[key].count == 0) {
+      between += counts[key];
+    } else {
+      curves.add(std::exchange(between, 0), counts[key], positives[key]);
+    }
+  }
 }
 
 template <typename Format>
 void measure(const Images<Format>& images, int num_types, double* out, int num_threads) {
   const std::vector<Regions> regions = label_images(images, num_threads);
-  auto positives = collect_positives(images, regions, num_threads);
-  sort_by_key(positives);
-  const SlotCounts slots = count_slots<Format>(images.scores, images.num_pixels(),
-                                               distinct_keys(positives), num_threads);
-  if (slots.empty()) refuse_nan(images);
-  measure_curves(
-      positives, slots,
-      shares_of_regions(regions, images.types, num_types, static_cast<double>(positives.size())),
-      images.num_pixels(), out);
+  double num_positives = 0;
+  for (const Regions& image : regions) {
+    for (const std::uint32_t area : image.areas) num_positives += area;
+  }
+  const std::vector<Share> shares =
+      shares_of_regions(regions, images.types, num_types, num_positives);
+  Curves curves(num_positives, static_cast<double>(images.num_pixels()) - num_positives);
+  if constexpr (sizeof(typename Format::Bits) <= 2) {
+    add_by_key(images, regions, shares, num_threads, curves);
+  } else {
+    add_by_search(images, regions, shares, num_threads, curves);
+  }
+  curves.finish(out);
 }
 
 }  // namespace

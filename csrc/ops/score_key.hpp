@@ -13,11 +13,13 @@ struct FloatFormat {
   static constexpr Bits kInfinity =
       static_cast<Bits>(kMagnitude - ((Bits{1} << kMantissaBits) - 1));
 
-  static constexpr bool is_nan(Bits bits) { return (bits & kMagnitude) > kInfinity; }
+  [[gnu::always_inline]] static constexpr bool is_nan(Bits bits) {
+    return (bits & kMagnitude) > kInfinity;
+  }
 
   /// The order of scores as that of integers: falls where the score rises, and is the same for -0
   /// and 0. Not for NaN.
-  static constexpr Bits key(Bits bits) {
+  [[gnu::always_inline]] static constexpr Bits key(Bits bits) {
     return static_cast<Bits>((bits & kSign) != 0 ? bits - 1 : bits ^ kMagnitude);
   }
 };

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ops/cpu/locate_scores.hpp"
+#include "ops/score_key.hpp"
+
+namespace autopatch {
+
+/// Finds scores of 4 or 8 bytes among distinct keys (score_key.hpp).
+template <typename Format>
+class KeyLocator {
+ public:
+  using Bits = typename Format::Bits;
+
+  /// `keys` are distinct, rising, at least one and at most 2^20, and none is that of a NaN.
+  explicit KeyLocator(std::vector<Bits> keys);
+
+  std::size_t num_keys() const { return table_.num_keys; }
+  Bits last_key() const { return table_.highest - 1; }
+
+  /// See `LocateScores`, for the active ISA level at construction.
+  bool locate(const Bits* scores, int count, std::uint32_t* slots) const {
+    return kernel_(table_, scores, count, slots);
+  }
+
+ private:
+  std::uint32_t bin_of(Bits offset) const;
+  void cut_into_bins();
+  void mark_bins();
+
+  LocateScores<Bits> kernel_;
+  std::vector<Bits> offsets_;
+  std::vector<std::uint64_t> words_;
+  KeyTable<Bits> table_{};
+};
+
+extern template class KeyLocator<Float32>;
+extern template class KeyLocator<Float64>;
+
+}  // namespace autopatch
