@@ -251,7 +251,9 @@ def bench_cv2_numpy_bincount(problem: Problem, measure: Callable[..., Any]) -> N
     assert measure(count, **problem.task) == pytest.approx(problem.rwAP, rel=1e-9)
 
 
-def bench_autopatch_rwap(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
+def bench_autopatch_rwap(
+    problem: Problem, measure: Callable[..., Any], isa: str, threads: int
+) -> None:
     found = measure(lambda: rwap_of(problem), **problem.task)
     assert found == pytest.approx(problem.rwAP, rel=1e-12)
 
@@ -326,7 +328,10 @@ def bench_torchmetrics(
 
 
 def bench_autopatch_all(
-    all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
+    all_at_once: tuple[Problem, dict[str, float]],
+    measure: Callable[..., Any],
+    isa: str,
+    threads: int,
 ) -> None:
     problem, _ = all_at_once
     time_all(

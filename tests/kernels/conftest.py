@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,3 +37,23 @@ def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     _C.set_active_isa(request.param)
     yield torch.device("cpu")
     _C.set_active_isa(before)
+
+
+@pytest.fixture
+def memory_taken() -> Callable[[Callable[[], object]], int]:
+    """Tells how far a function raises the peak of memory, in bytes."""
+
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def taken(function: Callable[[], object]) -> int:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError as error:
+            pytest.skip(f"the peak of memory cannot be read here: {error}")
+        before = peak()
+        function()
+        return peak() - before
+
+    return taken

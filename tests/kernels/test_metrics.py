@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_ties(levels: int) -> None:
 
 
 @pytest.mark.parametrize("transform", ["none", "tied", "heavy tail", "huge range"])
-def test_a_million_pixels_and_any_number_of_threads(transform: str) -> None:
+def test_a_million_pixels_and_any_number_of_threads(transform: str, isa: str) -> None:
     scores, masks, types = problem(images=40, height=160, width=160, density=0.05)
     if transform == "tied":
         scores = scores.round(decimals=1)
@@ -459,7 +460,7 @@ def random_scores(
         "float32",
     ],
 )
-def test_random_small_problems_and_any_number_of_threads(kind: str) -> None:
+def test_random_small_problems_and_any_number_of_threads(kind: str, isa: str) -> None:
     generator = torch.Generator().manual_seed(7)
     for _ in range(40):
         sizes = torch.randint(1, 12, (3,), generator=generator).tolist()
@@ -478,7 +479,7 @@ def test_random_small_problems_and_any_number_of_threads(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("density", [0.02, 0.9])
 def test_many_keys_far_apart_and_crowded(dtype: torch.dtype, density: float, isa: str) -> None:
-    """Bins of every fill, buckets of one cell, scores before and behind every key."""
+    """Bins of every fill, marks far from their bins, scores before and behind every key."""
     generator = torch.Generator().manual_seed(11)
     shape = (4, 150, 150)
     scores = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -497,6 +498,34 @@ def test_many_keys_far_apart_and_crowded(dtype: torch.dtype, density: float, isa
     assert_matches(
         pixel_metrics(scores, masks, types), reference.pixel_metrics(scores, masks, types)
     )
+
+
+def test_more_distinct_scores_than_are_looked_at_together(isa: str) -> None:
+    scores, masks, types = problem(images=240, height=80, width=90, density=0.9)
+    assert len(scores[masks].unique()) > 2 * 2**19
+    expected = reference.pixel_metrics(scores, masks, types)
+    found = pixel_metrics(scores, masks, types, num_threads=1)
+    assert_matches(found, expected)
+    assert found == pixel_metrics(scores.double(), masks, types, num_threads=3)
+    tied = scores.clone()
+    tied[torch.rand(tied.shape, generator=torch.Generator().manual_seed(2)) < 0.5] = 0.25
+    assert_matches(pixel_metrics(tied, masks, types), reference.pixel_metrics(tied, masks, types))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("threads", [1, 2, 40])
+def test_memory_is_bounded(
+    dtype: torch.dtype, threads: int, memory_taken: Callable[[Callable[[], object]], int]
+) -> None:
+    scores = torch.randn(4, 1500, 1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    masks = torch.ones(scores.shape, dtype=torch.bool)
+    masks[0, :2] = False
+    small = partial(pixel_metrics, scores[:, :40], masks[:, :40], ["a"] * 4, num_threads=threads)
+    small()  # what torch and the threads take at first use
+    taken = memory_taken(
+        lambda: pixel_metrics(scores, masks, ["a"] * 4, num_threads=threads),
+    )
+    assert taken < 64 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

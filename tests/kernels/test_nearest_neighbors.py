@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -419,26 +418,6 @@ def test_distances_beyond_float32_are_errors(backend: torch.device) -> None:
 def test_wrong_arguments_are_named(arguments: tuple, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         nearest_neighbors(*arguments)
-
-
-@pytest.fixture
-def memory_taken() -> Callable[[Callable[[], object]], int]:
-    """Tells how far a function raises the peak of memory, in bytes."""
-
-    def peak() -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-    def taken(function: Callable[[], object]) -> int:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError as error:
-            pytest.skip(f"the peak of memory cannot be read here: {error}")
-        before = peak()
-        function()
-        return peak() - before
-
-    return taken
 
 
 def test_no_query_by_bank_matrix_is_held(

@@ -27,6 +27,16 @@ inline bool to_offsets(const KeyTable<Bits>& table, const Bits* scores, int coun
   return num_nan == 0;
 }
 
+inline std::uint32_t count_bits(std::uint32_t v) {
+#if defined(__x86_64__) && !defined(__POPCNT__)  // the builtin would be a call
+  v -= (v >> 1) & 0x55555555U;
+  v = (v & 0x33333333U) + ((v >> 2) & 0x33333333U);
+  return (((v + (v >> 4)) & 0x0F0F0F0FU) * 0x01010101U) >> 24;
+#else
+  return static_cast<std::uint32_t>(__builtin_popcount(v));
+#endif
+}
+
 // Counts the marks before the bin of each offset. Returns how many bins are marked themselves.
 template <typename Bits>
 inline int count_marks(const KeyTable<Bits>& table, const Bits* offsets, int count,
@@ -38,11 +48,11 @@ inline int count_marks(const KeyTable<Bits>& table, const Bits* offsets, int cou
     const std::uint32_t bin =
         static_cast<std::uint32_t>(offset >> table.bin_shifts[cell]) + table.bin_origins[cell];
     const std::uint64_t word = table.words[bin / 32];
-    const std::uint64_t mark = std::uint64_t{1} << (bin % 32);
-    slots[i] = static_cast<std::uint32_t>(word >> 32) +
-               static_cast<std::uint32_t>(__builtin_popcountll(word & (mark - 1)));
+    const auto marks = static_cast<std::uint32_t>(word);
+    const std::uint32_t mark = std::uint32_t{1} << (bin % 32);
+    slots[i] = static_cast<std::uint32_t>(word >> 32) + count_bits(marks & (mark - 1));
     unsure[num_unsure] = static_cast<std::uint32_t>(i);
-    num_unsure += (word & mark) != 0;
+    num_unsure += (marks & mark) != 0;
   }
   return num_unsure;
 }
