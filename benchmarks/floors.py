@@ -19,6 +19,7 @@ NAMES = {
     "int8": "int8 dot product, Gop/s",
     "arithmetic": "the faster of them, Gop/s",
     "read": "memory read, GB/s",
+    "write": "memory written past the caches, GB/s",
     "copy": "memory copy, bytes read and written, GB/s",
 }
 """What is measured, by the names that `seconds` knows."""

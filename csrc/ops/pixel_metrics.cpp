@@ -25,8 +25,8 @@ namespace {
 
 constexpr double kMaxFalsePositiveRate = 0.3;
 
-// Distinct scores of positives that are looked at together: all that is kept of them takes less than
-// 64 MiB.
+// Distinct scores of positives that are looked at together: all that is kept of them takes less
+// than 64 MiB.
 constexpr std::size_t kMostKeys = std::size_t{1} << 19;
 
 /// Scores and masks of all images, one after the other.

@@ -15,7 +15,8 @@ enum class ScoreType { float32, float64, float16, bfloat16, uint8 };
 /// 0.3, McClish standardised) and AUPRO (false-positive rate at most 0.3); the last three are NaN
 /// where there is no normal pixel. Equal scores form one point of every curve, -0 equals 0, and
 /// infinities are ordered like numbers. The result does not depend on
-/// `num_threads` (>= 1). Takes at most 64 MiB, beside the runs of the masks (connected_regions.hpp).
+/// `num_threads` (>= 1). Takes at most 64 MiB, beside the runs of the masks
+/// (connected_regions.hpp).
 ///
 /// Throws std::invalid_argument with a message for the user on NaN scores, an anomalous pixel in a
 /// normal image, no anomalous pixel at all, or 2^32 pixels and more.
