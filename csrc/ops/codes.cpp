@@ -109,15 +109,15 @@ double fit_scale(const float* rows, std::int64_t num_rows, Coding& coding) {
     std::copy_n(rows + i * step * dim, dim, sample.data() + i * dim);
   }
   Coordinates coordinates;
-  if (coding.basis != nullptr) {
-    find_coordinates(coding, sample.data(), count, coordinates);
-    double sum = 0;
-    for (std::int64_t i = 1; i <= count; ++i) {
-      sum += coordinates.values[index(i * width - 1)];
-    }
-    coding.norm_center = sum / static_cast<double>(count);
-  }
   find_coordinates(coding, sample.data(), count, coordinates);
+  if (coding.basis != nullptr) {
+    double sum = 0;
+    for (std::int64_t i = 1; i <= count; ++i) sum += coordinates.values[index(i * width - 1)];
+    coding.norm_center = sum / static_cast<double>(count);
+    for (std::int64_t i = 1; i <= count; ++i) {
+      coordinates.values[index(i * width - 1)] -= static_cast<float>(coding.norm_center);
+    }
+  }
   std::vector<float> largest(index(count));
   for (std::int64_t i = 0; i < count; ++i) {
     largest[index(i)] = magnitude_of(coordinates.values.data() + i * width, width);

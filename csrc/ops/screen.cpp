@@ -89,31 +89,34 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
 }
 
 /// Fills `twins` as ScreenView says and returns the rows without an identical one before them.
+/// Identical rows have equal hashes.
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  std::vector<std::int32_t> order(index(num_rows));
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    const std::uint64_t x = hashes[index(a)];
-    const std::uint64_t y = hashes[index(b)];
-    return x != y ? x < y : a < b;
-  });
-  // Rows of one hash that differ after all are rare: each then counts as a row of its own.
-  std::vector<char> follows(index(num_rows), 0);
-  std::fill(twins, twins + num_rows, -1);
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const std::int32_t a = order[i - 1];
-    const std::int32_t b = order[i];
-    if (hashes[index(a)] == hashes[index(b)] &&
-        std::memcmp(bank + a * dim, bank + b * dim, index(dim) * sizeof *bank) == 0) {
-      twins[a] = b;
-      follows[index(b)] = 1;
-    }
-  }
+  // Of rows with one hash that differ after all, those behind so many count as rows of their own.
+  constexpr int kMostCompared = 8;
+  std::size_t mask = 1;
+  while (mask < hashes.size() + hashes.size() / 2) mask = 2 * mask + 1;
+  std::vector<std::int32_t> latest(mask + 1, -1);  // of identical rows, by their hash
   std::vector<std::int32_t> firsts;
-  for (std::int64_t i = 0; i < num_rows; ++i) {
-    if (follows[index(i)] == 0) firsts.push_back(static_cast<std::int32_t>(i));
+  std::fill(twins, twins + num_rows, -1);
+  for (std::int32_t row = 0; row < num_rows; ++row) {
+    const std::uint64_t hash = hashes[index(row)];
+    bool is_first = true;
+    int compared = 0;
+    std::size_t place = hash & mask;
+    for (; latest[place] >= 0 && compared < kMostCompared; place = (place + 1) & mask) {
+      const std::int32_t other = latest[place];
+      if (hashes[index(other)] != hash) continue;
+      ++compared;
+      if (std::memcmp(bank + other * dim, bank + row * dim, index(dim) * sizeof *bank) == 0) {
+        twins[other] = row;
+        is_first = false;
+        break;
+      }
+    }
+    if (is_first) firsts.push_back(row);
+    if (compared < kMostCompared || !is_first) latest[place] = row;
   }
   return firsts;
 }
@@ -250,12 +253,7 @@ class ScreenBuilder {
     std::vector<std::int32_t> rows = find_twins(bank_, num_rows_, dim_, hashes_, screen_.twins);
     choose_pivots(rows);
     assign_pivots();
-    std::stable_sort(rows.begin(), rows.end(), [&](std::int32_t a, std::int32_t b) {
-      const Placement& x = placements_[index(a)];
-      const Placement& y = placements_[index(b)];
-      return x.segment != y.segment ? x.segment < y.segment : x.pivot < y.pivot;
-    });
-    place_rows(rows);
+    place_rows(sorted_by_placement(rows));
     permute(screen_.codes, width_, screen_.rows, max_slots(num_rows_));
     parallel_for(screen_.header->num_panels, num_threads_, [&](std::int64_t panel) {
       lay_out_panel(screen_.codes + panel * kPanelRows * width_, width_);
@@ -274,9 +272,11 @@ class ScreenBuilder {
       std::vector<std::int8_t> codes(index(width_));
       find_coordinates(coding_, bank_ + first * dim_, last - first, block);
       for (std::int64_t i = first; i < last; ++i) {
-        hashes_[index(i)] = hash_of(bank_ + i * dim_, dim_);
         const float* u = block.values.data() + (i - first) * width_;
         const double error = block.error[index(i - first)];
+        // Coordinates are fewer than features; those without a bound are all the same.
+        hashes_[index(i)] =
+            std::isfinite(error) ? hash_of(u, width_) : hash_of(bank_ + i * dim_, dim_);
         const std::int32_t segment = segment_of(u, width_, error, scale_);
         placements_[index(i)] = {segment, 0};
         std::fill(codes.begin(), codes.end(), std::int8_t{0});
@@ -329,6 +329,22 @@ class ScreenBuilder {
         }
       }
     });
+  }
+
+  /// By segment, then by pivot; others in their order.
+  std::vector<std::int32_t> sorted_by_placement(const std::vector<std::int32_t>& rows) const {
+    const std::int64_t pivots = std::max<std::int64_t>(screen_.header->num_pivots, 1);
+    const auto key = [&](std::int32_t row) {
+      const Placement& placement = placements_[index(row)];
+      return index(placement.segment * pivots + placement.pivot);
+    };
+    std::vector<std::size_t> places(index(kScreenSegments * pivots));
+    for (const std::int32_t row : rows) ++places[key(row)];
+    std::size_t total = 0;
+    for (std::size_t& place : places) total += std::exchange(place, total);
+    std::vector<std::int32_t> sorted(rows.size());
+    for (const std::int32_t row : rows) sorted[places[key(row)]++] = row;
+    return sorted;
   }
 
   /// Gives rows, in this order, their slots; every segment begins a panel.

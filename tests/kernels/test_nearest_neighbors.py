@@ -159,6 +159,10 @@ HARD = {
     "two values": lambda rows: (rows > 1).float(),
     "constant": lambda rows: torch.full_like(rows, 0.3),
     "constant features": lambda rows: rows * (torch.arange(rows.shape[1]) % 3 == 0),
+    # Equal coordinates along most directions, whichever the feature.
+    "one feature each": lambda rows: (
+        5 * torch.eye(rows.shape[1])[7 * torch.arange(len(rows)) % rows.shape[1]]
+    ),
     "huge": lambda rows: rows * 1e17,
     "tiny": lambda rows: rows * 1e-17,
     "subnormal": lambda rows: rows * 1e-39,

@@ -52,8 +52,8 @@ def pixel_metrics(
     distinct scores and interpolated at the limit. Equal scores (-0 equals 0) form one point, and
     infinities are ordered like numbers. Sums are float64 and the same for any number of threads.
 
-    Takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous region; with more
-    than half a million distinct scores of anomalous pixels the scores are read several times.
+    Takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous region. Where
+    anomalous pixels have more than half a million distinct scores, all are read several times.
 
     Args:
         scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,
