@@ -17,6 +17,8 @@ class KeyLocator {
 
   /// `keys` are distinct, rising, at least one and at most 2^20, and none is that of a NaN.
   explicit KeyLocator(std::vector<Bits> keys);
+  KeyLocator(const KeyLocator&) = delete;  // the table points into it
+  KeyLocator& operator=(const KeyLocator&) = delete;
 
   std::size_t num_keys() const { return table_.num_keys; }
   Bits last_key() const { return table_.highest - 1; }
