@@ -46,12 +46,10 @@ typedef __m256i Bytes;
 typedef __m256i Words;
 #define ZERO_WORDS _mm256_setzero_si256
 #define ADD_WORDS _mm256_add_epi64
-#define STREAM_WORDS _mm256_stream_si256
 #else
 typedef __m128i Words;
 #define ZERO_WORDS _mm_setzero_si128
 #define ADD_WORDS _mm_add_epi64
-#define STREAM_WORDS _mm_stream_si128
 #endif
 
 typedef struct {
@@ -102,9 +100,15 @@ static void read_memory(Share* share) {
 
 static void write_memory(Share* share) {
   // Lines of zeros are written faster than others by some machines.
-  const Words value = *(const Words*)share->source;
-  for (size_t at = 0; at < share->bytes; at += sizeof value)
-    STREAM_WORDS((Words*)(share->target + at), value);
+#ifdef __AVX512F__
+  const __m512i value = _mm512_load_si512((const __m512i*)share->source);
+  for (size_t at = 0; at < share->bytes; at += 64)
+    _mm512_stream_si512((__m512i*)(share->target + at), value);
+#else
+  const __m128i value = _mm_load_si128((const __m128i*)share->source);
+  for (size_t at = 0; at < share->bytes; at += 16)
+    _mm_stream_si128((__m128i*)(share->target + at), value);
+#endif
   _mm_sfence();
 }
 

@@ -26,7 +26,8 @@ from autopatch import _C
 from autopatch.kernels import aggregate_patches, greedy_coreset, nearest_neighbors, pixel_metrics
 
 TABLE = Path(__file__).parent / "results" / "instructions.md"
-LEVELS = ("generic", "avx2")
+LEVELS = {"generic": "default", "avx2": "avx2"}
+"""Ours, and what torch calls it."""
 SWITCHES = """
 #include <valgrind/callgrind.h>
 void start(void) { CALLGRIND_START_INSTRUMENTATION; }
@@ -123,7 +124,7 @@ def count(name: str, level: str, folder: Path) -> float:
     command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
     command += [f"--callgrind-out-file={counts}"]
     program = [sys.executable, __file__, name, str(folder / "switches.so")]
-    environment = os.environ | {"AUTOPATCH_ISA": level, "ATEN_CPU_CAPABILITY": "avx2"}
+    environment = os.environ | {"AUTOPATCH_ISA": level, "ATEN_CPU_CAPABILITY": LEVELS[level]}
     done = subprocess.run(
         [*command, *program], env=environment, capture_output=True, text=True, check=False
     )

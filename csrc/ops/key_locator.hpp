@@ -21,6 +21,7 @@ class KeyLocator {
   KeyLocator& operator=(const KeyLocator&) = delete;
 
   std::size_t num_keys() const { return table_.num_keys; }
+  Bits first_key() const { return table_.lowest + 1; }
   Bits last_key() const { return table_.highest - 1; }
 
   /// See `LocateScores`, for the active ISA level at construction.

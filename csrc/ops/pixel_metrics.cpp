@@ -267,14 +267,12 @@ class Curves {
   Sum overlap_to_limit_;
 };
 
-/// Of each key of the locator. Sums are in pixel order.
+/// Adds up the positives of each key of the locator, in pixel order.
 template <typename Format>
-std::vector<Positives> positives_of_keys(const Images<Format>& images,
-                                         const std::vector<Regions>& regions,
-                                         const std::vector<Share>& shares,
-                                         const KeyLocator<Format>& locator) {
-  const std::size_t first_slot = locator.num_keys() + 1;
-  std::vector<Positives> positives(locator.num_keys());
+void add_positives(const Images<Format>& images, const std::vector<Regions>& regions,
+                   const std::vector<Share>& shares, const KeyLocator<Format>& locator,
+                   std::vector<Positives>& positives) {
+  positives.resize(locator.num_keys());
   std::array<typename Format::Bits, kLocated> scores;
   std::array<std::uint32_t, kLocated> region_of_score;
   std::array<std::uint32_t, kLocated> slots;
@@ -282,19 +280,19 @@ std::vector<Positives> positives_of_keys(const Images<Format>& images,
   const auto add_all = [&] {
     locator.locate(scores.data(), size, slots.data());
     for (int i = 0; i < size; ++i) {
-      const std::size_t slot = slots[static_cast<std::size_t>(i)];
-      if (slot < first_slot) continue;  // of keys before or behind the locator's
-      positives[slot - first_slot].add(shares[region_of_score[static_cast<std::size_t>(i)]]);
+      const std::size_t key = slots[static_cast<std::size_t>(i)] - (locator.num_keys() + 1);
+      positives[key].add(shares[region_of_score[static_cast<std::size_t>(i)]]);
     }
     size = 0;
   };
   for_each_positive(images, regions, [&](typename Format::Bits score, std::uint32_t region) {
+    const typename Format::Bits key = Format::key(score);
+    if (key < locator.first_key() || key > locator.last_key()) return;
     scores[static_cast<std::size_t>(size)] = score;
     region_of_score[static_cast<std::size_t>(size)] = region;
     if (++size == kLocated) add_all();
   });
   add_all();
-  return positives;
 }
 
 /// Scores of 4 or 8 bytes: as many distinct ones of positives at a time as memory is set apart for.
@@ -306,9 +304,10 @@ void add_by_search(const Images<Format>& images, const std::vector<Regions>& reg
   while (!curves.all_found()) {
     const KeyLocator<Format> locator(next_keys(images, regions, first));
     std::vector<Positives> positives;
+    positives.reserve(locator.num_keys());
     const std::vector<std::uint32_t> counts =
         count_slots(images.scores, images.num_pixels(), locator, num_threads,
-                    [&] { positives = positives_of_keys(images, regions, shares, locator); });
+                    [&] { add_positives(images, regions, shares, locator, positives); });
     if (counts.empty()) refuse_nan(images);
     const std::size_t num_keys = locator.num_keys();
     std::uint32_t between = counts[0] - curves.num_passed();

@@ -6,8 +6,7 @@ namespace autopatch {
 
 enum class ScoreType { float32, float64, float16, bfloat16, uint8 };
 
-/// Metrics of anomaly scores against masks over all pixels of a data set, from one sort of the
-/// scores of the anomalous pixels.
+/// Metrics of anomaly scores against masks over all pixels of a data set.
 ///
 /// `scores` and `masks` are contiguous [num_images, height, width]; a pixel is anomalous where its
 /// mask is not zero. `type_of_image` [num_images] holds the anomaly type, in [0, num_types), or -1

@@ -46,11 +46,13 @@ std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std:
                                        const KeyLocator<Format>& locator, int num_threads,
                                        const Task& meanwhile) {
   const std::size_t num_slots = 2 * locator.num_keys() + 1;
-  // No more slots than scores, or they would cost more than the counting.
   constexpr std::size_t kMostSlots = (std::size_t{1} << 25) / sizeof(std::uint32_t);
+  // No more slots than scores, or they would cost more than the counting.
   const std::size_t num_workers = std::clamp<std::size_t>(std::min(count, kMostSlots) / num_slots,
                                                           1, static_cast<std::size_t>(num_threads));
   std::vector<std::vector<std::uint32_t>> counts(num_workers);
+  // Memory of a thread would be kept for it, but it is other threads that count the next time.
+  for (std::vector<std::uint32_t>& of_worker : counts) of_worker.reserve(num_slots);
   std::atomic<bool> has_nan{false};
   Ranges ranges(count);
   run_workers(num_workers, [&](std::size_t worker) {

@@ -4,6 +4,9 @@
 
 namespace autopatch {
 
+// Inlined always: kernel bodies use them, and a copy compiled for their ISA level could be the one
+// that the linker keeps for the whole module.
+
 /// A score type of sign, exponent and mantissa, as its bits.
 template <typename BitsType, int kMantissaBits>
 struct FloatFormat {

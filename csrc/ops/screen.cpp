@@ -6,7 +6,6 @@
 #include <iterator>
 #include <limits>
 #include <new>
-#include <numeric>
 #include <type_traits>
 #include <utility>
 
@@ -88,15 +87,17 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
   return hash;
 }
 
-/// Fills `twins` as ScreenView says and returns the rows without an identical one before them.
-/// Identical rows have equal hashes.
+/// Fills `twins` as ScreenView says and returns the rows without an identical one before them. Rows
+/// whose hashes differ count as different.
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  // Of rows with one hash that differ after all, those behind so many count as rows of their own.
+  // Of one hash, only so many different rows are told apart; others count as different from all.
   constexpr int kMostCompared = 8;
-  std::size_t mask = 1;
-  while (mask < hashes.size() + hashes.size() / 2) mask = 2 * mask + 1;
+  // A product depends on all bits of its factors in its highest ones only.
+  int place_bits = 1;
+  while ((std::size_t{1} << place_bits) < hashes.size() + hashes.size() / 2) ++place_bits;
+  const std::size_t mask = (std::size_t{1} << place_bits) - 1;
   std::vector<std::int32_t> latest(mask + 1, -1);  // of identical rows, by their hash
   std::vector<std::int32_t> firsts;
   std::fill(twins, twins + num_rows, -1);
@@ -104,7 +105,7 @@ std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, s
     const std::uint64_t hash = hashes[index(row)];
     bool is_first = true;
     int compared = 0;
-    std::size_t place = hash & mask;
+    std::size_t place = hash >> (64 - place_bits);
     for (; latest[place] >= 0 && compared < kMostCompared; place = (place + 1) & mask) {
       const std::int32_t other = latest[place];
       if (hashes[index(other)] != hash) continue;
@@ -274,7 +275,7 @@ class ScreenBuilder {
       for (std::int64_t i = first; i < last; ++i) {
         const float* u = block.values.data() + (i - first) * width_;
         const double error = block.error[index(i - first)];
-        // Coordinates are fewer than features; those without a bound are all the same.
+        // Coordinates are fewer than features, or as many; those without a bound are all zero.
         hashes_[index(i)] =
             std::isfinite(error) ? hash_of(u, width_) : hash_of(bank_ + i * dim_, dim_);
         const std::int32_t segment = segment_of(u, width_, error, scale_);

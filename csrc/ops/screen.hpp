@@ -54,7 +54,7 @@ struct ScreenView {
   std::int32_t* pivot_offsets;  // [num_pivots]
   std::uint8_t* pivot_codes;    // panels
   std::int32_t* rows;           // [slots] rows of the bank; of identical ones the first
-  std::int32_t* twins;          // [num_rows] the next identical row, or -1
+  std::int32_t* twins;          // [num_rows] the next row found to be identical, or -1
   std::int32_t* offsets;        // [slots] -|c|^2 / 2 rounded up, very low for padding
   std::uint8_t* codes;          // panels, of codes + 128
 };

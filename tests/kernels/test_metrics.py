@@ -513,7 +513,7 @@ def test_more_distinct_scores_than_are_looked_at_together(isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("threads", [1, 2, 40])
+@pytest.mark.parametrize("threads", [1, 2, 100])
 def test_memory_is_bounded(
     dtype: torch.dtype, threads: int, memory_taken: Callable[[Callable[[], object]], int]
 ) -> None:

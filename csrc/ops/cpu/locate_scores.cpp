@@ -76,6 +76,13 @@ inline Uints count_bits(Uints v) {
                         _mm512_set1_epi16(1)));
 }
 
+// Each of 32 values by its index.
+inline Uints look_up(const Uints (&values)[2], Uints i) {
+  return reinterpret_cast<Uints>(_mm512_permutex2var_epi32(reinterpret_cast<__m512i>(values[0]),
+                                                           reinterpret_cast<__m512i>(i),
+                                                           reinterpret_cast<__m512i>(values[1])));
+}
+
 // Every second of `values`, from index 2 i on.
 inline Uints gather(const std::uint32_t* values, Uints i) {
   return reinterpret_cast<Uints>(_mm512_mask_i32gather_epi32(
@@ -94,8 +101,7 @@ inline int count_marks(const KeyTable<std::uint32_t>& table, const std::uint32_t
   for (int i = 0; i < count; i += 16, indices += 16) {
     const Uints offset = load_uints(offsets + i);
     const Uints cell = offset >> table.cell_shift;
-    const Uints bin = (offset >> __builtin_shuffle(shifts[0], shifts[1], cell)) +
-                      __builtin_shuffle(origins[0], origins[1], cell);
+    const Uints bin = (offset >> look_up(shifts, cell)) + look_up(origins, cell);
     const Uints marks = gather(halves, bin / 32);
     const Uints before = gather(halves + 1, bin / 32);
     const Uints mark = (Uints{} + 1) << (bin % 32);
@@ -137,6 +143,7 @@ template <typename Format, typename Bits = typename Format::Bits>
 inline bool locate(const KeyTable<Bits>& table, const Bits* scores, int count,
                    std::uint32_t* slots) {
   Bits offsets[kLocated];
+  // Whole vectors are looked up; offset 0 always can be.
   for (int i = count; i < (count + 15) / 16 * 16; ++i) offsets[i] = 0;
   if (!to_offsets<Format>(table, scores, count, offsets)) return false;
   Unsure unsure;

@@ -25,12 +25,12 @@ struct KeyTable {
   const std::uint64_t* words;         // of 32 bins each: marks, and how many are before, times 2^32
 };
 
-/// Scores that are located at a time.
+/// At most so many scores are located at a time.
 constexpr int kLocated = 512;
 
-/// For each of `count` <= kLocated scores k, if it is behind k keys of the table and not on one, or
-/// num_keys + 1 + k on key k. False, and nothing of use, where a score is NaN. `slots` has room for
-/// kLocated.
+/// Finds the slot of each of `count` <= kLocated scores: k where it lies behind k keys of the table
+/// and on none, num_keys + 1 + k where it is that of key k. False, and no slots of use, where a
+/// score is NaN. `slots` has room for kLocated.
 template <typename Bits>
 using LocateScores = bool (*)(const KeyTable<Bits>& table, const Bits* scores, int count,
                               std::uint32_t* slots);

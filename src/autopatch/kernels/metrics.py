@@ -41,7 +41,7 @@ class PixelMetrics:
 def pixel_metrics(
     scores: Array, masks: Array, types: Sequence[str], *, num_threads: int | None = None
 ) -> PixelMetrics:
-    """All five metrics of anomaly scores against masks, from one sort.
+    """All five metrics of anomaly scores against masks, in one go.
 
     Anomalous pixels form 8-connected regions within their image. In rwAP a pixel of a region
     weighs (mean area of the regions / area of its region) x (mean number of regions per type /
@@ -52,8 +52,8 @@ def pixel_metrics(
     distinct scores and interpolated at the limit. Equal scores (-0 equals 0) form one point, and
     infinities are ordered like numbers. Sums are float64 and the same for any number of threads.
 
-    Takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous region. Where
-    anomalous pixels have more than half a million distinct scores, all are read several times.
+    Takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous region. All
+    scores are read once for each half a million distinct scores of anomalous pixels.
 
     Args:
         scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,

@@ -84,7 +84,7 @@ def _running_sum(values: torch.Tensor) -> torch.Tensor:
     size = 1024
     blocks = pad(values, (0, -len(values) % size)).view(-1, size)
     within = blocks.cumsum(1)
-    before = within[:, -1].cumsum(0) - within[:, -1]
+    before = pad(within[:-1, -1].cumsum(0), (1, 0))
     return (within + before[:, None]).flatten()[: len(values)]
 
 
