@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ops/cpu/locate_scores.hpp"
-#include "ops/score_key.hpp"
+#include "ops/cpu/score_key.hpp"
 
 namespace autopatch {
 

@@ -16,9 +16,9 @@
 
 #include "core/parallel.hpp"
 #include "ops/connected_regions.hpp"
+#include "ops/cpu/score_key.hpp"
 #include "ops/key_locator.hpp"
 #include "ops/score_counts.hpp"
-#include "ops/score_key.hpp"
 
 namespace autopatch {
 namespace {

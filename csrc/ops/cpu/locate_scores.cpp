@@ -1,7 +1,7 @@
 #include "ops/cpu/locate_scores.hpp"
 
+#include "ops/cpu/score_key.hpp"
 #include "ops/cpu/simd.hpp"
-#include "ops/score_key.hpp"
 
 namespace {
 
