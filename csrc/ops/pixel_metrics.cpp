@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/index.hpp"
 #include "core/parallel.hpp"
 #include "ops/connected_regions.hpp"
 #include "ops/cpu/score_key.hpp"
@@ -280,16 +281,16 @@ void add_positives(const Images<Format>& images, const std::vector<Regions>& reg
   const auto add_all = [&] {
     locator.locate(scores.data(), size, slots.data());
     for (int i = 0; i < size; ++i) {
-      const std::size_t key = slots[static_cast<std::size_t>(i)] - (locator.num_keys() + 1);
-      positives[key].add(shares[region_of_score[static_cast<std::size_t>(i)]]);
+      const std::size_t key = slots[index(i)] - (locator.num_keys() + 1);
+      positives[key].add(shares[region_of_score[index(i)]]);
     }
     size = 0;
   };
   for_each_positive(images, regions, [&](typename Format::Bits score, std::uint32_t region) {
     const typename Format::Bits key = Format::key(score);
     if (key < locator.first_key() || key > locator.last_key()) return;
-    scores[static_cast<std::size_t>(size)] = score;
-    region_of_score[static_cast<std::size_t>(size)] = region;
+    scores[index(size)] = score;
+    region_of_score[index(size)] = region;
     if (++size == kLocated) add_all();
   });
   add_all();
