@@ -40,15 +40,16 @@ def batch_norms(module: nn.Module) -> int:
     ],
 )
 def test_timm_models_keep_their_maps(name: str, left: int) -> None:
-    model = with_statistics(timm.create_model(name, features_only=True))
+    # In double precision: how far float32 rounds depends on the weights drawn.
+    model = with_statistics(timm.create_model(name, features_only=True)).double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = fold_batch_norm(model, IMAGES[:1])
+    folded = fold_batch_norm(model, IMAGES[:1].double())
     assert batch_norms(model) > batch_norms(folded) == left
     for image_size in (64, 96):
-        images = torch.nn.functional.interpolate(IMAGES, image_size)
+        images = torch.nn.functional.interpolate(IMAGES.double(), image_size)
         for found, expected in zip(folded(images), model(images), strict=True):
             scale = float(expected.abs().max())
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 * scale)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
 
