@@ -486,6 +486,5 @@ def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from autopatch.kernels import _library
 
     monkeypatch.setattr(_library._C, "cuda_built", False)
-    matrix = torch.zeros(2, 4)
-    with pytest.raises(NotImplementedError, match="autopatch was built without CUDA"):
-        _library._nearest_cuda(matrix, matrix, None, 1, False, 0)
+    with pytest.raises(NotImplementedError, match="autopatch was built without CUDA, so nearest"):
+        _library._built_with_cuda("nearest_neighbors", _library._nearest_cuda)()

@@ -1,4 +1,4 @@
-#include "core/cuda_check.cuh"
+#include "core/cuda.cuh"
 #include "ops/nearest_neighbors.hpp"
 
 namespace autopatch {
@@ -108,9 +108,9 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
                             float* distances, std::int64_t* indices, std::uintptr_t stream) {
   if (num_queries == 0) return;
   const auto blocks = static_cast<unsigned>((num_queries + kTile - 1) / kTile);
-  nearest_kernel<<<blocks, kSide * kSide, 0, reinterpret_cast<cudaStream_t>(stream)>>>(
-      queries, num_queries, bank, num_rows, dim, k, distances, indices);
-  cuda_check(cudaGetLastError(), "nearest_neighbors");
+  launch("nearest_neighbors", Grid::independent, nearest_kernel, blocks, kSide * kSide, 0,
+         reinterpret_cast<cudaStream_t>(stream), queries, num_queries, bank, num_rows, dim, k,
+         distances, indices);
 }
 
 }  // namespace autopatch

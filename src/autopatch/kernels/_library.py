@@ -40,13 +40,25 @@ def _cpu_only(name: str) -> Operator:
     return raise_error
 
 
+def _built_with_cuda(name: str, cuda: Operator) -> Operator:
+    def run(*args: Any) -> Any:
+        if not _C.cuda_built:
+            raise NotImplementedError(
+                f"autopatch was built without CUDA, so {name} cannot run on a GPU; "
+                "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move the tensors with .cpu()"
+            )
+        return cuda(*args)
+
+    return run
+
+
 def define(schema: str, *, cpu: Operator, fake: Operator, cuda: Operator | None = None) -> None:
     """Registers `autopatch::<schema>`. Operators that write to an argument get no autograd rule:
     torch has none for them, and their callers refuse inputs that require a gradient."""
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.needs_fixed_stride_order,))
     _library.impl(name, cpu, "CPU")
-    _library.impl(name, cuda or _cpu_only(name), "CUDA")
+    _library.impl(name, _built_with_cuda(name, cuda) if cuda else _cpu_only(name), "CUDA")
     torch.library.register_fake(f"autopatch::{name}", fake, lib=_library)
     if "!" not in schema:
         torch.library.register_autograd(f"autopatch::{name}", _no_gradient(name), lib=_library)
@@ -115,11 +127,6 @@ def _nearest_cuda(
     bank_is_finite: bool,
     num_threads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if not _C.cuda_built:
-        raise NotImplementedError(
-            "autopatch was built without CUDA, so `queries` on a GPU cannot be searched; "
-            "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move the tensors with .cpu()"
-        )
     _checks.check_nearest(queries, bank, k)
     with torch.cuda.device_of(queries):
         queries, bank = queries.contiguous(), bank.contiguous()
