@@ -1,0 +1,602 @@
+#pragma once
+
+// <cuda_runtime.h> for tests without a GPU: CUDA sources compile as C++ and their kernels run on
+// the host, every thread of every block. A thread of a kernel is a fiber; where it waits for
+// others, at a barrier, in a warp's exchange or in `pause`, the next one runs. Blocks of an
+// independent grid run one after another, those of a cooperative grid together. Dynamic shared
+// memory is full of ones when a block starts, so that what is read before it is written shows as
+// NaN or -1.
+
+#include <ucontext.h>
+
+#include <cfenv>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define __host__
+#define __device__
+#define __global__
+#define __constant__ static const
+#define __shared__ static
+#define __grid_constant__
+#define __forceinline__ inline
+#define __align__(bytes) alignas(bytes)
+#define __launch_bounds__(...)
+
+// --- Types
+// -----------------------------------------------------------------------------------------
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct uint3 {
+  unsigned x, y, z;
+};
+
+#define EMULATED_VECTORS(type, scalar)                                        \
+  struct alignas(2 * sizeof(scalar)) type##2 { scalar x, y; };                \
+  struct type##3 { scalar x, y, z; };                                         \
+  struct alignas(4 * sizeof(scalar) < 16 ? 4 * sizeof(scalar) : 16) type##4 { \
+    scalar x, y, z, w;                                                        \
+  };                                                                          \
+  inline type##2 make_##type##2(scalar x, scalar y) { return {x, y}; }        \
+  inline type##4 make_##type##4(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
+EMULATED_VECTORS(float, float)
+EMULATED_VECTORS(double, double)
+EMULATED_VECTORS(int, int)
+EMULATED_VECTORS(char, signed char)
+EMULATED_VECTORS(uchar, unsigned char)
+EMULATED_VECTORS(short, short)
+EMULATED_VECTORS(ushort, unsigned short)
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+// --- Runtime
+// ---------------------------------------------------------------------------------------
+
+using cudaStream_t = struct CUstream_st*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+
+inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t) {
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+
+// --- Fibers
+// ----------------------------------------------------------------------------------------
+
+namespace emulation {
+
+constexpr std::size_t kStack = 256 << 10;
+constexpr int kWarp = 32;
+
+/// One exchange of the lanes in a mask. Values alternate between two buffers: a lane that is ahead
+/// cannot overwrite what others still read, as it needs them all for the exchange after the next.
+struct Exchange {
+  std::uint64_t values[2][kWarp];
+  unsigned arrived = 0;
+  unsigned generation = 0;
+};
+
+struct Block {
+  uint3 index;
+  int running = 0;  // threads
+  int waiting = 0;
+  unsigned generation = 0;
+  std::vector<std::map<unsigned, Exchange>> warps;
+  std::unique_ptr<unsigned char[]> memory;
+  unsigned char* shared = nullptr;
+};
+
+struct Fiber {
+  ucontext_t context;
+  Block* block;
+  uint3 thread;
+  int lane;
+  int warp;
+  bool done = false;
+};
+
+struct Device {
+  ucontext_t scheduler;
+  Fiber* running = nullptr;
+  const std::function<void()>* body = nullptr;
+  dim3 grid, block;
+  std::uint64_t progress = 0;
+};
+
+inline Device device;
+
+inline Fiber& self() { return *device.running; }
+
+[[noreturn]] inline void fail(const char* message) {
+  std::fprintf(stderr, "emulated device: %s\n", message);
+  std::abort();
+}
+
+inline void yield() { swapcontext(&self().context, &device.scheduler); }
+
+inline void release_if_complete(Block& block) {
+  if (block.waiting == block.running) {
+    block.waiting = 0;
+    ++block.generation;
+    ++device.progress;
+  }
+}
+
+inline void barrier() {
+  Block& block = *self().block;
+  const unsigned generation = block.generation;
+  ++block.waiting;
+  release_if_complete(block);
+  while (block.generation == generation) yield();
+}
+
+/// What all lanes of `mask` bring, by lane.
+template <typename T>
+const std::uint64_t* exchange(unsigned mask, T value) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  Fiber& fiber = self();
+  if (!(mask >> fiber.lane & 1)) fail("a lane exchanges values under a mask that it is not in");
+  Exchange& state = fiber.block->warps[static_cast<std::size_t>(fiber.warp)][mask];
+  const unsigned generation = state.generation;
+  std::uint64_t* values = state.values[generation & 1];
+  values[fiber.lane] = 0;
+  std::memcpy(&values[fiber.lane], &value, sizeof(T));
+  state.arrived |= 1u << fiber.lane;
+  if (state.arrived == mask) {
+    state.arrived = 0;
+    ++state.generation;
+    ++device.progress;
+  }
+  while (state.generation == generation) yield();
+  return values;
+}
+
+template <typename T>
+T lane_value(const std::uint64_t* values, int lane) {
+  T value;
+  std::memcpy(&value, &values[lane], sizeof(T));
+  return value;
+}
+
+inline void run_fiber() {
+  (*device.body)();
+  Fiber& fiber = self();
+  fiber.done = true;
+  --fiber.block->running;
+  ++device.progress;
+  if (fiber.block->running > 0) release_if_complete(*fiber.block);
+  yield();
+}
+
+inline void run_together(std::vector<Block>& blocks, std::size_t shared_bytes) {
+  static std::vector<std::unique_ptr<char[]>> stacks;
+  const std::size_t threads = std::size_t{device.block.x} * device.block.y * device.block.z;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  for (Block& block : blocks) {
+    constexpr std::size_t kAlignment = 1024;
+    block.memory.reset(new unsigned char[shared_bytes + kAlignment]);
+    std::memset(block.memory.get(), 0xFF, shared_bytes + kAlignment);
+    const auto address = reinterpret_cast<std::uintptr_t>(block.memory.get());
+    block.shared = block.memory.get() + (kAlignment - address % kAlignment);
+    block.running = static_cast<int>(threads);
+    block.warps.resize((threads + kWarp - 1) / kWarp);
+    for (std::size_t i = 0; i < threads; ++i) {
+      fibers.push_back(std::make_unique<Fiber>());
+      Fiber& fiber = *fibers.back();
+      fiber.block = &block;
+      const auto at = static_cast<unsigned>(i);
+      fiber.thread = {at % device.block.x, at / device.block.x % device.block.y,
+                      at / device.block.x / device.block.y};
+      fiber.lane = static_cast<int>(i % kWarp);
+      fiber.warp = static_cast<int>(i / kWarp);
+      if (stacks.size() < fibers.size()) stacks.emplace_back(new char[kStack]);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = stacks[fibers.size() - 1].get();
+      fiber.context.uc_stack.ss_size = kStack;
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, run_fiber, 0);
+    }
+  }
+  for (std::size_t left = fibers.size(); left > 0;) {
+    const std::uint64_t before = device.progress;
+    for (const std::unique_ptr<Fiber>& fiber : fibers) {
+      if (fiber->done) continue;
+      device.running = fiber.get();
+      swapcontext(&device.scheduler, &fiber->context);
+      if (fiber->done) --left;
+    }
+    if (device.progress == before) fail("every thread waits for another");
+  }
+}
+
+inline void run_grid(bool together, dim3 grid, dim3 block, std::size_t shared_bytes,
+                     const std::function<void()>& body) {
+  device.grid = grid;
+  device.block = block;
+  device.body = &body;
+  std::vector<Block> blocks;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blocks.emplace_back();
+        blocks.back().index = {x, y, z};
+        if (together) continue;
+        run_together(blocks, shared_bytes);
+        blocks.clear();
+      }
+    }
+  }
+  if (together) run_together(blocks, shared_bytes);
+}
+
+/// `a op b` rounded in the given direction.
+template <typename Operation>
+auto rounded(int direction, const Operation& operation) {
+  const int before = std::fegetround();
+  std::fesetround(direction);
+  volatile auto result = operation();
+  std::fesetround(before);
+  return static_cast<decltype(operation())>(result);
+}
+
+}  // namespace emulation
+
+#define threadIdx (::emulation::self().thread)
+#define blockIdx (::emulation::self().block->index)
+#define blockDim (::emulation::device.block)
+#define gridDim (::emulation::device.grid)
+constexpr int warpSize = 32;
+
+namespace autopatch {
+
+template <typename T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(::emulation::self().block->shared);
+}
+
+inline void pause() {
+  ++::emulation::device.progress;
+  ::emulation::yield();
+}
+
+enum class Grid { independent, cooperative };
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char*, Grid grid_type, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            std::size_t shared_bytes, cudaStream_t, Arguments... arguments) {
+  ::emulation::run_grid(grid_type == Grid::cooperative, grid, block, shared_bytes,
+                        [&] { kernel(static_cast<Parameters>(arguments)...); });
+}
+
+}  // namespace autopatch
+
+// --- Threads of a block and of a warp
+// --------------------------------------------------------------
+
+inline void __syncthreads() { ::emulation::barrier(); }
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { ::emulation::exchange(mask, 0); }
+inline int __syncthreads_or(int predicate) {
+  static int any[2];
+  static int turn;
+  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) any[turn] = 0;
+  ::emulation::barrier();
+  const int mine = turn;
+  if (predicate) any[mine] = 1;
+  ::emulation::barrier();
+  const int result = any[mine];
+  ::emulation::barrier();
+  return result;
+}
+inline int __syncthreads_count(int predicate) {
+  static int count;
+  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) count = 0;
+  ::emulation::barrier();
+  if (predicate) ++count;
+  ::emulation::barrier();
+  const int result = count;
+  ::emulation::barrier();
+  return result;
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+inline void __nanosleep(unsigned) { autopatch::pause(); }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+  const int lane = ::emulation::self().lane;
+  const auto* values = ::emulation::exchange(mask, value);
+  return ::emulation::lane_value<T>(values, lane / width * width + source % width);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const int lane = ::emulation::self().lane;
+  const auto* values = ::emulation::exchange(mask, value);
+  const int from = lane - static_cast<int>(delta);
+  return from < lane / width * width ? value : ::emulation::lane_value<T>(values, from);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const int lane = ::emulation::self().lane;
+  const auto* values = ::emulation::exchange(mask, value);
+  const int from = lane + static_cast<int>(delta);
+  return from >= lane / width * width + width ? value : ::emulation::lane_value<T>(values, from);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
+  const int lane = ::emulation::self().lane;
+  const auto* values = ::emulation::exchange(mask, value);
+  const int from = lane ^ lanes;
+  return from >= lane / width * width + width ? value : ::emulation::lane_value<T>(values, from);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const auto* values = ::emulation::exchange(mask, predicate);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) && ::emulation::lane_value<int>(values, lane)) ballot |= 1u << lane;
+  }
+  return ballot;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  const auto* values = ::emulation::exchange(mask, value);
+  unsigned equal = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) && ::emulation::lane_value<T>(values, lane) == value) {
+      equal |= 1u << lane;
+    }
+  }
+  return equal;
+}
+template <typename T, typename Operation>
+T emulated_reduce(unsigned mask, T value, const Operation& operation) {
+  const auto* values = ::emulation::exchange(mask, value);
+  bool first = true;
+  T result{};
+  for (int lane = 0; lane < 32; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    const T other = ::emulation::lane_value<T>(values, lane);
+    result = first ? other : operation(result, other);
+    first = false;
+  }
+  return result;
+}
+template <typename T>
+T __reduce_add_sync(unsigned mask, T value) {
+  return emulated_reduce(mask, value, [](T a, T b) { return static_cast<T>(a + b); });
+}
+template <typename T>
+T __reduce_min_sync(unsigned mask, T value) {
+  return emulated_reduce(mask, value, [](T a, T b) { return b < a ? b : a; });
+}
+template <typename T>
+T __reduce_max_sync(unsigned mask, T value) {
+  return emulated_reduce(mask, value, [](T a, T b) { return a < b ? b : a; });
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  return emulated_reduce(mask, value, [](unsigned a, unsigned b) { return a | b; });
+}
+
+// --- Atomics: fibers are never interrupted
+// ---------------------------------------------------------
+
+template <typename T, typename U>
+T atomicAdd(T* address, U value) {
+  const T before = *address;
+  *address = static_cast<T>(before + static_cast<T>(value));
+  return before;
+}
+template <typename T, typename U>
+T atomicSub(T* address, U value) {
+  const T before = *address;
+  *address = static_cast<T>(before - static_cast<T>(value));
+  return before;
+}
+template <typename T, typename U>
+T atomicMax(T* address, U value) {
+  const T before = *address;
+  if (before < static_cast<T>(value)) *address = static_cast<T>(value);
+  return before;
+}
+template <typename T, typename U>
+T atomicMin(T* address, U value) {
+  const T before = *address;
+  if (static_cast<T>(value) < before) *address = static_cast<T>(value);
+  return before;
+}
+template <typename T, typename U>
+T atomicOr(T* address, U value) {
+  const T before = *address;
+  *address = before | static_cast<T>(value);
+  return before;
+}
+template <typename T, typename U>
+T atomicAnd(T* address, U value) {
+  const T before = *address;
+  *address = before & static_cast<T>(value);
+  return before;
+}
+template <typename T, typename U>
+T atomicExch(T* address, U value) {
+  const T before = *address;
+  *address = static_cast<T>(value);
+  return before;
+}
+template <typename T, typename U, typename V>
+T atomicCAS(T* address, U expected, V value) {
+  const T before = *address;
+  if (before == static_cast<T>(expected)) *address = static_cast<T>(value);
+  return before;
+}
+
+// --- Arithmetic
+// ------------------------------------------------------------------------------------
+
+template <typename A, typename B>
+std::common_type_t<A, B> min(A a, B b) {
+  using T = std::common_type_t<A, B>;
+  return static_cast<T>(b) < static_cast<T>(a) ? static_cast<T>(b) : static_cast<T>(a);
+}
+template <typename A, typename B>
+std::common_type_t<A, B> max(A a, B b) {
+  using T = std::common_type_t<A, B>;
+  return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(b) : static_cast<T>(a);
+}
+
+template <typename To, typename From>
+To emulated_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+inline int __float_as_int(float x) { return emulated_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return emulated_bits<unsigned>(x); }
+inline float __int_as_float(int x) { return emulated_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return emulated_bits<float>(x); }
+inline long long __double_as_longlong(double x) { return emulated_bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return emulated_bits<double>(x); }
+
+#define EMULATED_ROUNDING(suffix, direction)                                       \
+  inline float __fadd_##suffix(float a, float b) {                                 \
+    volatile float x = a, y = b;                                                   \
+    return ::emulation::rounded(direction, [&] { return x + y; });                 \
+  }                                                                                \
+  inline float __fsub_##suffix(float a, float b) {                                 \
+    volatile float x = a, y = b;                                                   \
+    return ::emulation::rounded(direction, [&] { return x - y; });                 \
+  }                                                                                \
+  inline float __fmul_##suffix(float a, float b) {                                 \
+    volatile float x = a, y = b;                                                   \
+    return ::emulation::rounded(direction, [&] { return x * y; });                 \
+  }                                                                                \
+  inline float __fdiv_##suffix(float a, float b) {                                 \
+    volatile float x = a, y = b;                                                   \
+    return ::emulation::rounded(direction, [&] { return x / y; });                 \
+  }                                                                                \
+  inline float __fsqrt_##suffix(float a) {                                         \
+    volatile float x = a;                                                          \
+    return ::emulation::rounded(direction, [&] { return std::sqrt(x); });          \
+  }                                                                                \
+  inline float __fmaf_##suffix(float a, float b, float c) {                        \
+    volatile float x = a, y = b, z = c;                                            \
+    return ::emulation::rounded(direction, [&] { return std::fma(x, y, z); });     \
+  }                                                                                \
+  inline float __double2float_##suffix(double a) {                                 \
+    volatile double x = a;                                                         \
+    return ::emulation::rounded(direction, [&] { return static_cast<float>(x); }); \
+  }                                                                                \
+  inline double __dadd_##suffix(double a, double b) {                              \
+    volatile double x = a, y = b;                                                  \
+    return ::emulation::rounded(direction, [&] { return x + y; });                 \
+  }                                                                                \
+  inline double __dsub_##suffix(double a, double b) {                              \
+    volatile double x = a, y = b;                                                  \
+    return ::emulation::rounded(direction, [&] { return x - y; });                 \
+  }                                                                                \
+  inline double __dmul_##suffix(double a, double b) {                              \
+    volatile double x = a, y = b;                                                  \
+    return ::emulation::rounded(direction, [&] { return x * y; });                 \
+  }                                                                                \
+  inline double __ddiv_##suffix(double a, double b) {                              \
+    volatile double x = a, y = b;                                                  \
+    return ::emulation::rounded(direction, [&] { return x / y; });                 \
+  }                                                                                \
+  inline double __dsqrt_##suffix(double a) {                                       \
+    volatile double x = a;                                                         \
+    return ::emulation::rounded(direction, [&] { return std::sqrt(x); });          \
+  }
+EMULATED_ROUNDING(rn, FE_TONEAREST)
+EMULATED_ROUNDING(ru, FE_UPWARD)
+EMULATED_ROUNDING(rd, FE_DOWNWARD)
+EMULATED_ROUNDING(rz, FE_TOWARDZERO)
+inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
+inline int __float2int_ru(float x) { return static_cast<int>(std::ceil(x)); }
+inline int __float2int_rz(float x) { return static_cast<int>(x); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline int __clzll(long long x) {
+  return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
+}
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
+}
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 4; ++i) {
+    sum += static_cast<std::int8_t>(a >> (8 * i)) * static_cast<std::int8_t>(b >> (8 * i));
+  }
+  return sum;
+}
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
+  for (int i = 0; i < 4; ++i) sum += (a >> (8 * i) & 0xFF) * (b >> (8 * i) & 0xFF);
+  return sum;
+}
+
+// --- Memory with hints
+// -----------------------------------------------------------------------------
+
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldca(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcv(const T* address) {
+  return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
+template <typename T>
+void __stcg(T* address, T value) {
+  *address = value;
+}
