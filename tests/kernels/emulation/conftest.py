@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
@@ -37,4 +38,4 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes
         # fmt: on
         return ctypes.CDLL(str(library))
 
-    return build
+    return functools.cache(build)
