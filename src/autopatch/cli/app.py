@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopatch.cli.console import console, note, progress, table
-from autopatch.cli.options import CacheGib, Data, GroupRegex, Groups, RunFolder, cache_bytes
+from autopatch.cli.options import (
+    CacheGib,
+    Data,
+    Device,
+    GroupRegex,
+    Groups,
+    RunFolder,
+    cache_bytes,
+    usable_device,
+)
 from autopatch.cli.search import gflop, import_study, search
 from autopatch.errors import InputError
 
@@ -48,6 +57,7 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="File to write; RUN/detector.safetensors if absent.")
     ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Fits a searched detector on the good images and sets its threshold."""
     from autopatch.search.measurements import fit_detector, patchcore_setting
@@ -55,6 +65,7 @@ def fit(
 
     if (trial is not None) + patchcore + (architecture is not None) > 1:
         raise InputError("--trial, --patchcore and --architecture exclude one another")
+    where = usable_device(device)
     opened = Run.open(run)
     target = out or run / DETECTOR
     if target.exists():
@@ -76,7 +87,12 @@ def fit(
         chosen = _pick(opened)
     with progress() as report:
         detector = fit_detector(
-            opened, supernet, chosen, false_alarm_rate=false_alarm_rate, progress=report
+            opened,
+            supernet,
+            chosen,
+            false_alarm_rate=false_alarm_rate,
+            device=where,
+            progress=report,
         )
     detector.save(target)
     note(
@@ -95,6 +111,7 @@ def predict(
     detector: Annotated[Path, typer.Argument(help="File that `fit` wrote.", metavar="DETECTOR")],
     images: Annotated[list[Path], typer.Argument(help="Images or folders.", metavar="IMAGES...")],
     out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
+    device: Device = "cpu",
 ) -> None:
     """Segments images: overlays, raw maps, and a table of scores and verdicts."""
     from autopatch.cli.results import find_images, write_predictions
@@ -102,7 +119,7 @@ def predict(
 
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists, expected a new folder for the results")
-    loaded = Detector.load(detector)
+    loaded = Detector.load(detector, device=usable_device(device))
     found = find_images(images)
     note(f"features: {loaded.subnet.provenance}")
     with progress() as report:
@@ -119,6 +136,7 @@ def evaluate(
         typer.Option(help="File that `fit` wrote; RUN/detector.safetensors if absent."),
     ] = None,
     cache_gib: CacheGib = 4.0,
+    device: Device = "cpu",
 ) -> None:
     """Measures the fitted detector, the PatchCore setting and the front on the test part."""
     from autopatch.detector import Detector
@@ -129,7 +147,7 @@ def evaluate(
     file = detector or run / DETECTOR
     if not file.is_file():
         raise InputError(f"{file}: no such file; fit a detector first: autopatch fit {run}")
-    loaded = Detector.load(file)
+    loaded = Detector.load(file, device=usable_device(device))
     opened.require_same_images()
     note(f"features: {loaded.subnet.provenance}")
     with progress() as report:
@@ -168,7 +186,7 @@ def _print_measurements(run: Run, measurements: Measurements) -> None:
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, device: Device = "cpu") -> None:
     """Writes RUN/report: Pareto plot, table, best and worst cases."""
     from autopatch.cli.results import write_run_report
     from autopatch.search.run import Run
@@ -178,7 +196,7 @@ def report(run: RunFolder) -> None:
     supernet = opened.load_supernet()
     note(f"features: {supernet.provenance}")
     with progress() as bar:
-        page = write_run_report(opened, supernet, progress=bar)
+        page = write_run_report(opened, supernet, device=usable_device(device), progress=bar)
     note(f"written: {page}")
 
 

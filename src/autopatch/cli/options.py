@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autopatch.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
@@ -46,6 +49,9 @@ RecalibrateBn = Annotated[
     bool,
     typer.Option("--recalibrate-bn", help="Give each ofa_mbv3 subnet the good images' statistics."),
 ]
+Device = Annotated[
+    str, typer.Option(help="'cpu', or 'cuda' (or 'cuda:1', ...) for everything but reading images.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")]
 
 
@@ -64,6 +70,34 @@ def bank_sizes(text: str | None) -> tuple[int | None, ...] | None:
             f"--bank-sizes holds {too_large[0]}, expected at most {MAX_CORESET_SAMPLE} or 'all'"
         )
     return sizes
+
+
+def usable_device(text: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: There is no such device, or it cannot be used.
+    """
+    import torch
+
+    from autopatch import _C
+
+    kind, _, number = text.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise InputError(f"--device is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
+    if kind == "cuda":
+        if not _C.cuda_built:
+            raise InputError(
+                f"--device is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
+                "is found"
+            )
+        if not torch.cuda.is_available():
+            raise InputError(f"--device is '{text}', but torch finds no usable GPU")
+        if int(number or 0) >= torch.cuda.device_count():
+            raise InputError(
+                f"--device is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
+            )
+    return torch.device(text)
 
 
 def cache_bytes(cache_gib: float) -> int:

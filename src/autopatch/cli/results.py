@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from autopatch.data import IMAGE_SUFFIXES, load_masks, read_image
 from autopatch.detector import Detector
@@ -84,8 +85,9 @@ def write_predictions(
         for first in range(0, len(images), _IMAGES_AT_A_TIME):
             batch = images[first : first + _IMAGES_AT_A_TIME]
             prediction = detector.predict([path for path, _ in batch])
+            maps = prediction.maps.numpy(force=True)
             for i, (path, name) in enumerate(batch):
-                anomaly_map = prediction.maps[i].numpy()
+                anomaly_map = maps[i]
                 picture = folder / "overlays" / name.with_name(name.name + ".png")
                 raw = folder / "maps" / name.with_name(name.name + ".npy")
                 picture.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_run_report(run: Run, supernet: Supernet, *, progress: Progress) -> Path:
+def write_run_report(
+    run: Run, supernet: Supernet, *, device: torch.device, progress: Progress
+) -> Path:
     """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
     pictures of cases if `fit` has.
 
@@ -126,7 +130,8 @@ def write_run_report(run: Run, supernet: Supernet, *, progress: Progress) -> Pat
         The page.
     """
     front = run.front
-    detector = Detector.load(run.path / DETECTOR) if (run.path / DETECTOR).is_file() else None
+    fitted = (run.path / DETECTOR).is_file()
+    detector = Detector.load(run.path / DETECTOR, device=device) if fitted else None
     measurements = Measurements.load(run)
     notes = []
     if measurements is None:
@@ -205,7 +210,7 @@ def _with_cases(
     prediction = detector.predict([sample.path for sample in test], progress=progress)
     cases = draw_cases(
         test,
-        prediction.maps.numpy(),
+        prediction.maps.numpy(force=True),
         load_masks(test, detector.evaluation_size).numpy(),
         prediction.scores.tolist(),
         color_scale(detector),

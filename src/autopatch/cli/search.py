@@ -16,6 +16,7 @@ from autopatch.cli.options import (
     BankSizes,
     CacheGib,
     Data,
+    Device,
     GroupRegex,
     Groups,
     LegacyOrder,
@@ -30,11 +31,14 @@ from autopatch.cli.options import (
     floats,
     integers,
     json_object,
+    usable_device,
 )
 from autopatch.cli.options import bank_sizes as parse_bank_sizes
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from autopatch.data import Split
     from autopatch.progress import Progress
     from autopatch.search import Plan, Trial
@@ -93,6 +97,7 @@ def search(
     ] = None,
     recalibrate_bn: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
+    device: Device = "cpu",
     resume: Resume = False,
 ) -> None:
     """Searches a space for detectors: FLOPs against rwAP on a few anomalies."""
@@ -100,6 +105,7 @@ def search(
     from autopatch.search.measurements import baselines
 
     _check_new_run(out, shots, resume)
+    where = usable_device(device)
     if space_preset not in ("default", "published"):
         raise InputError(f"--space-preset is '{space_preset}', expected 'default' or 'published'")
     choices: dict[str, Any] = {
@@ -137,7 +143,7 @@ def search(
         sampler=sampler,
         cost=cost,
     )
-    _search(out, split, source, supernet, plan, cache_gib=cache_gib, resume=resume)
+    _search(out, split, source, supernet, plan, cache_gib=cache_gib, device=where, resume=resume)
 
 
 def _search(
@@ -148,6 +154,7 @@ def _search(
     plan: Plan,
     *,
     cache_gib: float,
+    device: torch.device,
     resume: bool,
 ) -> None:
     import numpy as np
@@ -172,6 +179,7 @@ def _search(
         cost=plan.cost,
         seed=plan.seed,
         cache_bytes=cache_bytes(cache_gib),
+        device=device,
         progress=step,
     )
     if supernet.shared_levels:
@@ -266,6 +274,7 @@ def import_study(
     bank_sizes: BankSizes = None,
     recalibrate_bn: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
+    device: Device = "cpu",
     legacy_order: LegacyOrder = None,
     resume: Resume = False,
 ) -> None:
@@ -288,6 +297,7 @@ def import_study(
             note(f"others that failed or were not finished: {published.others}")
         return
     _check_new_run(out, shots, resume)
+    where = usable_device(device)
     chosen = _chosen(file, published.trials, wanted)
     _print_published(chosen)
     bank = parse_bank_sizes(bank_sizes) or (None,)
@@ -313,7 +323,7 @@ def import_study(
         cost="published_flops",
         settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
-    _search(out, split, source, supernet, plan, cache_gib=cache_gib, resume=resume)
+    _search(out, split, source, supernet, plan, cache_gib=cache_gib, device=where, resume=resume)
     _print_compared(out, chosen, supernet)
 
 

@@ -33,7 +33,8 @@ class Prediction:
     """What a detector says of N images.
 
     Attributes:
-        maps: Anomaly maps, `[N, S, S]`, float32: squared distances, not bounded.
+        maps: Anomaly maps, `[N, S, S]`, float32: squared distances, not bounded. On the detector's
+            device, as all three are.
         scores: Image scores, `[N]`, float32: the maximum of each map. An image's score depends on
             the images beside it by no more than rounding, some 1e-6 of its value.
         anomalous: Whether each score is above the threshold, `[N]`, bool.
@@ -90,6 +91,7 @@ class Detector:
         false_alarm_rate: float = 0.05,
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
+        device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
         """Builds the memory bank from good images and sets the threshold on others.
@@ -102,6 +104,7 @@ class Detector:
             false_alarm_rate: Share of good images that may be called anomalous.
             seed: Of the bank's sample and coreset.
             evaluation_size: Side of the anomaly maps.
+            device: Where backbone and bank are kept and everything but the reading of images runs.
             progress: Told of every batch of images.
 
         Raises:
@@ -112,7 +115,7 @@ class Detector:
             raise InputError("`images` is empty, expected good images to fit the bank on")
         if not calibration:
             raise InputError("`calibration` is empty, expected good images for the threshold")
-        subnet = cut_subnet(supernet, architecture, images)
+        subnet = cut_subnet(supernet, architecture, images, device)
         good = feature_maps(subnet, architecture.image_size, images, _told(progress, "fit"))
         try:
             memory = MemoryBank.fit(
@@ -137,11 +140,16 @@ class Detector:
             subnet=subnet,
             memory=memory,
             threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
-            calibration_scores=scores,
+            calibration_scores=scores.cpu(),
             usual_distance=float(maps.median()),
             evaluation_size=evaluation_size,
             fitted_on=images_digest([*images, *calibration]),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where backbone and bank are."""
+        return self.memory.bank.device
 
     @property
     def total_flops(self) -> int:
@@ -177,7 +185,7 @@ class Detector:
             for batch in feature_maps(self.subnet, size, images, _told(progress, "predict"))
         ]
         side = self.evaluation_size
-        every_map = torch.cat(maps) if maps else torch.empty(0, side, side)
+        every_map = torch.cat(maps) if maps else torch.empty(0, side, side, device=self.device)
         scores = every_map.flatten(1).amax(dim=1)
         return Prediction(every_map, scores, scores > self.threshold.value)
 
@@ -203,7 +211,7 @@ class Detector:
         try:
             unfinished.write_bytes(
                 save(
-                    {name: value.contiguous() for name, value in tensors.items()},
+                    {name: value.cpu().contiguous() for name, value in tensors.items()},
                     metadata={"autopatch_detector": json.dumps(document)},
                 )
             )
@@ -213,8 +221,12 @@ class Detector:
             raise InputError(f"{path}: cannot be written: {error}") from error
 
     @classmethod
-    def load(cls, path: Path) -> Detector:
-        """Reads a file that `save` wrote.
+    def load(cls, path: Path, *, device: torch.device | str = "cpu") -> Detector:
+        """Reads a file that `save` wrote, on whichever device.
+
+        Args:
+            path: The file.
+            device: Where to predict.
 
         Raises:
             InputError: The file is missing, damaged, or not a detector.
@@ -231,8 +243,8 @@ class Detector:
             }
             detector = cls(
                 architecture=architecture,
-                subnet=Subnet.restore(document["subnet"], state),
-                memory=MemoryBank(tensors["bank"], architecture.patch_sizes),
+                subnet=Subnet.restore(document["subnet"], state).to(device),
+                memory=MemoryBank(tensors["bank"].to(device), architecture.patch_sizes),
                 threshold=Threshold(**threshold),
                 calibration_scores=tensors["calibration_scores"],
                 usual_distance=float(document["usual_distance"]),
@@ -281,7 +293,12 @@ def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[to
     for batch in batches:
         if not stacked:
             stacked = [
-                torch.empty((count, *m.shape[1:]), dtype=m.dtype, memory_format=torch.channels_last)
+                torch.empty(
+                    (count, *m.shape[1:]),
+                    dtype=m.dtype,
+                    device=m.device,
+                    memory_format=torch.channels_last,
+                )
                 for m in batch
             ]
         for whole, part in zip(stacked, batch, strict=True):
@@ -290,21 +307,27 @@ def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[to
     return stacked
 
 
-def cut_subnet(supernet: Supernet, architecture: Architecture, good: Sequence[Path]) -> Subnet:
+def cut_subnet(
+    supernet: Supernet,
+    architecture: Architecture,
+    good: Sequence[Path],
+    device: torch.device | str = "cpu",
+) -> Subnet:
     """The subnet of an architecture, ready for use.
 
     Args:
         supernet: The backbones.
         architecture: One of its architectures.
         good: Images that batch norm is recalibrated on, where the supernet asks for that.
+        device: Where it is to run.
     """
-    subnet = supernet.get_active_subnet(architecture)
+    subnet = supernet.get_active_subnet(architecture).to(device)
     if supernet.recalibrate_batch_norm:
         # Batches count alike, so they are of one size, give or take an image.
         count = math.ceil(len(good) / _IMAGES_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
         subnet.recalibrate(
-            subnet.normalize(load_images(good[first:end], architecture.image_size))
+            subnet.normalize(load_images(good[first:end], architecture.image_size).to(device))
             for first, end in pairwise(ends)
         )
     return subnet
@@ -316,7 +339,7 @@ def feature_maps(
     images: Sequence[Path] | torch.Tensor,
     told: Callable[[int, int], None] | None = None,
 ) -> Iterator[list[torch.Tensor]]:
-    """Feature maps of images, batch by batch.
+    """Feature maps of images, batch by batch, on the subnet's device.
 
     Args:
         subnet: The backbone.
@@ -328,7 +351,7 @@ def feature_maps(
         batch = images[first : first + _IMAGES_AT_A_TIME]
         pixels = batch if isinstance(batch, torch.Tensor) else load_images(batch, image_size)
         with torch.inference_mode():
-            maps = subnet(subnet.normalize(pixels))
+            maps = subnet(subnet.normalize(pixels.to(subnet.device)))
         yield maps
         if told is not None:
             told(min(first + _IMAGES_AT_A_TIME, len(images)), len(images))

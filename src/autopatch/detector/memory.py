@@ -18,7 +18,7 @@ MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
 _IMAGES_AT_A_TIME = 16  # bounds the patch features in memory, not the result
-_DISTANCES_AT_A_TIME = 2**31  # about a second, after which one may be told how far it is
+_DISTANCES_AT_A_TIME = 2**31  # about a second of a CPU, after which one may be told how far it is
 
 
 class MemoryBank:
@@ -52,7 +52,8 @@ class MemoryBank:
         are kept where `bank_size` is None or there are no more than that.
 
         Args:
-            feature_maps: Of good images, one `[N, C_l, H_l, W_l]` a level.
+            feature_maps: Of good images, one `[N, C_l, H_l, W_l]` a level; the bank stays on their
+                device.
             patch_sizes: Patch size of each level.
             bank_size: Patches to keep; at most `MAX_CORESET_SAMPLE`, or None.
             seed: Of the sample and of the first patch of the coreset.
@@ -93,8 +94,10 @@ class MemoryBank:
             `[N, size, size]`, float32.
         """
         height, width = grid(feature_maps)
-        of_one_image = height * width * len(self.bank)
-        images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), _IMAGES_AT_A_TIME)
+        images = _IMAGES_AT_A_TIME
+        if not self.bank.is_cuda:
+            of_one_image = height * width * len(self.bank)
+            images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
         maps = []
         done = 0
         for batch in _batches(feature_maps, images):
@@ -143,6 +146,6 @@ def _sampled_rows(
     for batch in _batches(feature_maps):
         patches = aggregate_patches(batch, patch_sizes)
         bounds = torch.searchsorted(sample, torch.tensor([first, first + len(patches)]))
-        rows.append(patches[sample[bounds[0] : bounds[1]] - first])
+        rows.append(patches[(sample[bounds[0] : bounds[1]] - first).to(patches.device)])
         first += len(patches)
     return torch.cat(rows)

@@ -18,7 +18,7 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
 
     Args:
         maps: Anomaly maps, `[N, S, S]`, float32; the score of an image is its maximum.
-        masks: Anomalous pixels, `[N, S, S]`, bool.
+        masks: Anomalous pixels, `[N, S, S]`, bool, on any device.
         types: Anomaly type of each image, or "good".
 
     Returns:
@@ -28,11 +28,12 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
     Raises:
         ValueError: See `pixel_metrics`.
     """
-    metrics = pixel_metrics(maps, masks, types).as_dict()
+    metrics = pixel_metrics(maps, masks.to(maps.device), types).as_dict()
     anomalous = torch.tensor([kind != GOOD for kind in types])
     if anomalous.any() and not anomalous.all():
         # An image is a map of one pixel.
         scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)
-        image_metrics = pixel_metrics(scores, anomalous.reshape(-1, 1, 1), types)
+        labels = anomalous.reshape(-1, 1, 1).to(scores.device)
+        image_metrics = pixel_metrics(scores, labels, types)
         metrics["image_AUROC"] = image_metrics.AUROC
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -45,7 +45,7 @@ def _built_with_cuda(name: str, cuda: Operator) -> Operator:
         if not _C.cuda_built:
             raise NotImplementedError(
                 f"autopatch was built without CUDA, so {name} cannot run on a GPU; "
-                "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move the tensors with .cpu()"
+                "reinstall where nvcc is found (-DAUTOPATCH_CUDA=ON) or move tensors with .cpu()"
             )
         return cuda(*args)
 

@@ -38,6 +38,7 @@ class FeatureMaps:
         fit: Good images; batch norm is recalibrated on them where the supernet asks for that.
         scored: The other images.
         cache_bytes: Memory for maps that are kept.
+        device: Where they are computed and kept.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class FeatureMaps:
         fit: Sequence[Sample],
         scored: Sequence[Sample],
         cache_bytes: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._supernet = supernet
+        self._device = device
         self._fit = [sample.path for sample in fit]
         self._paths = [*self._fit, *(sample.path for sample in scored)]
         self._cache_bytes = cache_bytes
@@ -84,7 +87,7 @@ class FeatureMaps:
         return replace(architecture, levels=levels, patch_sizes=ones, bank_size=None)
 
     def _compute(self, architecture: Architecture) -> list[torch.Tensor]:
-        subnet = cut_subnet(self._supernet, architecture, self._fit)
+        subnet = cut_subnet(self._supernet, architecture, self._fit, self._device)
         batches = feature_maps(subnet, architecture.image_size, self._paths)
         return stack_maps(batches, len(self._paths))
 
@@ -100,6 +103,7 @@ class CandidateEvaluator:
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
         cache_bytes: Memory for feature maps that are kept.
+        device: Where everything but the reading of images runs.
         progress: Told how far the nearest neighbors of a candidate are, which take longest.
     """
 
@@ -113,13 +117,16 @@ class CandidateEvaluator:
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
+        device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> None:
         self._supernet = supernet
         self._fit_images = len(fit)
         self._types = [sample.type for sample in scored]
-        self._masks = load_masks(scored, evaluation_size)
-        self._feature_maps = FeatureMaps(supernet, fit=fit, scored=scored, cache_bytes=cache_bytes)
+        self._masks = load_masks(scored, evaluation_size).to(device)
+        self._feature_maps = FeatureMaps(
+            supernet, fit=fit, scored=scored, cache_bytes=cache_bytes, device=device
+        )
         self._cache_bytes = cache_bytes
         self._cost = cost
         self._seed = seed

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autopatch.data import Split, load_images, load_masks
 from autopatch.detector import MAX_CORESET_SAMPLE, Detector, images_digest, score_maps
 from autopatch.errors import InputError
@@ -142,6 +144,7 @@ def fit_detector(
     architecture: Architecture,
     *,
     false_alarm_rate: float = 0.05,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Detector:
     """Fits an architecture on the run's good images and calibrates it on those kept for that."""
@@ -152,6 +155,7 @@ def fit_detector(
         calibration=[sample.path for sample in run.split.calibration],
         false_alarm_rate=false_alarm_rate,
         seed=run.seed,
+        device=device,
         progress=progress,
     )
 
@@ -159,7 +163,8 @@ def fit_detector(
 def measure(
     run: Run, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
 ) -> Measurements:
-    """Measures a fitted detector, the PatchCore setting, and every trial of the front.
+    """Measures a fitted detector, the PatchCore setting, and every trial of the front, all on the
+    detector's device.
 
     The test part is used for nothing before this. The best of the front by test rwAP is not a
     result one can have: it is chosen with the test labels, and shows what choosing costs.
@@ -188,7 +193,9 @@ def measure(
     rows = [_measured("fitted", run, supernet, detector, progress)]
     architecture = patchcore_setting(supernet, split)
     if architecture is not None:
-        baseline = fit_detector(run, supernet, architecture, progress=progress)
+        baseline = fit_detector(
+            run, supernet, architecture, device=detector.device, progress=progress
+        )
         rows.append(_measured("patchcore", run, supernet, baseline, progress))
     evaluator = CandidateEvaluator(
         supernet,
@@ -197,6 +204,7 @@ def measure(
         cost=run.cost,
         seed=run.seed,
         cache_bytes=cache_bytes,
+        device=detector.device,
     )
     trials = run.front.trials
     for done, trial in enumerate(trials):
@@ -236,7 +244,7 @@ def _measured(
     seconds = []
     for image in images.split(1):
         started = time.perf_counter()
-        detector.predict(image)
+        detector.predict(image).scores.tolist()  # which waits for the device
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size)
     return Measured(

@@ -72,6 +72,11 @@ class Subnet(nn.Module):
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_axis else maps
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
     def name(self) -> str:
         """The supernet's."""
         return str(self.recipe["supernet"])
