@@ -1,108 +1,122 @@
-"""Times nearest_neighbors on the GPU beside torch, checks it against float64, writes one table.
+"""Runs the CUDA benchmarks and writes their results as one table.
 
-`python benchmarks/cuda_table.py FOLDER` needs torch and autopatch alone.
+    python benchmarks/cuda_table.py measure aggregate_patches ROWS   # writes ROWS/<operator>.jsonl
+    python benchmarks/cuda_table.py write ROWS FOLDER                # FOLDER/cuda_<GPU>.md
+
+They need torch, NumPy and autopatch, the one of whole detectors also timm; no network.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import importlib
+import json
 import platform
 import re
-import statistics
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import autopatch
 from autopatch import _C
-from autopatch.kernels import NearestNeighborIndex, nearest_neighbors
 
-SIZES = [(3136, 10_000, 64), (25_088, 10_000, 160), (25_088, 20_000, 384)]
-CHUNK = 4096  # queries that the torch peers take at a time
-CHECKED = 500  # queries compared with float64
-TOLERANCE = 1e-5
-
-
-def milliseconds(function: Callable[[], object]) -> float:
-    """Median of 10 runs by CUDA events, after a warm-up."""
-    times = []
-    for run in range(13):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        if run >= 3:
-            times.append(start.elapsed_time(end))
-    return statistics.median(times)
+BENCHMARKS = (
+    "aggregate_patches",
+    "greedy_coreset",
+    "nearest_neighbors",
+    "pixel_metrics",
+    "detector",
+)
 
 
-def main(folder: Path) -> int:
+def measure(benchmark: str, folder: Path) -> None:
+    """Runs one benchmark; rows are written as they come, so that a failure keeps those before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{benchmark}.jsonl").open("w") as file:
+
+        def report(**row: Any) -> None:
+            print(json.dumps(row), file=file, flush=True)
+            print(" | ".join(map(_cell, row.values())), flush=True)
+
+        importlib.import_module(f"cuda_{benchmark}").measure(report)
+
+
+def write(rows: Path, folder: Path) -> Path:
+    """Writes the table of what was measured."""
     gpu = torch.cuda.get_device_name()
     lines = [
-        f"# nearest_neighbors, k = 1, on {gpu}",
+        f"# CUDA operators on {gpu}",
         "",
-        f"autopatch {autopatch.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; float32, no TF32; median of 10 runs; error: largest "
-        f"relative difference from float64 of {CHECKED} queries.",
+        f"{datetime.date.today()}, driver {_driver()}, CUDA {torch.version.cuda}, "
+        f"torch {torch.__version__}, autopatch {autopatch.__version__}, "
+        f"Python {platform.python_version()}. Milliseconds are medians by CUDA events; the inputs "
+        "change from call to call and do not stay in the L2 cache. Error: largest difference from "
+        "the reference, relative. Ratio: the method's time over autopatch's.",
         "",
-        "| queries | rows | features | method | ms | TFLOP/s | error |",
-        "|---|---|---|---|---|---|---|",
     ]
-    accurate = True
-    for num_queries, num_rows, dim in SIZES:
-        generator = torch.Generator("cuda").manual_seed(0)
-        queries, bank = (
-            torch.randn(rows, dim, device="cuda", generator=generator).relu_()
-            for rows in (num_queries, num_rows)
-        )
-        exact = torch.cdist(queries[:CHECKED].double(), bank.double()).amin(dim=1).square()
-        index = NearestNeighborIndex(bank)
-        bank_norms = bank.square().sum(dim=1)
-
-        def matmul(queries=queries, bank=bank, bank_norms=bank_norms) -> torch.Tensor:
-            return torch.cat(
-                [
-                    torch.addmm(bank_norms, chunk, bank.t(), alpha=-2).amin(dim=1)
-                    + chunk.square().sum(dim=1)
-                    for chunk in queries.split(CHUNK)
-                ]
-            )
-
-        def cdist(queries=queries, bank=bank) -> torch.Tensor:
-            return torch.cat(
-                [torch.cdist(chunk, bank).amin(dim=1) for chunk in queries.split(CHUNK)]
-            ).square()
-
-        def ours(queries=queries, index=index) -> torch.Tensor:
-            return nearest_neighbors(queries, index)[0][:, 0]
-
-        for name, function in [
-            ("torch matmul + min", matmul),
-            ("torch cdist + min", cdist),
-            ("autopatch", ours),
-        ]:
-            error = float(((function()[:CHECKED].double() - exact).abs() / exact).max())
-            time = milliseconds(function)
-            rate = 2e-9 * num_queries * num_rows * dim / time
-            lines.append(
-                f"| {num_queries} | {num_rows} | {dim} | {name} | {time:.2f} | {rate:.1f} "
-                f"| {error:.1e} |"
-            )
-            accurate &= function is not ours or error <= TOLERANCE
-    table = "\n".join(lines) + "\n"
-    print(table, end="")
+    for benchmark in BENCHMARKS:
+        path = rows / f"{benchmark}.jsonl"
+        measured = [json.loads(line) for line in path.open()] if path.is_file() else []
+        lines += [f"## {benchmark}", "", *_table(measured), ""]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"cuda_{re.sub(r'[^A-Za-z0-9]+', '_', gpu)}.md").write_text(table)
-    if not accurate:
-        print(f"autopatch differs from float64 by more than {TOLERANCE}", file=sys.stderr)
-    return not accurate
+    path = folder / f"cuda_{re.sub(r'[^A-Za-z0-9]+', '_', gpu)}.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["Not measured."]
+    ours = {}
+    for row in rows:
+        if not row["is_peer"] and row["milliseconds"] is not None:
+            ours.setdefault(row["work"], row["milliseconds"])
+    lines = ["| work | method | ms | ratio | achieved | error |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        time, base = row["milliseconds"], ours.get(row["work"])
+        ratio = f"{time / base:.1f}" if time and base else ""
+        cells = (row["work"], row["method"], time, ratio, row["achieved"], row["error"])
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return lines
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("benchmark", choices=BENCHMARKS)
+    measuring.add_argument("rows", type=Path)
+    writing = commands.add_parser("write")
+    writing.add_argument("rows", type=Path)
+    writing.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    if not (_C.cuda_built and torch.cuda.is_available()):
+        print("autopatch was built without CUDA, or torch finds no usable GPU", file=sys.stderr)
+        return 1
+    if arguments.command == "measure":
+        measure(arguments.benchmark, arguments.rows)
+    else:
+        print(write(arguments.rows, arguments.folder).read_text(), end="")
+    return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: cuda_table.py FOLDER")
-    if not (_C.cuda_built and torch.cuda.is_available()):
-        sys.exit("autopatch was built without CUDA, or torch finds no usable GPU")
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Checks the CUDA operators on a machine with an NVIDIA GPU: builds autopatch, runs its CUDA tests,
-# times nearest_neighbors beside torch. Needs python with torch, numpy, pytest, pybind11,
-# scikit-build-core, cmake and ninja, and nvcc; no network. Nothing is installed: the build goes to
-# a temporary folder.
+# Checks the CUDA path on a machine with an NVIDIA GPU: builds autopatch for the card present, runs
+# all CUDA tests, some of them again under compute-sanitizer, and the benchmarks; the table of
+# results comes last. Needs python with torch, numpy, pytest, pytest-benchmark, pybind11,
+# scikit-build-core, cmake and ninja, and nvcc; no network. Nothing is installed: the build goes to a
+# temporary folder.
 #
 #   benchmarks/gpu_check.sh                  # writes benchmarks/results/cuda_<GPU>.md
 #   PYTHON=python3.12 OUT=/some/folder benchmarks/gpu_check.sh
 #
-# A part that fails does not keep the next from running; the exit code is 0 if all passed.
+# Takes less than ten minutes. Every part has a limit of its own, and one that fails does not keep
+# the next from running; the exit code is 0 if all passed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -15,7 +17,7 @@ python=${PYTHON:-python3}
 results=${OUT:-benchmarks/results}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export PYTHONPATH="$work/site" PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH="$work/site" PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 summary=()
 status=0
@@ -25,28 +27,34 @@ part() {
   shift 2
   echo "== $name"
   local start=$SECONDS
-  timeout --kill-after=10 "$seconds" "$@" || code=$?
+  timeout --kill-after=5 "$seconds" "$@" || code=$?
   case $code in
     0) summary+=("$name: passed in $((SECONDS - start)) s") ;;
     124 | 137) summary+=("$name: FAILED, stopped after $seconds s") ;;
-    *) summary+=("$name: FAILED with exit code $code") ;;
+    *) summary+=("$name: FAILED with exit code $code after $((SECONDS - start)) s") ;;
   esac
   [ "$code" -eq 0 ] || status=1
   return "$code"
 }
 
-part build 300 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps \
+part build 180 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps \
   --target "$work/site" -C build-dir="$work/build" -C cmake.define.AUTOPATCH_CUDA=ON .
 
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  part tests 180 "$python" -m pytest tests/kernels -k cuda -q -p no:cacheprovider
-  part table 100 "$python" benchmarks/cuda_table.py "$results" > "$work/table"
+  part tests 120 "$python" -m pytest tests/kernels tests/detector -k cuda -q -p no:cacheprovider
+  # Only kernels of autopatch are watched; those of torch would take minutes.
+  part sanitizer 60 compute-sanitizer --tool memcheck --kernel-regex kns=autopatch \
+    --error-exitcode 9 "$python" -m pytest tests/kernels -k "cuda and sanitized" -q \
+    -p no:cacheprovider
+  for benchmark in aggregate_patches greedy_coreset nearest_neighbors pixel_metrics detector; do
+    part "$benchmark" 45 "$python" benchmarks/cuda_table.py measure "$benchmark" "$work/rows"
+  done
+  part table 20 "$python" benchmarks/cuda_table.py write "$work/rows" "$results"
 else
-  summary+=("tests, table: FAILED, not run, since torch finds no usable GPU")
+  summary+=("tests, benchmarks: FAILED, not run, since torch finds no usable GPU")
   status=1
 fi
 
 echo "== summary"
 printf '%s\n' "${summary[@]}"
-[ -f "$work/table" ] && cat "$work/table"
 exit "$status"

@@ -1,0 +1,122 @@
+"""Times whole detectors on a GPU: autopatch beside the same of torch.
+
+Both have the backbone mobilenetv2_100, levels of stride 8 and 16, patch size 3, 224 px, and all
+patches of 115 images in the bank; they take batches of 32 decoded images that are on the GPU
+already. Images and weights are those of `../shared` where it is; else drawn textures and random
+weights, and the table says so.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from autopatch.data import MVTecAD, draw_textures, load_images
+from autopatch.detector import Detector
+from autopatch.kernels import reference
+from autopatch.supernet import load_supernet
+from cuda_timing import Report, allow_tf32, median_milliseconds
+from features import SHARED
+
+NETWORK = "mobilenetv2_100"
+BANK_IMAGES = 115
+BATCH = 32
+CHUNK = 4096  # queries that the peers compare with the bank at a time
+TOLERANCE = 2e-3  # of the largest distance: the peers' expanded form and both backbones' TF32
+
+
+def measure(report: Report) -> None:
+    """Times prediction of a batch."""
+    weights = SHARED / "weights" / f"{NETWORK}.safetensors"
+    supernet = load_supernet(f"timm:{NETWORK}", str(weights) if weights.is_file() else "random")
+    architecture = supernet.patchcore(bank_size=None)
+    assert architecture is not None
+    with tempfile.TemporaryDirectory() as folder:
+        data = SHARED / "data" / "magnetic_tile"
+        if not data.is_dir():
+            data = Path(folder) / "textures"
+            draw_textures(data)
+        dataset = MVTecAD.scan(data)
+        good = [sample.path for sample in dataset.train]
+        good = [good[i % len(good)] for i in range(BANK_IMAGES)]
+        detector = Detector.fit(supernet, architecture, good, calibration=good[:1], device="cuda")
+        paths = [sample.path for sample in dataset.test]
+        batch = [paths[i % len(paths)] for i in range(2 * BATCH)]
+        batches = load_images(batch, architecture.image_size).cuda().split(BATCH)
+    rows, dim = detector.memory.bank.shape
+    kind = f"{data.name}, {'trained' if weights.is_file() else 'RANDOM'} weights"
+    work = f"{kind}: {BATCH} images, bank of {rows} x {dim}"
+    subnet = supernet.get_active_subnet(architecture).cuda()
+    bank = detector.memory.bank
+    norms = bank.square().sum(dim=1)
+
+    def torch_maps(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            maps = subnet.backbone(subnet.normalize(images))
+            patches = reference.aggregate_patches(maps, [3] * len(maps))
+            distances = torch.cat(
+                [
+                    torch.addmm(norms, chunk, bank.t(), alpha=-2).amin(dim=1)
+                    + chunk.square().sum(dim=1)
+                    for chunk in patches.split(CHUNK)
+                ]
+            )
+            height, width = max(m.shape[-2:] for m in maps)
+            return F.interpolate(
+                distances.reshape(-1, 1, height, width),
+                size=(detector.evaluation_size, detector.evaluation_size),
+                mode="bilinear",
+                align_corners=False,
+            ).squeeze(1)
+
+    def maps_of(images: torch.Tensor) -> torch.Tensor:
+        return detector.predict(images).maps
+
+    expected = torch_maps(batches[0])
+    for method, function, tf32, is_peer in [
+        ("torch", torch_maps, False, True),
+        ("torch, TF32 matmul", torch_maps, True, True),
+        ("autopatch", maps_of, False, False),
+    ]:
+        with allow_tf32(tf32):
+            error = float((function(batches[0]) - expected).abs().max() / expected.abs().max())
+            calls: list[Callable[[], object]] = [partial(function, images) for images in batches]
+            milliseconds = median_milliseconds(calls)
+        report(
+            operator="detector",
+            work=work,
+            method=method,
+            is_peer=is_peer,
+            milliseconds=milliseconds,
+            achieved=f"{1e3 * BATCH / milliseconds:,.0f} images/s",
+            error=error,
+        )
+        if not is_peer and not error <= TOLERANCE:
+            raise AssertionError(f"maps differ by {error:.1e} of the largest distance")
+    for stage, calls in [
+        ("backbone", [partial(_inference, detector.subnet, i) for i in batches]),
+        ("after it", [partial(_rest, detector, _inference(detector.subnet, i)) for i in batches]),
+    ]:
+        report(
+            operator="detector",
+            work=work,
+            method=f"autopatch, {stage}",
+            is_peer=False,
+            milliseconds=median_milliseconds(calls),
+            achieved="",
+            error=None,
+        )
+
+
+def _inference(subnet: Callable[..., object], images: torch.Tensor) -> object:
+    with torch.inference_mode():
+        return subnet(subnet.normalize(images))  # type: ignore[attr-defined]
+
+
+def _rest(detector: Detector, maps: object) -> torch.Tensor:
+    return detector.memory.anomaly_maps(maps, detector.evaluation_size)  # type: ignore[arg-type]

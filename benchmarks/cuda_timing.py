@@ -1,0 +1,64 @@
+"""How the CUDA benchmarks time and report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+
+class Report(Protocol):
+    """Takes a row of the results.
+
+    Args:
+        operator: What is timed.
+        work: On what.
+        method: Which implementation.
+        is_peer: Whether it is another's than autopatch's.
+        milliseconds: Median of a call; None where it could not run.
+        achieved: Rate and share of the floor, in words.
+        error: From the reference, relative; None where it is given by another row.
+    """
+
+    def __call__(
+        self,
+        *,
+        operator: str,
+        work: str,
+        method: str,
+        is_peer: bool,
+        milliseconds: float | None,
+        achieved: str,
+        error: float | None,
+    ) -> None: ...
+
+
+def median_milliseconds(
+    calls: Sequence[Callable[[], object]], *, runs: int = 11, warm_up: int = 3
+) -> float:
+    """Median time of a call by CUDA events. The calls do the same to different data in turn, enough
+    of it that none finds its own in the L2 cache."""
+    times = []
+    for run in range(warm_up + runs):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        calls[run % len(calls)]()
+        end.record()
+        torch.cuda.synchronize()
+        if run >= warm_up:
+            times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Matrix products of float32 in TF32, or not."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
