@@ -10,7 +10,31 @@ import numpy as np
 import pytest
 import torch
 
+from autopatch import _C
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("cpu",)
+
+
+def pytest_report_header() -> str:
+    """Tests on a GPU exist only where there is one."""
+    if "cuda" in DEVICES:
+        return f"CUDA: tests on {torch.cuda.get_device_name()} are collected"
+    return "CUDA: no test on a GPU is collected, as there is none or autopatch was built without"
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that can be used here."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU in float32, which torch computes in TF32 by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(scope="session")

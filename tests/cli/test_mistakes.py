@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from autopatch import _C
+
 SPACE = "timm:tf_mobilenetv3_small_075"
 
 
@@ -122,6 +124,26 @@ def test_weights_of_another_model(refused_search, textures, tmp_path):
 
 def test_no_shots(refused_search, textures):
     refused_search(textures, "--shots", shots=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "built", "gpus", "reason"),
+    [
+        ("gpu", True, 1, "expected 'cpu', 'cuda' or"),
+        ("cuda:one", True, 1, "expected 'cpu', 'cuda' or"),
+        ("cpu:1", True, 1, "expected 'cpu', 'cuda' or"),
+        ("cuda", False, 1, "built without CUDA"),
+        ("cuda", True, 0, "no usable GPU"),
+        ("cuda:2", True, 2, "the last GPU is cuda:1"),
+    ],
+)
+def test_device_that_cannot_be_used(
+    refused_search, textures, monkeypatch, device, built, gpus, reason
+):
+    monkeypatch.setattr(_C, "cuda_built", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    refused_search(textures, f"--device is '{device}'", reason, device=device)
 
 
 def test_choices_that_are_no_numbers(refused_search, textures):

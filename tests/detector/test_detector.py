@@ -56,6 +56,25 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
+def test_a_detector_says_the_same_on_every_device(
+    detector, saved, good, new, device, exact_convolutions
+):
+    supernet = load_supernet(NAME, "random", seed=2)
+    fitted = Detector.fit(
+        supernet, ARCHITECTURE, good[:12], calibration=good[12:], seed=3, device=device
+    )
+    loaded = Detector.load(saved, device=device)
+    expected = detector.predict(new)
+    for on_device in (fitted, loaded):
+        assert on_device.device.type == device.type
+        found = on_device.predict(new)
+        assert {t.device.type for t in (found.maps, found.scores, found.anomalous)} == {device.type}
+        largest = float(expected.maps.max())
+        torch.testing.assert_close(found.maps.cpu(), expected.maps, rtol=0, atol=1e-4 * largest)
+    fitted.save(saved)
+    assert Detector.load(saved).threshold.value == pytest.approx(detector.threshold.value, rel=1e-4)
+
+
 def test_prediction(detector, new):
     prediction = detector.predict(new)
     assert prediction.maps.shape == (len(new), 224, 224)

@@ -60,6 +60,17 @@ def test_kept_maps_are_those_of_the_subnet(split, supernet):
         assert torch.equal(kept, computed)
 
 
+def test_a_candidate_scores_the_same_on_every_device(split, supernet, device, exact_convolutions):
+    scored = (*split.holdout, *split.validation)
+    architecture = Architecture(NAME, 64, (2, 3), (3, 1), 40)
+    on_cpu, on_device = (
+        CandidateEvaluator(supernet, fit=split.fit, scored=scored, device=where)(architecture)
+        for where in ("cpu", device)
+    )
+    assert on_device.cost == on_cpu.cost
+    assert on_device.metrics == pytest.approx(on_cpu.metrics, abs=1e-4)
+
+
 def test_a_candidate_scores_the_same_in_any_order(split, supernet):
     scored = (*split.holdout, *split.validation)
     first = Architecture(NAME, 64, (2, 3), (3, 1), 40)
