@@ -80,7 +80,10 @@ set(AUTOPATCH_CUDA_FOUND ON)
 message(STATUS "autopatch: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
 function(autopatch_link_cuda_operators target)
-  target_sources(${target} PRIVATE csrc/ops/cuda/nearest_neighbors.cu)
+  target_sources(${target} PRIVATE
+    csrc/ops/cuda/aggregate_patches.cu
+    csrc/ops/cuda/nearest_neighbors.cu
+  )
   target_compile_definitions(${target} PRIVATE AUTOPATCH_WITH_CUDA)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --threads=0>)
   if(AUTOPATCH_WARNINGS_AS_ERRORS)

@@ -30,6 +30,18 @@ T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// (address, type, channels, height, width, channels last?, patch size)
+using Level = std::tuple<std::uintptr_t, FeatureType, std::int64_t, std::int64_t, std::int64_t,
+                         bool, std::int64_t>;
+
+std::vector<FeatureMap> feature_maps(const std::vector<Level>& levels) {
+  std::vector<FeatureMap> maps;
+  for (const auto& [data, type, channels, height, width, channels_last, patch] : levels) {
+    maps.push_back({at<const void>(data), type, channels, height, width, channels_last, patch});
+  }
+  return maps;
+}
+
 bool all_finite(const float* values, std::int64_t count, int num_threads) {
   constexpr std::int64_t kBlock = 1 << 16;
   std::atomic<bool> finite{true};
@@ -75,19 +87,27 @@ PYBIND11_MODULE(_C, m) {
         return all_finite(at<const float>(values), count, num_threads);
       },
       release_gil());
-  // A level is (address, channels, height, width, channels last?, patch size).
-  using Level = std::tuple<Address, Size, Size, Size, bool, Size>;
+  py::enum_<FeatureType>(m, "FeatureType")
+      .value("float32", FeatureType::float32)
+      .value("float16", FeatureType::float16)
+      .value("bfloat16", FeatureType::bfloat16);
   m.def(
       "aggregate_patches",
       [](const std::vector<Level>& levels, Size images, Size height, Size width, Address out,
          int num_threads) {
-        std::vector<FeatureMap> maps;
-        for (const auto& [data, channels, rows, columns, channels_last, patch] : levels) {
-          maps.push_back({at<const float>(data), channels, rows, columns, channels_last, patch});
-        }
-        aggregate_patches_cpu(maps, images, height, width, at<float>(out), num_threads);
+        aggregate_patches_cpu(feature_maps(levels), images, height, width, at<float>(out),
+                              num_threads);
       },
       release_gil());
+#ifdef AUTOPATCH_WITH_CUDA
+  m.def(
+      "aggregate_patches_cuda",
+      [](const std::vector<Level>& levels, Size images, Size height, Size width, Address out,
+         Address stream) {
+        aggregate_patches_cuda(feature_maps(levels), images, height, width, at<float>(out), stream);
+      },
+      release_gil());
+#endif
   m.def("prefer_huge_pages",
         [](Address data, Size count) { prefer_huge_pages(at<float>(data), count); });
   m.def(

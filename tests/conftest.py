@@ -18,8 +18,15 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("cpu",)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked as those of a GPU exist only where there is one."""
+    if "cuda" not in DEVICES:
+        on_gpu = [item for item in items if item.get_closest_marker("cuda")]
+        config.hook.pytest_deselected(items=on_gpu)
+        items[:] = [item for item in items if item not in on_gpu]
+
+
 def pytest_report_header() -> str:
-    """Tests on a GPU exist only where there is one."""
     if "cuda" in DEVICES:
         return f"CUDA: tests on {torch.cuda.get_device_name()} are collected"
     return "CUDA: no test on a GPU is collected, as there is none or autopatch was built without"

@@ -83,7 +83,7 @@ std::vector<Group> groups_of(const std::vector<FeatureMap>& maps) {
       }
       Group& current = groups.back();
       AggregateLevel level{};
-      level.data = map.data + first * channel_stride;
+      level.data = static_cast<const float*>(map.data) + first * channel_stride;
       level.channels = std::min(map.channels - first, kMaxChannels - current.channels);
       level.height = map.height;
       level.width = map.width;

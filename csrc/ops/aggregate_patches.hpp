@@ -5,10 +5,13 @@
 
 namespace autopatch {
 
+enum class FeatureType { float32, float16, bfloat16 };
+
 /// Feature map of one level: [images, channels, height, width] in memory, or with the channels
 /// last.
 struct FeatureMap {
-  const float* data;
+  const void* data;
+  FeatureType type;
   std::int64_t channels;
   std::int64_t height;
   std::int64_t width;
@@ -20,9 +23,15 @@ struct FeatureMap {
 /// the mean), resizes it bilinearly to [height, width] and writes the channels of all levels side
 /// by side: out [images * height * width, sum of channels], contiguous. Same result on every ISA
 /// level and any number of threads, and equal patches have equal averages. Takes up to 64 MiB of
-/// memory, 4 MiB for a thread.
+/// memory, 4 MiB for a thread. All maps are float32.
 void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t images,
                            std::int64_t height, std::int64_t width, float* out, int num_threads);
+
+/// The same of maps of any type on a CUDA device, queued on `stream`: one launch for 32 levels.
+/// Arithmetic is float32.
+void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t images,
+                            std::int64_t height, std::int64_t width, float* out,
+                            std::uintptr_t stream);
 
 /// Asks the system for huge pages behind a large array that nothing was written to yet: the first
 /// touch of small ones takes longer than the aggregation that fills it. Arrays of less than 32 MiB

@@ -9,7 +9,7 @@ import torch
 from autopatch import _C
 
 LEVELS = tuple(_C.isa_levels())
-DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("cpu",)
+GPU = ("cuda",) if _C.cuda_built and torch.cuda.is_available() else ()
 
 
 @pytest.fixture(params=LEVELS)
@@ -21,13 +21,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_active_isa(before)
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device that can be used here."""
-    return torch.device(request.param)
-
-
-@pytest.fixture(params=[*LEVELS, *DEVICES[1:]])
+@pytest.fixture(params=[*LEVELS, *GPU])
 def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Each implementation of an operator with a GPU one: the ISA levels on the CPU, and the GPU."""
     if request.param not in LEVELS:

@@ -436,7 +436,77 @@ def test_wrong_arguments_are_named(
         aggregate_patches(maps, patch_sizes, **options)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")
-def test_cuda_tensors_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="aggregate_patches runs on the CPU only"):
-        aggregate_patches([torch.ones(1, 1, 4, 4, device="cuda")], [1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layouts", ["NCHW", "channels last", "mixed", "neither"])
+@pytest.mark.parametrize(
+    ("images", "sizes", "patch_sizes", "out_size"),
+    [
+        (3, [(24, 56, 56), (40, 28, 28), (112, 14, 14), (160, 7, 7)], [3, 3, 3, 3], None),
+        (2, [(17, 31, 33), (1, 9, 5), (90, 4, 4)], [9, 5, 3], None),
+        (1, [(5, 64, 300), (3, 20, 20)], [16, 2], None),
+        (2, [(7, 20, 20)], [15], (3, 41)),
+        (300, [(1, 1, 1), (2, 3, 3)], [1, 3], None),
+        (1, [(1, 4, 4)] * 70, [1, 2] * 35, None),
+    ],
+    ids=["four levels", "odd", "wide", "resized", "many images", "many levels"],
+)
+def test_every_device_gives_the_reference_s_result(
+    device: torch.device,
+    dtype: torch.dtype,
+    layouts: str,
+    images: int,
+    sizes: list[tuple[int, int, int]],
+    patch_sizes: list[int],
+    out_size: tuple[int, int] | None,
+) -> None:
+    maps = [normal(images, *size, seed=i).to(dtype) for i, size in enumerate(sizes)]
+    on_device = []
+    for i, feature_map in enumerate(maps):
+        moved = feature_map.to(device)
+        if layouts == "neither":
+            moved = moved.transpose(1, 3).contiguous().transpose(1, 3)[:, :, :, :]
+        elif layouts == "channels last" or (layouts == "mixed" and i % 2):
+            moved = channels_last(moved)
+        on_device.append(moved)
+    found = aggregate_patches(on_device, patch_sizes, out_size=out_size)
+    assert found.device.type == device.type
+    assert_aggregates(found.cpu(), maps, patch_sizes, out_size=out_size)
+
+
+def test_bad_values_are_those_of_the_cpu(device: torch.device) -> None:
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for patch_size in (1, 2, 3, 16):
+            maps = [normal(2, 5, 20, 20), normal(2, 3, 20, 20, seed=1)]
+            maps[0][1, 2, 7, 19] = value
+            maps[1][0, 0, 0, 3] = value
+            expected = aggregate_patches(maps, [patch_size, 1])
+            found = aggregate_patches([m.to(device) for m in maps], [patch_size, 1]).cpu()
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+def test_out_on_every_device(device: torch.device) -> None:
+    maps = [normal(2, 5, 9, 9).to(device), normal(2, 7, 5, 5, seed=1).to(device)]
+    out = torch.full((2 * 81, 12), torch.nan, device=device)
+    assert aggregate_patches(maps, [3, 2], out=out) is out
+    assert torch.equal(out, aggregate_patches(maps, [3, 2]))
+
+
+@pytest.mark.cuda
+def test_cuda_graph_of_an_aggregation() -> None:
+    maps = [normal(2, 5, 9, 9).cuda(), channels_last(normal(2, 7, 5, 5, seed=1).cuda())]
+    out = torch.empty(2 * 81, 12, device="cuda")
+    aggregate_patches(maps, [3, 2], out=out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        aggregate_patches(maps, [3, 2], out=out)
+    for seed in (2, 3):
+        for feature_map in maps:
+            feature_map.copy_(normal(*feature_map.shape, seed=seed))
+        graph.replay()
+        assert_aggregates(out.cpu(), [m.cpu() for m in maps], [3, 2])
+
+
+@pytest.mark.cuda
+def test_maps_on_two_devices_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"`feature_maps\[1\]` is on cpu, .* on cuda:0"):
+        aggregate_patches([torch.ones(1, 1, 4, 4, device="cuda"), torch.ones(1, 1, 4, 4)], [1, 1])

@@ -469,7 +469,7 @@ def test_a_bank_has_at_most_2_31_rows() -> None:
         nearest_neighbors(torch.zeros(1, 1), bank)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")
+@pytest.mark.cuda
 def test_cuda_work_is_queued_on_the_current_stream() -> None:
     queries, bank = normal(500, 64).cuda(), normal(2000, 64, seed=1).cuda()
     stream = torch.cuda.Stream()

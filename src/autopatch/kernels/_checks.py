@@ -15,6 +15,7 @@ from autopatch import _C
 
 MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
+FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
 
@@ -84,7 +85,11 @@ def check_aggregate(feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[
     images = feature_maps[0].shape[0]
     for i, (tensor, patch_size) in enumerate(zip(feature_maps, patch_sizes, strict=True)):
         name = f"feature_maps[{i}]"
-        check_dtype(name, tensor, torch.float32)
+        check_dtype(name, tensor, *FEATURE_DTYPES)
+        if tensor.device != feature_maps[0].device:
+            raise ValueError(
+                f"`{name}` is on {tensor.device}, `feature_maps[0]` on {feature_maps[0].device}"
+            )
         if tensor.ndim != 4:
             raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected [N, C, H, W]")
         if tensor.shape[0] != images:
@@ -103,6 +108,8 @@ def check_aggregate_out(
     feature_maps: Sequence[torch.Tensor], height: int, width: int, out: torch.Tensor
 ) -> None:
     check_dtype("out", out, torch.float32)
+    if out.device != feature_maps[0].device:
+        raise ValueError(f"`out` is on {out.device}, `feature_maps[0]` on {feature_maps[0].device}")
     shape = [feature_maps[0].shape[0] * height * width, sum(m.shape[1] for m in feature_maps)]
     if list(out.shape) != shape or not out.is_contiguous():
         raise ValueError(

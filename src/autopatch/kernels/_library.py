@@ -233,7 +233,8 @@ def _aggregate_output(
     _checks.check_aggregate(feature_maps, patch_sizes)
     _checks.check_out_size(height, width)
     rows = feature_maps[0].shape[0] * height * width
-    return feature_maps[0].new_empty((rows, sum(m.shape[1] for m in feature_maps)))
+    shape = (rows, sum(m.shape[1] for m in feature_maps))
+    return feature_maps[0].new_empty(shape, dtype=torch.float32)
 
 
 def _check_aggregate_out(
@@ -248,6 +249,36 @@ def _check_aggregate_out(
     _checks.check_aggregate_out(feature_maps, height, width, out)
 
 
+_FEATURE_TYPES = {
+    torch.float32: _C.FeatureType.float32,
+    torch.float16: _C.FeatureType.float16,
+    torch.bfloat16: _C.FeatureType.bfloat16,
+}
+
+
+def _readable(feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Maps in one of the two layouts that are read in place; others are copied into the faster."""
+    return [
+        m if m.is_contiguous() else m.contiguous(memory_format=torch.channels_last)
+        for m in feature_maps
+    ]
+
+
+def _levels(feature_maps: list[torch.Tensor], patch_sizes: list[int]) -> list[_C.Level]:
+    return [
+        (
+            m.data_ptr(),
+            _FEATURE_TYPES[m.dtype],
+            m.shape[1],
+            m.shape[2],
+            m.shape[3],
+            not m.is_contiguous(),
+            patch_size,
+        )
+        for m, patch_size in zip(feature_maps, patch_sizes, strict=True)
+    ]
+
+
 def _aggregate_out_cpu(
     feature_maps: list[torch.Tensor],
     patch_sizes: list[int],
@@ -257,30 +288,36 @@ def _aggregate_out_cpu(
     num_threads: int,
 ) -> None:
     _check_aggregate_out(feature_maps, patch_sizes, height, width, out)
-    levels = []
-    for feature_map, patch_size in zip(feature_maps, patch_sizes, strict=True):
-        # Either layout is read in place; anything else is copied into the faster one.
-        if not feature_map.is_contiguous():
-            feature_map = feature_map.contiguous(memory_format=torch.channels_last)
-        levels.append((feature_map, patch_size))
+    maps = _readable([m.float() for m in feature_maps])
     _C.aggregate_patches(
-        [
-            (
-                feature_map.data_ptr(),
-                feature_map.shape[1],
-                feature_map.shape[2],
-                feature_map.shape[3],
-                not feature_map.is_contiguous(),
-                patch_size,
-            )
-            for feature_map, patch_size in levels
-        ],
+        _levels(maps, patch_sizes),
         feature_maps[0].shape[0],
         height,
         width,
         out.data_ptr(),
         threads(num_threads),
     )
+
+
+def _aggregate_out_cuda(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    out: torch.Tensor,
+    num_threads: int,
+) -> None:
+    _check_aggregate_out(feature_maps, patch_sizes, height, width, out)
+    with torch.cuda.device_of(out):
+        maps = _readable(feature_maps)
+        _C.aggregate_patches_cuda(
+            _levels(maps, patch_sizes),
+            feature_maps[0].shape[0],
+            height,
+            width,
+            out.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
 
 
 def _aggregate_out_fake(
@@ -307,6 +344,18 @@ def _aggregate_cpu(
     return out
 
 
+def _aggregate_cuda(
+    feature_maps: list[torch.Tensor],
+    patch_sizes: list[int],
+    height: int,
+    width: int,
+    num_threads: int,
+) -> torch.Tensor:
+    out = _aggregate_output(feature_maps, patch_sizes, height, width)
+    _aggregate_out_cuda(feature_maps, patch_sizes, height, width, out, num_threads)
+    return out
+
+
 def _aggregate_fake(
     feature_maps: list[torch.Tensor],
     patch_sizes: list[int],
@@ -321,12 +370,14 @@ define(
     "aggregate_patches(Tensor[] feature_maps, int[] patch_sizes, SymInt height, SymInt width,"
     " int num_threads) -> Tensor",
     cpu=_aggregate_cpu,
+    cuda=_aggregate_cuda,
     fake=_aggregate_fake,
 )
 define(
     "aggregate_patches_out(Tensor[] feature_maps, int[] patch_sizes, SymInt height, SymInt width,"
     " Tensor(a!) out, int num_threads) -> ()",
     cpu=_aggregate_out_cpu,
+    cuda=_aggregate_out_cuda,
     fake=_aggregate_out_fake,
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from autopatch.kernels import _checks, _library  # noqa: F401  (_library registers operators)
-from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
+from autopatch.kernels._arrays import Array, check_threads, like, to_tensor
 
 
 def aggregate_patches(
@@ -28,13 +28,14 @@ def aggregate_patches(
     contain them, as in the same operations of torch.
 
     Args:
-        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32 (float16 and bfloat16 are converted), on
-            the CPU, contiguous or channels_last; others are copied first.
+        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32, float16 or bfloat16 (a CPU converts
+            those first), on one device, contiguous or channels_last; others are copied first.
         patch_sizes: Patch size of each map, 1 to 16.
         out_size: Size (H, W) to resize to; by default that of the largest map, the one whose
             (H_l, W_l) is greatest in lexicographic order.
-        out: Contiguous float32 array `[N * H * W, sum C_l]` to write to and return.
-        num_threads: `torch.get_num_threads()` if None.
+        out: Contiguous float32 array `[N * H * W, sum C_l]` to write to and return, on the device
+            of the maps.
+        num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
         Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W; `out` if given, else
@@ -45,7 +46,7 @@ def aggregate_patches(
         ValueError: There is no map, sizes do not fit, a patch size is out of range, or nothing is
             left of a map after pooling. No images give no rows, no channels no columns.
     """
-    tensors = [to_float32(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
+    tensors = [to_tensor(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
     _checks.check_aggregate(tensors, patch_sizes)
     height, width = out_size or _largest(tensors)
     threads = check_threads(num_threads)

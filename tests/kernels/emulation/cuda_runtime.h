@@ -94,6 +94,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
 namespace emulation {
 
 constexpr std::size_t kStack = 256 << 10;
+constexpr std::size_t kGuard = 4096;  // bytes behind the shared memory that must stay as they are
 constexpr int kWarp = 32;
 
 /// One exchange of the lanes in a mask. Values alternate between two buffers: a lane that is ahead
@@ -202,8 +203,8 @@ inline void run_together(std::vector<Block>& blocks, std::size_t shared_bytes) {
   std::vector<std::unique_ptr<Fiber>> fibers;
   for (Block& block : blocks) {
     constexpr std::size_t kAlignment = 1024;
-    block.memory.reset(new unsigned char[shared_bytes + kAlignment]);
-    std::memset(block.memory.get(), 0xFF, shared_bytes + kAlignment);
+    block.memory.reset(new unsigned char[shared_bytes + kAlignment + kGuard]);
+    std::memset(block.memory.get(), 0xFF, shared_bytes + kAlignment + kGuard);
     const auto address = reinterpret_cast<std::uintptr_t>(block.memory.get());
     block.shared = block.memory.get() + (kAlignment - address % kAlignment);
     block.running = static_cast<int>(threads);
@@ -234,6 +235,11 @@ inline void run_together(std::vector<Block>& blocks, std::size_t shared_bytes) {
       if (fiber->done) --left;
     }
     if (device.progress == before) fail("every thread waits for another");
+  }
+  for (const Block& block : blocks) {
+    for (std::size_t i = 0; i < kGuard; ++i) {
+      if (block.shared[shared_bytes + i] != 0xFF) fail("a block writes behind its shared memory");
+    }
   }
 }
 
