@@ -122,6 +122,18 @@ PYBIND11_MODULE(_C, m) {
                            num_threads);
       },
       release_gil());
+#ifdef AUTOPATCH_WITH_CUDA
+  m.def("greedy_coreset_cuda_workspace", &greedy_coreset_cuda_workspace);
+  m.def(
+      "greedy_coreset_cuda",
+      [](Address features, Size num_rows, Size dim, Size count, Size start, Address center,
+         Address inverse_scale, Address workspace, Address indices, Address radii, Address stream) {
+        greedy_coreset_cuda(at<const float>(features), num_rows, dim, count, start,
+                            at<const float>(center), at<const float>(inverse_scale),
+                            at<void>(workspace), at<Size>(indices), at<float>(radii), stream);
+      },
+      release_gil());
+#endif
   m.def(
       "nearest_neighbors",
       [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Address screen,

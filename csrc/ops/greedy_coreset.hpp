@@ -33,4 +33,15 @@ void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64
                         std::int64_t count, std::int64_t start, const Coding* coding,
                         std::int64_t* indices, float* radii, int num_threads);
 
+/// The same on a CUDA device, queued on `stream`, by 8-bit codes of every feature (see
+/// ops/cuda/greedy_coreset.cu). `center` [dim] and `inverse_scale` [1] on the device choose the
+/// codes: they decide about speed alone. `workspace` has as many bytes as
+/// `greedy_coreset_cuda_workspace` says for the current device.
+void greedy_coreset_cuda(const float* features, std::int64_t num_rows, std::int64_t dim,
+                         std::int64_t count, std::int64_t start, const float* center,
+                         const float* inverse_scale, void* workspace, std::int64_t* indices,
+                         float* radii, std::uintptr_t stream);
+
+std::int64_t greedy_coreset_cuda_workspace(std::int64_t num_rows, std::int64_t dim);
+
 }  // namespace autopatch

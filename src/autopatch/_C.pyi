@@ -39,6 +39,20 @@ def greedy_coreset(
     radii: int,
     num_threads: int,
 ) -> None: ...
+def greedy_coreset_cuda_workspace(num_rows: int, dim: int) -> int: ...
+def greedy_coreset_cuda(
+    features: int,
+    num_rows: int,
+    dim: int,
+    count: int,
+    start: int,
+    center: int,
+    inverse_scale: int,
+    workspace: int,
+    indices: int,
+    radii: int,
+    stream: int,
+) -> None: ...
 def nearest_neighbors(
     queries: int,
     num_queries: int,

@@ -15,6 +15,7 @@ from autopatch import _C
 
 MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
+MAX_CUDA_COLUMNS = 16_384  # of a coreset: one pick has to fit a block's shared memory
 FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
@@ -62,6 +63,14 @@ def check_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
         and _C.is_screen(screen.data_ptr(), screen.numel(), bank.shape[0], bank.shape[1])
     ):
         raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
+
+
+def check_cuda_columns(features: torch.Tensor) -> None:
+    if features.shape[1] > MAX_CUDA_COLUMNS:
+        raise ValueError(
+            f"`features` has {features.shape[1]} columns, expected at most {MAX_CUDA_COLUMNS} on a "
+            "GPU; move it with .cpu()"
+        )
 
 
 def check_coreset(features: torch.Tensor, count: int, start: int | None) -> None:

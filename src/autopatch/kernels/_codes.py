@@ -14,6 +14,7 @@ import torch
 from autopatch import _C
 
 _SAMPLE = 512  # rows that the directions are estimated from
+_CUDA_SAMPLE = 4096  # rows that codes on a GPU are fitted to
 _PROBES = 32  # of them, stand in for queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
 _MIN_ROWS = 1024  # of a bank for which looking for directions pays
@@ -79,6 +80,15 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
     if max_width < _WIDTHS[0]:
         return None
     return choose_coding(features, min(max_width, _C.max_screen_width))
+
+
+def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Center `[D]` and inverse scale `[1]` of the 8-bit codes that a coreset on a GPU uses (see
+    csrc/ops/cuda/greedy_coreset.cu), on the device of the features and without waiting for it."""
+    sample = features[:: max(len(features) // _CUDA_SAMPLE, 1)]
+    center = sample.mean(dim=0)
+    largest = (sample - center).abs().amax() if features.shape[1] else center.new_ones(())
+    return center, (127 / largest.clamp(1e-30, 1e30)).reshape(1)
 
 
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
-from autopatch.kernels._codes import coreset_coding, make_screen, worth_a_screen
+from autopatch.kernels._codes import coreset_coding, cuda_codes, make_screen, worth_a_screen
 
 Operator = Callable[..., Any]
 
@@ -72,6 +72,8 @@ def threads(num_threads: int) -> int:
 def check_finite(name: str, tensor: torch.Tensor, num_threads: int) -> None:
     """Raises ValueError where `tensor` holds NaN or infinity."""
     if tensor.is_cuda:
+        if torch.cuda.is_current_stream_capturing():
+            return  # a graph cannot tell the host
         finite = bool(torch.isfinite(tensor).all())
     else:
         finite = _C.all_finite(tensor.data_ptr(), tensor.numel(), threads(num_threads))
@@ -181,15 +183,23 @@ def _coreset_outputs(features: torch.Tensor, count: int) -> tuple[torch.Tensor, 
     return features.new_empty((count,), dtype=torch.int64), features.new_empty((count,))
 
 
-def _coreset_cpu(
+def _coreset_inputs(
     features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, int]:
+    """Contiguous features and the first pick."""
     _checks.check_coreset(features, count, None if start == -1 else start)
     features = features.contiguous()
     check_finite("features", features, num_threads)
     if start == -1:
         generator = torch.Generator().manual_seed(seed)
         start = int(torch.randint(features.shape[0], (), generator=generator))
+    return features, start
+
+
+def _coreset_cpu(
+    features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    features, start = _coreset_inputs(features, count, start, seed, num_threads)
     indices, radii = _coreset_outputs(features, count)
     coding = coreset_coding(features, count)
     _C.greedy_coreset(
@@ -209,6 +219,34 @@ def _coreset_cpu(
     return indices, radii
 
 
+def _coreset_cuda(
+    features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.cuda.device_of(features):
+        features, start = _coreset_inputs(features, count, start, seed, num_threads)
+        _checks.check_cuda_columns(features)
+        rows, dim = features.shape
+        indices, radii = _coreset_outputs(features, count)
+        center, inverse_scale = cuda_codes(features)
+        workspace = features.new_empty(
+            (_C.greedy_coreset_cuda_workspace(rows, dim),), dtype=torch.uint8
+        )
+        _C.greedy_coreset_cuda(
+            features.data_ptr(),
+            rows,
+            dim,
+            count,
+            start,
+            center.data_ptr(),
+            inverse_scale.data_ptr(),
+            workspace.data_ptr(),
+            indices.data_ptr(),
+            radii.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
+    return indices, radii
+
+
 def _coreset_fake(
     features: torch.Tensor, count: int, start: int, seed: int, num_threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,6 +258,7 @@ define(
     "greedy_coreset(Tensor features, int count, int start, int seed, int num_threads)"
     " -> (Tensor, Tensor)",
     cpu=_coreset_cpu,
+    cuda=_coreset_cuda,
     fake=_coreset_fake,
 )
 
