@@ -62,3 +62,17 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def correlated(rows: int, dim: int, *, seed: int = 0) -> torch.Tensor:
+    """Features on the GPU behind a ReLU whose latent factors, of falling weight, form clusters: like
+    those of a network. The clusters are the same for every seed."""
+    generator = torch.Generator("cuda").manual_seed(1)
+    factors = dim // 4
+    weights = torch.arange(1, factors + 1, device="cuda").pow(-0.5)[:, None]
+    mix = weights * torch.randn(factors, dim, device="cuda", generator=generator)
+    centers = torch.randn(100, factors, device="cuda", generator=generator)
+    generator.manual_seed(2 + seed)
+    clusters = torch.randint(len(centers), (rows,), device="cuda", generator=generator)
+    noise = torch.randn(rows, factors, device="cuda", generator=generator)
+    return torch.relu((centers[clusters] + 0.5 * noise) @ mix)

@@ -281,7 +281,88 @@ def test_wrong_arguments_are_named(
         greedy_coreset(features, **options)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no usable GPU")
-def test_cuda_tensors_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="greedy_coreset runs on the CPU only"):
-        greedy_coreset(torch.zeros(3, 2, device="cuda"), 1)
+@pytest.mark.cuda
+@pytest.mark.parametrize("dim", DIMS)
+def test_cuda_equals_the_reference_bit_for_bit(dim: int) -> None:
+    for rows in SIZES:
+        features = normal(rows, dim, seed=rows)
+        expected = reference.greedy_coreset(features, rows, start=rows // 2)
+        assert_same(on_cuda(features, rows, start=rows // 2), expected)
+
+
+@pytest.mark.cuda
+def test_cuda_equals_the_reference_on_many_rows(
+    many_rows: tuple[torch.Tensor, tuple[torch.Tensor, ...]],
+) -> None:
+    features, expected = many_rows
+    assert_same(on_cuda(features, 60, start=17), expected)
+
+
+@pytest.mark.cuda
+def test_cuda_equals_the_reference_on_hard_data(
+    hard: tuple[torch.Tensor, tuple[torch.Tensor, ...]],
+) -> None:
+    features, expected = hard
+    assert_same(on_cuda(features, len(expected[0]), start=5), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("rows", "dim", "count"),
+    [(160_000, 128, 400), (500_000, 128, 60), (50_000, 384, 300), (3_000, 2048, 3_000)],
+    ids=["in shared memory", "in device memory", "wide", "all"],
+)
+def test_cuda_equals_the_cpu(rows: int, dim: int, count: int) -> None:
+    features = correlated(rows, dim)
+    assert_same(on_cuda(features, count, start=5), greedy_coreset(features, count, start=5))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("scale", [1e-38, 1e-22, 1e18, 1e20])
+def test_cuda_large_and_small_magnitudes(scale: float) -> None:
+    features = normal(500, 20) * scale
+    assert_same(on_cuda(features, 50, start=3), reference.greedy_coreset(features, 50, start=3))
+
+
+@pytest.mark.cuda
+def test_cuda_work_is_queued_on_the_current_stream() -> None:
+    features = normal(5_000, 40)
+    expected = reference.greedy_coreset(2 * features, 50, start=3)
+    on_device = features.cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        on_device *= 2
+        found = greedy_coreset(on_device, 50, start=3)
+    stream.synchronize()
+    assert_same((found[0].cpu(), found[1].cpu()), expected)
+
+
+@pytest.mark.cuda
+def test_cuda_graph_of_a_coreset() -> None:
+    features = normal(5_000, 40).cuda()
+    greedy_coreset(features, 50, start=3)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = greedy_coreset(features, 50, start=3)
+    for seed in (1, 2):
+        features.copy_(normal(5_000, 40, seed=seed))
+        graph.replay()
+        expected = reference.greedy_coreset(features.cpu(), 50, start=3)
+        assert_same((found[0].cpu(), found[1].cpu()), expected)
+
+
+@pytest.mark.cuda
+def test_cuda_refuses_what_the_cpu_refuses() -> None:
+    with pytest.raises(ValueError, match="`features` holds NaN or infinity"):
+        greedy_coreset(torch.full((3, 2), torch.nan, device="cuda"), 1)
+    with pytest.raises(ValueError, match="`features` has 20000 columns"):
+        greedy_coreset(torch.zeros(3, 20_000, device="cuda"), 1)
+
+
+def on_cuda(features: torch.Tensor, count: int, *, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+    indices, radii = greedy_coreset(features.cuda(), count, start=start)
+    assert indices.is_cuda
+    assert radii.is_cuda
+    return indices.cpu(), radii.cpu()
