@@ -65,8 +65,8 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
 
 
 def correlated(rows: int, dim: int, *, seed: int = 0) -> torch.Tensor:
-    """Features on the GPU behind a ReLU whose latent factors, of falling weight, form clusters: like
-    those of a network. The clusters are the same for every seed."""
+    """Features on the GPU like those of a network: behind a ReLU, of clustered latent factors of
+    falling weight. The clusters are the same for every seed."""
     generator = torch.Generator("cuda").manual_seed(1)
     factors = dim // 4
     weights = torch.arange(1, factors + 1, device="cuda").pow(-0.5)[:, None]

@@ -159,10 +159,32 @@ PYBIND11_MODULE(_C, m) {
 #ifdef AUTOPATCH_WITH_CUDA
   m.def(
       "nearest_neighbors_cuda",
-      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Size k,
-         Address distances, Address indices, Address stream) {
+      [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Address screen,
+         Address workspace, Size k, Address distances, Address indices, Address stream) {
         nearest_neighbors_cuda(at<const float>(queries), num_queries, at<const float>(bank),
-                               num_rows, dim, k, at<float>(distances), at<Size>(indices), stream);
+                               num_rows, dim, at<const void>(screen), at<void>(workspace), k,
+                               at<float>(distances), at<Size>(indices), stream);
+      },
+      release_gil());
+  m.def("nearest_neighbors_cuda_workspace", &nearest_neighbors_cuda_workspace);
+  m.def("screen_bytes_cuda", &screen_bytes_cuda);
+  m.def(
+      "build_screen_cuda",
+      [](Address bank, Size num_rows, Size dim, Address order, Address center, Address scale,
+         Address screen, Address stream) {
+        build_screen_cuda(at<const float>(bank), num_rows, dim, at<const Size>(order),
+                          at<const float>(center), at<const float>(scale), at<void>(screen),
+                          stream);
+      },
+      release_gil());
+  // Not called but by tests, which compare the fast kernel with the plain one.
+  m.def(
+      "group_maxima_cuda",
+      [](Address queries, Address bank, Address half_norms, Size num_queries, Size num_rows,
+         Size depth, bool plain, Address maxima, Address stream) {
+        group_maxima_cuda(at<const void>(queries), at<const void>(bank),
+                          at<const float>(half_norms), num_queries, num_rows, depth, plain,
+                          at<float>(maxima), stream);
       },
       release_gil());
 #endif

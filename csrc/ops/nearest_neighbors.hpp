@@ -17,10 +17,31 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
                            std::int64_t k, float* distances, std::int64_t* indices,
                            int num_threads);
 
-/// The same on a CUDA device without a screen, queued on `stream`; indices of queries with fewer
-/// than k finite distances are -1.
+/// The same on a CUDA device, queued on `stream`; indices of queries with fewer than k finite
+/// distances are -1. `screen` is the bank's of `build_screen_cuda`, or null to compute every
+/// distance, as is done for k > 32 too; with a screen there is a `workspace`.
 void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, const float* bank,
-                            std::int64_t num_rows, std::int64_t dim, std::int64_t k,
-                            float* distances, std::int64_t* indices, std::uintptr_t stream);
+                            std::int64_t num_rows, std::int64_t dim, const void* screen,
+                            void* workspace, std::int64_t k, float* distances,
+                            std::int64_t* indices, std::uintptr_t stream);
+
+/// Bytes of the workspace of a screened search.
+std::int64_t nearest_neighbors_cuda_workspace(std::int64_t num_queries, std::int64_t num_rows,
+                                              std::int64_t dim);
+
+/// A float16 picture of a bank that tells which rows cannot be near a query; see
+/// ops/cuda/nearest_neighbors.cu. `center` [dim], `scale` [1] and `order` [num_rows], of all rows,
+/// those of like norm side by side, lie on the device and decide about speed alone.
+void build_screen_cuda(const float* bank, std::int64_t num_rows, std::int64_t dim,
+                       const std::int64_t* order, const float* center, const float* scale,
+                       void* screen, std::uintptr_t stream);
+
+std::int64_t screen_bytes_cuda(std::int64_t num_rows, std::int64_t dim);
+
+/// The kernel that screens, see ops/cuda/group_maxima.hpp; arrays are float16. `plain` chooses the
+/// one without tensor cores.
+void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
+                       std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
+                       bool plain, float* maxima, std::uintptr_t stream);
 
 }  // namespace autopatch

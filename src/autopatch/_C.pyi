@@ -65,6 +65,29 @@ def nearest_neighbors(
     indices: int,
     num_threads: int,
 ) -> None: ...
+def nearest_neighbors_cuda_workspace(num_queries: int, num_rows: int, dim: int) -> int: ...
+def screen_bytes_cuda(num_rows: int, dim: int) -> int: ...
+def build_screen_cuda(
+    bank: int,
+    num_rows: int,
+    dim: int,
+    order: int,
+    center: int,
+    scale: int,
+    screen: int,
+    stream: int,
+) -> None: ...
+def group_maxima_cuda(
+    queries: int,
+    bank: int,
+    half_norms: int,
+    num_queries: int,
+    num_rows: int,
+    depth: int,
+    plain: bool,
+    maxima: int,
+    stream: int,
+) -> None: ...
 def screen_bytes(num_rows: int, dim: int, width: int, is_projected: bool) -> int: ...
 def is_screen(screen: int, bytes: int, num_rows: int, dim: int) -> bool: ...
 def build_screen(
@@ -84,6 +107,8 @@ def nearest_neighbors_cuda(
     bank: int,
     num_rows: int,
     dim: int,
+    screen: int,
+    workspace: int,
     k: int,
     distances: int,
     indices: int,

@@ -1,25 +1,427 @@
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
 #include "core/cuda.cuh"
+#include "ops/cuda/group_maxima.hpp"
 #include "ops/nearest_neighbors.hpp"
+
+// Screened search. Bank and queries are centered, scaled and rounded to float16; tensor cores tell
+// how near each query comes to each group of 64 rounded rows (group_maxima.hpp). By the triangle
+// inequality
+//
+//     | |q - r| scale - |q~ - r~| | <= |q scale - q~| + |r scale - r~|,
+//
+// so there is an upper bound of the distance to the nearest row of each group and a lower bound for
+// all of its rows. The k-th smallest of the upper bounds is one of the k-th smallest distance;
+// groups whose lower bound is no greater are measured row by row, in float32 and in the order of
+// arithmetic of `exact_kernel`. Queries with too many such groups are left to that.
 
 namespace autopatch {
 namespace {
 
-constexpr int kTile = 64;   // queries of a block, and bank rows it takes at a time
-constexpr int kDepth = 16;  // features held in shared memory at a time
-constexpr int kSide = 16;   // threads a side; each computes kEach x kEach pairs
-constexpr int kEach = kTile / kSide;
+constexpr const char* kName = "nearest_neighbors";
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+constexpr int kWarp = 32;
+constexpr int kSumLength = 16;  // a running sum for every 16 features: one long sum of equal terms
+                                // would lose more than 1e-5 of it
+constexpr std::int64_t kMaxScreened = 32;                       // neighbors: one a lane
+constexpr int kMaxGroups = 64;                                  // that are measured for a query
+constexpr std::int64_t kMaximaBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
 
-// Copies rows [first, first + kTile) of `matrix`, features [d0, d0 + kDepth), transposed. What lies
-// outside the matrix becomes zero in both operands and adds nothing.
-__device__ void stage(const float* matrix, std::int64_t rows, std::int64_t dim, std::int64_t first,
-                      std::int64_t d0, float (*tile)[kTile + 1]) {
-  for (int i = threadIdx.x; i < kTile * kDepth; i += kSide * kSide) {
-    const int r = i / kDepth;
-    const int d = i % kDepth;
-    const bool inside = first + r < rows && d0 + d < dim;
-    tile[d][r] = inside ? matrix[(first + r) * dim + d0 + d] : 0.0f;
+__host__ __device__ inline float infinity() { return INFINITY; }
+
+// --- Screen
+// ----------------------------------------------------------------------------------------
+
+struct Screen {
+  std::int64_t num_rows;
+  std::int64_t padded_rows;
+  std::int64_t dim;
+  std::int64_t depth;
+  float* scale;       // [1]
+  float* center;      // [dim]
+  int* order;         // [padded_rows] row of the bank, or -1
+  float* half_norms;  // [padded_rows] half the squared norm of the rounded row
+  float* residuals;   // [groups] what rounding moves a row by, at most
+  float* norms;       // [groups] of the rounded rows, the largest
+  __half* rows;       // [padded_rows, depth]
+
+  __host__ __device__ std::int64_t groups() const { return padded_rows / kGroup; }
+};
+
+/// Queries of a chunk, and what is found out about them.
+struct Chunk {
+  const float* queries;
+  std::int64_t num_queries;
+  std::int64_t padded_queries;
+  __half* rows;      // [padded_queries, depth]
+  float* squares;    // [padded_queries] squared norm of the rounded query
+  float* residuals;  // [padded_queries]
+  float* maxima;     // [groups, padded_queries]
+  int* unscreened;   // [padded_queries] queries left to exact_kernel
+  int* num_unscreened;
+};
+
+struct Rounded {
+  float residual;
+  float square;
+};
+
+/// Rounds a row, by a warp: what float16 cannot hold becomes zero, at an infinite residual.
+__device__ Rounded round_row(const float* row, const float* center, float scale, std::int64_t dim,
+                             std::int64_t depth, __half* rounded) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  constexpr float kLargest = 65504.0f;
+  float rest = 0.0f;
+  float size = 0.0f;
+  double square = 0.0;
+  bool holds = true;
+  for (std::int64_t d = lane; d < depth; d += kWarp) {
+    const float value = d < dim ? (row[d] - center[d]) * scale : 0.0f;
+    const bool fits = fabsf(value) <= kLargest;
+    const __half half = __float2half_rn(fits ? value : 0.0f);
+    const float back = __half2float(half);
+    holds = holds && fits;
+    rest += (value - back) * (value - back);
+    size += value * value;
+    square += static_cast<double>(back) * static_cast<double>(back);
+    rounded[d] = half;
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    rest += __shfl_xor_sync(kAllLanes, rest, step);
+    size += __shfl_xor_sync(kAllLanes, size, step);
+    square += __shfl_xor_sync(kAllLanes, square, step);
+  }
+  holds = __all_sync(kAllLanes, holds) != 0;
+  if (!holds) {  // NaN and infinity too
+    for (std::int64_t d = lane; d < depth; d += kWarp) rounded[d] = __float2half_rn(0.0f);
+    return {infinity(), 0.0f};
+  }
+  // Centering and scaling round each value by 2^-23 of it; sums lose less than a thousandth.
+  constexpr float kOfValue = 2.4e-7f;
+  const float residual = 1.001f * (sqrtf(rest) + kOfValue * sqrtf(size)) + 1e-30f;
+  return {residual, static_cast<float>(square)};
+}
+
+constexpr int kEncodeThreads = 256;
+
+/// A block rounds a group of the bank.
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_bank_kernel(const float* bank, Screen screen) {
+  __shared__ float residuals[kGroup];
+  __shared__ float squares[kGroup];
+  const std::int64_t group = blockIdx.x;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int i = warp; i < kGroup; i += kEncodeThreads / kWarp) {
+    const std::int64_t at = group * kGroup + i;
+    const int row = screen.order[at];
+    __half* rounded = screen.rows + at * screen.depth;
+    Rounded found{0.0f, 0.0f};
+    if (row < 0) {
+      for (std::int64_t d = lane; d < screen.depth; d += kWarp) rounded[d] = __float2half_rn(0.0f);
+    } else {
+      found = round_row(bank + row * screen.dim, screen.center, *screen.scale, screen.dim,
+                        screen.depth, rounded);
+    }
+    if (lane == 0) {
+      constexpr float kNever = 3e38f;
+      screen.half_norms[at] = row < 0 ? kNever : 0.5f * found.square;
+      residuals[i] = found.residual;
+      squares[i] = found.square;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float residual = 0.0f;
+    float square = 0.0f;
+    for (int i = 0; i < kGroup; ++i) {
+      residual = fmaxf(residual, residuals[i]);
+      square = fmaxf(square, squares[i]);
+    }
+    screen.residuals[group] = residual;
+    screen.norms[group] = 1.00001f * sqrtf(square);
   }
 }
+
+__global__ void __launch_bounds__(kEncodeThreads)
+    encode_queries_kernel(Screen screen, Chunk chunk) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const std::int64_t query = static_cast<std::int64_t>(blockIdx.x) * (kEncodeThreads / kWarp) +
+                             static_cast<int>(threadIdx.x) / kWarp;
+  if (query >= chunk.padded_queries) return;
+  __half* rounded = chunk.rows + query * screen.depth;
+  Rounded found{0.0f, 0.0f};
+  if (query < chunk.num_queries) {
+    found = round_row(chunk.queries + query * screen.dim, screen.center, *screen.scale, screen.dim,
+                      screen.depth, rounded);
+  } else {
+    for (std::int64_t d = lane; d < screen.depth; d += kWarp) rounded[d] = __float2half_rn(0.0f);
+  }
+  if (lane == 0) {
+    chunk.squares[query] = found.square;
+    chunk.residuals[query] = found.residual;
+  }
+}
+
+// --- Bounds
+// ----------------------------------------------------------------------------------------
+
+struct Query {
+  float square;  // squared norm, rounded
+  float norm;    // at least
+  float residual;
+};
+
+/// Bounds of the distances from a query to the rows of a group, times the scale.
+struct Bounds {
+  float lower;  // of every row
+  float upper;  // of the nearest
+};
+
+__host__ __device__ inline Bounds bounds_of(const Query& query, float maximum, float residual,
+                                            float norm, std::int64_t depth) {
+  constexpr float kRounding = 1e-6f;  // of the few operations here, and of the norms
+  const float square = query.square - 2.0f * maximum;
+  const float error =
+      2.0f * accumulation_error(query.norm, norm, depth) + kRounding * (query.square + norm * norm);
+  const float moved = (query.residual + residual) * (1.0f + kRounding);
+  const float low = square - error;
+  const float high = square + error;
+  return {low > 0.0f ? sqrtf(low) * (1.0f - kRounding) - moved : -moved,
+          high > 0.0f ? sqrtf(high) * (1.0f + kRounding) + moved : moved};
+}
+
+/// Rows farther than this, by their lower bound, have a greater float32 distance than one of an
+/// upper bound `upper`: the sums are within 1e-5 of the exact ones, but for what underflows.
+__host__ __device__ inline float limit_of(float upper, std::int64_t dim, float scale) {
+  constexpr float kOfSums = 4e-5f;
+  constexpr float kLeastFloat = 1.4e-45f;
+  const float vanishing = 4.0f * static_cast<float>(dim) * kLeastFloat * scale * scale;
+  return sqrtf(upper * upper * (1.0f + kOfSums) + vanishing);
+}
+
+// --- Exact distances
+// -------------------------------------------------------------------------------
+
+/// Squared distance of two rows, in the order of arithmetic of every path. `aligned` tells whether
+/// all rows begin at multiples of 16 bytes.
+__device__ inline float squared_distance(const float* query, const float* row, std::int64_t dim,
+                                         bool aligned) {
+  float total = 0.0f;
+  std::int64_t d = 0;
+  if (aligned) {
+    for (; d + kSumLength <= dim; d += kSumLength) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kSumLength; i += 4) {
+        const float4 q = *reinterpret_cast<const float4*>(query + d + i);
+        const float4 r = *reinterpret_cast<const float4*>(row + d + i);
+        sum = __fmaf_rn(r.x - q.x, r.x - q.x, sum);
+        sum = __fmaf_rn(r.y - q.y, r.y - q.y, sum);
+        sum = __fmaf_rn(r.z - q.z, r.z - q.z, sum);
+        sum = __fmaf_rn(r.w - q.w, r.w - q.w, sum);
+      }
+      total = __fadd_rn(total, sum);
+    }
+  }
+  while (d < dim) {
+    const std::int64_t last = d + kSumLength < dim ? d + kSumLength : dim;
+    float sum = 0.0f;
+    for (; d < last; ++d) {
+      const float difference = row[d] - query[d];
+      sum = __fmaf_rn(difference, difference, sum);
+    }
+    total = __fadd_rn(total, sum);
+  }
+  return total;
+}
+
+/// Whether a row comes before another one: nearer, or as near and of lower index.
+__host__ __device__ inline bool before(float distance, int row, float other_distance,
+                                       int other_row) {
+  return distance < other_distance || (distance == other_distance && row < other_row);
+}
+
+/// The k nearest rows so far, ascending, one a lane.
+struct Nearest {
+  float distance;
+  int row;
+
+  /// Takes in the rows of all lanes that have one. All lanes must call it.
+  __device__ void merge(float candidate, int candidate_row, bool has_one, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    for (;;) {
+      const float last = __shfl_sync(kAllLanes, distance, k - 1);
+      const int last_row = __shfl_sync(kAllLanes, row, k - 1);
+      has_one = has_one && before(candidate, candidate_row, last, last_row);
+      const unsigned left = __ballot_sync(kAllLanes, has_one);
+      if (left == 0) return;
+      const int source = __ffs(static_cast<int>(left)) - 1;
+      const float coming = __shfl_sync(kAllLanes, candidate, source);
+      const int coming_row = __shfl_sync(kAllLanes, candidate_row, source);
+      if (lane == source) has_one = false;
+      const bool stays = before(distance, row, coming, coming_row);
+      const float previous = __shfl_up_sync(kAllLanes, distance, 1);
+      const int previous_row = __shfl_up_sync(kAllLanes, row, 1);
+      const unsigned staying = __ballot_sync(kAllLanes, stays);
+      const int place = __popc(staying);
+      if (lane == place) {
+        distance = coming;
+        row = coming_row;
+      } else if (lane > place) {
+        distance = previous;
+        row = previous_row;
+      }
+    }
+  }
+};
+
+// --- Selection
+// -------------------------------------------------------------------------------------
+
+constexpr int kSelectThreads = 256;
+constexpr int kSelectQueries = 32;  // of a block
+constexpr int kQueriesOfWarp = kSelectQueries / (kSelectThreads / kWarp);
+
+/// Maxima of 32 groups for the block's queries, [group][query].
+using MaximaTile = float[kWarp][kSelectQueries + 1];
+
+__device__ void load_maxima(const Chunk& chunk, std::int64_t first_query, std::int64_t first_group,
+                            std::int64_t groups, MaximaTile& tile) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < kWarp; i += kSelectThreads / kWarp) {
+    if (first_group + i < groups) {
+      tile[i][lane] = chunk.maxima[(first_group + i) * chunk.padded_queries + first_query + lane];
+    }
+  }
+  __syncthreads();
+}
+
+__global__ void __launch_bounds__(kSelectThreads)
+    select_kernel(Screen screen, Chunk chunk, const float* bank, bool aligned, int k,
+                  float* distances, std::int64_t* indices) {
+  __shared__ MaximaTile tile;
+  __shared__ Nearest lists[kSelectQueries][kWarp];  // upper bounds at first, then rows
+  __shared__ int counts[kSelectQueries];            // groups measured
+  __shared__ Query all_queries[kSelectQueries];
+  __shared__ float limits[kSelectQueries];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int own = static_cast<int>(threadIdx.x) / kWarp * kQueriesOfWarp;
+  const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kSelectQueries;
+  const std::int64_t groups = screen.groups();
+
+  Query queries[kQueriesOfWarp];
+  float least[kQueriesOfWarp];
+#pragma unroll
+  for (int j = 0; j < kQueriesOfWarp; ++j) {
+    const std::int64_t query = first_query + own + j;
+    queries[j].square = chunk.squares[query];
+    queries[j].norm = 1.00001f * sqrtf(queries[j].square);
+    queries[j].residual = chunk.residuals[query];
+    least[j] = infinity();
+    lists[own + j][lane] = {infinity(), 0x7FFFFFFF};
+    if (lane == 0) {
+      counts[own + j] = 0;
+      all_queries[own + j] = queries[j];
+    }
+  }
+
+  // Upper bounds of the k nearest groups.
+  for (std::int64_t first_group = 0; first_group < groups; first_group += kWarp) {
+    load_maxima(chunk, first_query, first_group, groups, tile);
+    const std::int64_t group = first_group + lane;
+    const bool inside = group < groups;
+    const float residual = inside ? screen.residuals[group] : infinity();
+    const float norm = inside ? screen.norms[group] : 0.0f;
+#pragma unroll
+    for (int j = 0; j < kQueriesOfWarp; ++j) {
+      const float upper =
+          inside ? bounds_of(queries[j], tile[lane][own + j], residual, norm, screen.depth).upper
+                 : infinity();
+      if (k == 1) {
+        least[j] = fminf(least[j], upper);
+      } else if (__any_sync(kAllLanes, upper < least[j])) {
+        Nearest list = lists[own + j][lane];
+        list.merge(upper, static_cast<int>(group), upper < least[j], k);
+        lists[own + j][lane] = list;
+        least[j] = __shfl_sync(kAllLanes, list.distance, k - 1);
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kQueriesOfWarp; ++j) {
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      least[j] = fminf(least[j], __shfl_xor_sync(kAllLanes, least[j], step));
+    }
+    if (lane == 0) limits[own + j] = limit_of(least[j], screen.dim, *screen.scale);
+    lists[own + j][lane] = {infinity(), 0x7FFFFFFF};
+  }
+  __syncwarp();
+
+  // Rows of the groups that may hold one.
+  for (std::int64_t first_group = 0; first_group < groups; first_group += kWarp) {
+    load_maxima(chunk, first_query, first_group, groups, tile);
+    const std::int64_t group = first_group + lane;
+    const bool inside = group < groups;
+    const float residual = inside ? screen.residuals[group] : infinity();
+    const float norm = inside ? screen.norms[group] : 0.0f;
+    for (int j = 0; j < kQueriesOfWarp; ++j) {
+      const std::int64_t query = first_query + own + j;
+      // Written so that a bound which is NaN passes.
+      const bool passes =
+          inside && query < chunk.num_queries &&
+          !(bounds_of(all_queries[own + j], tile[lane][own + j], residual, norm, screen.depth)
+                .lower > limits[own + j]);
+      unsigned left = __ballot_sync(kAllLanes, passes);
+      if (left == 0) continue;
+      const int count = counts[own + j] + __popc(left);
+      __syncwarp();
+      if (lane == 0) counts[own + j] = count;
+      __syncwarp();
+      if (count > kMaxGroups) continue;
+      Nearest list = lists[own + j][lane];
+      const float* values = chunk.queries + query * screen.dim;
+      for (; left != 0; left &= left - 1) {
+        const std::int64_t chosen = first_group + __ffs(static_cast<int>(left)) - 1;
+        for (int i = lane; i < kGroup; i += kWarp) {
+          const int row = screen.order[chosen * kGroup + i];
+          float distance = infinity();
+          if (row >= 0)
+            distance = squared_distance(values, bank + row * screen.dim, screen.dim, aligned);
+          list.merge(distance, row, distance < infinity(), k);
+        }
+      }
+      lists[own + j][lane] = list;
+    }
+  }
+  __syncwarp();
+  for (int j = 0; j < kQueriesOfWarp; ++j) {
+    const std::int64_t query = first_query + own + j;
+    if (query >= chunk.num_queries) continue;
+    if (counts[own + j] > kMaxGroups) {
+      if (lane == 0) {
+        chunk.unscreened[atomicAdd(chunk.num_unscreened, 1)] = static_cast<int>(query);
+      }
+    } else if (lane < k) {
+      const Nearest found = lists[own + j][lane];
+      const bool finite = found.distance < infinity();
+      distances[query * k + lane] = found.distance;
+      indices[query * k + lane] = finite ? found.row : -1;
+    }
+  }
+}
+
+// --- All distances
+// ---------------------------------------------------------------------------------
+
+constexpr int kTile = 64;  // queries of a block, and bank rows it takes at a time
+constexpr int kSide = 16;  // threads a side; each computes kEach x kEach pairs
+constexpr int kEach = kTile / kSide;
 
 // Rows come in ascending order and a newcomer goes behind its equals: ties keep the lowest index.
 __device__ void insert(float distance, std::int64_t index, std::int64_t k, float* distances,
@@ -33,36 +435,59 @@ __device__ void insert(float distance, std::int64_t index, std::int64_t k, float
   indices[at] = index;
 }
 
-__global__ void __launch_bounds__(kSide* kSide)
-    nearest_kernel(const float* queries, std::int64_t num_queries, const float* bank,
-                   std::int64_t num_rows, std::int64_t dim, std::int64_t k, float* distances,
-                   std::int64_t* indices) {
-  __shared__ float query_tile[kDepth][kTile + 1];
-  __shared__ float bank_tile[kDepth][kTile + 1];
-  __shared__ float distance_tile[kTile][kTile + 1];
+/// Which queries: all of [0, count), or those in `list`, of which there are `*length`.
+struct Selection {
+  const int* list;
+  const int* length;
+  std::int64_t count;
+};
 
-  const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kTile;
-  const int row_group = static_cast<int>(threadIdx.x) % kSide;
-  const int query_group = static_cast<int>(threadIdx.x) / kSide;
-  const std::int64_t own_query = first_query + threadIdx.x;
-  const bool keeps_list = threadIdx.x < kTile && own_query < num_queries;
-  if (keeps_list) {
+__global__ void __launch_bounds__(kSide* kSide)
+    exact_kernel(const float* queries, Selection selection, const float* bank,
+                 std::int64_t num_rows, std::int64_t dim, std::int64_t k, float* distances,
+                 std::int64_t* indices) {
+  __shared__ float query_tile[kSumLength][kTile + 1];
+  __shared__ float bank_tile[kSumLength][kTile + 1];
+  __shared__ float distance_tile[kTile][kTile + 1];
+  __shared__ std::int64_t numbers[kTile];  // of the queries, -1 behind the last
+
+  const std::int64_t count = selection.list == nullptr ? selection.count : *selection.length;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kTile;
+  if (first >= count) return;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kTile) {
+    const std::int64_t at = first + thread;
+    numbers[thread] = at >= count ? -1 : selection.list == nullptr ? at : selection.list[at];
+  }
+  __syncthreads();
+  const int row_group = thread % kSide;
+  const int query_group = thread / kSide;
+  const std::int64_t own_query = thread < kTile ? numbers[thread] : -1;
+  float* own_distances = distances + own_query * k;
+  std::int64_t* own_indices = indices + own_query * k;
+  if (own_query >= 0) {
     for (std::int64_t i = 0; i < k; ++i) {
-      distances[own_query * k + i] = __int_as_float(0x7f800000);  // +infinity
-      indices[own_query * k + i] = -1;
+      own_distances[i] = infinity();
+      own_indices[i] = -1;
     }
   }
 
   for (std::int64_t first_row = 0; first_row < num_rows; first_row += kTile) {
     float total[kEach][kEach] = {};
-    for (std::int64_t d0 = 0; d0 < dim; d0 += kDepth) {
-      // A sum of its own for every kDepth features: the rounding errors of one long sum of equal
-      // terms add up beyond 1e-5 of it.
-      float sum[kEach][kEach] = {};
-      stage(queries, num_queries, dim, first_query, d0, query_tile);
-      stage(bank, num_rows, dim, first_row, d0, bank_tile);
+    for (std::int64_t d0 = 0; d0 < dim; d0 += kSumLength) {
+      // What lies outside becomes zero on both sides and adds nothing.
+      for (int i = thread; i < kTile * kSumLength; i += kSide * kSide) {
+        const int r = i / kSumLength;
+        const int d = i % kSumLength;
+        const bool has_feature = d0 + d < dim;
+        query_tile[d][r] =
+            has_feature && numbers[r] >= 0 ? queries[numbers[r] * dim + d0 + d] : 0.0f;
+        bank_tile[d][r] =
+            has_feature && first_row + r < num_rows ? bank[(first_row + r) * dim + d0 + d] : 0.0f;
+      }
       __syncthreads();
-      for (int d = 0; d < kDepth; ++d) {
+      float sum[kEach][kEach] = {};
+      for (int d = 0; d < kSumLength; ++d) {
         float q[kEach];
         float b[kEach];
         for (int i = 0; i < kEach; ++i) {
@@ -72,12 +497,12 @@ __global__ void __launch_bounds__(kSide* kSide)
         for (int i = 0; i < kEach; ++i) {
           for (int j = 0; j < kEach; ++j) {
             const float difference = b[j] - q[i];
-            sum[i][j] = fmaf(difference, difference, sum[i][j]);
+            sum[i][j] = __fmaf_rn(difference, difference, sum[i][j]);
           }
         }
       }
       for (int i = 0; i < kEach; ++i) {
-        for (int j = 0; j < kEach; ++j) total[i][j] += sum[i][j];
+        for (int j = 0; j < kEach; ++j) total[i][j] = __fadd_rn(total[i][j], sum[i][j]);
       }
       __syncthreads();
     }
@@ -87,13 +512,13 @@ __global__ void __launch_bounds__(kSide* kSide)
       }
     }
     __syncthreads();
-    if (keeps_list) {
+    if (own_query >= 0) {
       const std::int64_t left = num_rows - first_row;
       const int rows = static_cast<int>(left < kTile ? left : kTile);
       for (int r = 0; r < rows; ++r) {
-        const float distance = distance_tile[threadIdx.x][r];
-        if (distance < distances[own_query * k + k - 1]) {
-          insert(distance, first_row + r, k, distances + own_query * k, indices + own_query * k);
+        const float distance = distance_tile[thread][r];
+        if (distance < own_distances[k - 1]) {
+          insert(distance, first_row + r, k, own_distances, own_indices);
         }
       }
     }
@@ -101,16 +526,158 @@ __global__ void __launch_bounds__(kSide* kSide)
   }
 }
 
+// --- Host
+// ------------------------------------------------------------------------------------------
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
+
+/// Parts of one piece of memory, or their size alone where it is null.
+class Parts {
+ public:
+  explicit Parts(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
+
+  template <typename T>
+  T* take(std::int64_t count) {
+    constexpr std::int64_t kAlignment = 256;
+    unsigned char* part = memory_ == nullptr ? nullptr : memory_ + size_;
+    size_ += round_up(count * static_cast<std::int64_t>(sizeof(T)), kAlignment);
+    return reinterpret_cast<T*>(part);
+  }
+  std::int64_t size() const { return size_; }
+
+ private:
+  unsigned char* memory_;
+  std::int64_t size_ = 0;
+};
+
+std::int64_t lay_out(std::int64_t num_rows, std::int64_t dim, void* memory, Screen& screen) {
+  Parts parts(memory);
+  screen.num_rows = num_rows;
+  screen.padded_rows = round_up(num_rows, kRowsOfTile);
+  screen.dim = dim;
+  screen.depth = std::max(round_up(dim, kDepthOfTile), kDepthOfTile);
+  screen.scale = parts.take<float>(1);
+  screen.center = parts.take<float>(dim);
+  screen.order = parts.take<int>(screen.padded_rows);
+  screen.half_norms = parts.take<float>(screen.padded_rows);
+  screen.residuals = parts.take<float>(screen.groups());
+  screen.norms = parts.take<float>(screen.groups());
+  screen.rows = parts.take<__half>(screen.padded_rows * screen.depth);
+  return parts.size();
+}
+
+std::int64_t lay_out(const Screen& screen, std::int64_t num_queries, void* memory, Chunk& chunk) {
+  Parts parts(memory);
+  const std::int64_t most = kMaximaBytes / (4 * screen.groups()) / kQueriesOfTile * kQueriesOfTile;
+  chunk.padded_queries =
+      std::min(round_up(num_queries, kQueriesOfTile), std::max(most, kQueriesOfTile));
+  chunk.rows = parts.take<__half>(chunk.padded_queries * screen.depth);
+  chunk.squares = parts.take<float>(chunk.padded_queries);
+  chunk.residuals = parts.take<float>(chunk.padded_queries);
+  chunk.maxima = parts.take<float>(screen.groups() * chunk.padded_queries);
+  chunk.unscreened = parts.take<int>(chunk.padded_queries);
+  chunk.num_unscreened = parts.take<int>(1);
+  return parts.size();
+}
+
+__global__ void __launch_bounds__(kEncodeThreads)
+    order_kernel(const std::int64_t* order, const float* center, const float* scale,
+                 Screen screen) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kEncodeThreads + threadIdx.x;
+  if (at < screen.padded_rows) {
+    screen.order[at] = at < screen.num_rows ? static_cast<int>(order[at]) : -1;
+  }
+  if (at < screen.dim) screen.center[at] = center[at];
+  if (at == 0) *screen.scale = *scale;
+}
+
+void launch_exact(const float* queries, const Selection& selection, const float* bank,
+                  std::int64_t num_rows, std::int64_t dim, std::int64_t k, float* distances,
+                  std::int64_t* indices, cudaStream_t stream) {
+  launch(kName, Grid::independent, exact_kernel,
+         static_cast<unsigned>(divide_up(selection.count, kTile)), kSide * kSide, 0, stream,
+         queries, selection, bank, num_rows, dim, k, distances, indices);
+}
+
 }  // namespace
 
+std::int64_t screen_bytes_cuda(std::int64_t num_rows, std::int64_t dim) {
+  Screen screen{};
+  return lay_out(num_rows, dim, nullptr, screen);
+}
+
+void build_screen_cuda(const float* bank, std::int64_t num_rows, std::int64_t dim,
+                       const std::int64_t* order, const float* center, const float* scale,
+                       void* memory, std::uintptr_t stream) {
+  const auto queue = reinterpret_cast<cudaStream_t>(stream);
+  Screen screen{};
+  lay_out(num_rows, dim, memory, screen);
+  launch(kName, Grid::independent, order_kernel,
+         static_cast<unsigned>(divide_up(std::max(screen.padded_rows, dim), kEncodeThreads)),
+         kEncodeThreads, 0, queue, order, center, scale, screen);
+  launch(kName, Grid::independent, encode_bank_kernel, static_cast<unsigned>(screen.groups()),
+         kEncodeThreads, 0, queue, bank, screen);
+}
+
+std::int64_t nearest_neighbors_cuda_workspace(std::int64_t num_queries, std::int64_t num_rows,
+                                              std::int64_t dim) {
+  Screen screen{};
+  lay_out(num_rows, dim, nullptr, screen);
+  Chunk chunk{};
+  return lay_out(screen, num_queries, nullptr, chunk);
+}
+
 void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, const float* bank,
-                            std::int64_t num_rows, std::int64_t dim, std::int64_t k,
-                            float* distances, std::int64_t* indices, std::uintptr_t stream) {
+                            std::int64_t num_rows, std::int64_t dim, const void* screen_memory,
+                            void* workspace, std::int64_t k, float* distances,
+                            std::int64_t* indices, std::uintptr_t stream) {
   if (num_queries == 0) return;
-  const auto blocks = static_cast<unsigned>((num_queries + kTile - 1) / kTile);
-  launch("nearest_neighbors", Grid::independent, nearest_kernel, blocks, kSide * kSide, 0,
-         reinterpret_cast<cudaStream_t>(stream), queries, num_queries, bank, num_rows, dim, k,
-         distances, indices);
+  const auto queue = reinterpret_cast<cudaStream_t>(stream);
+  if (screen_memory == nullptr || k > kMaxScreened) {
+    launch_exact(queries, {nullptr, nullptr, num_queries}, bank, num_rows, dim, k, distances,
+                 indices, queue);
+    return;
+  }
+  Screen screen{};
+  lay_out(num_rows, dim, const_cast<void*>(screen_memory), screen);
+  Chunk chunk{};
+  lay_out(screen, num_queries, workspace, chunk);
+  const std::int64_t most = chunk.padded_queries;
+  constexpr std::uintptr_t kVector = 16;
+  const bool aligned = dim % 4 == 0 && reinterpret_cast<std::uintptr_t>(queries) % kVector == 0 &&
+                       reinterpret_cast<std::uintptr_t>(bank) % kVector == 0;
+  for (std::int64_t first = 0; first < num_queries; first += most) {
+    chunk.queries = queries + first * dim;
+    chunk.num_queries = std::min(most, num_queries - first);
+    chunk.padded_queries = round_up(chunk.num_queries, kQueriesOfTile);
+    launch(kName, Grid::independent, encode_queries_kernel,
+           static_cast<unsigned>(divide_up(chunk.padded_queries, kEncodeThreads / kWarp)),
+           kEncodeThreads, 0, queue, screen, chunk);
+    group_maxima({chunk.rows, screen.rows, screen.half_norms, chunk.padded_queries,
+                  screen.padded_rows, screen.depth, chunk.maxima},
+                 queue);
+    cuda_check(cudaMemsetAsync(chunk.num_unscreened, 0, sizeof(int), queue), kName);
+    launch(kName, Grid::independent, select_kernel,
+           static_cast<unsigned>(chunk.padded_queries / kSelectQueries), kSelectThreads, 0, queue,
+           screen, chunk, bank, aligned, static_cast<int>(k), distances + first * k,
+           indices + first * k);
+    launch_exact(chunk.queries, {chunk.unscreened, chunk.num_unscreened, chunk.num_queries}, bank,
+                 num_rows, dim, k, distances + first * k, indices + first * k, queue);
+  }
+}
+
+void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
+                       std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
+                       bool plain, float* maxima, std::uintptr_t stream) {
+  const GroupMaxima work{static_cast<const __half*>(queries),
+                         static_cast<const __half*>(bank),
+                         half_norms,
+                         num_queries,
+                         num_rows,
+                         depth,
+                         maxima};
+  (plain ? group_maxima_plain : group_maxima)(work, reinterpret_cast<cudaStream_t>(stream));
 }
 
 }  // namespace autopatch

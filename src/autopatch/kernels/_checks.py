@@ -65,6 +65,16 @@ def check_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
         raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
 
 
+def check_cuda_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
+    check_dtype("screen", screen, torch.uint8)
+    if not (
+        screen.device == bank.device
+        and screen.is_contiguous()
+        and screen.numel() == _C.screen_bytes_cuda(*bank.shape)
+    ):
+        raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
+
+
 def check_cuda_columns(features: torch.Tensor) -> None:
     if features.shape[1] > MAX_CUDA_COLUMNS:
         raise ValueError(

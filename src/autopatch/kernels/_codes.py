@@ -14,7 +14,10 @@ import torch
 from autopatch import _C
 
 _SAMPLE = 512  # rows that the directions are estimated from
+MAX_SCREENED = 32  # neighbors of a query that are found by a screen on a GPU
 _CUDA_SAMPLE = 4096  # rows that codes on a GPU are fitted to
+_CUDA_LARGEST = 256.0  # value of a screen's float16 rows: far from both ends of their range
+_CUDA_ROWS_AT_A_TIME = 2**16  # that are centered in memory
 _PROBES = 32  # of them, stand in for queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
 _MIN_ROWS = 1024  # of a bank for which looking for directions pays
@@ -89,6 +92,42 @@ def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     center = sample.mean(dim=0)
     largest = (sample - center).abs().amax() if features.shape[1] else center.new_ones(())
     return center, (127 / largest.clamp(1e-30, 1e30)).reshape(1)
+
+
+def cuda_rounding(bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How a bank `[N, D]` is rounded to float16: order of its rows `[N]`, center `[D]` and scale
+    `[1]`. Rows of like norm, which lose like amounts, stand side by side."""
+    # Where the mean overflows float32, any center will do.
+    center = bank.mean(dim=0).nan_to_num(0.0)
+    norms, largest = [], [center.new_zeros(())]
+    for part in bank.split(_CUDA_ROWS_AT_A_TIME):
+        centered = part - center
+        norms.append(torch.linalg.vector_norm(centered, dim=1))
+        if centered.numel():
+            largest.append(centered.abs().amax())
+    scale = _CUDA_LARGEST / torch.stack(largest).amax().clamp(1e-30, 1e30)
+    return torch.sort(torch.cat(norms), stable=True).indices, center, scale.reshape(1)
+
+
+def make_cuda_screen(bank: torch.Tensor) -> torch.Tensor:
+    """The screen of a finite, contiguous bank `[N, D]` on a GPU, in one piece of memory, uint8 (see
+    csrc/ops/cuda/nearest_neighbors.cu); nothing waits for the device."""
+    with torch.cuda.device_of(bank):
+        order, center, scale = cuda_rounding(bank)
+        rows, dim = bank.shape
+        size = _C.screen_bytes_cuda(rows, dim)
+        screen = torch.empty(size, dtype=torch.uint8, device=bank.device)
+        _C.build_screen_cuda(
+            bank.data_ptr(),
+            rows,
+            dim,
+            order.data_ptr(),
+            center.data_ptr(),
+            scale.data_ptr(),
+            screen.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
+    return screen
 
 
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:

@@ -17,7 +17,14 @@ import torch
 from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
-from autopatch.kernels._codes import coreset_coding, cuda_codes, make_screen, worth_a_screen
+from autopatch.kernels._codes import (
+    MAX_SCREENED,
+    coreset_coding,
+    cuda_codes,
+    make_cuda_screen,
+    make_screen,
+    worth_a_screen,
+)
 
 Operator = Callable[..., Any]
 
@@ -134,6 +141,14 @@ def _nearest_cuda(
         queries, bank = queries.contiguous(), bank.contiguous()
         if not bank_is_finite:
             check_finite("bank", bank, num_threads)
+        if screen is not None:
+            _checks.check_cuda_screen(screen, bank)
+        elif k <= MAX_SCREENED and worth_a_screen(queries.shape[0], bank):
+            screen = make_cuda_screen(bank)
+        workspace = None
+        if screen is not None and k <= MAX_SCREENED:
+            size = _C.nearest_neighbors_cuda_workspace(queries.shape[0], *bank.shape)
+            workspace = torch.empty(size, dtype=torch.uint8, device=queries.device)
         distances, indices = _nearest_outputs(queries, k)
         _C.nearest_neighbors_cuda(
             queries.data_ptr(),
@@ -141,11 +156,15 @@ def _nearest_cuda(
             bank.data_ptr(),
             bank.shape[0],
             bank.shape[1],
+            0 if screen is None else screen.data_ptr(),
+            0 if workspace is None else workspace.data_ptr(),
             k,
             distances.data_ptr(),
             indices.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )
+        if torch.cuda.is_current_stream_capturing():
+            return distances, indices  # a graph cannot tell the host: the index stays -1
     missing = (indices[:, -1] < 0).nonzero()
     if len(missing):
         raise ValueError(

@@ -6,16 +6,17 @@ import torch
 
 from autopatch.kernels import _checks, _library
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
-from autopatch.kernels._codes import make_screen
+from autopatch.kernels._codes import make_cuda_screen, make_screen
 
 
 class NearestNeighborIndex:
     """A bank with its screen, made once and searched many times.
 
-    On the CPU the screen, an 8-bit picture of the bank, tells which rows cannot be near a query:
-    the search computes the distances of the few others and is exact. It takes less than half the
-    bank's memory from 16 features on, and is made in the time of some thousand queries; making it
-    takes some 40 bytes a row for a while.
+    The screen, a rounded picture of the bank, tells which rows cannot be near a query: the search
+    computes the distances of the few others and is exact. On the CPU it is of 8 bits a value, takes
+    less than half the bank's memory from 16 features on, and is made in the time of some thousand
+    queries; making it takes some 40 bytes a row for a while. On a GPU it is of float16, rows padded
+    to multiples of 64 features.
 
     Args:
         bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1. It is
@@ -23,7 +24,7 @@ class NearestNeighborIndex:
 
     Attributes:
         bank: The rows.
-        screen: The screen, uint8, in one piece; None on a GPU.
+        screen: The screen, uint8, in one piece.
 
     Raises:
         TypeError: `bank` has another dtype.
@@ -81,7 +82,9 @@ class NearestNeighborIndex:
         _checks.check_bank(bank)
         bank = bank.contiguous()
         _library.check_finite("bank", bank, num_threads=0)
-        self.screen = None if bank.is_cuda else make_screen(bank, _library.threads(0))
+        self.screen = (
+            make_cuda_screen(bank) if bank.is_cuda else make_screen(bank, _library.threads(0))
+        )
         self.bank = bank
 
     def __len__(self) -> int:
@@ -101,8 +104,9 @@ def nearest_neighbors(
 ) -> tuple[Array, Array]:
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 
-    The search is exact and never holds a queries x bank matrix: on the CPU, rows that an 8-bit
-    screen of the bank proves too far are passed over. Distances are float32 sums of squared
+    The search is exact and never holds a queries x bank matrix: rows that a screen of the bank
+    proves too far are passed over. On a GPU the screening runs on tensor cores for k up to 32, and
+    takes some 512 MiB at most. Distances are float32 sums of squared
     differences: unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each is
     within 1e-5 relative of its float64 value, and a row at distance zero is found at zero. Equal
     distances, as of identical rows, are ordered by index.
