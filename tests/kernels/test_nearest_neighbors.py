@@ -482,6 +482,67 @@ def test_cuda_work_is_queued_on_the_current_stream() -> None:
     assert_nearest(found, queries * 2, bank * 2)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("depth", [64, 128, 192, 384, 1024])
+@pytest.mark.parametrize(("num_queries", "num_rows"), [(128, 256), (384, 1024), (1280, 5376)])
+def test_cuda_group_maxima_are_within_their_bound(
+    num_queries: int, num_rows: int, depth: int
+) -> None:
+    generator = torch.Generator("cuda").manual_seed(depth + num_rows)
+    queries, bank = (
+        torch.randn(rows, depth, device="cuda", generator=generator).half() + 0.5
+        for rows in (num_queries, num_rows)
+    )
+    half_norms = bank.float().square().sum(dim=1) / 2
+    half_norms[-3:] = 3e38  # as of padding
+
+    def maxima(plain: bool) -> torch.Tensor:
+        found = torch.full((num_rows // 64, num_queries), torch.nan, device="cuda")
+        _C.group_maxima_cuda(
+            *(queries.data_ptr(), bank.data_ptr(), half_norms.data_ptr()),
+            *(num_queries, num_rows, depth, plain, found.data_ptr()),
+            torch.cuda.current_stream().cuda_stream,
+        )
+        return found
+
+    exact = queries.double() @ bank.double().T - half_norms.double()
+    expected = exact.unflatten(1, (-1, 64)).amax(dim=2).T
+    query_norms = queries.double().norm(dim=1)
+    row_norms = bank.double().norm(dim=1).unflatten(0, (-1, 64)).amax(dim=1)
+    # As in csrc/ops/cuda/group_maxima.hpp.
+    products = query_norms * row_norms[:, None] + row_norms[:, None].square()
+    bound = (depth // 16 + 1) * 2**-18 * products
+    for plain in (True, False):
+        error = (maxima(plain).double() - expected).abs()
+        assert bool((error <= bound).all()), float((error / bound).max())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("k", [1, 9, 32])
+def test_cuda_screen_changes_nothing(k: int) -> None:
+    latent = normal(30, 100, seed=3)
+    bank = torch.relu(normal(20_000, 30) @ latent).cuda()
+    queries = torch.relu(normal(3_000, 30, seed=1) @ latent).cuda()
+    screened = nearest_neighbors(queries, NearestNeighborIndex(bank), k)
+    plain = torch.ops.autopatch.nearest_neighbors(queries[:20], bank, None, k, True, 0)
+    for found, expected in zip(screened, plain, strict=True):
+        assert torch.equal(found[:20], expected)
+
+
+@pytest.mark.cuda
+def test_cuda_graph_of_a_search() -> None:
+    queries, bank = normal(500, 40).cuda(), normal(9_000, 40, seed=1).cuda()
+    index = NearestNeighborIndex(bank)
+    nearest_neighbors(queries, index, 3)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = nearest_neighbors(queries, index, 3)
+    for seed in (2, 3):
+        queries.copy_(normal(500, 40, seed=seed))
+        graph.replay()
+        assert_nearest(found, queries, bank)
+
+
 def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from autopatch.kernels import _library
 
