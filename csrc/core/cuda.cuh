@@ -28,8 +28,8 @@ __device__ T* shared_memory() {
   return reinterpret_cast<T*>(autopatch_shared_memory);
 }
 
-/// Called while waiting for memory that another block writes.
-__device__ inline void pause() { __nanosleep(20); }
+/// Called while waiting for memory that another block writes: a GPU just looks again.
+__device__ inline void pause() {}
 
 enum class Grid { independent, cooperative };
 

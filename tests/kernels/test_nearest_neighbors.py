@@ -540,7 +540,7 @@ def test_cuda_graph_of_a_search() -> None:
     for seed in (2, 3):
         queries.copy_(normal(500, 40, seed=seed))
         graph.replay()
-        assert_nearest(found, queries, bank)
+        assert_nearest(found, queries, bank, 3)
 
 
 def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
