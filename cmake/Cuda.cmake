@@ -84,6 +84,7 @@ function(autopatch_link_cuda_operators target)
     csrc/ops/cuda/aggregate_patches.cu
     csrc/ops/cuda/greedy_coreset.cu
     csrc/ops/cuda/group_maxima.cu
+    csrc/ops/cuda/group_maxima_wgmma.cu
     csrc/ops/cuda/nearest_neighbors.cu
   )
   target_compile_definitions(${target} PRIVATE AUTOPATCH_WITH_CUDA)

@@ -177,13 +177,18 @@ PYBIND11_MODULE(_C, m) {
                           stream);
       },
       release_gil());
-  // Not called but by tests, which compare the fast kernel with the plain one.
+  // What follows is not called but by tests, which compare the fast kernels with the plain one.
+  m.def("has_wgmma", &has_wgmma);
+  py::enum_<GroupMaximaMethod>(m, "GroupMaximaMethod")
+      .value("plain", GroupMaximaMethod::plain)
+      .value("mma", GroupMaximaMethod::mma)
+      .value("wgmma", GroupMaximaMethod::wgmma);
   m.def(
       "group_maxima_cuda",
       [](Address queries, Address bank, Address half_norms, Size num_queries, Size num_rows,
-         Size depth, bool plain, Address maxima, Address stream) {
+         Size depth, GroupMaximaMethod method, Address maxima, Address stream) {
         group_maxima_cuda(at<const void>(queries), at<const void>(bank),
-                          at<const float>(half_norms), num_queries, num_rows, depth, plain,
+                          at<const float>(half_norms), num_queries, num_rows, depth, method,
                           at<float>(maxima), stream);
       },
       release_gil());

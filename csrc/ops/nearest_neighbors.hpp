@@ -38,10 +38,13 @@ void build_screen_cuda(const float* bank, std::int64_t num_rows, std::int64_t di
 
 std::int64_t screen_bytes_cuda(std::int64_t num_rows, std::int64_t dim);
 
-/// The kernel that screens, see ops/cuda/group_maxima.hpp; arrays are float16. `plain` chooses the
-/// one without tensor cores.
+enum class GroupMaximaMethod { plain, mma, wgmma };
+
+/// One of the kernels that screen, see ops/cuda/group_maxima.hpp; arrays are float16.
 void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
                        std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
-                       bool plain, float* maxima, std::uintptr_t stream);
+                       GroupMaximaMethod method, float* maxima, std::uintptr_t stream);
+
+bool has_wgmma();
 
 }  // namespace autopatch

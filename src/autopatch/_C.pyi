@@ -77,6 +77,13 @@ def build_screen_cuda(
     screen: int,
     stream: int,
 ) -> None: ...
+def has_wgmma() -> bool: ...
+
+class GroupMaximaMethod(Enum):
+    plain = ...
+    mma = ...
+    wgmma = ...
+
 def group_maxima_cuda(
     queries: int,
     bank: int,
@@ -84,7 +91,7 @@ def group_maxima_cuda(
     num_queries: int,
     num_rows: int,
     depth: int,
-    plain: bool,
+    method: GroupMaximaMethod,
     maxima: int,
     stream: int,
 ) -> None: ...

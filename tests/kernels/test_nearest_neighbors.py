@@ -496,11 +496,11 @@ def test_cuda_group_maxima_are_within_their_bound(
     half_norms = bank.float().square().sum(dim=1) / 2
     half_norms[-3:] = 3e38  # as of padding
 
-    def maxima(plain: bool) -> torch.Tensor:
+    def maxima(method: _C.GroupMaximaMethod) -> torch.Tensor:
         found = torch.full((num_rows // 64, num_queries), torch.nan, device="cuda")
         _C.group_maxima_cuda(
             *(queries.data_ptr(), bank.data_ptr(), half_norms.data_ptr()),
-            *(num_queries, num_rows, depth, plain, found.data_ptr()),
+            *(num_queries, num_rows, depth, method, found.data_ptr()),
             torch.cuda.current_stream().cuda_stream,
         )
         return found
@@ -512,9 +512,12 @@ def test_cuda_group_maxima_are_within_their_bound(
     # As in csrc/ops/cuda/group_maxima.hpp.
     products = query_norms * row_norms[:, None] + row_norms[:, None].square()
     bound = (depth // 16 + 1) * 2**-18 * products
-    for plain in (True, False):
-        error = (maxima(plain).double() - expected).abs()
-        assert bool((error <= bound).all()), float((error / bound).max())
+    methods = [_C.GroupMaximaMethod.plain, _C.GroupMaximaMethod.mma]
+    if _C.has_wgmma():
+        methods.append(_C.GroupMaximaMethod.wgmma)
+    for method in methods:
+        error = (maxima(method).double() - expected).abs()
+        assert bool((error <= bound).all()), (method, float((error / bound).max()))
 
 
 @pytest.mark.cuda

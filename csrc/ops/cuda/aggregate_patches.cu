@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <stdexcept>
 #include <vector>
 
@@ -55,12 +56,14 @@ struct Plan {
   int height;
   int width;
   std::int64_t stride;  // of rows of the output
+  bool aligned;         // rows of the output begin at multiples of 16 bytes
+  bool streaming;
   float* out;
 };
 
 /// Two neighboring cells and the weight of the second, for a position along an axis, as in
 /// torch.nn.functional.interpolate with align_corners=False.
-struct Taps {
+struct alignas(16) Taps {
   int first;
   int second;
   float weight;
@@ -125,51 +128,131 @@ __host__ __device__ inline Job job_of(const Plan& plan, int block) {
 /// last: of all rows that the pooled rows of the job are made of.
 template <typename T>
 __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
+  const int thread = static_cast<int>(threadIdx.x);
   const int pad = (level.patch - 1) / 2;
   const int rows = job.last_row - job.first_row + level.patch - 1;
+  const int columns = job.last_column - job.first_column;
   const int channels = job.num_channels;
   const std::int64_t size = static_cast<std::int64_t>(level.height) * level.width;
   const T* image = static_cast<const T*>(level.data) + job.image * size * level.channels;
-  const std::int64_t column_stride = level.channels_last ? level.channels : 1;
-  const std::int64_t channel_stride = level.channels_last ? 1 : size;
-  const int columns = job.last_column - job.first_column;
-  const int total = rows * columns * channels;
-  for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads) {
-    int channel, column, row;
-    if (level.channels_last) {
-      channel = i % channels;
-      column = i / channels % columns;
-      row = i / channels / columns;
-    } else {  // neighboring threads read neighboring columns
-      column = i % columns;
-      const int rest = i / columns;
-      row = rest % rows;
-      channel = rest / rows;
-    }
+
+  const auto sum = [&](int row, int column, int channel) {
     const int source_row = job.first_row - pad + row;
-    float sum = 0.0f;
+    float total = 0.0f;
     if (source_row >= 0 && source_row < level.height) {
-      const T* line = image + source_row * level.width * column_stride +
-                      (job.first_channel + channel) * channel_stride;
+      const int stride = level.channels_last ? level.channels : 1;
+      const T* line = image + static_cast<std::int64_t>(source_row) * level.width * stride +
+                      (job.first_channel + channel) * (level.channels_last ? 1 : size);
       const int left = job.first_column + column - pad;
       const int begin = left > 0 ? left : 0;
       const int end = left + level.patch < level.width ? left + level.patch : level.width;
-      for (int x = begin; x < end; ++x) sum += to_float(line[x * column_stride]);
+      for (int x = begin; x < end; ++x) total += to_float(line[x * stride]);
     }
-    sums[(row * columns + column) * channels + channel] = sum;
+    sums[(row * columns + column) * channels + channel] = total;
+  };
+  // Positions are counted on without division: it takes longer than all else.
+  if (level.channels_last) {  // a thread keeps its channel
+    const int at_once = kThreads / channels;
+    int column = thread / channels;
+    if (column >= at_once) return;
+    for (int row = 0;; column += at_once) {
+      for (; column >= columns; column -= columns) ++row;
+      if (row >= rows) break;
+      sum(row, column, thread % channels);
+    }
+  } else {  // a thread keeps its column: neighbors read neighboring values
+    const int lanes = columns < kThreads ? columns : kThreads;
+    const int at_once = kThreads / lanes;
+    int row = thread / lanes;
+    if (row >= at_once) return;
+    for (int channel = 0;; row += at_once) {
+      for (; row >= rows; row -= rows) ++channel;
+      if (channel >= channels) break;
+      for (int column = thread % lanes; column < columns; column += lanes) {
+        sum(row, column, channel);
+      }
+    }
+  }
+}
+
+__device__ inline float mix(const float4& weights, float a, float b, float c, float d) {
+  return weights.x * a + weights.y * b + (weights.z * c + weights.w * d);
+}
+
+/// Writes the tile: `T` is one channel or four, which a thread keeps for all its positions.
+template <typename T>
+__device__ void write_tile(const Plan& plan, const Level& level, const Job& job, const float* cells,
+                           const Taps* row_taps, const Taps* column_taps) {
+  constexpr int kWidth = sizeof(T) / sizeof(float);
+  const int vectors = job.num_channels / kWidth;
+  const int at_once = kThreads / vectors;
+  const int first_channel = static_cast<int>(threadIdx.x) % vectors * kWidth;
+  int column = static_cast<int>(threadIdx.x) / vectors;
+  if (column >= at_once) return;
+  const int columns = job.right - job.left;
+  const int rows = job.bottom - job.top;
+  const bool resized = level.down.cells != plan.height || level.across.cells != plan.width;
+  const float* own_cells = cells + first_channel;
+  float* out =
+      plan.out +
+      ((static_cast<std::int64_t>(job.image) * plan.height + job.top) * plan.width + job.left) *
+          plan.stride +
+      level.offset + job.first_channel + first_channel;
+  for (int row = 0;; column += at_once) {
+    for (; column >= columns; column -= columns) ++row;
+    if (row >= rows) break;
+    const Taps down = row_taps[row];
+    const Taps across = column_taps[column];
+    const T upper_left = *reinterpret_cast<const T*>(own_cells + down.first + across.first);
+    T value = upper_left;
+    if (resized) {
+      const T upper_right = *reinterpret_cast<const T*>(own_cells + down.first + across.second);
+      const T lower_left = *reinterpret_cast<const T*>(own_cells + down.second + across.first);
+      const T lower_right = *reinterpret_cast<const T*>(own_cells + down.second + across.second);
+      const float upper = 1.0f - down.weight;
+      const float left = 1.0f - across.weight;
+      const float4 weights{upper * left, upper * across.weight, down.weight * left,
+                           down.weight * across.weight};
+      if constexpr (kWidth == 1) {
+        value = mix(weights, upper_left, upper_right, lower_left, lower_right);
+      } else {
+        value.x = mix(weights, upper_left.x, upper_right.x, lower_left.x, lower_right.x);
+        value.y = mix(weights, upper_left.y, upper_right.y, lower_left.y, lower_right.y);
+        value.z = mix(weights, upper_left.z, upper_right.z, lower_left.z, lower_right.z);
+        value.w = mix(weights, upper_left.w, upper_right.w, lower_left.w, lower_right.w);
+      }
+    }
+    T* to = reinterpret_cast<T*>(out + (static_cast<std::int64_t>(row) * plan.width + column) *
+                                           plan.stride);
+    if (plan.streaming) {
+      __stcs(to, value);
+    } else {
+      *to = value;
+    }
   }
 }
 
 __global__ void __launch_bounds__(kThreads) aggregate_kernel(const __grid_constant__ Plan plan) {
   const Job job = job_of(plan, static_cast<int>(blockIdx.x));
   const Level& level = plan.levels[job.level];
-  // Taps of the tile's columns, in floats from the first, and then the cells.
-  Taps* column_taps = shared_memory<Taps>();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int channels = job.num_channels;
+  const int row_stride = (job.last_column - job.first_column) * channels;
+
+  // Taps of the tile's rows and columns as offsets of cells, and then the cells.
+  Taps* row_taps = shared_memory<Taps>();
+  Taps* column_taps = row_taps + (job.bottom - job.top);
   float* cells = reinterpret_cast<float*>(column_taps + (job.right - job.left));
-  for (int x = job.left + static_cast<int>(threadIdx.x); x < job.right; x += kThreads) {
+  for (int y = job.top + thread; y < job.bottom; y += kThreads) {
+    Taps taps = taps_of(y, level.down);
+    taps.first = (taps.first - job.first_row) * row_stride;
+    taps.second = (taps.second - job.first_row) * row_stride;
+    row_taps[y - job.top] = taps;
+  }
+  for (int x = job.left + thread; x < job.right; x += kThreads) {
     Taps taps = taps_of(x, level.across);
-    taps.first = (taps.first - job.first_column) * job.num_channels;
-    taps.second = (taps.second - job.first_column) * job.num_channels;
+    taps.first = (taps.first - job.first_column) * channels;
+    taps.second = (taps.second - job.first_column) * channels;
     column_taps[x - job.left] = taps;
   }
   if (level.type == FeatureType::float32) {
@@ -181,13 +264,11 @@ __global__ void __launch_bounds__(kThreads) aggregate_kernel(const __grid_consta
   }
   __syncthreads();
 
-  const int channels = job.num_channels;
-  const int row_stride = (job.last_column - job.first_column) * channels;
-  const int pooled_rows = job.last_row - job.first_row;
   // Sums over the rows of a patch, in place: the sum of a row is read before it is overwritten.
   if (level.patch > 1) {
+    const int pooled_rows = job.last_row - job.first_row;
     const float share = 1.0f / static_cast<float>(level.patch * level.patch);
-    for (int i = static_cast<int>(threadIdx.x); i < row_stride; i += kThreads) {
+    for (int i = thread; i < row_stride; i += kThreads) {
       for (int row = 0; row < pooled_rows; ++row) {
         float sum = 0.0f;
         for (int y = row; y < row + level.patch; ++y) sum += cells[y * row_stride + i];
@@ -197,36 +278,13 @@ __global__ void __launch_bounds__(kThreads) aggregate_kernel(const __grid_consta
     __syncthreads();
   }
 
-  // A thread keeps its channel and takes every `step`-th position of a row.
-  const int step = kThreads / channels;
-  const int channel = static_cast<int>(threadIdx.x) % channels;
-  const int first_column = static_cast<int>(threadIdx.x) / channels;
-  if (first_column >= step) return;
-  const bool resized = level.down.cells != plan.height || level.across.cells != plan.width;
-  float* const image_out =
-      plan.out + (static_cast<std::int64_t>(job.image) * plan.height) * plan.width * plan.stride +
-      level.offset + job.first_channel + channel;
-  for (int y = job.top; y < job.bottom; ++y) {
-    const Taps row_taps = taps_of(y, level.down);
-    const float* upper = cells + (row_taps.first - job.first_row) * row_stride + channel;
-    const float* lower = cells + (row_taps.second - job.first_row) * row_stride + channel;
-    float* out = image_out + static_cast<std::int64_t>(y) * plan.width * plan.stride;
-    if (!resized) {
-      for (int x = job.left + first_column; x < job.right; x += step) {
-        __stcs(out + x * plan.stride, upper[(x - job.left) * channels]);
-      }
-      continue;
-    }
-    const float lower_weight = row_taps.weight;
-    const float upper_weight = 1.0f - lower_weight;
-    for (int x = job.left + first_column; x < job.right; x += step) {
-      const Taps taps = column_taps[x - job.left];
-      const float right = taps.weight;
-      const float left = 1.0f - right;
-      const float value = upper_weight * (left * upper[taps.first] + right * upper[taps.second]) +
-                          lower_weight * (left * lower[taps.first] + right * lower[taps.second]);
-      __stcs(out + x * plan.stride, value);
-    }
+  constexpr int kVector = 4;
+  const bool aligned =
+      channels % kVector == 0 && (level.offset + job.first_channel) % kVector == 0 && plan.aligned;
+  if (aligned) {
+    write_tile<float4>(plan, level, job, cells, row_taps, column_taps);
+  } else {
+    write_tile<float>(plan, level, job, cells, row_taps, column_taps);
   }
 }
 
@@ -246,13 +304,14 @@ std::int64_t shared_bytes(const Level& level, const Plan& plan) {
   const std::int64_t rows = cells_of(level.rows, level.down.cells, plan.height) + level.patch - 1;
   const std::int64_t columns = cells_of(level.columns, level.across.cells, plan.width);
   return rows * columns * level.chunk * static_cast<std::int64_t>(sizeof(float)) +
-         level.columns * static_cast<std::int64_t>(sizeof(Taps));
+         (level.rows + level.columns) * static_cast<std::int64_t>(sizeof(Taps));
 }
 
 // Cuts a level's share of an image into tiles and chunks of channels that fit the shared memory.
 void cut(Level& level, const Plan& plan, std::int64_t blocks_wanted) {
   level.chunks = static_cast<int>(divide_up(level.channels, kMaxChunk));
-  level.chunk = static_cast<int>(divide_up(level.channels, level.chunks));
+  level.chunk = static_cast<int>(divide_up(divide_up(level.channels, level.chunks), 4) * 4);
+  level.chunks = static_cast<int>(divide_up(level.channels, level.chunk));
   level.rows = plan.height;
   level.columns = plan.width;
   const auto blocks = [&] {
@@ -287,6 +346,8 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
   plan.out = out;
   for (const FeatureMap& map : maps) plan.stride += map.channels;
   if (images == 0 || plan.stride == 0) return;
+  plan.aligned = plan.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
+  plan.streaming = std::getenv("AGG_STREAM") != nullptr;
   std::int64_t offset = 0;
   for (auto map = maps.begin(); map != maps.end();) {
     plan.num_levels = 0;

@@ -4,6 +4,7 @@
 
 #include "core/cuda.cuh"
 #include "ops/cuda/group_maxima.hpp"
+#include "ops/nearest_neighbors.hpp"
 
 namespace autopatch {
 namespace {
@@ -40,6 +41,12 @@ void group_maxima_plain(const GroupMaxima& work, cudaStream_t stream) {
 #ifdef AUTOPATCH_CUDA_EMULATION
 
 void group_maxima(const GroupMaxima& work, cudaStream_t stream) {
+  group_maxima_plain(work, stream);
+}
+void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
+  group_maxima_plain(work, stream);
+}
+void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream) {
   group_maxima_plain(work, stream);
 }
 
@@ -231,7 +238,19 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(GroupMaxima work, T
   wait_for_copies<0>();
 }
 
-int attribute(cudaDeviceAttr name) {
+template <int kStages>
+void launch_tiles(const GroupMaxima& work, const Tiles& tiles, cudaStream_t stream) {
+  const int query_slices = tiles.queries_resident ? tiles.slices : kStages;
+  const std::size_t bytes = kStages * (static_cast<std::size_t>(kBankSlice) + kNormsBytes) +
+                            static_cast<std::size_t>(query_slices) * kQuerySlice;
+  launch("group_maxima", Grid::independent, tensor_kernel<kStages>,
+         static_cast<unsigned>(work.num_queries / kQueriesOfTile * tiles.segments), kThreads, bytes,
+         stream, work, tiles);
+}
+
+}  // namespace
+
+int device_attribute(cudaDeviceAttr name) {
   int device = 0;
   cuda_check(cudaGetDevice(&device), "group_maxima");
   int value = 0;
@@ -239,7 +258,6 @@ int attribute(cudaDeviceAttr name) {
   return value;
 }
 
-// Into how many segments to cut the bank, so that the last wave of blocks is nearly full.
 int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t processors) {
   constexpr std::int64_t kMost = 16;
   double best = 0.0;
@@ -259,25 +277,21 @@ int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t 
   return segments;
 }
 
-template <int kStages>
-void launch_tiles(const GroupMaxima& work, const Tiles& tiles, cudaStream_t stream) {
-  const int query_slices = tiles.queries_resident ? tiles.slices : kStages;
-  const std::size_t bytes = kStages * (static_cast<std::size_t>(kBankSlice) + kNormsBytes) +
-                            static_cast<std::size_t>(query_slices) * kQuerySlice;
-  launch("group_maxima", Grid::independent, tensor_kernel<kStages>,
-         static_cast<unsigned>(work.num_queries / kQueriesOfTile * tiles.segments), kThreads, bytes,
-         stream, work, tiles);
+void group_maxima(const GroupMaxima& work, cudaStream_t stream) {
+  if (has_wgmma()) {
+    group_maxima_wgmma(work, stream);
+  } else {
+    group_maxima_mma(work, stream);
+  }
 }
 
-}  // namespace
-
-void group_maxima(const GroupMaxima& work, cudaStream_t stream) {
+void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
   Tiles tiles{};
   tiles.bank_tiles = static_cast<int>(work.num_rows / kRowsOfTile);
   tiles.slices = static_cast<int>(work.depth / kDepthOfTile);
   tiles.segments = segments_of(work.num_queries / kQueriesOfTile, tiles.bank_tiles,
-                               attribute(cudaDevAttrMultiProcessorCount));
-  const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+                               device_attribute(cudaDevAttrMultiProcessorCount));
+  const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   const auto fits = [&](int stages, int query_slices) {
     return stages * (kBankSlice + kNormsBytes) + query_slices * kQuerySlice <= shared;
   };

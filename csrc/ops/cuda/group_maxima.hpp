@@ -28,11 +28,24 @@ struct GroupMaxima {
   float* maxima;
 };
 
-/// On tensor cores.
+/// On tensor cores, by the faster of the two below.
 void group_maxima(const GroupMaxima& work, cudaStream_t stream);
+
+/// With mma.sync.
+void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream);
+
+/// With wgmma, where `has_wgmma()`: on Hopper, if it was compiled for sm_90a.
+void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream);
 
 /// In plain arithmetic: what the fast one is compared with.
 void group_maxima_plain(const GroupMaxima& work, cudaStream_t stream);
+
+/// Of the current device.
+int device_attribute(cudaDeviceAttr name);
+
+/// Into how many segments to cut a bank's tiles, one for each block of a query tile, so that the
+/// last wave of blocks is nearly full.
+int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t processors);
 
 /// Bound of the error of a maximum by accumulation, for a query of norm `query` and rows of norm at
 /// most `row`. Tensor cores add the 16 products of a step and what was before in one go, with terms

@@ -302,7 +302,7 @@ __device__ void load_maxima(const Chunk& chunk, std::int64_t first_query, std::i
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kSelectThreads)
+__global__ void __launch_bounds__(kSelectThreads, 3)
     select_kernel(Screen screen, Chunk chunk, const float* bank, bool aligned, int k,
                   float* distances, std::int64_t* indices) {
   __shared__ MaximaTile tile;
@@ -669,7 +669,7 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
 
 void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
                        std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
-                       bool plain, float* maxima, std::uintptr_t stream) {
+                       GroupMaximaMethod method, float* maxima, std::uintptr_t stream) {
   const GroupMaxima work{static_cast<const __half*>(queries),
                          static_cast<const __half*>(bank),
                          half_norms,
@@ -677,7 +677,15 @@ void group_maxima_cuda(const void* queries, const void* bank, const float* half_
                          num_rows,
                          depth,
                          maxima};
-  (plain ? group_maxima_plain : group_maxima)(work, reinterpret_cast<cudaStream_t>(stream));
+  const auto queue = reinterpret_cast<cudaStream_t>(stream);
+  switch (method) {
+    case GroupMaximaMethod::plain:
+      return group_maxima_plain(work, queue);
+    case GroupMaximaMethod::mma:
+      return group_maxima_mma(work, queue);
+    case GroupMaximaMethod::wgmma:
+      return group_maxima_wgmma(work, queue);
+  }
 }
 
 }  // namespace autopatch
