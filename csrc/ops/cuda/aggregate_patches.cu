@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <stdexcept>
 #include <vector>
 
@@ -57,7 +56,6 @@ struct Plan {
   int width;
   std::int64_t stride;  // of rows of the output
   bool aligned;         // rows of the output begin at multiples of 16 bytes
-  bool streaming;
   float* out;
 };
 
@@ -175,64 +173,74 @@ __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
   }
 }
 
-__device__ inline float mix(const float4& weights, float a, float b, float c, float d) {
-  return weights.x * a + weights.y * b + (weights.z * c + weights.w * d);
+__device__ inline float mix(float a_weight, float a, float b_weight, float b) {
+  return a_weight * a + b_weight * b;
+}
+__device__ inline float4 mix(float a_weight, const float4& a, float b_weight, const float4& b) {
+  return {mix(a_weight, a.x, b_weight, b.x), mix(a_weight, a.y, b_weight, b.y),
+          mix(a_weight, a.z, b_weight, b.z), mix(a_weight, a.w, b_weight, b.w)};
 }
 
-/// Writes the tile: `T` is one channel or four, which a thread keeps for all its positions.
+/// Writes the tile: `T` is one channel or four, which a thread keeps. It takes some columns of a
+/// row at a time: those between the same two cells mix the same two values.
 template <typename T>
 __device__ void write_tile(const Plan& plan, const Level& level, const Job& job, const float* cells,
                            const Taps* row_taps, const Taps* column_taps) {
   constexpr int kWidth = sizeof(T) / sizeof(float);
+  constexpr int kColumns = 8;
   const int vectors = job.num_channels / kWidth;
   const int at_once = kThreads / vectors;
   const int first_channel = static_cast<int>(threadIdx.x) % vectors * kWidth;
-  int column = static_cast<int>(threadIdx.x) / vectors;
-  if (column >= at_once) return;
+  int part = static_cast<int>(threadIdx.x) / vectors;
+  if (part >= at_once) return;
   const int columns = job.right - job.left;
   const int rows = job.bottom - job.top;
+  const int parts = (columns + kColumns - 1) / kColumns;
   const bool resized = level.down.cells != plan.height || level.across.cells != plan.width;
   const float* own_cells = cells + first_channel;
-  float* out =
+  float* tile_out =
       plan.out +
       ((static_cast<std::int64_t>(job.image) * plan.height + job.top) * plan.width + job.left) *
           plan.stride +
       level.offset + job.first_channel + first_channel;
-  for (int row = 0;; column += at_once) {
-    for (; column >= columns; column -= columns) ++row;
+  for (int row = 0;; part += at_once) {
+    for (; part >= parts; part -= parts) ++row;
     if (row >= rows) break;
+    const int first = part * kColumns;
+    const int last = first + kColumns < columns ? first + kColumns : columns;
     const Taps down = row_taps[row];
-    const Taps across = column_taps[column];
-    const T upper_left = *reinterpret_cast<const T*>(own_cells + down.first + across.first);
-    T value = upper_left;
-    if (resized) {
-      const T upper_right = *reinterpret_cast<const T*>(own_cells + down.first + across.second);
-      const T lower_left = *reinterpret_cast<const T*>(own_cells + down.second + across.first);
-      const T lower_right = *reinterpret_cast<const T*>(own_cells + down.second + across.second);
-      const float upper = 1.0f - down.weight;
-      const float left = 1.0f - across.weight;
-      const float4 weights{upper * left, upper * across.weight, down.weight * left,
-                           down.weight * across.weight};
-      if constexpr (kWidth == 1) {
-        value = mix(weights, upper_left, upper_right, lower_left, lower_right);
-      } else {
-        value.x = mix(weights, upper_left.x, upper_right.x, lower_left.x, lower_right.x);
-        value.y = mix(weights, upper_left.y, upper_right.y, lower_left.y, lower_right.y);
-        value.z = mix(weights, upper_left.z, upper_right.z, lower_left.z, lower_right.z);
-        value.w = mix(weights, upper_left.w, upper_right.w, lower_left.w, lower_right.w);
+    const float* upper = own_cells + down.first;
+    const float* lower = own_cells + down.second;
+    float* out = tile_out + (static_cast<std::int64_t>(row) * plan.width + first) * plan.stride;
+    if (!resized) {
+#pragma unroll 4
+      for (int x = first; x < last; ++x, out += plan.stride) {
+        *reinterpret_cast<T*>(out) = *reinterpret_cast<const T*>(upper + column_taps[x].first);
       }
+      continue;
     }
-    T* to = reinterpret_cast<T*>(out + (static_cast<std::int64_t>(row) * plan.width + column) *
-                                           plan.stride);
-    if (plan.streaming) {
-      __stcs(to, value);
-    } else {
-      *to = value;
+    const float upper_weight = 1.0f - down.weight;
+    const auto cell = [&](int at) {
+      return mix(upper_weight, *reinterpret_cast<const T*>(upper + at), down.weight,
+                 *reinterpret_cast<const T*>(lower + at));
+    };
+    int current = -1;
+    T left;
+    T right;
+#pragma unroll 4
+    for (int x = first; x < last; ++x, out += plan.stride) {
+      const Taps across = column_taps[x];
+      if (across.first != current) {
+        current = across.first;
+        left = cell(across.first);
+        right = cell(across.second);
+      }
+      *reinterpret_cast<T*>(out) = mix(1.0f - across.weight, left, across.weight, right);
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads) aggregate_kernel(const __grid_constant__ Plan plan) {
+__global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const __grid_constant__ Plan plan) {
   const Job job = job_of(plan, static_cast<int>(blockIdx.x));
   const Level& level = plan.levels[job.level];
   const int thread = static_cast<int>(threadIdx.x);
@@ -347,7 +355,6 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
   for (const FeatureMap& map : maps) plan.stride += map.channels;
   if (images == 0 || plan.stride == 0) return;
   plan.aligned = plan.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
-  plan.streaming = std::getenv("AGG_STREAM") != nullptr;
   std::int64_t offset = 0;
   for (auto map = maps.begin(); map != maps.end();) {
     plan.num_levels = 0;
