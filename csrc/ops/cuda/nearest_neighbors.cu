@@ -207,35 +207,31 @@ __host__ __device__ inline float limit_of(float upper, std::int64_t dim, float s
 // --- Exact distances
 // -------------------------------------------------------------------------------
 
-/// Squared distance of two rows, in the order of arithmetic of every path. `aligned` tells whether
-/// all rows begin at multiples of 16 bytes.
-__device__ inline float squared_distance(const float* query, const float* row, std::int64_t dim,
-                                         bool aligned) {
+/// Squared distance of two rows, by a warp, in the order of arithmetic of every path: a lane has a
+/// running sum of 16 features, which are added up in turn.
+__device__ inline float squared_distance(const float* query, const float* row, std::int64_t dim) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float total = 0.0f;
-  std::int64_t d = 0;
-  if (aligned) {
-    for (; d + kSumLength <= dim; d += kSumLength) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kSumLength; i += 4) {
-        const float4 q = *reinterpret_cast<const float4*>(query + d + i);
-        const float4 r = *reinterpret_cast<const float4*>(row + d + i);
-        sum = __fmaf_rn(r.x - q.x, r.x - q.x, sum);
-        sum = __fmaf_rn(r.y - q.y, r.y - q.y, sum);
-        sum = __fmaf_rn(r.z - q.z, r.z - q.z, sum);
-        sum = __fmaf_rn(r.w - q.w, r.w - q.w, sum);
-      }
-      total = __fadd_rn(total, sum);
-    }
-  }
-  while (d < dim) {
-    const std::int64_t last = d + kSumLength < dim ? d + kSumLength : dim;
+  for (std::int64_t first = 0; first < dim; first += kWarp * kSumLength) {
+    const std::int64_t begin = first + lane * kSumLength;
+    const std::int64_t end = begin + kSumLength < dim ? begin + kSumLength : dim;
     float sum = 0.0f;
-    for (; d < last; ++d) {
-      const float difference = row[d] - query[d];
-      sum = __fmaf_rn(difference, difference, sum);
+    if (end - begin == kSumLength) {
+#pragma unroll
+      for (int i = 0; i < kSumLength; ++i) {
+        const float difference = row[begin + i] - query[begin + i];
+        sum = __fmaf_rn(difference, difference, sum);
+      }
+    } else {
+      for (std::int64_t d = begin; d < end; ++d) {
+        const float difference = row[d] - query[d];
+        sum = __fmaf_rn(difference, difference, sum);
+      }
     }
-    total = __fadd_rn(total, sum);
+    const std::int64_t sums = (dim - first + kSumLength - 1) / kSumLength;
+    for (int i = 0; i < (sums < kWarp ? sums : kWarp); ++i) {
+      total = __fadd_rn(total, __shfl_sync(kAllLanes, sum, i));
+    }
   }
   return total;
 }
@@ -286,6 +282,7 @@ struct Nearest {
 constexpr int kSelectThreads = 256;
 constexpr int kSelectQueries = 32;  // of a block
 constexpr int kQueriesOfWarp = kSelectQueries / (kSelectThreads / kWarp);
+constexpr int kNoRow = 0x7FFFFFFF;
 
 /// Maxima of 32 groups for the block's queries, [group][query].
 using MaximaTile = float[kWarp][kSelectQueries + 1];
@@ -302,36 +299,102 @@ __device__ void load_maxima(const Chunk& chunk, std::int64_t first_query, std::i
   __syncthreads();
 }
 
+/// Product of rounded rows; its error is less than (depth / 8 + 8) 2^-24 of that of their norms.
+__device__ inline float product(const __half* query, const __half* row, std::int64_t depth) {
+  constexpr int kPiece = 8;
+  float total = 0.0f;
+  for (std::int64_t d = 0; d < depth; d += kPiece) {
+    __half2 q[kPiece / 2];
+    __half2 r[kPiece / 2];
+    *reinterpret_cast<uint4*>(q) = *reinterpret_cast<const uint4*>(query + d);
+    *reinterpret_cast<uint4*>(r) = *reinterpret_cast<const uint4*>(row + d);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPiece / 2; ++i) {
+      sum = __fmaf_rn(__low2float(q[i]), __low2float(r[i]), sum);
+      sum = __fmaf_rn(__high2float(q[i]), __high2float(r[i]), sum);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+/// A query whose neighbors are looked for, by a warp.
+struct Search {
+  Query query;
+  const float* values;
+  const __half* rounded;
+  float limit;  // rows of a greater lower bound are none
+  Nearest nearest;
+};
+
+/// Measures the rows of a group, but those that float16 tells are too far: it is read in half the
+/// time, and their sums are closer than those of tensor cores.
+__noinline__ __device__ Search measure_group(Search search, const Screen& screen, const float* bank,
+                                             std::int64_t group, int k) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const float norm = screen.norms[group];
+  const float moved = (search.query.residual + screen.residuals[group]) * 1.000001f;
+  const auto terms = static_cast<float>(screen.depth / 8 + 8);
+  constexpr float kOfTerm = 6e-8f;
+  const float error = 2.0f * terms * kOfTerm * search.query.norm * norm +
+                      1e-6f * (search.query.square + norm * norm);
+  for (int i = lane; i < kGroup; i += kWarp) {
+    const std::int64_t at = group * kGroup + i;
+    const int row = screen.order[at];
+    const float apart =
+        search.query.square + 2.0f * screen.half_norms[at] -
+        2.0f * product(search.rounded, screen.rows + at * screen.depth, screen.depth) - error;
+    const float lower = (apart > 0.0f ? sqrtf(apart) * 0.999999f : 0.0f) - moved;
+    // Written so that a bound which is NaN passes.
+    unsigned left = __ballot_sync(kAllLanes, row >= 0 && !(lower > search.limit));
+    for (; left != 0; left &= left - 1) {
+      const int source = __ffs(static_cast<int>(left)) - 1;
+      const int measured = __shfl_sync(kAllLanes, row, source);
+      const float distance =
+          squared_distance(search.values, bank + measured * screen.dim, screen.dim);
+      search.nearest.merge(distance, measured, lane == 0 && distance < infinity(), k);
+    }
+    const float last = __shfl_sync(kAllLanes, search.nearest.distance, k - 1);
+    const float scale = *screen.scale;
+    search.limit = fminf(search.limit, limit_of(sqrtf(last) * scale * 1.00001f, screen.dim, scale));
+  }
+  return search;
+}
+
 __global__ void __launch_bounds__(kSelectThreads, 3)
-    select_kernel(Screen screen, Chunk chunk, const float* bank, bool aligned, int k,
-                  float* distances, std::int64_t* indices) {
+    select_kernel(Screen screen, Chunk chunk, const float* bank, int k, float* distances,
+                  std::int64_t* indices) {
   __shared__ MaximaTile tile;
-  __shared__ Nearest lists[kSelectQueries][kWarp];  // upper bounds at first, then rows
-  __shared__ int counts[kSelectQueries];            // groups measured
-  __shared__ Query all_queries[kSelectQueries];
+  __shared__ Nearest seeds[kSelectQueries][kWarp];  // upper bounds and groups, the k lowest
+  __shared__ Nearest lists[kSelectQueries][kWarp];
+  __shared__ Query queries[kSelectQueries];
   __shared__ float limits[kSelectQueries];
+  __shared__ int counts[kSelectQueries];  // groups that may hold a neighbor
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int own = static_cast<int>(threadIdx.x) / kWarp * kQueriesOfWarp;
   const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kSelectQueries;
   const std::int64_t groups = screen.groups();
 
-  Query queries[kQueriesOfWarp];
+  Query own_queries[kQueriesOfWarp];
   float least[kQueriesOfWarp];
+  int least_group[kQueriesOfWarp];
 #pragma unroll
   for (int j = 0; j < kQueriesOfWarp; ++j) {
     const std::int64_t query = first_query + own + j;
-    queries[j].square = chunk.squares[query];
-    queries[j].norm = 1.00001f * sqrtf(queries[j].square);
-    queries[j].residual = chunk.residuals[query];
+    own_queries[j].square = chunk.squares[query];
+    own_queries[j].norm = 1.00001f * sqrtf(own_queries[j].square);
+    own_queries[j].residual = chunk.residuals[query];
     least[j] = infinity();
-    lists[own + j][lane] = {infinity(), 0x7FFFFFFF};
+    least_group[j] = kNoRow;
+    seeds[own + j][lane] = {infinity(), kNoRow};
     if (lane == 0) {
       counts[own + j] = 0;
-      all_queries[own + j] = queries[j];
+      queries[own + j] = own_queries[j];
     }
   }
 
-  // Upper bounds of the k nearest groups.
+  // The k groups of the lowest upper bounds.
   for (std::int64_t first_group = 0; first_group < groups; first_group += kWarp) {
     load_maxima(chunk, first_query, first_group, groups, tile);
     const std::int64_t group = first_group + lane;
@@ -341,29 +404,59 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
 #pragma unroll
     for (int j = 0; j < kQueriesOfWarp; ++j) {
       const float upper =
-          inside ? bounds_of(queries[j], tile[lane][own + j], residual, norm, screen.depth).upper
-                 : infinity();
+          inside
+              ? bounds_of(own_queries[j], tile[lane][own + j], residual, norm, screen.depth).upper
+              : infinity();
       if (k == 1) {
-        least[j] = fminf(least[j], upper);
+        if (upper < least[j]) {
+          least[j] = upper;
+          least_group[j] = static_cast<int>(group);
+        }
       } else if (__any_sync(kAllLanes, upper < least[j])) {
-        Nearest list = lists[own + j][lane];
+        Nearest list = seeds[own + j][lane];
         list.merge(upper, static_cast<int>(group), upper < least[j], k);
-        lists[own + j][lane] = list;
+        seeds[own + j][lane] = list;
         least[j] = __shfl_sync(kAllLanes, list.distance, k - 1);
       }
     }
   }
+  if (k == 1) {
 #pragma unroll
-  for (int j = 0; j < kQueriesOfWarp; ++j) {
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      least[j] = fminf(least[j], __shfl_xor_sync(kAllLanes, least[j], step));
+    for (int j = 0; j < kQueriesOfWarp; ++j) {
+      Nearest list{infinity(), kNoRow};
+      list.merge(least[j], least_group[j], least[j] < infinity(), 1);
+      seeds[own + j][lane] = list;
     }
-    if (lane == 0) limits[own + j] = limit_of(least[j], screen.dim, *screen.scale);
-    lists[own + j][lane] = {infinity(), 0x7FFFFFFF};
   }
   __syncwarp();
 
-  // Rows of the groups that may hold one.
+  // Their rows, and then those of other groups that may hold a nearer one.
+  const auto search_of = [&](int j) {
+    const std::int64_t query = first_query + own + j;
+    return Search{queries[own + j], chunk.queries + query * screen.dim,
+                  chunk.rows + query * screen.depth, limits[own + j], lists[own + j][lane]};
+  };
+  const auto keep = [&](int j, const Search& search) {
+    lists[own + j][lane] = search.nearest;
+    __syncwarp();
+    if (lane == 0) limits[own + j] = search.limit;
+    __syncwarp();
+  };
+  for (int j = 0; j < kQueriesOfWarp; ++j) {
+    const Nearest seed = seeds[own + j][lane];
+    const float upper = __shfl_sync(kAllLanes, seed.distance, k - 1);
+    lists[own + j][lane] = {infinity(), kNoRow};
+    if (lane == 0) limits[own + j] = limit_of(upper, screen.dim, *screen.scale);
+    __syncwarp();
+    if (first_query + own + j >= chunk.num_queries) continue;
+    Search search = search_of(j);
+    for (int i = 0; i < k; ++i) {
+      const int group = __shfl_sync(kAllLanes, seed.row, i);
+      if (group == kNoRow) break;
+      search = measure_group(search, screen, bank, group, k);
+    }
+    keep(j, search);
+  }
   for (std::int64_t first_group = 0; first_group < groups; first_group += kWarp) {
     load_maxima(chunk, first_query, first_group, groups, tile);
     const std::int64_t group = first_group + lane;
@@ -371,12 +464,11 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
     const float residual = inside ? screen.residuals[group] : infinity();
     const float norm = inside ? screen.norms[group] : 0.0f;
     for (int j = 0; j < kQueriesOfWarp; ++j) {
-      const std::int64_t query = first_query + own + j;
       // Written so that a bound which is NaN passes.
       const bool passes =
-          inside && query < chunk.num_queries &&
-          !(bounds_of(all_queries[own + j], tile[lane][own + j], residual, norm, screen.depth)
-                .lower > limits[own + j]);
+          inside && first_query + own + j < chunk.num_queries &&
+          !(bounds_of(queries[own + j], tile[lane][own + j], residual, norm, screen.depth).lower >
+            limits[own + j]);
       unsigned left = __ballot_sync(kAllLanes, passes);
       if (left == 0) continue;
       const int count = counts[own + j] + __popc(left);
@@ -384,19 +476,14 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
       if (lane == 0) counts[own + j] = count;
       __syncwarp();
       if (count > kMaxGroups) continue;
-      Nearest list = lists[own + j][lane];
-      const float* values = chunk.queries + query * screen.dim;
+      const int seed = seeds[own + j][lane].row;
+      Search search = search_of(j);
       for (; left != 0; left &= left - 1) {
-        const std::int64_t chosen = first_group + __ffs(static_cast<int>(left)) - 1;
-        for (int i = lane; i < kGroup; i += kWarp) {
-          const int row = screen.order[chosen * kGroup + i];
-          float distance = infinity();
-          if (row >= 0)
-            distance = squared_distance(values, bank + row * screen.dim, screen.dim, aligned);
-          list.merge(distance, row, distance < infinity(), k);
-        }
+        const auto chosen = static_cast<int>(first_group) + __ffs(static_cast<int>(left)) - 1;
+        if (__any_sync(kAllLanes, lane < k && seed == chosen)) continue;
+        search = measure_group(search, screen, bank, chosen, k);
       }
-      lists[own + j][lane] = list;
+      keep(j, search);
     }
   }
   __syncwarp();
@@ -644,9 +731,6 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
   Chunk chunk{};
   lay_out(screen, num_queries, workspace, chunk);
   const std::int64_t most = chunk.padded_queries;
-  constexpr std::uintptr_t kVector = 16;
-  const bool aligned = dim % 4 == 0 && reinterpret_cast<std::uintptr_t>(queries) % kVector == 0 &&
-                       reinterpret_cast<std::uintptr_t>(bank) % kVector == 0;
   for (std::int64_t first = 0; first < num_queries; first += most) {
     chunk.queries = queries + first * dim;
     chunk.num_queries = std::min(most, num_queries - first);
@@ -660,8 +744,7 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
     cuda_check(cudaMemsetAsync(chunk.num_unscreened, 0, sizeof(int), queue), kName);
     launch(kName, Grid::independent, select_kernel,
            static_cast<unsigned>(chunk.padded_queries / kSelectQueries), kSelectThreads, 0, queue,
-           screen, chunk, bank, aligned, static_cast<int>(k), distances + first * k,
-           indices + first * k);
+           screen, chunk, bank, static_cast<int>(k), distances + first * k, indices + first * k);
     launch_exact(chunk.queries, {chunk.unscreened, chunk.num_unscreened, chunk.num_queries}, bank,
                  num_rows, dim, k, distances + first * k, indices + first * k, queue);
   }

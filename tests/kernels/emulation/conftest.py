@@ -30,7 +30,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes
         subprocess.run(
             [
                 compiler, "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off",
-                "-fno-strict-aliasing", "-DAUTOPATCH_CUDA_EMULATION",
+                "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DAUTOPATCH_CUDA_EMULATION",
                 f"-I{FOLDER}", f"-I{CSRC}", str(FOLDER / f"{operator}.cpp"), "-o", str(library),
             ],
             check=True,

@@ -11,6 +11,7 @@
 
 #include <cfenv>
 #include <cmath>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -30,6 +31,7 @@
 #define __shared__ static
 #define __grid_constant__
 #define __forceinline__ inline
+#define __noinline__
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 
@@ -130,7 +132,9 @@ struct Block {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;  // where it begins;
+  jmp_buf position;  // where it goes on: a jump, unlike a change of context, calls no system
+  bool started = false;
   Block* block;
   uint3 thread;
   int lane;
@@ -139,7 +143,7 @@ struct Fiber {
 };
 
 struct Device {
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   Fiber* running = nullptr;
   const std::function<void()>* body = nullptr;
   dim3 grid, block;
@@ -155,7 +159,18 @@ inline Fiber& self() { return *device.running; }
   std::abort();
 }
 
-inline void yield() { swapcontext(&self().context, &device.scheduler); }
+inline void yield() {
+  if (_setjmp(self().position) == 0) _longjmp(device.scheduler, 1);
+}
+
+/// Runs a fiber until it yields.
+[[gnu::noinline]] inline void resume(Fiber& fiber) {
+  device.running = &fiber;
+  if (_setjmp(device.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.position, 1);
+  fiber.started = true;
+  setcontext(&fiber.start);
+}
 
 inline void release_if_complete(Block& block) {
   if (block.waiting == block.running) {
@@ -233,19 +248,18 @@ inline void run_together(std::vector<Block>& blocks, std::size_t shared_bytes) {
       fiber.lane = static_cast<int>(i % kWarp);
       fiber.warp = static_cast<int>(i / kWarp);
       if (stacks.size() < fibers.size()) stacks.emplace_back(new char[kStack]);
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = stacks[fibers.size() - 1].get();
-      fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, run_fiber, 0);
+      getcontext(&fiber.start);
+      fiber.start.uc_stack.ss_sp = stacks[fibers.size() - 1].get();
+      fiber.start.uc_stack.ss_size = kStack;
+      fiber.start.uc_link = nullptr;
+      makecontext(&fiber.start, run_fiber, 0);
     }
   }
   for (std::size_t left = fibers.size(); left > 0;) {
     const std::uint64_t before = device.progress;
     for (const std::unique_ptr<Fiber>& fiber : fibers) {
       if (fiber->done) continue;
-      device.running = fiber.get();
-      swapcontext(&device.scheduler, &fiber->context);
+      resume(*fiber);
       if (fiber->done) --left;
     }
     if (device.progress == before) fail("every thread waits for another");
