@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from autopatch.data import EVALUATION_SIZE, load_images
-from autopatch.detector.memory import MemoryBank, total_flops
+from autopatch.detector.memory import MemoryBank, images_at_a_time, total_flops
 from autopatch.detector.threshold import Threshold, calibrate
 from autopatch.errors import InputError
 from autopatch.progress import Progress
 from autopatch.supernet import Architecture, Subnet, Supernet, read_safetensors
 
-_IMAGES_AT_A_TIME = 16
+_RECALIBRATED_AT_A_TIME = 16  # images: the result depends on it
 _FORMAT = 2
 _SUBNET_PREFIX = "subnet."
 
@@ -324,7 +324,7 @@ def cut_subnet(
     subnet = supernet.get_active_subnet(architecture).to(device)
     if supernet.recalibrate_batch_norm:
         # Batches count alike, so they are of one size, give or take an image.
-        count = math.ceil(len(good) / _IMAGES_AT_A_TIME)
+        count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
         subnet.recalibrate(
             subnet.normalize(load_images(good[first:end], architecture.image_size).to(device))
@@ -347,14 +347,15 @@ def feature_maps(
         images: Files, or uint8 `[N, 3, S, S]` of that size.
         told: Called after every batch with how many images are done, and how many there are.
     """
-    for first in range(0, len(images), _IMAGES_AT_A_TIME):
-        batch = images[first : first + _IMAGES_AT_A_TIME]
+    at_a_time = images_at_a_time(subnet.device)
+    for first in range(0, len(images), at_a_time):
+        batch = images[first : first + at_a_time]
         pixels = batch if isinstance(batch, torch.Tensor) else load_images(batch, image_size)
         with torch.inference_mode():
             maps = subnet(subnet.normalize(pixels.to(subnet.device)))
         yield maps
         if told is not None:
-            told(min(first + _IMAGES_AT_A_TIME, len(images)), len(images))
+            told(min(first + at_a_time, len(images)), len(images))
 
 
 def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:

@@ -17,7 +17,6 @@ from autopatch.kernels import (
 MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
-_IMAGES_AT_A_TIME = 16  # bounds the patch features in memory, not the result
 _DISTANCES_AT_A_TIME = 2**31  # about a second of a CPU, after which one may be told how far it is
 
 
@@ -94,7 +93,7 @@ class MemoryBank:
             `[N, size, size]`, float32.
         """
         height, width = grid(feature_maps)
-        images = _IMAGES_AT_A_TIME
+        images = images_at_a_time(self.bank.device)
         if not self.bank.is_cuda:
             of_one_image = height * width * len(self.bank)
             images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
@@ -117,6 +116,12 @@ class MemoryBank:
         return torch.cat(maps).squeeze(1)
 
 
+def images_at_a_time(device: torch.device) -> int:
+    """Images of a batch: it bounds the memory taken and moves results by no more than rounding. A
+    GPU needs more to be busy."""
+    return 64 if device.type == "cuda" else 16
+
+
 def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
     """Patch positions of an image, (H, W): those of the largest feature map."""
     return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
@@ -132,8 +137,9 @@ def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int
 
 
 def _batches(
-    feature_maps: Sequence[torch.Tensor], size: int = _IMAGES_AT_A_TIME
+    feature_maps: Sequence[torch.Tensor], size: int | None = None
 ) -> list[tuple[torch.Tensor, ...]]:
+    size = size or images_at_a_time(feature_maps[0].device)
     return list(zip(*(m.split(size) for m in feature_maps), strict=True))
 
 
