@@ -86,6 +86,7 @@ function(autopatch_link_cuda_operators target)
     csrc/ops/cuda/group_maxima.cu
     csrc/ops/cuda/group_maxima_wgmma.cu
     csrc/ops/cuda/nearest_neighbors.cu
+    csrc/ops/cuda/pixel_metrics.cu
   )
   target_compile_definitions(${target} PRIVATE AUTOPATCH_WITH_CUDA)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --threads=0>)

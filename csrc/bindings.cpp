@@ -208,4 +208,16 @@ PYBIND11_MODULE(_C, m) {
                       at<double>(out), num_threads);
       },
       release_gil());
+#ifdef AUTOPATCH_WITH_CUDA
+  m.def("pixel_metrics_cuda_workspace", &pixel_metrics_cuda_workspace);
+  m.def(
+      "pixel_metrics_cuda",
+      [](Address scores, ScoreType score_type, Address masks, Size images, Size height, Size width,
+         Address type_of_image, int num_types, Address workspace, Address out, Address stream) {
+        pixel_metrics_cuda(at<const void>(scores), score_type, at<const std::uint8_t>(masks),
+                           images, height, width, at<const std::int32_t>(type_of_image), num_types,
+                           at<void>(workspace), at<double>(out), stream);
+      },
+      release_gil());
+#endif
 }

@@ -23,4 +23,27 @@ void pixel_metrics(const void* scores, ScoreType score_type, const std::uint8_t*
                    std::int64_t num_images, std::int64_t height, std::int64_t width,
                    const std::int32_t* type_of_image, int num_types, double* out, int num_threads);
 
+/// What is wrong with the input, as `pixel_metrics_cuda` tells it.
+enum class MetricsError {
+  none,
+  type_out_of_range,
+  anomalous_pixel_in_good_image,
+  no_anomalous_pixel,
+  nan_score
+};
+constexpr int kMetricsErrors = 8;
+
+/// The same on a CUDA device, queued on `stream`, of less than 2^31 pixels. `out` [6] receives the
+/// metrics, and a MetricsError plus kMetricsErrors times the first image that has it, else 0. With
+/// an error the metrics are NaN. The result is the same from run to run. `workspace` is aligned to
+/// 256 bytes and has as many as `pixel_metrics_cuda_workspace` says: about 40 a pixel, 52 with
+/// float64.
+void pixel_metrics_cuda(const void* scores, ScoreType score_type, const std::uint8_t* masks,
+                        std::int64_t num_images, std::int64_t height, std::int64_t width,
+                        const std::int32_t* type_of_image, int num_types, void* workspace,
+                        double* out, std::uintptr_t stream);
+
+std::int64_t pixel_metrics_cuda_workspace(ScoreType score_type, std::int64_t num_pixels,
+                                          int num_types);
+
 }  // namespace autopatch

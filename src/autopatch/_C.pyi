@@ -141,3 +141,17 @@ def pixel_metrics(
     out: int,
     num_threads: int,
 ) -> None: ...
+def pixel_metrics_cuda_workspace(score_type: ScoreType, num_pixels: int, num_types: int) -> int: ...
+def pixel_metrics_cuda(
+    scores: int,
+    score_type: ScoreType,
+    masks: int,
+    images: int,
+    height: int,
+    width: int,
+    type_of_image: int,
+    num_types: int,
+    workspace: int,
+    out: int,
+    stream: int,
+) -> None: ...

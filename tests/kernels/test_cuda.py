@@ -10,6 +10,7 @@ from autopatch.kernels import (
     aggregate_patches,
     greedy_coreset,
     nearest_neighbors,
+    pixel_metrics,
 )
 
 pytestmark = pytest.mark.cuda
@@ -32,3 +33,11 @@ def test_every_kernel_sanitized() -> None:
         plain = torch.ops.autopatch.nearest_neighbors(rows[:131], rows[100:], None, k, True, 0)
         assert torch.equal(found[0], plain[0])
         assert torch.equal(found[1], plain[1])
+    masks = torch.rand(3, 41, 43) < 0.3
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.uint8):
+        scores = (100 * torch.rand(3, 41, 43)).to(dtype)
+        metrics = pixel_metrics(scores.cuda(), masks.cuda(), ["a", "b", "a"])
+        expected_metrics = pixel_metrics(scores, masks, ["a", "b", "a"])
+        assert list(metrics.as_dict().values()) == pytest.approx(
+            list(expected_metrics.as_dict().values()), rel=1e-12
+        )

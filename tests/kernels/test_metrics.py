@@ -536,3 +536,163 @@ def test_nan_of_half_precision_is_refused(dtype: torch.dtype, pixel: int) -> Non
     masks[5, 3, 3], scores[5, 3, 3] = pixel, -math.nan
     with pytest.raises(ValueError, match=r"^`scores` contain NaN, first in image 5$"):
         pixel_metrics(scores, masks, types)
+
+
+def on_cuda(scores: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) -> PixelMetrics:
+    return pixel_metrics(scores.cuda(), masks.cuda(), types)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("density", [0.01, 0.15, 0.6])
+@pytest.mark.parametrize("smooth", [True, False], ids=["blobs", "loose pixels"])
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (7, 33), (1, 50), (50, 1), (3, 8)])
+def test_cuda_agrees_with_the_reference(
+    density: float, smooth: bool, height: int, width: int
+) -> None:
+    scores, masks, types = problem(height=height, width=width, density=density, smooth=smooth)
+    masks[1, 0, 0] = True
+    expected = reference.pixel_metrics(scores, masks, types)
+    assert_matches(on_cuda(scores, masks, types), expected)
+    assert_matches(on_cuda(scores.double(), masks.byte(), types), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "constant",
+        "tied",
+        "subnormal",
+        "zeros and infinities",
+        "crowded",
+        "8-bit",
+        "float16",
+        "bfloat16",
+        "float32",
+    ],
+)
+@pytest.mark.parametrize("density", [0.0001, 0.03, 0.5, 0.9])
+def test_cuda_equals_the_cpu_on_many_pixels(kind: str, density: float) -> None:
+    _, masks, types = problem(images=40, height=223, width=225, density=density)
+    masks[1, 100, 100] = True
+    generator = torch.Generator().manual_seed(9)
+    scores = random_scores(kind, (40, 223, 225), generator)
+    if kind in ("float32", "float16", "bfloat16"):
+        scores += masks
+    expected = pixel_metrics(scores, masks, types)
+    found = on_cuda(scores, masks, types)
+    assert_matches(found, expected.as_dict())
+    assert on_cuda(scores, masks, types) == found
+
+
+def winding(size: int) -> torch.Tensor:
+    """One region, a path that goes to and fro."""
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[::2] = True
+    mask[1::4, -1] = True
+    mask[3::4, 0] = True
+    return mask
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", ["full", "winding", "winding down", "checkerboard", "teeth"])
+def test_cuda_equals_the_cpu_on_large_regions(shape: str) -> None:
+    size = 801
+    mask = torch.ones(size, size, dtype=torch.bool)
+    if shape.startswith("winding"):
+        mask = winding(size)
+        mask = mask.T if shape == "winding down" else mask
+    elif shape == "checkerboard":
+        mask = torch.arange(size * size).view(size, size) % 2 == 0
+    elif shape == "teeth":
+        mask[:-1, 1::2] = False
+    masks = torch.stack([mask, mask.flip(0), torch.zeros_like(mask), mask.flip(1)])
+    masks[1, 300:, 400] = False
+    scores = torch.randn(masks.shape, generator=torch.Generator().manual_seed(0)) + masks
+    types = ["a", "b", "good", "a"]
+    found = on_cuda(scores, masks, types)
+    assert_matches(found, pixel_metrics(scores, masks, types).as_dict())
+
+
+@pytest.mark.cuda
+def test_cuda_without_a_normal_pixel() -> None:
+    scores, masks = torch.rand(2, 30, 30), torch.ones(2, 30, 30, dtype=torch.bool)
+    found = on_cuda(scores, masks, ["a", "b"])
+    assert found.rwAP == pytest.approx(1, rel=1e-12)
+    assert found.AP == 1
+    assert all(math.isnan(x) for x in (found.AUROC, found.partial_AUROC, found.AUPRO))
+
+
+@pytest.mark.cuda
+def test_cuda_of_strided_and_misaligned_tensors() -> None:
+    scores, masks, types = problem(images=9, height=61, width=47)
+    expected = pixel_metrics(scores[1:], masks[1:], types[1:]).as_dict()
+    on_device = scores.cuda(), masks.cuda()
+    assert_matches(pixel_metrics(on_device[0][1:], on_device[1][1:], types[1:]), expected)
+    turned = on_device[0].transpose(1, 2).contiguous().transpose(1, 2)
+    assert_matches(pixel_metrics(turned[1:], on_device[1][1:], types[1:]), expected)
+
+
+@pytest.mark.cuda
+def test_cuda_refuses_what_the_cpu_refuses() -> None:
+    scores, masks, types = problem()
+    for pixel in (True, False):
+        spoiled = scores.clone()
+        spoiled[5:][masks[5:] == pixel] = math.nan
+        first = 5 if bool((masks[5] == pixel).any()) else 6
+        with pytest.raises(ValueError, match=rf"^`scores` contain NaN, first in image {first}$"):
+            on_cuda(spoiled, masks, types)
+    with pytest.raises(ValueError, match=r"^`masks` have no anomalous pixel$"):
+        on_cuda(scores, torch.zeros_like(masks), types)
+    with pytest.raises(ValueError, match=r"^`masks` have no anomalous pixel$"):
+        on_cuda(scores[:0], masks[:0], [])
+    spoiled_masks = masks.clone()
+    spoiled_masks[4, 20, 3] = True
+    with pytest.raises(
+        ValueError, match=r'^`masks` have anomalous pixels in image 4, whose type is "good"$'
+    ):
+        on_cuda(scores, spoiled_masks, types)
+    with pytest.raises(ValueError, match=r"^`type_indices` are not all in -1 to 1$"):
+        torch.ops.autopatch.pixel_metrics(
+            scores.cuda(), masks.cuda(), torch.full((8,), 2, dtype=torch.int32).cuda(), 2, 0
+        )
+    with pytest.raises(ValueError, match=r"^`masks` is on cpu, `scores` on cuda:0$"):
+        pixel_metrics(scores.cuda(), masks, types)
+
+
+@pytest.mark.cuda
+def test_cuda_work_is_queued_on_the_current_stream() -> None:
+    scores, masks, types = problem()
+    expected = pixel_metrics(scores, masks, types).as_dict()
+    on_device, masks_on_device = -scores.cuda(), masks.cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        on_device.neg_()
+        found = pixel_metrics(on_device, masks_on_device, types)
+    assert_matches(found, expected)
+
+
+@pytest.mark.cuda
+def test_cuda_graph_of_metrics() -> None:
+    scores, masks, types = problem()
+    names = sorted(set(types) - {"good"})
+    indices = torch.tensor(
+        [names.index(name) if name != "good" else -1 for name in types], dtype=torch.int32
+    )
+    on_device = [tensor.cuda() for tensor in (scores, masks, indices)]
+    torch.ops.autopatch.pixel_metrics(*on_device, len(names), 0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = torch.ops.autopatch.pixel_metrics(*on_device, len(names), 0)
+    for seed in (1, 2):
+        scores, masks, _ = problem(seed=seed, density=0.1 * seed)
+        on_device[0].copy_(scores)
+        on_device[1].copy_(masks)
+        graph.replay()
+        expected = pixel_metrics(scores, masks, types)
+        assert_matches(PixelMetrics(*found.tolist()), expected.as_dict())
+    on_device[0][3, 4, 5] = math.nan
+    graph.replay()
+    assert bool(found.isnan().all())

@@ -2,6 +2,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define AUTOPATCH_ALSO_ON_DEVICE __host__ __device__
+#else
+#define AUTOPATCH_ALSO_ON_DEVICE
+#endif
+
 namespace autopatch {
 
 // Inlined always: kernel bodies use them, and a copy compiled for their ISA level could be the one
@@ -16,13 +22,13 @@ struct FloatFormat {
   static constexpr Bits kInfinity =
       static_cast<Bits>(kMagnitude - ((Bits{1} << kMantissaBits) - 1));
 
-  [[gnu::always_inline]] static constexpr bool is_nan(Bits bits) {
+  [[gnu::always_inline]] AUTOPATCH_ALSO_ON_DEVICE static constexpr bool is_nan(Bits bits) {
     return (bits & kMagnitude) > kInfinity;
   }
 
   /// The order of scores as that of integers: falls where the score rises, and is the same for -0
   /// and 0. Not for NaN.
-  [[gnu::always_inline]] static constexpr Bits key(Bits bits) {
+  [[gnu::always_inline]] AUTOPATCH_ALSO_ON_DEVICE static constexpr Bits key(Bits bits) {
     return static_cast<Bits>((bits & kSign) != 0 ? bits - 1 : bits ^ kMagnitude);
   }
 };
@@ -34,8 +40,8 @@ using BFloat16 = FloatFormat<std::uint16_t, 7>;
 
 struct UInt8 {
   using Bits = std::uint8_t;
-  static constexpr bool is_nan(Bits) { return false; }
-  static constexpr Bits key(Bits bits) { return static_cast<Bits>(~bits); }
+  AUTOPATCH_ALSO_ON_DEVICE static constexpr bool is_nan(Bits) { return false; }
+  AUTOPATCH_ALSO_ON_DEVICE static constexpr Bits key(Bits bits) { return static_cast<Bits>(~bits); }
 };
 
 }  // namespace autopatch

@@ -16,6 +16,7 @@ from autopatch import _C
 MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
 MAX_CUDA_COLUMNS = 16_384  # of a coreset: one pick has to fit a block's shared memory
+MAX_CUDA_PIXELS = 2**31 - 1
 FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
@@ -154,4 +155,15 @@ def check_metrics(scores: torch.Tensor, masks: torch.Tensor, type_indices: torch
     if list(type_indices.shape) != [scores.shape[0]]:
         raise ValueError(
             f"`types` has {type_indices.numel()} entries, `scores` has {scores.shape[0]} images"
+        )
+    for name, tensor in (("masks", masks), ("type_indices", type_indices)):
+        if tensor.device != scores.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, `scores` on {scores.device}")
+
+
+def check_cuda_pixels(scores: torch.Tensor) -> None:
+    if scores.numel() > MAX_CUDA_PIXELS:
+        raise ValueError(
+            f"`scores` have {scores.numel()} pixels, expected at most {MAX_CUDA_PIXELS} on a GPU; "
+            "move them with .cpu()"
         )

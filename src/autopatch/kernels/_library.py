@@ -38,15 +38,6 @@ def _no_gradient(name: str) -> Operator:
     return backward
 
 
-def _cpu_only(name: str) -> Operator:
-    def raise_error(*_args: Any) -> None:
-        raise NotImplementedError(
-            f"autopatch::{name} runs on the CPU only; move its inputs there with .cpu()"
-        )
-
-    return raise_error
-
-
 def _built_with_cuda(name: str, cuda: Operator) -> Operator:
     def run(*args: Any) -> Any:
         if not _C.cuda_built:
@@ -59,13 +50,13 @@ def _built_with_cuda(name: str, cuda: Operator) -> Operator:
     return run
 
 
-def define(schema: str, *, cpu: Operator, fake: Operator, cuda: Operator | None = None) -> None:
+def define(schema: str, *, cpu: Operator, cuda: Operator, fake: Operator) -> None:
     """Registers `autopatch::<schema>`. Operators that write to an argument get no autograd rule:
     torch has none for them, and their callers refuse inputs that require a gradient."""
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.needs_fixed_stride_order,))
     _library.impl(name, cpu, "CPU")
-    _library.impl(name, _built_with_cuda(name, cuda) if cuda else _cpu_only(name), "CUDA")
+    _library.impl(name, _built_with_cuda(name, cuda), "CUDA")
     torch.library.register_fake(f"autopatch::{name}", fake, lib=_library)
     if "!" not in schema:
         torch.library.register_autograd(f"autopatch::{name}", _no_gradient(name), lib=_library)
@@ -483,6 +474,56 @@ def _metrics_cpu(
     return out
 
 
+_METRICS_ERRORS = 8  # kMetricsErrors
+
+
+def _check_metrics_error(code: int, num_types: int) -> None:
+    """Raises what `MetricsError`, plus eight times the image that has it, stands for."""
+    image, error = divmod(code, _METRICS_ERRORS)
+    if error == 1:
+        raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
+    if error == 2:
+        raise ValueError(f'`masks` have anomalous pixels in image {image}, whose type is "good"')
+    if error == 3:
+        raise ValueError("`masks` have no anomalous pixel")
+    if error == 4:
+        raise ValueError(f"`scores` contain NaN, first in image {image}")
+
+
+def _metrics_cuda(
+    scores: torch.Tensor,
+    masks: torch.Tensor,
+    type_indices: torch.Tensor,
+    num_types: int,
+    num_threads: int,
+) -> torch.Tensor:
+    _checks.check_metrics(scores, masks, type_indices)
+    _checks.check_cuda_pixels(scores)
+    with torch.cuda.device_of(scores):
+        scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
+        score_type = _SCORE_TYPES[scores.dtype]
+        out = scores.new_empty((6,), dtype=torch.float64)
+        size = _C.pixel_metrics_cuda_workspace(score_type, scores.numel(), num_types)
+        workspace = scores.new_empty((size,), dtype=torch.uint8)
+        _C.pixel_metrics_cuda(
+            scores.data_ptr(),
+            score_type,
+            masks.data_ptr(),
+            scores.shape[0],
+            scores.shape[1],
+            scores.shape[2],
+            type_indices.data_ptr(),
+            num_types,
+            workspace.data_ptr(),
+            out.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )
+        if torch.cuda.is_current_stream_capturing():
+            return out[:5]  # a graph cannot tell the host: the metrics are NaN
+    _check_metrics_error(int(out.tolist()[5]), num_types)
+    return out[:5]
+
+
 def _metrics_fake(
     scores: torch.Tensor,
     masks: torch.Tensor,
@@ -498,6 +539,7 @@ define(
     "pixel_metrics(Tensor scores, Tensor masks, Tensor type_indices, int num_types,"
     " int num_threads) -> Tensor",
     cpu=_metrics_cpu,
+    cuda=_metrics_cuda,
     fake=_metrics_fake,
 )
 
