@@ -198,8 +198,8 @@ double found_along(double before, double after, double limit) {
 
 /// Positives that share a score.
 struct Positives {
-  double weight = 0;
-  double overlap = 0;
+  Sum weight;  // millions may share one
+  Sum overlap;
   std::uint32_t count = 0;
 
   void add(const Share& share) {
@@ -223,14 +223,14 @@ class Curves {
     const double untied = false_positives_ + between;
     false_positives_ = untied + (tied - positives.count);
     true_positives_ += count;
-    weight_ += positives.weight;
+    const double weight = positives.weight.value();
+    weight_ += weight;
     precision_ += count * (true_positives_ / (true_positives_ + false_positives_));
-    weighted_precision_ +=
-        positives.weight * (weight_.value() / (weight_.value() + false_positives_));
+    weighted_precision_ += weight * (weight_.value() / (weight_.value() + false_positives_));
     found_ += count * found_along(untied, false_positives_, num_negatives_);
     const double to_limit = found_along(untied, false_positives_, limit_);
     found_to_limit_ += count * to_limit;
-    overlap_to_limit_ += positives.overlap * to_limit;
+    overlap_to_limit_ += positives.overlap.value() * to_limit;
   }
 
   void finish(double* out) const {

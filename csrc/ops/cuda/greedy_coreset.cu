@@ -22,7 +22,7 @@
 namespace autopatch {
 namespace {
 
-constexpr int kThreads = 640;
+constexpr int kThreads = 512;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kSums = 16;  // running sums of a distance, and lanes that compute one
@@ -52,15 +52,14 @@ struct Deal {
 struct Rows {
   const float* features;
   std::int64_t dim;
-  int chunks;        // of codes of a row
-  int first_chunks;  // that most rows are ruled out by
+  int chunks;  // of codes of a row
   Deal deal;
 };
 
 /// What is known of all rows, by block and slot; codes by block, chunk and slot.
 struct State {
   int4* codes;
-  int2* norms;     // |c|^2 of the first chunks' codes and of all
+  int* norms;      // |c|^2
   float* errors;   // e
   float* nearest;  // squared distance to the picks; below 0 for a pick
   float* limits;
@@ -117,7 +116,6 @@ __global__ void __launch_bounds__(kThreads)
   auto* codes = reinterpret_cast<signed char*>(state.codes);
   const float scale = *inverse_scale;
   float error = 0.0f;
-  int first_norm = 0;
   int norm = 0;
   for (int d = lane; d < rows.chunks * kCodesOfChunk; d += kWarp) {
     int code = 0;
@@ -128,7 +126,6 @@ __global__ void __launch_bounds__(kThreads)
       error += rest * rest;
     }
     norm += code * code;
-    if (d < rows.first_chunks * kCodesOfChunk) first_norm += code * code;
     const std::int64_t chunk = static_cast<std::int64_t>(block) * rows.chunks + d / kCodesOfChunk;
     codes[(chunk * rows.deal.slots + slot) * kCodesOfChunk + d % kCodesOfChunk] =
         static_cast<signed char>(code);
@@ -136,11 +133,10 @@ __global__ void __launch_bounds__(kThreads)
   for (int step = kWarp / 2; step > 0; step /= 2) {
     error += __shfl_xor_sync(kAllLanes, error, step);
     norm += __shfl_xor_sync(kAllLanes, norm, step);
-    first_norm += __shfl_xor_sync(kAllLanes, first_norm, step);
   }
   if (lane == 0) {
     const std::int64_t at = static_cast<std::int64_t>(block) * rows.deal.slots + slot;
-    state.norms[at] = {first_norm, norm};
+    state.norms[at] = norm;
     // Values of up to 127 are rounded by 2^-17 each when they are computed.
     state.errors[at] = sqrtf(error) * 1.001f + 1e-4f * sqrtf(static_cast<float>(rows.dim));
     state.nearest[at] = __int_as_float(0x7F800000);
@@ -166,22 +162,7 @@ __device__ unsigned long long greatest(unsigned long long key, unsigned long lon
 
 /// The shared memory of a block, after the codes of the pick: its features and, if `resident`, the
 /// codes and the state of the block's rows.
-constexpr std::int64_t kBytesOfRow = 4 * sizeof(float);  // norms, nearest, limits
-
-/// `product` plus that of codes of chunks [first, last).
-__device__ inline int add_product(const int4* codes, std::int64_t stride, const int4* pick,
-                                  int first, int last, int product) {
-#pragma unroll 4
-  for (int chunk = first; chunk < last; ++chunk) {
-    const int4 a = codes[chunk * stride];
-    const int4 b = pick[chunk];
-    product = __dp4a(a.x, b.x, product);
-    product = __dp4a(a.y, b.y, product);
-    product = __dp4a(a.z, b.z, product);
-    product = __dp4a(a.w, b.w, product);
-  }
-  return product;
-}
+constexpr std::int64_t kBytesOfRow = 3 * sizeof(float);  // norms, nearest, limits
 
 template <bool resident>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -202,19 +183,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* behind = pick_features + rows.chunks * kCodesOfChunk;
   // Whether the farthest row is to be found anew, and the pick's norm and error.
   auto* stale = reinterpret_cast<int*>(behind);
-  auto* pick_error = reinterpret_cast<float*>(stale + 1);
-  auto* pick_norm = reinterpret_cast<int2*>(stale + 2);
+  int* pick_norm = stale + 1;
+  auto* pick_error = reinterpret_cast<float*>(stale + 2);
   auto* own = reinterpret_cast<int4*>(stale + 4);
 
   const std::int64_t first = static_cast<std::int64_t>(block) * deal.slots;
   int4* codes = state.codes + first * rows.chunks;
-  int2* norms = state.norms + first;
+  int* norms = state.norms + first;
   float* nearest = state.nearest + first;
   float* limits = state.limits + first;
   const float* errors = state.errors + first;
   if (resident) {
     int4* own_codes = own;
-    auto* own_norms = reinterpret_cast<int2*>(own_codes + rows.chunks * deal.slots);
+    auto* own_norms = reinterpret_cast<int*>(own_codes + rows.chunks * deal.slots);
     auto* own_nearest = reinterpret_cast<float*>(own_norms + deal.slots);
     float* own_limits = own_nearest + deal.slots;
     for (int i = thread; i < rows.chunks * deal.slots; i += kThreads) own_codes[i] = codes[i];
@@ -254,27 +235,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncthreads();
 
-    const int2 norm_of_pick = *pick_norm;
+    const int norm_of_pick = *pick_norm;
     const float error_of_pick = *pick_error;
     for (int base = thread - lane; base < slots; base += kThreads) {
       const int slot = base + lane;
       bool measured = false;
-      int product = 0;
-      float least = 0.0f;  // distance of codes below which the row is measured
-      const int4* own_codes = codes + slot;
       if (slot < slots) {
+        int product = 0;
+#pragma unroll 4
+        for (int chunk = 0; chunk < rows.chunks; ++chunk) {
+          const int4 a = codes[static_cast<std::int64_t>(chunk) * deal.slots + slot];
+          const int4 b = pick_codes[chunk];
+          product = __dp4a(a.x, b.x, product);
+          product = __dp4a(a.y, b.y, product);
+          product = __dp4a(a.z, b.z, product);
+          product = __dp4a(a.w, b.w, product);
+        }
+        const auto apart = static_cast<float>(norms[slot] + norm_of_pick - 2 * product);
         const float limit = (limits[slot] + error_of_pick) * 1.00001f;
-        least = limit * limit;
-        product = add_product(own_codes, deal.slots, pick_codes, 0, rows.first_chunks, 0);
-        const auto apart = static_cast<float>(norms[slot].x + norm_of_pick.x - 2 * product);
         // Written so that a limit which is NaN passes.
-        measured = !(apart >= least);
-      }
-      if (__any_sync(kAllLanes, measured) && slot < slots) {
-        product =
-            add_product(own_codes, deal.slots, pick_codes, rows.first_chunks, rows.chunks, product);
-        const auto apart = static_cast<float>(norms[slot].y + norm_of_pick.y - 2 * product);
-        measured = !(apart >= least) && nearest[slot] > 0.0f;
+        measured = !(apart >= limit * limit) && nearest[slot] > 0.0f;
       }
       // Two at a time are measured, each by half a warp.
       for (unsigned left = __ballot_sync(kAllLanes, measured); left != 0;) {
@@ -346,7 +326,6 @@ Rows rows_of(const float* features, std::int64_t num_rows, std::int64_t dim) {
   rows.features = features;
   rows.dim = dim;
   rows.chunks = static_cast<int>(divide_up(dim, kCodesOfChunk));
-  rows.first_chunks = (rows.chunks + 1) / 2;
   rows.deal.num_rows = num_rows;
   const std::int64_t most = attribute(cudaDevAttrMultiProcessorCount);
   rows.deal.blocks = static_cast<int>(std::min(most, divide_up(num_rows, kLeastRows)));
@@ -365,7 +344,7 @@ std::int64_t lay_out(const Rows& rows, void* memory, State& state) {
   };
   const std::int64_t all = static_cast<std::int64_t>(rows.deal.blocks) * rows.deal.slots;
   state.codes = static_cast<int4*>(part(all * rows.chunks * kCodesOfChunk));
-  state.norms = static_cast<int2*>(part(all * 8));
+  state.norms = static_cast<int*>(part(all * 4));
   state.errors = static_cast<float*>(part(all * 4));
   state.nearest = static_cast<float*>(part(all * 4));
   state.limits = static_cast<float*>(part(all * 4));

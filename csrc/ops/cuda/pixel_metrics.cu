@@ -31,7 +31,10 @@ constexpr int kDigits = 1 << kDigitBits;
 constexpr int kRounds = 8;    // of a warp over a tile that is sorted
 constexpr int kTogether = 4;  // scores that a thread has under way
 constexpr int kLeastBins = 256;
-constexpr int kMostBins = 1 << 16;
+constexpr int kMostBins = 1 << 20;
+constexpr std::uint32_t kSlotsApart = 2048;  // that a block counts in shared memory
+constexpr int kCountBlocks = 2;              // for one of other kernels: it waits for memory
+constexpr int kMostCountBlocks = 1056;
 constexpr int kSums = 5;
 constexpr std::uint32_t kNone = 0xFFFFFFFFu;
 
@@ -476,27 +479,52 @@ struct FirstOfKey {
   }
 };
 
-/// Cells of equal width between the first and the last key, a power of two.
-template <typename Key>
+/// A score by its key; see score_key.hpp.
+__device__ inline float score_of(std::uint32_t key) {
+  constexpr std::uint32_t kMagnitude = Float32::kMagnitude;
+  return __uint_as_float((key & Float32::kSign) != 0 ? key + 1 : key ^ kMagnitude);
+}
+
+/// Cells between the first and the last key. Those of float32 are of equal width in score, as keys
+/// of numbers around zero are far apart; others, and where a score is infinite, in key.
+template <typename Format, typename Key>
 struct Cells {
+  static constexpr bool kIsFloat = std::is_same_v<Format, Float32>;
   Key first;
   Key last;
+  std::uint32_t last_cell;
   int shift;
+  bool by_score = false;
+  float highest = 0.0f;
+  float per_score = 0.0f;
 
   __device__ Cells(const Key* distinct, std::uint32_t count, int log_bins)
-      : first(distinct[0]), last(distinct[count - 1]) {
+      : first(distinct[0]), last(distinct[count - 1]), last_cell((1u << log_bins) - 1) {
     const auto range = static_cast<long long>(last - first);
     shift = max(0, 64 - __clzll(range) - log_bins);
+    if constexpr (kIsFloat) {
+      highest = score_of(first);
+      per_score = static_cast<float>(last_cell) / (highest - score_of(last));
+      by_score = per_score > 0.0f && per_score < 1e30f;
+    }
   }
 
-  __device__ Key cell_of(Key key) const { return (key - first) >> shift; }
+  __device__ std::uint32_t cell_of(Key key) const {
+    if constexpr (kIsFloat) {
+      if (by_score) {  // rounding keeps the order
+        const float cell = (highest - score_of(key)) * per_score;
+        return min(static_cast<std::uint32_t>(cell), last_cell);
+      }
+    }
+    return static_cast<std::uint32_t>((key - first) >> shift);
+  }
 };
 
-template <typename Key>
+template <typename Format, typename Key>
 __global__ void __launch_bounds__(kThreads) bin_kernel(Memory<Key> memory, int log_bins) {
   const std::uint32_t count = memory.found->num_keys;
   if (count == 0) return;
-  const Cells<Key> cells(memory.distinct, count, log_bins);
+  const Cells<Format, Key> cells(memory.distinct, count, log_bins);
   const std::uint32_t step = gridDim.x * kThreads;
   for (std::uint32_t bin = blockIdx.x * kThreads + threadIdx.x; bin <= 1u << log_bins;
        bin += step) {
@@ -521,10 +549,19 @@ __global__ void __launch_bounds__(kThreads)
   using Bits = typename Format::Bits;
   const std::uint32_t num_keys = memory.found->num_keys;
   if (num_keys == 0) return;
-  const Cells<Key> cells(memory.distinct, num_keys, log_bins);
+  const Cells<Format, Key> cells(memory.distinct, num_keys, log_bins);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const Part part(images.num_pixels, kThreads * kTogether);
   std::uint32_t before_all = 0;
+  // Where there are few slots each is hit often, so a block counts for itself first.
+  const std::uint32_t num_slots = 2 * num_keys;
+  const bool counts_apart = num_slots <= kSlotsApart;
+  auto* apart = shared_memory<std::uint32_t>();
+  std::uint32_t* slots = counts_apart ? apart : memory.slots;
+  if (counts_apart) {
+    for (std::uint32_t i = threadIdx.x; i < num_slots; i += kThreads) apart[i] = 0;
+    __syncthreads();
+  }
   for (std::uint32_t base = part.begin; base < part.end; base += kThreads * kTogether) {
     Bits own_scores[kTogether];
     bool normal[kTogether];
@@ -545,7 +582,7 @@ __global__ void __launch_bounds__(kThreads)
       if (normal[j] && key < cells.first) {
         ++before_all;
       } else if (normal[j] && key <= cells.last) {
-        const auto cell = static_cast<std::uint32_t>(cells.cell_of(key));
+        const std::uint32_t cell = cells.cell_of(key);
         std::uint32_t low = memory.bins[cell];
         std::uint32_t high = memory.bins[cell + 1];
         while (low < high) {
@@ -561,12 +598,18 @@ __global__ void __launch_bounds__(kThreads)
       if (__any_sync(kAllLanes, slot != kNone) == 0) continue;
       const unsigned same = __match_any_sync(kAllLanes, slot);
       if (slot != kNone && __ffs(static_cast<int>(same)) - 1 == lane) {
-        atomicAdd(&memory.slots[slot], static_cast<std::uint32_t>(__popc(same)));
+        atomicAdd(&slots[slot], static_cast<std::uint32_t>(__popc(same)));
       }
     }
   }
   before_all = warp_inclusive(before_all);
   if (lane == kWarp - 1 && before_all != 0) atomicAdd(&memory.slots[0], before_all);
+  if (counts_apart) {
+    __syncthreads();
+    for (std::uint32_t i = threadIdx.x; i < num_slots; i += kThreads) {
+      if (apart[i] != 0) atomicAdd(&memory.slots[i], apart[i]);
+    }
+  }
 }
 
 /// Slots become the negatives up to and with each.
@@ -773,9 +816,11 @@ void measure(const void* untyped_scores, const Images& images, void* workspace, 
          images, memory);
   sort(memory, 8 * static_cast<int>(sizeof(typename Format::Bits)), blocks, stream);
   scan(FirstOfKey<Key>{memory}, memory.counts, &memory.found->num_keys, blocks, stream);
-  launch(kName, Grid::independent, bin_kernel<Key>, grid, kThreads, 0, stream, memory, log_bins);
-  launch(kName, Grid::independent, count_kernel<Format, Key>, grid, kThreads, 0, stream, scores,
-         images, memory, log_bins);
+  launch(kName, Grid::independent, bin_kernel<Format, Key>, grid, kThreads, 0, stream, memory,
+         log_bins);
+  launch(kName, Grid::independent, count_kernel<Format, Key>,
+         static_cast<unsigned>(std::min(blocks * kCountBlocks, kMostCountBlocks)), kThreads,
+         kSlotsApart * sizeof(std::uint32_t), stream, scores, images, memory, log_bins);
   scan(Slots<Key>{memory}, memory.counts, static_cast<std::uint32_t*>(nullptr), blocks, stream);
   scan(Weights<Key>{images, memory}, memory.sums, static_cast<double*>(nullptr), blocks, stream);
   launch(kName, Grid::independent, curve_kernel<Key>, grid, kThreads, kWarps * sizeof(double),
