@@ -122,52 +122,80 @@ __host__ __device__ inline Job job_of(const Plan& plan, int block) {
   return job;
 }
 
+/// Where a value of the tile's pooled rows comes from and goes to.
+struct Cell {
+  int row;
+  int column;
+  int channel;
+};
+
 /// Sums of `patch` values along a row of the map, into rows of shared memory with the channels
 /// last: of all rows that the pooled rows of the job are made of.
 template <typename T>
 __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
+  constexpr int kTogether = 4;  // sums of a thread, so that it waits for memory once for all
   const int thread = static_cast<int>(threadIdx.x);
   const int pad = (level.patch - 1) / 2;
   const int rows = job.last_row - job.first_row + level.patch - 1;
   const int columns = job.last_column - job.first_column;
   const int channels = job.num_channels;
-  const std::int64_t size = static_cast<std::int64_t>(level.height) * level.width;
-  const T* image = static_cast<const T*>(level.data) + job.image * size * level.channels;
+  const int stride = level.channels_last ? level.channels : 1;
+  const int size = level.height * level.width;
+  const T* image = static_cast<const T*>(level.data) +
+                   static_cast<std::int64_t>(job.image) * size * level.channels +
+                   job.first_channel * static_cast<std::int64_t>(level.channels_last ? 1 : size);
 
-  const auto sum = [&](int row, int column, int channel) {
-    const int source_row = job.first_row - pad + row;
-    float total = 0.0f;
-    if (source_row >= 0 && source_row < level.height) {
-      const int stride = level.channels_last ? level.channels : 1;
-      const T* line = image + static_cast<std::int64_t>(source_row) * level.width * stride +
-                      (job.first_channel + channel) * (level.channels_last ? 1 : size);
-      const int left = job.first_column + column - pad;
-      const int begin = left > 0 ? left : 0;
-      const int end = left + level.patch < level.width ? left + level.patch : level.width;
-      for (int x = begin; x < end; ++x) total += to_float(line[x * stride]);
-    }
-    sums[(row * columns + column) * channels + channel] = total;
-  };
-  // Positions are counted on without division: it takes longer than all else.
-  if (level.channels_last) {  // a thread keeps its channel
-    const int at_once = kThreads / channels;
-    int column = thread / channels;
-    if (column >= at_once) return;
-    for (int row = 0;; column += at_once) {
-      for (; column >= columns; column -= columns) ++row;
-      if (row >= rows) break;
-      sum(row, column, thread % channels);
-    }
-  } else {  // a thread keeps its column: neighbors read neighboring values
-    const int lanes = columns < kThreads ? columns : kThreads;
-    const int at_once = kThreads / lanes;
-    int row = thread / lanes;
-    if (row >= at_once) return;
-    for (int channel = 0;; row += at_once) {
-      for (; row >= rows; row -= rows) ++channel;
-      if (channel >= channels) break;
-      for (int column = thread % lanes; column < columns; column += lanes) {
-        sum(row, column, channel);
+  // Cells are counted on without division, which takes longer than all else. With the channels last
+  // a thread keeps its channel, otherwise its column, so that neighbors read neighboring values.
+  const int lanes = level.channels_last ? channels : min(columns, kThreads);
+  const int at_once = kThreads / lanes;
+  const int length = level.channels_last ? columns : rows;
+  const int last = level.channels_last ? rows : channels;
+  int inner = thread / lanes;
+  int outer = 0;
+  if (inner >= at_once) return;
+  for (int lane = thread % lanes; lane < (level.channels_last ? lanes : columns); lane += lanes) {
+    inner = thread / lanes;
+    outer = 0;
+    for (;;) {
+      Cell cells[kTogether];
+      int from[kTogether];  // in the image
+      int left[kTogether];
+      float totals[kTogether];
+      int count = 0;
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        for (; inner >= length; inner -= length) ++outer;
+        const bool inside = outer < last;
+        if (inside) ++count;
+        cells[i] = level.channels_last ? Cell{outer, inner, lane} : Cell{inner, lane, outer};
+        const int row = job.first_row - pad + cells[i].row;
+        left[i] = job.first_column + cells[i].column - pad;
+        // A row outside the map has no column inside.
+        if (!inside || row < 0 || row >= level.height) left[i] = level.width;
+        from[i] = row * level.width * stride + cells[i].channel * (level.channels_last ? 1 : size) +
+                  left[i] * stride;
+        totals[i] = 0.0f;
+        inner += at_once;
+      }
+      if (count == 0) break;
+      for (int x = 0; x < level.patch; ++x) {
+        float values[kTogether];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const int column = left[i] + x;
+          values[i] =
+              column >= 0 && column < level.width ? to_float(image[from[i] + x * stride]) : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) totals[i] += values[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        if (i < count) {
+          sums[(cells[i].row * columns + cells[i].column) * channels + cells[i].channel] =
+              totals[i];
+        }
       }
     }
   }
@@ -355,6 +383,7 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
   for (const FeatureMap& map : maps) plan.stride += map.channels;
   if (images == 0 || plan.stride == 0) return;
   plan.aligned = plan.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
+  constexpr std::int64_t kMaxValues = std::int64_t{1} << 30;
   std::int64_t offset = 0;
   for (auto map = maps.begin(); map != maps.end();) {
     plan.num_levels = 0;
@@ -362,6 +391,9 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
     std::int64_t most_shared = 0;
     for (; map != maps.end() && plan.num_levels < kMaxLevels; ++map) {
       if (map->channels == 0) continue;
+      if (map->channels * map->height * map->width > kMaxValues) {
+        throw std::invalid_argument("`feature_maps` hold more than 2^30 values an image");
+      }
       Level& level = plan.levels[plan.num_levels++];
       const std::int64_t shrink = 1 - map->patch % 2;
       level = Level{};
