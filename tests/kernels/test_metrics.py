@@ -542,6 +542,15 @@ def on_cuda(scores: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) -> 
     return pixel_metrics(scores.cuda(), masks.cuda(), types)
 
 
+def test_millions_of_positives_of_one_score_are_summed_without_loss() -> None:
+    masks = torch.rand(40, 223, 225, generator=torch.Generator().manual_seed(0)) < 0.9
+    found = pixel_metrics(torch.ones(masks.shape), masks, ["dent"] * 40)
+    # All pixels are found at once, and a type's weigh as many as there are.
+    share = int(masks.sum()) / masks.numel()
+    assert math.isclose(found.rwAP, share, rel_tol=1e-13)
+    assert math.isclose(found.AP, share, rel_tol=1e-13)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("density", [0.01, 0.15, 0.6])
 @pytest.mark.parametrize("smooth", [True, False], ids=["blobs", "loose pixels"])

@@ -279,7 +279,7 @@ struct Nearest {
 // --- Selection
 // -------------------------------------------------------------------------------------
 
-constexpr int kSelectThreads = 256;
+constexpr int kSelectThreads = 128;
 constexpr int kSelectQueries = 32;  // of a block
 constexpr int kQueriesOfWarp = kSelectQueries / (kSelectThreads / kWarp);
 constexpr int kNoRow = 0x7FFFFFFF;
@@ -322,16 +322,15 @@ __device__ inline float product(const __half* query, const __half* row, std::int
 /// A query whose neighbors are looked for, by a warp.
 struct Search {
   Query query;
-  const float* values;
-  const __half* rounded;
-  float limit;  // rows of a greater lower bound are none
+  std::int64_t number;  // in the chunk
+  float limit;          // rows of a greater lower bound are none
   Nearest nearest;
 };
 
 /// Measures the rows of a group, but those that float16 tells are too far: it is read in half the
 /// time, and their sums are closer than those of tensor cores.
-__noinline__ __device__ Search measure_group(Search search, const Screen& screen, const float* bank,
-                                             std::int64_t group, int k) {
+__device__ inline Search measure_group(Search search, const Screen& screen, const Chunk& chunk,
+                                       const float* bank, std::int64_t group, int k) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float norm = screen.norms[group];
   const float moved = (search.query.residual + screen.residuals[group]) * 1.000001f;
@@ -342,17 +341,18 @@ __noinline__ __device__ Search measure_group(Search search, const Screen& screen
   for (int i = lane; i < kGroup; i += kWarp) {
     const std::int64_t at = group * kGroup + i;
     const int row = screen.order[at];
-    const float apart =
-        search.query.square + 2.0f * screen.half_norms[at] -
-        2.0f * product(search.rounded, screen.rows + at * screen.depth, screen.depth) - error;
+    const float apart = search.query.square + 2.0f * screen.half_norms[at] -
+                        2.0f * product(chunk.rows + search.number * screen.depth,
+                                       screen.rows + at * screen.depth, screen.depth) -
+                        error;
     const float lower = (apart > 0.0f ? sqrtf(apart) * 0.999999f : 0.0f) - moved;
     // Written so that a bound which is NaN passes.
     unsigned left = __ballot_sync(kAllLanes, row >= 0 && !(lower > search.limit));
     for (; left != 0; left &= left - 1) {
       const int source = __ffs(static_cast<int>(left)) - 1;
       const int measured = __shfl_sync(kAllLanes, row, source);
-      const float distance =
-          squared_distance(search.values, bank + measured * screen.dim, screen.dim);
+      const float distance = squared_distance(chunk.queries + search.number * screen.dim,
+                                              bank + measured * screen.dim, screen.dim);
       search.nearest.merge(distance, measured, lane == 0 && distance < infinity(), k);
     }
     const float last = __shfl_sync(kAllLanes, search.nearest.distance, k - 1);
@@ -362,9 +362,9 @@ __noinline__ __device__ Search measure_group(Search search, const Screen& screen
   return search;
 }
 
-__global__ void __launch_bounds__(kSelectThreads, 3)
-    select_kernel(Screen screen, Chunk chunk, const float* bank, int k, float* distances,
-                  std::int64_t* indices) {
+__global__ void __launch_bounds__(kSelectThreads, 5)
+    select_kernel(const __grid_constant__ Screen screen, const __grid_constant__ Chunk chunk,
+                  const float* bank, int k, float* distances, std::int64_t* indices) {
   __shared__ MaximaTile tile;
   __shared__ Nearest seeds[kSelectQueries][kWarp];  // upper bounds and groups, the k lowest
   __shared__ Nearest lists[kSelectQueries][kWarp];
@@ -376,21 +376,16 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
   const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kSelectQueries;
   const std::int64_t groups = screen.groups();
 
-  Query own_queries[kQueriesOfWarp];
   float least[kQueriesOfWarp];
-  int least_group[kQueriesOfWarp];
 #pragma unroll
   for (int j = 0; j < kQueriesOfWarp; ++j) {
     const std::int64_t query = first_query + own + j;
-    own_queries[j].square = chunk.squares[query];
-    own_queries[j].norm = 1.00001f * sqrtf(own_queries[j].square);
-    own_queries[j].residual = chunk.residuals[query];
     least[j] = infinity();
-    least_group[j] = kNoRow;
     seeds[own + j][lane] = {infinity(), kNoRow};
     if (lane == 0) {
       counts[own + j] = 0;
-      queries[own + j] = own_queries[j];
+      const float square = chunk.squares[query];
+      queries[own + j] = {square, 1.00001f * sqrtf(square), chunk.residuals[query]};
     }
   }
 
@@ -405,14 +400,9 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
     for (int j = 0; j < kQueriesOfWarp; ++j) {
       const float upper =
           inside
-              ? bounds_of(own_queries[j], tile[lane][own + j], residual, norm, screen.depth).upper
+              ? bounds_of(queries[own + j], tile[lane][own + j], residual, norm, screen.depth).upper
               : infinity();
-      if (k == 1) {
-        if (upper < least[j]) {
-          least[j] = upper;
-          least_group[j] = static_cast<int>(group);
-        }
-      } else if (__any_sync(kAllLanes, upper < least[j])) {
+      if (__any_sync(kAllLanes, upper < least[j])) {
         Nearest list = seeds[own + j][lane];
         list.merge(upper, static_cast<int>(group), upper < least[j], k);
         seeds[own + j][lane] = list;
@@ -420,21 +410,11 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
       }
     }
   }
-  if (k == 1) {
-#pragma unroll
-    for (int j = 0; j < kQueriesOfWarp; ++j) {
-      Nearest list{infinity(), kNoRow};
-      list.merge(least[j], least_group[j], least[j] < infinity(), 1);
-      seeds[own + j][lane] = list;
-    }
-  }
   __syncwarp();
 
   // Their rows, and then those of other groups that may hold a nearer one.
   const auto search_of = [&](int j) {
-    const std::int64_t query = first_query + own + j;
-    return Search{queries[own + j], chunk.queries + query * screen.dim,
-                  chunk.rows + query * screen.depth, limits[own + j], lists[own + j][lane]};
+    return Search{queries[own + j], first_query + own + j, limits[own + j], lists[own + j][lane]};
   };
   const auto keep = [&](int j, const Search& search) {
     lists[own + j][lane] = search.nearest;
@@ -453,7 +433,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
     for (int i = 0; i < k; ++i) {
       const int group = __shfl_sync(kAllLanes, seed.row, i);
       if (group == kNoRow) break;
-      search = measure_group(search, screen, bank, group, k);
+      search = measure_group(search, screen, chunk, bank, group, k);
     }
     keep(j, search);
   }
@@ -481,7 +461,7 @@ __global__ void __launch_bounds__(kSelectThreads, 3)
       for (; left != 0; left &= left - 1) {
         const auto chosen = static_cast<int>(first_group) + __ffs(static_cast<int>(left)) - 1;
         if (__any_sync(kAllLanes, lane < k && seed == chosen)) continue;
-        search = measure_group(search, screen, bank, chosen, k);
+        search = measure_group(search, screen, chunk, bank, chosen, k);
       }
       keep(j, search);
     }
