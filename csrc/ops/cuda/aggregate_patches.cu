@@ -13,6 +13,11 @@ namespace autopatch {
 namespace {
 
 constexpr int kThreads = 256;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kBlocksAtOnce = 3;  // more would spill there
+#else
+constexpr int kBlocksAtOnce = 4;
+#endif
 constexpr int kMaxLevels = 32;              // of a launch, whose parameters may take 4 KiB
 constexpr int kMaxChunk = 80;               // channels of a block
 constexpr std::int64_t kShared = 40 << 10;  // bytes of shared memory of a block
@@ -268,7 +273,8 @@ __device__ void write_tile(const Plan& plan, const Level& level, const Job& job,
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const __grid_constant__ Plan plan) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    aggregate_kernel(const __grid_constant__ Plan plan) {
   const Job job = job_of(plan, static_cast<int>(blockIdx.x));
   const Level& level = plan.levels[job.level];
   const int thread = static_cast<int>(threadIdx.x);

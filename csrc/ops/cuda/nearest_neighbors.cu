@@ -509,7 +509,7 @@ struct Selection {
   std::int64_t count;
 };
 
-__global__ void __launch_bounds__(kSide* kSide)
+__global__ void __launch_bounds__(kSide* kSide, 3)
     exact_kernel(const float* queries, Selection selection, const float* bank,
                  std::int64_t num_rows, std::int64_t dim, std::int64_t k, float* distances,
                  std::int64_t* indices) {
