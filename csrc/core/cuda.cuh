@@ -1,8 +1,8 @@
 #pragma once
 
-// What every CUDA operator needs of the runtime. Kernels are started by `launch`, take their dynamic
-// shared memory from `shared_memory` and wait for other blocks in `pause`, so that they also compile
-// as plain C++ against another <cuda_runtime.h> that emulates a device on the host.
+// What every CUDA operator needs of the runtime. Kernels are started by `launch`, take their
+// dynamic shared memory from `shared_memory` and wait for other blocks in `pause`, so that they
+// also compile as plain C++ against another <cuda_runtime.h> that emulates a device on the host.
 
 #include <cuda_runtime.h>
 
@@ -33,8 +33,8 @@ __device__ inline void pause() {}
 
 enum class Grid { independent, cooperative };
 
-/// Queues `kernel` on `stream`; `what` names the operator in errors. All blocks of a cooperative grid
-/// run at the same time.
+/// Queues `kernel` on `stream`; `what` names the operator in errors. All blocks of a cooperative
+/// grid run at the same time.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* what, Grid grid_type, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             std::size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
