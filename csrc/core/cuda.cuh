@@ -19,6 +19,15 @@ inline void cuda_check(cudaError_t status, const char* what) {
   }
 }
 
+/// Of the current device.
+inline int device_attribute(cudaDeviceAttr name, const char* what) {
+  int device = 0;
+  cuda_check(cudaGetDevice(&device), what);
+  int value = 0;
+  cuda_check(cudaDeviceGetAttribute(&value, name, device), what);
+  return value;
+}
+
 #ifndef AUTOPATCH_CUDA_EMULATION
 
 /// The dynamic shared memory of the block, aligned to 128 bytes.

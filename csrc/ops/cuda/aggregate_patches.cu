@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/cuda.cuh"
+#include "core/parts.hpp"
 #include "ops/aggregate_patches.hpp"
 
 namespace autopatch {
@@ -333,8 +334,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 Axis axis_of(std::int64_t cells, std::int64_t positions) {
   return {static_cast<int>(cells), static_cast<int>(positions)};
 }
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Cells along an axis that `count` positions of the output are made of, at most.
 std::int64_t cells_of(std::int64_t count, std::int64_t in_length, std::int64_t out_length) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/cuda.cuh"
+#include "core/parts.hpp"
 #include "ops/greedy_coreset.hpp"
 
 // One persistent grid makes all picks. Every block owns the rows r with r % blocks = its number and
@@ -22,6 +23,7 @@
 namespace autopatch {
 namespace {
 
+constexpr const char* kName = "greedy_coreset";
 constexpr int kThreads = 512;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
@@ -311,23 +313,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-int attribute(cudaDeviceAttr name) {
-  int device = 0;
-  cuda_check(cudaGetDevice(&device), "greedy_coreset");
-  int value = 0;
-  cuda_check(cudaDeviceGetAttribute(&value, name, device), "greedy_coreset");
-  return value;
-}
-
 Rows rows_of(const float* features, std::int64_t num_rows, std::int64_t dim) {
   Rows rows{};
   rows.features = features;
   rows.dim = dim;
   rows.chunks = static_cast<int>(divide_up(dim, kCodesOfChunk));
   rows.deal.num_rows = num_rows;
-  const std::int64_t most = attribute(cudaDevAttrMultiProcessorCount);
+  const std::int64_t most = device_attribute(cudaDevAttrMultiProcessorCount, kName);
   rows.deal.blocks = static_cast<int>(std::min(most, divide_up(num_rows, kLeastRows)));
   rows.deal.slots = static_cast<int>(divide_up(num_rows, rows.deal.blocks));
   return rows;
@@ -335,21 +327,15 @@ Rows rows_of(const float* features, std::int64_t num_rows, std::int64_t dim) {
 
 // Lays out the state behind `memory` and returns its bytes.
 std::int64_t lay_out(const Rows& rows, void* memory, State& state) {
-  auto* next = static_cast<unsigned char*>(memory);
-  std::int64_t size = 0;
-  const auto part = [&](std::int64_t bytes) {
-    unsigned char* begin = next == nullptr ? nullptr : next + size;
-    size += divide_up(bytes, 256) * 256;
-    return static_cast<void*>(begin);
-  };
+  Parts parts(memory);
   const std::int64_t all = static_cast<std::int64_t>(rows.deal.blocks) * rows.deal.slots;
-  state.codes = static_cast<int4*>(part(all * rows.chunks * kCodesOfChunk));
-  state.norms = static_cast<int*>(part(all * 4));
-  state.errors = static_cast<float*>(part(all * 4));
-  state.nearest = static_cast<float*>(part(all * 4));
-  state.limits = static_cast<float*>(part(all * 4));
-  state.published = static_cast<unsigned long long*>(part(std::int64_t{16} * rows.deal.blocks));
-  return size;
+  state.codes = parts.take<int4>(all * rows.chunks);
+  state.norms = parts.take<int>(all);
+  state.errors = parts.take<float>(all);
+  state.nearest = parts.take<float>(all);
+  state.limits = parts.take<float>(all);
+  state.published = parts.take<unsigned long long>(std::int64_t{2} * rows.deal.blocks);
+  return parts.size();
 }
 
 }  // namespace
@@ -363,7 +349,6 @@ void greedy_coreset_cuda(const float* features, std::int64_t num_rows, std::int6
                          std::int64_t count, std::int64_t start, const float* center,
                          const float* inverse_scale, void* workspace, std::int64_t* indices,
                          float* radii, std::uintptr_t stream) {
-  constexpr const char* kName = "greedy_coreset";
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
   const Rows rows = rows_of(features, num_rows, dim);
   State state{};
@@ -377,7 +362,8 @@ void greedy_coreset_cuda(const float* features, std::int64_t num_rows, std::int6
   const std::int64_t of_pick = 2 * kWarps * 8 + rows.chunks * (16 + 4 * kCodesOfChunk) + 16;
   const std::int64_t of_rows =
       rows.deal.slots * (kBytesOfRow + std::int64_t{rows.chunks} * kCodesOfChunk);
-  const bool resident = of_pick + of_rows <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const bool resident =
+      of_pick + of_rows <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, kName);
   launch(kName, Grid::cooperative, resident ? pick_kernel<true> : pick_kernel<false>,
          static_cast<unsigned>(rows.deal.blocks), kThreads,
          static_cast<std::size_t>(of_pick + (resident ? of_rows : 0)), queue, rows, inverse_scale,

@@ -9,6 +9,7 @@
 namespace autopatch {
 namespace {
 
+constexpr const char* kKernel = "group_maxima";
 constexpr float kLowest = -3.4e38f;
 
 __global__ void plain_kernel(GroupMaxima work) {
@@ -32,7 +33,7 @@ __global__ void plain_kernel(GroupMaxima work) {
 
 void group_maxima_plain(const GroupMaxima& work, cudaStream_t stream) {
   constexpr unsigned kThreads = 128;
-  launch("group_maxima", Grid::independent, plain_kernel,
+  launch(kKernel, Grid::independent, plain_kernel,
          dim3(static_cast<unsigned>(work.num_queries / kThreads),
               static_cast<unsigned>(work.num_rows / kGroup)),
          kThreads, 0, stream, work);
@@ -243,20 +244,12 @@ void launch_tiles(const GroupMaxima& work, const Tiles& tiles, cudaStream_t stre
   const int query_slices = tiles.queries_resident ? tiles.slices : kStages;
   const std::size_t bytes = kStages * (static_cast<std::size_t>(kBankSlice) + kNormsBytes) +
                             static_cast<std::size_t>(query_slices) * kQuerySlice;
-  launch("group_maxima", Grid::independent, tensor_kernel<kStages>,
+  launch(kKernel, Grid::independent, tensor_kernel<kStages>,
          static_cast<unsigned>(work.num_queries / kQueriesOfTile * tiles.segments), kThreads, bytes,
          stream, work, tiles);
 }
 
 }  // namespace
-
-int device_attribute(cudaDeviceAttr name) {
-  int device = 0;
-  cuda_check(cudaGetDevice(&device), "group_maxima");
-  int value = 0;
-  cuda_check(cudaDeviceGetAttribute(&value, name, device), "group_maxima");
-  return value;
-}
 
 int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t processors) {
   constexpr std::int64_t kMost = 16;
@@ -290,8 +283,8 @@ void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
   tiles.bank_tiles = static_cast<int>(work.num_rows / kRowsOfTile);
   tiles.slices = static_cast<int>(work.depth / kDepthOfTile);
   tiles.segments = segments_of(work.num_queries / kQueriesOfTile, tiles.bank_tiles,
-                               device_attribute(cudaDevAttrMultiProcessorCount));
-  const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+                               device_attribute(cudaDevAttrMultiProcessorCount, kKernel));
+  const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, kKernel);
   const auto fits = [&](int stages, int query_slices) {
     return stages * (kBankSlice + kNormsBytes) + query_slices * kQuerySlice <= shared;
   };

@@ -311,8 +311,8 @@ void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream) {
   tiles.bank_tiles = static_cast<int>(work.num_rows / kRowsOfTile);
   tiles.slices = static_cast<int>(work.depth / kDepthOfTile);
   tiles.segments = segments_of(tiles.query_tiles, tiles.bank_tiles,
-                               device_attribute(cudaDevAttrMultiProcessorCount));
-  const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 256;
+                               device_attribute(cudaDevAttrMultiProcessorCount, kName));
+  const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, kName) - 256;
   const auto bytes = [&](int stages, bool resident) {
     return kAtom + stages * kBankSlice + (resident ? tiles.slices : stages) * kQuerySlice;
   };

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/cuda.cuh"
+#include "core/parts.hpp"
 #include "ops/cuda/group_maxima.hpp"
 #include "ops/nearest_neighbors.hpp"
 
@@ -595,28 +596,6 @@ __global__ void __launch_bounds__(kSide* kSide, 3)
 
 // --- Host
 // ------------------------------------------------------------------------------------------
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
-
-/// Parts of one piece of memory, or their size alone where it is null.
-class Parts {
- public:
-  explicit Parts(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
-
-  template <typename T>
-  T* take(std::int64_t count) {
-    constexpr std::int64_t kAlignment = 256;
-    unsigned char* part = memory_ == nullptr ? nullptr : memory_ + size_;
-    size_ += round_up(count * static_cast<std::int64_t>(sizeof(T)), kAlignment);
-    return reinterpret_cast<T*>(part);
-  }
-  std::int64_t size() const { return size_; }
-
- private:
-  unsigned char* memory_;
-  std::int64_t size_ = 0;
-};
 
 std::int64_t lay_out(std::int64_t num_rows, std::int64_t dim, void* memory, Screen& screen) {
   Parts parts(memory);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/cuda.cuh"
+#include "core/parts.hpp"
 #include "ops/cpu/score_key.hpp"
 #include "ops/pixel_metrics.hpp"
 
@@ -739,8 +740,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // -----------------------------------------------------------------------------------------------
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 int blocks_of(std::int64_t num_pixels) {
   const std::int64_t blocks = divide_up(num_pixels, kPixelsOfBlock);
   return static_cast<int>(std::clamp<std::int64_t>(blocks, 1, kMostBlocks));
@@ -759,39 +758,29 @@ int log_bins_of(std::int64_t num_pixels) {
 template <typename Key>
 std::int64_t lay_out(std::int64_t num_pixels, int num_types, void* address, Memory<Key>& memory,
                      std::size_t& zeros) {
-  auto* next = static_cast<unsigned char*>(address);
-  std::int64_t size = 0;
-  const auto part = [&](std::int64_t bytes) {
-    unsigned char* begin = next == nullptr ? nullptr : next + size;
-    size += divide_up(bytes, 256) * 256;
-    return static_cast<void*>(begin);
-  };
-  const auto integers = [&](std::int64_t count) {
-    return static_cast<std::uint32_t*>(part(count * 4));
-  };
+  using Integer = std::uint32_t;
+  Parts parts(address);
   const std::int64_t blocks = blocks_of(num_pixels);
-  memory.found = static_cast<Found*>(part(sizeof(Found)));
-  memory.regions_of_type = integers(num_types);
-  zeros = static_cast<std::size_t>(size);
-  memory.areas = integers(num_pixels);
+  memory.found = parts.take<Found>(1);
+  memory.regions_of_type = parts.take<Integer>(num_types);
+  zeros = static_cast<std::size_t>(parts.size());
+  memory.areas = parts.take<Integer>(num_pixels);
   // Of the sizes of two keys; sums of weights follow when there are distinct keys.
-  constexpr auto kKey = static_cast<std::int64_t>(sizeof(Key));
-  auto* keys = part(num_pixels * 2 * kKey);
-  memory.keys[0] = static_cast<Key*>(keys);
+  memory.keys[0] = parts.take<Key>(2 * num_pixels);
   memory.keys[1] = memory.keys[0] == nullptr ? nullptr : memory.keys[0] + num_pixels;
-  memory.weights = static_cast<double*>(keys);
-  memory.roots[0] = integers(num_pixels);
-  memory.roots[1] = memory.parents = integers(num_pixels);
-  memory.key_index = integers(num_pixels);
-  memory.distinct = static_cast<Key*>(part(num_pixels * kKey));
-  memory.starts = integers(num_pixels);
-  memory.slots = integers(2 * num_pixels);
-  memory.bins = integers((std::int64_t{1} << log_bins_of(num_pixels)) + 1);
-  memory.digits = integers(kDigits * blocks);
-  memory.totals = integers(kDigits);
-  memory.counts = integers(blocks);
-  memory.sums = static_cast<double*>(part(8 * kSums * blocks));
-  return size;
+  memory.weights = reinterpret_cast<double*>(memory.keys[0]);
+  memory.roots[0] = parts.take<Integer>(num_pixels);
+  memory.roots[1] = memory.parents = parts.take<Integer>(num_pixels);
+  memory.key_index = parts.take<Integer>(num_pixels);
+  memory.distinct = parts.take<Key>(num_pixels);
+  memory.starts = parts.take<Integer>(num_pixels);
+  memory.slots = parts.take<Integer>(2 * num_pixels);
+  memory.bins = parts.take<Integer>((std::int64_t{1} << log_bins_of(num_pixels)) + 1);
+  memory.digits = parts.take<Integer>(kDigits * blocks);
+  memory.totals = parts.take<Integer>(kDigits);
+  memory.counts = parts.take<Integer>(blocks);
+  memory.sums = parts.take<double>(kSums * blocks);
+  return parts.size();
 }
 
 template <typename Format>

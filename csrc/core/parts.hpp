@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+namespace autopatch {
+
+inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
+
+/// Arrays in one piece of memory, at multiples of 256 bytes; where it is null, their size alone.
+class Parts {
+ public:
+  explicit Parts(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
+
+  template <typename T>
+  T* take(std::int64_t count) {
+    constexpr std::int64_t kAlignment = 256;
+    unsigned char* part = memory_ == nullptr ? nullptr : memory_ + size_;
+    size_ += round_up(count * static_cast<std::int64_t>(sizeof(T)), kAlignment);
+    return reinterpret_cast<T*>(part);
+  }
+
+  std::int64_t size() const { return size_; }
+
+ private:
+  unsigned char* memory_;
+  std::int64_t size_ = 0;
+};
+
+}  // namespace autopatch
