@@ -1,4 +1,4 @@
-"""Times nearest_neighbors on a GPU beside torch."""
+"""Times nearest_neighbors on a GPU beside torch, and CuPy where it is installed."""
 
 from __future__ import annotations
 
@@ -45,9 +45,11 @@ def measure(report: Report) -> None:
             ("torch, float32", partial(_peer, bank=bank, k=k), False, True),
             ("torch, TF32", partial(_peer, bank=bank, k=k), True, True),
             ("torch.compile, TF32", _compiled(bank, k), True, True),
+            ("CuPy, float32", partial(_cupy, bank=bank), False, True),
         ]:
-            if method.startswith("torch.compile") and (dim, k, like_a_network) != (128, 1, True):
-                continue  # no faster there, and minutes of compilation
+            only_once = method.startswith(("torch.compile", "CuPy"))  # one compiles for long
+            if only_once and (dim, k, like_a_network) != (128, 1, True):
+                continue
             taken = part if is_peer else queries
             with allow_tf32(tf32):
                 try:
@@ -116,6 +118,19 @@ def _chunk(chunk: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, k: int)
     else:
         nearest = products.topk(k, dim=1, largest=False).values
     return nearest + chunk.square().sum(dim=1, keepdim=True)
+
+
+def _cupy(queries: torch.Tensor, *, bank: torch.Tensor) -> torch.Tensor:
+    import cupy
+
+    rows = cupy.from_dlpack(bank)
+    norms = cupy.square(rows).sum(axis=1)
+    nearest = []
+    for chunk in queries.split(CHUNK):
+        values = cupy.from_dlpack(chunk)
+        products = norms - 2 * (values @ rows.T)
+        nearest.append(products.min(axis=1) + cupy.square(values).sum(axis=1))
+    return torch.from_dlpack(cupy.concatenate(nearest))[:, None]
 
 
 def _compiled(bank: torch.Tensor, k: int) -> Callable[[torch.Tensor], torch.Tensor]:

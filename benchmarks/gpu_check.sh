@@ -42,6 +42,12 @@ part build 180 "$python" -m pip install --quiet --no-index --no-build-isolation 
 
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   part tests 120 "$python" -m pytest tests/kernels tests/detector -k cuda -q -p no:cacheprovider
+  if "$python" -c 'import optuna, pymoo' 2> /dev/null; then
+    part "tests of the search" 60 "$python" -m pytest tests/search/test_candidates.py -k cuda -q \
+      -p no:cacheprovider
+  else
+    summary+=("tests of the search: not run, since pymoo or optuna is not installed")
+  fi
   # Only kernels of autopatch are watched; those of torch would take minutes.
   part sanitizer 60 compute-sanitizer --tool memcheck --kernel-regex kns=autopatch \
     --error-exitcode 9 "$python" -m pytest tests/kernels -k "cuda and sanitized" -q \
