@@ -34,8 +34,7 @@ constexpr std::int64_t kMaximaBytes = std::int64_t{512} << 20;  // of a chunk of
 
 __host__ __device__ inline float infinity() { return INFINITY; }
 
-// --- Screen
-// ----------------------------------------------------------------------------------------
+// --- Screen ------------------------------------------------------------------------------------
 
 struct Screen {
   std::int64_t num_rows;
@@ -168,8 +167,7 @@ __global__ void __launch_bounds__(kEncodeThreads)
   }
 }
 
-// --- Bounds
-// ----------------------------------------------------------------------------------------
+// --- Bounds ------------------------------------------------------------------------------------
 
 struct Query {
   float square;  // squared norm, rounded
@@ -205,8 +203,7 @@ __host__ __device__ inline float limit_of(float upper, std::int64_t dim, float s
   return sqrtf(upper * upper * (1.0f + kOfSums) + vanishing);
 }
 
-// --- Exact distances
-// -------------------------------------------------------------------------------
+// --- Exact distances ---------------------------------------------------------------------------
 
 /// Squared distance of two rows, by a warp, in the order of arithmetic of every path: a lane has a
 /// running sum of 16 features, which are added up in turn.
@@ -277,8 +274,7 @@ struct Nearest {
   }
 };
 
-// --- Selection
-// -------------------------------------------------------------------------------------
+// --- Selection ---------------------------------------------------------------------------------
 
 constexpr int kSelectThreads = 128;
 constexpr int kSelectQueries = 32;  // of a block
@@ -484,8 +480,7 @@ __global__ void __launch_bounds__(kSelectThreads, 5)
   }
 }
 
-// --- All distances
-// ---------------------------------------------------------------------------------
+// --- All distances -----------------------------------------------------------------------------
 
 constexpr int kTile = 64;  // queries of a block, and bank rows it takes at a time
 constexpr int kSide = 16;  // threads a side; each computes kEach x kEach pairs
@@ -594,8 +589,7 @@ __global__ void __launch_bounds__(kSide* kSide, 3)
   }
 }
 
-// --- Host
-// ------------------------------------------------------------------------------------------
+// --- Host --------------------------------------------------------------------------------------
 
 std::int64_t lay_out(std::int64_t num_rows, std::int64_t dim, void* memory, Screen& screen) {
   Parts parts(memory);

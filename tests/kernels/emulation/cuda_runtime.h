@@ -35,8 +35,7 @@
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 
-// --- Types
-// -----------------------------------------------------------------------------------------
+// --- Types -------------------------------------------------------------------------------------
 
 struct dim3 {
   unsigned x, y, z;
@@ -70,8 +69,7 @@ struct alignas(16) uint4 {
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-// --- Runtime
-// ---------------------------------------------------------------------------------------
+// --- Runtime -----------------------------------------------------------------------------------
 
 using cudaStream_t = struct CUstream_st*;
 using cudaError_t = int;
@@ -104,8 +102,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   return cudaSuccess;
 }
 
-// --- Fibers
-// ----------------------------------------------------------------------------------------
+// --- Fibers ------------------------------------------------------------------------------------
 
 namespace emulation {
 
@@ -332,8 +329,7 @@ void launch(const char*, Grid grid_type, void (*kernel)(Parameters...), dim3 gri
 
 }  // namespace autopatch
 
-// --- Threads of a block and of a warp
-// --------------------------------------------------------------
+// --- Threads of a block and of a warp ----------------------------------------------------------
 
 inline void __syncthreads() { ::emulation::barrier(); }
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { ::emulation::exchange(mask, 0); }
@@ -442,8 +438,7 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
   return emulated_reduce(mask, value, [](unsigned a, unsigned b) { return a | b; });
 }
 
-// --- Atomics: fibers are never interrupted
-// ---------------------------------------------------------
+// --- Atomics: fibers are never interrupted -----------------------------------------------------
 
 template <typename T, typename U>
 T atomicAdd(T* address, U value) {
@@ -494,8 +489,7 @@ T atomicCAS(T* address, U expected, V value) {
   return before;
 }
 
-// --- Arithmetic
-// ------------------------------------------------------------------------------------
+// --- Arithmetic --------------------------------------------------------------------------------
 
 template <typename A, typename B>
 std::common_type_t<A, B> min(A a, B b) {
@@ -603,8 +597,7 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
   return sum;
 }
 
-// --- Memory with hints
-// -----------------------------------------------------------------------------
+// --- Memory with hints -------------------------------------------------------------------------
 
 template <typename T>
 T __ldg(const T* address) {
