@@ -90,6 +90,16 @@ def test_a_long_sum_of_equal_terms_stays_accurate(backend: torch.device) -> None
         )
 
 
+def test_small_terms_behind_a_large_one_are_not_lost(backend: torch.device) -> None:
+    # Each is less than half of what the sum can tell apart.
+    for step in (1, 16, 256):
+        bank = torch.zeros(1, 4096)
+        bank[0, step::step] = 5.9e-8**0.5
+        bank[0, 0] = 1
+        queries = torch.zeros(7, 4096, device=backend)
+        assert_nearest(nearest_neighbors(queries, bank.to(backend)), queries, bank)
+
+
 def test_rows_of_the_bank_are_found_at_zero(backend: torch.device) -> None:
     bank = (normal(200, 37) + 100).to(backend)
     distances, indices = nearest_neighbors(bank, bank)

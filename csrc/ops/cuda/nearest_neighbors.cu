@@ -26,8 +26,11 @@ namespace {
 constexpr const char* kName = "nearest_neighbors";
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kWarp = 32;
-constexpr int kSumLength = 16;  // a running sum for every 16 features: one long sum of equal terms
-                                // would lose more than 1e-5 of it
+// A running sum for every 16 features, a sum of 16 of those, and a total: what a sum loses grows
+// with its length, and one of all features could lose more than 1e-5.
+constexpr int kSumLength = 16;
+constexpr int kSumsOfPart = 16;
+constexpr std::int64_t kPartLength = kSumLength * kSumsOfPart;
 constexpr std::int64_t kMaxScreened = 32;                       // neighbors: one a lane
 constexpr int kMaxGroups = 64;                                  // that are measured for a query
 constexpr std::int64_t kMaximaBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
@@ -195,18 +198,23 @@ __host__ __device__ inline Bounds bounds_of(const Query& query, float maximum, f
 }
 
 /// Rows farther than this, by their lower bound, have a greater float32 distance than one of an
-/// upper bound `upper`: the sums are within 1e-5 of the exact ones, but for what underflows.
+/// upper bound `upper`: a term of the sums is rounded so many times, each by 2^-24 of what it is in
+/// by then, but for what underflows. That counts for both distances; as much again is for the
+/// operations here.
 __host__ __device__ inline float limit_of(float upper, std::int64_t dim, float scale) {
-  constexpr float kOfSums = 4e-5f;
+  constexpr float kOfRounding = 6e-8f;
   constexpr float kLeastFloat = 1.4e-45f;
+  const auto roundings =
+      static_cast<float>(dim / kPartLength + kSumLength + kSumsOfPart + 8);  // 8: differences, ends
+  const float of_sums = 4.0f * kOfRounding * roundings;
   const float vanishing = 4.0f * static_cast<float>(dim) * kLeastFloat * scale * scale;
-  return sqrtf(upper * upper * (1.0f + kOfSums) + vanishing);
+  return sqrtf(upper * upper * (1.0f + of_sums) + vanishing);
 }
 
 // --- Exact distances ---------------------------------------------------------------------------
 
 /// Squared distance of two rows, by a warp, in the order of arithmetic of every path: a lane has a
-/// running sum of 16 features, which are added up in turn.
+/// running sum of 16 features; those of a part are added up in turn, and then the parts.
 __device__ inline float squared_distance(const float* query, const float* row, std::int64_t dim) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float total = 0.0f;
@@ -227,8 +235,12 @@ __device__ inline float squared_distance(const float* query, const float* row, s
       }
     }
     const std::int64_t sums = (dim - first + kSumLength - 1) / kSumLength;
-    for (int i = 0; i < (sums < kWarp ? sums : kWarp); ++i) {
-      total = __fadd_rn(total, __shfl_sync(kAllLanes, sum, i));
+    for (int part = 0; part < kWarp && part < sums; part += kSumsOfPart) {
+      float of_part = 0.0f;
+      for (int i = part; i < part + kSumsOfPart && i < sums; ++i) {
+        of_part = __fadd_rn(of_part, __shfl_sync(kAllLanes, sum, i));
+      }
+      total = __fadd_rn(total, of_part);
     }
   }
   return total;
@@ -536,44 +548,51 @@ __global__ void __launch_bounds__(kSide* kSide, 3)
   }
 
   for (std::int64_t first_row = 0; first_row < num_rows; first_row += kTile) {
-    float total[kEach][kEach] = {};
-    for (std::int64_t d0 = 0; d0 < dim; d0 += kSumLength) {
-      // What lies outside becomes zero on both sides and adds nothing.
-      for (int i = thread; i < kTile * kSumLength; i += kSide * kSide) {
-        const int r = i / kSumLength;
-        const int d = i % kSumLength;
-        const bool has_feature = d0 + d < dim;
-        query_tile[d][r] =
-            has_feature && numbers[r] >= 0 ? queries[numbers[r] * dim + d0 + d] : 0.0f;
-        bank_tile[d][r] =
-            has_feature && first_row + r < num_rows ? bank[(first_row + r) * dim + d0 + d] : 0.0f;
-      }
-      __syncthreads();
-      float sum[kEach][kEach] = {};
-      for (int d = 0; d < kSumLength; ++d) {
-        float q[kEach];
-        float b[kEach];
-        for (int i = 0; i < kEach; ++i) {
-          q[i] = query_tile[d][query_group + i * kSide];
-          b[i] = bank_tile[d][row_group + i * kSide];
+    // Totals wait in the tile of distances, each written by the thread that has its pair.
+    std::int64_t part = 0;
+    do {
+      const std::int64_t end = part + kPartLength < dim ? part + kPartLength : dim;
+      float of_part[kEach][kEach] = {};
+      for (std::int64_t d0 = part; d0 < end; d0 += kSumLength) {
+        // What lies outside becomes zero on both sides and adds nothing.
+        for (int i = thread; i < kTile * kSumLength; i += kSide * kSide) {
+          const int r = i / kSumLength;
+          const int d = i % kSumLength;
+          const bool has_feature = d0 + d < dim;
+          query_tile[d][r] =
+              has_feature && numbers[r] >= 0 ? queries[numbers[r] * dim + d0 + d] : 0.0f;
+          bank_tile[d][r] =
+              has_feature && first_row + r < num_rows ? bank[(first_row + r) * dim + d0 + d] : 0.0f;
         }
-        for (int i = 0; i < kEach; ++i) {
-          for (int j = 0; j < kEach; ++j) {
-            const float difference = b[j] - q[i];
-            sum[i][j] = __fmaf_rn(difference, difference, sum[i][j]);
+        __syncthreads();
+        float sum[kEach][kEach] = {};
+        for (int d = 0; d < kSumLength; ++d) {
+          float q[kEach];
+          float b[kEach];
+          for (int i = 0; i < kEach; ++i) {
+            q[i] = query_tile[d][query_group + i * kSide];
+            b[i] = bank_tile[d][row_group + i * kSide];
+          }
+          for (int i = 0; i < kEach; ++i) {
+            for (int j = 0; j < kEach; ++j) {
+              const float difference = b[j] - q[i];
+              sum[i][j] = __fmaf_rn(difference, difference, sum[i][j]);
+            }
           }
         }
+        for (int i = 0; i < kEach; ++i) {
+          for (int j = 0; j < kEach; ++j) of_part[i][j] = __fadd_rn(of_part[i][j], sum[i][j]);
+        }
+        __syncthreads();
       }
       for (int i = 0; i < kEach; ++i) {
-        for (int j = 0; j < kEach; ++j) total[i][j] = __fadd_rn(total[i][j], sum[i][j]);
+        for (int j = 0; j < kEach; ++j) {
+          float& total = distance_tile[query_group + i * kSide][row_group + j * kSide];
+          total = part == 0 ? of_part[i][j] : __fadd_rn(total, of_part[i][j]);
+        }
       }
-      __syncthreads();
-    }
-    for (int i = 0; i < kEach; ++i) {
-      for (int j = 0; j < kEach; ++j) {
-        distance_tile[query_group + i * kSide][row_group + j * kSide] = total[i][j];
-      }
-    }
+      part += kPartLength;
+    } while (part < dim);
     __syncthreads();
     if (own_query >= 0) {
       const std::int64_t left = num_rows - first_row;

@@ -46,14 +46,19 @@ def search(
 
 
 def exact(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """In the kernels' order of arithmetic: a sum for every 16 features, each step rounded once."""
+    """In the kernels' order of arithmetic: a sum for every 16 features, one of 16 of those, and a
+    total, each step rounded once."""
+    dim = bank.shape[1]
     totals = torch.zeros(len(queries), len(bank))
-    for first in range(0, bank.shape[1], 16):
-        sums = torch.zeros_like(totals)
-        for d in range(first, min(first + 16, bank.shape[1])):
-            difference = (bank[:, d] - queries[:, d, None]).double()
-            sums = (difference * difference + sums.double()).float()  # a fused multiply-add
-        totals = totals + sums
+    for part in range(0, dim, 256):
+        of_part = torch.zeros_like(totals)
+        for first in range(part, min(part + 256, dim), 16):
+            sums = torch.zeros_like(totals)
+            for d in range(first, min(first + 16, dim)):
+                difference = (bank[:, d] - queries[:, d, None]).double()
+                sums = (difference * difference + sums.double()).float()  # a fused multiply-add
+            of_part = of_part + sums
+        totals = totals + of_part
     distances, indices = torch.sort(totals, dim=1, stable=True)
     return distances[:, :k], indices[:, :k]
 
@@ -106,6 +111,34 @@ def test_screened_search(
     expected_distances, expected_indices = exact(queries, bank, k)
     assert torch.equal(indices, expected_indices)
     assert torch.equal(distances, expected_distances)
+
+
+@pytest.mark.parametrize("name", ["normal", "whole numbers", "repeated"])
+@pytest.mark.parametrize("dim", [255, 256, 257, 512, 600, 1030])
+def test_more_features_than_a_part_of_a_sum(
+    emulated: Callable[[str], ctypes.CDLL], name: str, dim: int
+) -> None:
+    queries, bank = MATRICES[name](9, dim, 1), MATRICES[name](130, dim, 0)
+    expected = exact(queries, bank, 3)
+    for screened in (False, True):
+        found = search(emulated("nearest_neighbors"), queries, bank, 3, screened=screened)
+        assert torch.equal(found[1], expected[1])
+        assert torch.equal(found[0], expected[0])
+
+
+def test_small_terms_behind_a_large_one_are_not_lost(
+    emulated: Callable[[str], ctypes.CDLL],
+) -> None:
+    # Each is less than half of what the sum can tell apart.
+    bank = torch.zeros(3, 4096)
+    for row, step in zip(bank, (1, 16, 256), strict=True):
+        row[step::step] = 5.9e-8**0.5
+        row[0] = 1
+    expected = bank.double().square().sum(dim=1).sort().values
+    for screened in (False, True):
+        library = emulated("nearest_neighbors")
+        found, _ = search(library, torch.zeros(1, 4096), bank, 3, screened=screened)
+        torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("k", [1, 40])
