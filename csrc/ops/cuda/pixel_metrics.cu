@@ -455,6 +455,9 @@ void sort(Memory<Key>& memory, int key_bits, int blocks, cudaStream_t stream) {
     std::swap(memory.keys[0], memory.keys[1]);
     std::swap(memory.roots[0], memory.roots[1]);
   }
+  // Nothing else needs the second of each pair any more.
+  memory.distinct = memory.keys[1];
+  memory.starts = memory.roots[1];
 }
 
 // --- distinct keys and the negatives between them ----------------------------------------------
@@ -765,15 +768,13 @@ std::int64_t lay_out(std::int64_t num_pixels, int num_types, void* address, Memo
   memory.regions_of_type = parts.take<Integer>(num_types);
   zeros = static_cast<std::size_t>(parts.size());
   memory.areas = parts.take<Integer>(num_pixels);
-  // Of the sizes of two keys; sums of weights follow when there are distinct keys.
+  // Sums of weights follow where the keys were, once the normal pixels are placed among these.
   memory.keys[0] = parts.take<Key>(2 * num_pixels);
   memory.keys[1] = memory.keys[0] == nullptr ? nullptr : memory.keys[0] + num_pixels;
   memory.weights = reinterpret_cast<double*>(memory.keys[0]);
   memory.roots[0] = parts.take<Integer>(num_pixels);
   memory.roots[1] = memory.parents = parts.take<Integer>(num_pixels);
   memory.key_index = parts.take<Integer>(num_pixels);
-  memory.distinct = parts.take<Key>(num_pixels);
-  memory.starts = parts.take<Integer>(num_pixels);
   memory.slots = parts.take<Integer>(2 * num_pixels);
   memory.bins = parts.take<Integer>((std::int64_t{1} << log_bins_of(num_pixels)) + 1);
   memory.digits = parts.take<Integer>(kDigits * blocks);

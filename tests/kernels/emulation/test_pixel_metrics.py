@@ -211,6 +211,15 @@ def test_masks_and_scores_of_any_address_and_size(
         assert_agrees(emulated("pixel_metrics"), scores, masks, [i % 3 for i in range(images)])
 
 
+def test_memory_is_bounded(emulated: Callable[[str], ctypes.CDLL]) -> None:
+    library = emulated("pixel_metrics")
+    library.pixel_metrics_workspace.restype = ctypes.c_int64
+    pixels = 39_000_000
+    for score_type, dtype in enumerate(SCORE_TYPES):
+        size = library.pixel_metrics_workspace(score_type, ctypes.c_int64(pixels), 10)
+        assert size < (41 if dtype == torch.float64 else 33) * pixels
+
+
 ERRORS = 8  # kMetricsErrors
 
 
