@@ -33,7 +33,7 @@ def _measure_one(
     found = pixel_metrics(scores, masks, types).as_dict()
     expected = pixel_metrics(scores.cpu(), masks.cpu(), types).as_dict()
     error = max(abs(found[name] / value - 1) for name, value in expected.items())
-    if not error < 1e-9:
+    if not error < 1e-12:
         raise AssertionError(f"{work}: {found} on the GPU, {expected} on the CPU")
     milliseconds = median_milliseconds([lambda: pixel_metrics(scores, masks, types)])
     read = scores.numel() * (scores.element_size() + 1)

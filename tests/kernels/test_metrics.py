@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from autopatch.kernels import PixelMetrics, pixel_metrics, region_weighted_average_precision
+from autopatch.kernels._library import check_metrics_error
 from autopatch.kernels.reference import metrics as reference
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -417,7 +419,9 @@ def test_operator() -> None:
     torch.library.opcheck(operator.default, arguments)
     values = operator(*arguments)
     assert values.dtype == torch.float64
-    assert PixelMetrics(*values.tolist()) == pixel_metrics(scores, masks, types)
+    *metrics, error = values.tolist()
+    assert PixelMetrics(*metrics) == pixel_metrics(scores, masks, types)
+    assert error == 0
     compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*arguments), values)
 
@@ -661,12 +665,30 @@ def test_cuda_refuses_what_the_cpu_refuses() -> None:
         ValueError, match=r'^`masks` have anomalous pixels in image 4, whose type is "good"$'
     ):
         on_cuda(scores, spoiled_masks, types)
+    *metrics, error = torch.ops.autopatch.pixel_metrics(
+        scores.cuda(), masks.cuda(), torch.full((8,), 2, dtype=torch.int32).cuda(), 2, 0
+    ).tolist()
+    assert all(math.isnan(value) for value in metrics)
     with pytest.raises(ValueError, match=r"^`type_indices` are not all in -1 to 1$"):
-        torch.ops.autopatch.pixel_metrics(
-            scores.cuda(), masks.cuda(), torch.full((8,), 2, dtype=torch.int32).cuda(), 2, 0
-        )
+        check_metrics_error(int(error), 2)
     with pytest.raises(ValueError, match=r"^`masks` is on cpu, `scores` on cuda:0$"):
         pixel_metrics(scores.cuda(), masks, types)
+
+
+@pytest.mark.cuda
+def test_cuda_waits_once() -> None:
+    scores, masks, types = problem()
+    on_device = scores.cuda(), masks.cuda()
+    pixel_metrics(*on_device, types)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # which warns of itself
+        try:
+            pixel_metrics(*on_device, types)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]
+    assert len(waits) == 1
 
 
 @pytest.mark.cuda
@@ -701,7 +723,9 @@ def test_cuda_graph_of_metrics() -> None:
         on_device[1].copy_(masks)
         graph.replay()
         expected = pixel_metrics(scores, masks, types)
-        assert_matches(PixelMetrics(*found.tolist()), expected.as_dict())
+        assert_matches(PixelMetrics(*found.tolist()[:5]), expected.as_dict())
     on_device[0][3, 4, 5] = math.nan
     graph.replay()
-    assert bool(found.isnan().all())
+    assert bool(found[:5].isnan().all())
+    with pytest.raises(ValueError, match=r"^`scores` contain NaN, first in image 3$"):
+        check_metrics_error(int(found[5]), len(names))

@@ -146,7 +146,7 @@ def test_meta_tensors_give_shapes() -> None:
     assert aggregate_patches([torch.empty(2, 3, 4, 5, device="meta")], [3]).shape == (40, 3)
     scores, masks, types, *rest = CALLS["pixel_metrics"]
     values = ops.pixel_metrics(scores.to("meta"), masks.to("meta"), types.to("meta"), *rest)
-    assert (values.shape, values.dtype) == ((5,), torch.float64)
+    assert (values.shape, values.dtype) == ((6,), torch.float64)
 
 
 def test_errors_of_the_data_are_raised_in_compiled_graphs_too() -> None:

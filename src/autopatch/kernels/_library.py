@@ -444,7 +444,8 @@ _SCORE_TYPES = {
 
 
 def _metrics_output(scores: torch.Tensor) -> torch.Tensor:
-    return scores.new_empty((5,), dtype=torch.float64)
+    """The five metrics and the error, which `check_metrics_error` reads."""
+    return scores.new_zeros((6,), dtype=torch.float64)
 
 
 def _metrics_cpu(
@@ -474,22 +475,6 @@ def _metrics_cpu(
     return out
 
 
-_METRICS_ERRORS = 8  # kMetricsErrors
-
-
-def _check_metrics_error(code: int, num_types: int) -> None:
-    """Raises what `MetricsError`, plus eight times the image that has it, stands for."""
-    image, error = divmod(code, _METRICS_ERRORS)
-    if error == 1:
-        raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
-    if error == 2:
-        raise ValueError(f'`masks` have anomalous pixels in image {image}, whose type is "good"')
-    if error == 3:
-        raise ValueError("`masks` have no anomalous pixel")
-    if error == 4:
-        raise ValueError(f"`scores` contain NaN, first in image {image}")
-
-
 def _metrics_cuda(
     scores: torch.Tensor,
     masks: torch.Tensor,
@@ -502,7 +487,7 @@ def _metrics_cuda(
     with torch.cuda.device_of(scores):
         scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
         score_type = _SCORE_TYPES[scores.dtype]
-        out = scores.new_empty((6,), dtype=torch.float64)
+        out = _metrics_output(scores)
         size = _C.pixel_metrics_cuda_workspace(score_type, scores.numel(), num_types)
         workspace = scores.new_empty((size,), dtype=torch.uint8)
         _C.pixel_metrics_cuda(
@@ -518,10 +503,7 @@ def _metrics_cuda(
             out.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )
-        if torch.cuda.is_current_stream_capturing():
-            return out[:5]  # a graph cannot tell the host: the metrics are NaN
-    _check_metrics_error(int(out.tolist()[5]), num_types)
-    return out[:5]
+    return out
 
 
 def _metrics_fake(
@@ -535,6 +517,8 @@ def _metrics_fake(
     return _metrics_output(scores)
 
 
+# On the CPU what is wrong with the values of an input raises at once. On a GPU nothing waits for
+# it: the metrics are NaN and the error is one of the six numbers.
 define(
     "pixel_metrics(Tensor scores, Tensor masks, Tensor type_indices, int num_types,"
     " int num_threads) -> Tensor",
@@ -542,6 +526,30 @@ define(
     cuda=_metrics_cuda,
     fake=_metrics_fake,
 )
+
+_METRICS_ERRORS = 8  # kMetricsErrors
+
+
+def check_metrics_error(code: int, num_types: int) -> None:
+    """Raises what the sixth number of `autopatch::pixel_metrics` stands for.
+
+    Args:
+        code: A `MetricsError` plus eight times the image that has it; 0 if there is none.
+        num_types: The number of anomaly types.
+
+    Raises:
+        ValueError: `code` is not 0.
+    """
+    image, error = divmod(code, _METRICS_ERRORS)
+    if error == 1:
+        raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
+    if error == 2:
+        raise ValueError(f'`masks` have anomalous pixels in image {image}, whose type is "good"')
+    if error == 3:
+        raise ValueError("`masks` have no anomalous pixel")
+    if error == 4:
+        raise ValueError(f"`scores` contain NaN, first in image {image}")
+
 
 if "AUTOPATCH_ISA" in os.environ:
     try:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from autopatch.kernels import _library  # noqa: F401  (registers the operators)
 from autopatch.kernels._arrays import Array, check_threads, to_tensor
+from autopatch.kernels._library import check_metrics_error
 
 NORMAL_TYPE = "good"
 
@@ -74,14 +74,18 @@ def pixel_metrics(
     anomaly_types = sorted(set(types) - {NORMAL_TYPE})
     index = {NORMAL_TYPE: -1, **{name: i for i, name in enumerate(anomaly_types)}}
     scores = to_tensor("scores", scores).detach()
-    values = torch.ops.autopatch.pixel_metrics(
+    type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32)
+    if scores.is_cuda:  # from memory that is not pinned the copy would wait for the stream
+        type_indices = type_indices.pin_memory().to(scores.device, non_blocking=True)
+    *values, error = torch.ops.autopatch.pixel_metrics(
         scores,
         to_tensor("masks", masks),
-        torch.tensor([index[name] for name in types], dtype=torch.int32, device=scores.device),
+        type_indices,
         len(anomaly_types),
         check_threads(num_threads),
-    )
-    return PixelMetrics(*values.tolist())
+    ).tolist()
+    check_metrics_error(int(error), len(anomaly_types))
+    return PixelMetrics(*values)
 
 
 def region_weighted_average_precision(scores: Array, masks: Array, types: Sequence[str]) -> float:
