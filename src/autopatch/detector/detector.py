@@ -364,7 +364,8 @@ def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a detector (.safetensors)")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {found}, expected a detector (.safetensors)")
     metadata, tensors = read_safetensors(path)
     text = metadata.get("autopatch_detector")
     if text is None:

@@ -153,20 +153,20 @@ class CandidateEvaluator:
         return self._scored[architecture]
 
     def _score(self, architecture: Architecture) -> Evaluation:
-        started = time.perf_counter()
+        started = self._now()
         maps = self._feature_maps.get(architecture)
-        seen = time.perf_counter()
+        seen = self._now()
         memory = MemoryBank.fit(
             [m[: self._fit_images] for m in maps],
             architecture.patch_sizes,
             bank_size=architecture.bank_size,
             seed=self._seed,
         )
-        fitted = time.perf_counter()
+        fitted = self._now()
         anomaly_maps = memory.anomaly_maps(
             [m[self._fit_images :] for m in maps], self._evaluation_size, self._told
         )
-        compared = time.perf_counter()
+        compared = self._now()
         metrics = score_maps(anomaly_maps, self._masks, self._types)
         return Evaluation(
             cost=architecture_cost(self._supernet, architecture, len(memory.bank), self._cost),
@@ -175,9 +175,15 @@ class CandidateEvaluator:
                 "features": seen - started,
                 "bank": fitted - seen,
                 "neighbors": compared - fitted,
-                "metrics": time.perf_counter() - compared,
+                "metrics": self._now() - compared,
             },
         )
+
+    def _now(self) -> float:
+        """Seconds, once the device has done what was asked of it."""
+        if self._masks.is_cuda:
+            torch.cuda.synchronize(self._masks.device)
+        return time.perf_counter()
 
 
 def architecture_cost(

@@ -30,6 +30,9 @@ class Subnet(nn.Module):
         provenance: One line that says where the weights come from.
     """
 
+    _mean_of_pixels: torch.Tensor
+    _std_of_pixels: torch.Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -47,6 +50,10 @@ class Subnet(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.provenance = provenance
+        # On the device from the start: an upload in each batch would wait for those before it.
+        for name, values in (("_mean_of_pixels", mean), ("_std_of_pixels", std)):
+            of_pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(3, 1, 1)
+            self.register_buffer(name, of_pixels, persistent=False)
         # Swin and a few others give their maps as [N, H, W, C].
         self._channels_last_axis = str(getattr(backbone, "output_fmt", "")).endswith("NHWC")
         # What runs, from the first call on; in a tuple, as it is no part of the state.
@@ -63,7 +70,9 @@ class Subnet(nn.Module):
             return self._run(self.backbone, images)
         if not self._folded:
             generator = torch.Generator().manual_seed(0)
-            image = torch.randn(1, *images.shape[1:], generator=generator).to(images)
+            image = torch.randn(1, *images.shape[1:], generator=generator).to(
+                images.device, images.dtype
+            )
             self._folded = (fold_batch_norm(self.backbone, image),)
         return self._run(self._folded[0], images)
 
@@ -82,17 +91,16 @@ class Subnet(nn.Module):
         return str(self.recipe["supernet"])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 `[N, 3, S, S]` as the backbone wants them: float32, channels last."""
+        """Pixels uint8 `[N, 3, S, S]`, on the subnet's device, as the backbone wants them: float32,
+        channels last."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"`images` is {images.dtype} of shape {list(images.shape)}, expected uint8 "
                 "[N, 3, S, S]"
             )
-        mean = torch.tensor(self.mean, device=images.device).mul(255).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).mul(255).view(3, 1, 1)
         # MobileNets run a third faster on a CPU in this layout, ResNets a fifth.
         pixels = images.contiguous(memory_format=torch.channels_last)
-        return pixels.float().sub_(mean).div_(std)
+        return pixels.float().sub_(self._mean_of_pixels).div_(self._std_of_pixels)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
         """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`: the
