@@ -225,12 +225,12 @@ def test_a_stage_has_one_block_in_the_space(space: SearchSpace) -> None:
 def test_elastic_fields_may_be_absent() -> None:
     timms = Architecture("timm:resnet18", 224, (1, 3), (3, 1), None)
     written = timms.to_json()
-    assert written["kernel_sizes"] == written["expand_ratios"] == []
-    del written["kernel_sizes"], written["expand_ratios"]
+    for name in ("kernel_sizes", "expand_ratios", "depths"):
+        assert written.pop(name) == []
     assert Architecture.from_json(written) == timms
     elastic = ARCHITECTURE.to_json()
     del elastic["expand_ratios"]
-    with pytest.raises(InputError, match="2 kernel sizes for 0 expand ratios"):
+    with pytest.raises(InputError, match="2 kernel sizes and 0 depths for 0 expand ratios"):
         Architecture.from_json(elastic)
 
 

@@ -12,6 +12,7 @@ IMAGE_SIZES = range(32, 1025)
 PATCH_SIZES = range(1, 17)
 KERNEL_SIZES = (3, 5, 7)
 EXPAND_RATIOS = (3, 4, 6)
+ELASTIC_FIELDS = ("kernel_sizes", "expand_ratios", "depths")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Architecture:
         kernel_sizes: Of an elastic supernet: side of the depthwise kernels, 3, 5 or 7, for each
             stage up to that of the deepest level. Empty where the backbone has nothing to choose.
         expand_ratios: Likewise the expand ratio of the blocks, 3, 4 or 6.
+        depths: Likewise how many blocks a stage runs, where its level does not say.
 
     Raises:
         InputError: If a value is of another type or out of its range.
@@ -54,12 +56,13 @@ class Architecture:
     bank_size: int | None
     kernel_sizes: tuple[int, ...] = ()
     expand_ratios: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.supernet, str) or not self.supernet:
             raise InputError(f"architecture: supernet is {self.supernet!r}, expected a name")
         check_image_size(self.image_size)
-        for name in ("levels", "patch_sizes", "kernel_sizes", "expand_ratios"):
+        for name in ("levels", "patch_sizes", *ELASTIC_FIELDS):
             if not isinstance(getattr(self, name), tuple):
                 raise InputError(
                     f"architecture: {name} is {getattr(self, name)!r}, expected a tuple of integers"
@@ -77,15 +80,20 @@ class Architecture:
         for patch_size in self.patch_sizes:
             check_patch_size(patch_size)
         check_bank_size(self.bank_size)
-        if len(self.kernel_sizes) != len(self.expand_ratios):
+        # An elastic supernet has expand ratios, and kernel sizes or depths beside them.
+        counts = {len(self.kernel_sizes), len(self.depths)} - {0}
+        if counts != {len(self.expand_ratios)} - {0}:
             raise InputError(
-                f"architecture: {len(self.kernel_sizes)} kernel sizes for "
-                f"{len(self.expand_ratios)} expand ratios, expected one of each for a stage"
+                f"architecture: {len(self.kernel_sizes)} kernel sizes and {len(self.depths)} "
+                f"depths for {len(self.expand_ratios)} expand ratios, expected one of each for a "
+                "stage"
             )
         for kernel_size in self.kernel_sizes:
             check_kernel_size(kernel_size)
         for expand_ratio in self.expand_ratios:
             check_expand_ratio(expand_ratio)
+        for depth in self.depths:
+            check_depth(depth)
 
     def to_json(self) -> dict[str, Any]:
         """The architecture as JSON values; `from_json` reads them back."""
@@ -161,6 +169,12 @@ def check_expand_ratio(value: object) -> None:
     """Raises InputError unless the value is an expand ratio."""
     if not is_integer(value) or value not in EXPAND_RATIOS:
         raise InputError(f"expand ratio is {value!r}, expected one of {EXPAND_RATIOS}")
+
+
+def check_depth(value: object) -> None:
+    """Raises InputError unless the value is a number of blocks."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"depth is {value!r}, expected an integer from 1")
 
 
 def check_bank_size(value: object) -> None:

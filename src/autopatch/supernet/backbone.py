@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import timm
-import torch
-from timm.models._features import FeatureGetterNet, FeatureListNet
-from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
-from autopatch.errors import InputError, one_line
-from autopatch.supernet.architecture import Level
+from autopatch.errors import InputError
 from autopatch.supernet.elastic import StaticNetwork, SubnetSetting
+from autopatch.supernet.elastic_timm import ElasticSetting, static_network
+from autopatch.supernet.timm_features import TIMM, features_model
 
-TIMM = "timm:"
 ONCE_FOR_ALL = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w1.2"}
 """Published names of the Once-for-All MobileNetV3 supernets, by width."""
 
 
 def build_backbone(recipe: Mapping[str, Any]) -> nn.Module:
-    """A backbone without weights, from `timm_recipe` or `once_for_all_recipe`.
+    """A backbone without weights, from the recipe of a `Subnet`.
 
     Raises:
         InputError: The recipe names no known supernet, or the backbone cannot be built.
@@ -37,76 +32,7 @@ def build_backbone(recipe: Mapping[str, Any]) -> nn.Module:
         if name == net_id:
             values = {key: tuple(recipe[key]) for key in SubnetSetting.__dataclass_fields__}
             return StaticNetwork(width, SubnetSetting(**values))
+    if "timm_model" in recipe:
+        values = {key: tuple(recipe[key]) for key in ElasticSetting.__dataclass_fields__}
+        return static_network(recipe["timm_model"], recipe["timm_kwargs"], ElasticSetting(**values))
     raise InputError(f"supernet '{name}' is unknown")
-
-
-# Arguments of `timm.create_model` that say where weights come from or which maps to give.
-_RESERVED = {
-    "cache_dir",
-    "checkpoint_path",
-    "feature_cfg",
-    "feature_cls",
-    "features_only",
-    "in_chans",
-    "out_indices",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-}
-
-
-def feature_levels(name: str, kwargs: Mapping[str, Any]) -> tuple[Level, ...]:
-    """All feature levels of a timm model.
-
-    Raises:
-        InputError: timm cannot build the model, or it cannot be cut after a level.
-    """
-    return tuple(
-        Level(index, int(level["reduction"]), int(level["num_chs"]))
-        for index, level in enumerate(_extractor(name, kwargs).feature_info.info)
-    )
-
-
-def features_model(
-    name: str,
-    kwargs: Mapping[str, Any],
-    *,
-    out_indices: Sequence[int],
-    pretrained: bool = False,
-    seed: int = 0,
-) -> nn.Module:
-    """timm's feature extractor, without the stages behind the deepest of `out_indices`.
-
-    Its weights are random, drawn with `seed`, unless they are pretrained.
-
-    Raises:
-        InputError: timm cannot build the model, or it cannot be cut after a level.
-    """
-    chosen = {"out_indices": tuple(out_indices), "pretrained": pretrained}
-    model: nn.Module = _extractor(name, kwargs, seed=seed, **chosen)
-    return model
-
-
-def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen: Any) -> Any:
-    for argument in sorted(_RESERVED & kwargs.keys()):
-        raise InputError(f"timm_kwargs holds {argument}, which autopatch sets itself")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = timm.create_model(name, features_only=True, **chosen, **kwargs)
-    # Models raise errors of many classes when their arguments do not suit them.
-    except Exception as error:
-        given = f" with timm_kwargs {dict(kwargs)}" if kwargs else ""
-        raise InputError(f"timm:{name} gives no feature maps{given}: {one_line(error)}") from error
-    if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
-        # These keep and run all stages: a level's name is "bn1", the stem, or begins "blocks.3".
-        names = model.feature_info.module_name()
-        stages = [int(n.split(".")[1]) + 1 for n in names if n.startswith("blocks.")]
-        model.blocks = model.blocks[: max(stages, default=0)]
-    elif not isinstance(model, FeatureGetterNet | FeatureListNet):
-        # HRNet, NASNet and a few more run whole whatever level is asked for.
-        raise InputError(
-            f"timm:{name} cannot be cut after a feature level ({type(model).__name__}), choose "
-            "another model"
-        )
-    return model

@@ -8,8 +8,14 @@ from typing import Any
 
 from autopatch.errors import InputError
 from autopatch.progress import Progress
-from autopatch.supernet.backbone import ONCE_FOR_ALL, TIMM
+from autopatch.supernet.backbone import ONCE_FOR_ALL
 from autopatch.supernet.elastic import OnceForAllMobileNetV3
+from autopatch.supernet.elastic_supernet import (
+    AUTOPATCH_S,
+    ELASTIC,
+    ElasticSupernet,
+    load_elastic_supernet,
+)
 from autopatch.supernet.official import (
     file_in_folder,
     official_weights,
@@ -22,8 +28,9 @@ from autopatch.supernet.once_for_all import (
     OnceForAllSupernet,
     random_network,
 )
+from autopatch.supernet.timm_features import TIMM
 from autopatch.supernet.timm_supernet import TimmSupernet, load_timm_supernet
-from autopatch.supernet.weights import check_channels
+from autopatch.supernet.weights import check_channels, random_provenance
 
 
 def load_supernet(
@@ -36,14 +43,16 @@ def load_supernet(
     seed: int = 0,
     recalibrate_batch_norm: bool = False,
     progress: Progress | None = None,
-) -> TimmSupernet | OnceForAllSupernet:
+) -> TimmSupernet | ElasticSupernet | OnceForAllSupernet:
     """A supernet with its weights.
 
     Args:
-        space: "timm:<model name>", "ofa_mbv3", or the name of one of its two networks.
-        weights: "random"; of timm a .safetensors file or "pretrained" for those of timm's hub; of
-            Once-for-All "auto" for the published ones, downloaded once, a folder that holds them,
-            or for a single network its file.
+        space: "autopatch_s", "timm:<model name>", "elastic:<model name of timm>", "ofa_mbv3", or
+            the name of one of its two networks.
+        weights: "random"; of autopatch_s "auto" for those in this package, or a .safetensors file;
+            of an elastic network its file; of timm a file or "pretrained" for those of timm's hub;
+            of Once-for-All "auto" for the published ones, downloaded once, a folder that holds
+            them, or for a single network its file.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
         timm_kwargs: Arguments of `timm.create_model`.
@@ -56,9 +65,13 @@ def load_supernet(
         InputError: The space is unknown, the weights cannot be had or do not fit, or an argument
             does not belong to the space.
     """
+    if recalibrate_batch_norm and (space == AUTOPATCH_S or space.startswith((TIMM, ELASTIC))):
+        raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
+    if space == AUTOPATCH_S or space.startswith(ELASTIC):
+        return load_elastic_supernet(
+            space, weights, mean=mean, std=std, timm_kwargs=timm_kwargs, seed=seed
+        )
     if space.startswith(TIMM):
-        if recalibrate_batch_norm:
-            raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
         if weights == "auto":
             raise InputError("weights 'auto' are those of Once-for-All, expected 'pretrained'")
         return load_timm_supernet(
@@ -74,7 +87,7 @@ def load_supernet(
         else:
             networks[name] = _trained(name, width, weights, len(names) == 1, progress)
     if weights == "random":
-        provenance = f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
+        provenance = random_provenance(seed)
     elif weights == "auto":
         provenance = "weights of the published Once-for-All networks"
     else:
@@ -104,7 +117,7 @@ def weights_files(space: str, weights: str) -> list[Path]:
         return []
     if not weights or not path.exists():
         raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
-    if path.is_dir() and not space.startswith(TIMM):
+    if path.is_dir() and space in (OFA_MBV3, *ONCE_FOR_ALL.values()):
         return [file_in_folder(path, name) for name in _networks(space)]
     return [path]
 
@@ -114,8 +127,8 @@ def _networks(space: str) -> dict[str, float]:
     names = {name: width for width, name in ONCE_FOR_ALL.items() if space in (OFA_MBV3, name)}
     if not names:
         raise InputError(
-            f"search space '{space}' is unknown, expected timm:<model name>, {OFA_MBV3} or "
-            f"{' or '.join(ONCE_FOR_ALL.values())}"
+            f"search space '{space}' is unknown, expected {AUTOPATCH_S}, timm:<model name>, "
+            f"elastic:<model name of timm>, {OFA_MBV3} or {' or '.join(ONCE_FOR_ALL.values())}"
         )
     return names
 

@@ -218,6 +218,8 @@ def subnet_setting(architecture: Architecture) -> SubnetSetting:
             f"expected {run}: one of each for every stage up to that of block "
             f"{architecture.levels[-1]}"
         )
+    if architecture.depths:
+        raise InputError("architecture: depths are given, but here the levels set them")
     depths = [min(DEPTHS)] * len(STAGES)
     for stage, block in zip(stages, architecture.levels, strict=True):
         depths[stage] = max(depths[stage], (block - 1) % BLOCKS_PER_STAGE + 1)

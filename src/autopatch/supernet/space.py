@@ -15,6 +15,7 @@ from autopatch.supernet.architecture import (
     IMAGE_SIZES,
     Architecture,
     check_bank_size,
+    check_depth,
     check_expand_ratio,
     check_image_size,
     check_kernel_size,
@@ -25,7 +26,7 @@ from autopatch.supernet.architecture import (
 Choice: TypeAlias = "int | bool | str | None"
 
 _SCALARS = ("bank_size", "image_size", "supernet")
-_ELASTIC = ("expand_ratio", "kernel_size")
+_ELASTIC = ("depth", "expand_ratio", "kernel_size")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Gene:
         name: Unique in its space; the name of the parameter in a study.
         choices: Distinct JSON scalars; a genome holds an index into them.
         field: "supernet", "image_size" or "bank_size"; or of a slot "level", "patch_size",
-            "kernel_size" or "expand_ratio".
+            "kernel_size", "expand_ratio" or "depth".
         slot: Which place for a level the gene belongs to, in order of depth; of an elastic supernet
             a stage. A level gene leaves its slot empty (False or None), takes the level whose index
             is the slot (True), or takes the level it names (an integer).
@@ -93,8 +94,8 @@ class SearchSpace:
             raise InputError(f"search space {self.name}: expected one patch size for each slot")
         if any(self._slots(name) not in ([], slots) for name in _ELASTIC):
             raise InputError(
-                f"search space {self.name}: expected a kernel size and an expand ratio for each "
-                "slot, or none"
+                f"search space {self.name}: expected a kernel size, an expand ratio or a depth "
+                "for each slot, or for none"
             )
         scalars = sorted([*self.fixed, *(gene.field for gene in self.genes if gene.slot is None)])
         if scalars not in (["bank_size", "image_size"], sorted(_SCALARS)):
@@ -123,6 +124,7 @@ class SearchSpace:
             "patch_size": check_patch_size,
             "kernel_size": check_kernel_size,
             "expand_ratio": check_expand_ratio,
+            "depth": check_depth,
         }
         where = f"search space {self.name}: gene {gene.name}"
         if gene.field not in checks:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub import constants as hub
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
-from timm.models import PretrainedCfg
 from torch import nn
 
-from autopatch.errors import InputError, one_line
-from autopatch.supernet.architecture import Architecture, Level, describe_bank
-from autopatch.supernet.backbone import (
-    TIMM,
-    build_backbone,
-    feature_levels,
-    features_model,
-)
+from autopatch.errors import InputError
+from autopatch.supernet.architecture import ELASTIC_FIELDS, Architecture, Level, describe_bank
+from autopatch.supernet.backbone import build_backbone
 from autopatch.supernet.space import Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
-from autopatch.supernet.weights import check_channels, load_into, read_weights
+from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
+from autopatch.supernet.weights import find_source, load_into, random_provenance
 
-_LEAST_STRIDE = 4  # finer maps make far more patches of far less meaning
 _HUB_TIMEOUT = 5.0  # seconds
 
 
@@ -93,8 +84,8 @@ class TimmSupernet:
                 raise InputError(
                     f"{self.name} has no level {index}, but {', '.join(map(str, known))}"
                 )
-        if architecture.kernel_sizes:
-            raise InputError(f"{self.name} has no kernel sizes and expand ratios to choose")
+        if any(getattr(architecture, name) for name in ELASTIC_FIELDS):
+            raise InputError(f"{self.name} has no kernel sizes, expand ratios or depths to choose")
         recipe = {
             "supernet": self.name,
             "timm_kwargs": self._timm_kwargs,
@@ -234,70 +225,41 @@ def load_timm_supernet(
     timm_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TimmSupernet:
-    """A backbone of timm with its weights, see `load_supernet`.
+    """A backbone of timm with its weights, see `find_source`.
 
     Args:
         space: "timm:<model name>".
-        weights: A .safetensors file, "pretrained" for those of timm's hub, or "random". A file
-            must carry `timm_kwargs`, `mean` and `std` in its metadata, or they must be given; what
-            is given goes before the metadata.
+        weights: See `find_source`.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
         timm_kwargs: Arguments of `timm.create_model`.
         seed: Of random weights.
 
     Raises:
-        InputError: The model is unknown, the weights cannot be had or do not fit, or mean, std or
-            timm_kwargs are known from nowhere.
+        InputError: The weights cannot be had or do not fit, or as `find_source` says.
     """
-    name = space.removeprefix(TIMM)
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise InputError(f"timm has no model '{name}'{hint}")
-    try:
-        settings = timm.get_pretrained_cfg(name) or PretrainedCfg()
-    except RuntimeError as error:  # the name ends with a tag that the model does not have
-        raise InputError(f"timm:{name}: {one_line(error)}") from error
-    file = None if weights in ("random", "pretrained") else read_weights(Path(weights))
-    if file is not None:
-        # A tag after a dot names pretrained weights of the same model.
-        stored = name if file.timm_model is None else file.timm_model
-        if stored.partition(".")[0] != name.partition(".")[0]:
-            raise InputError(
-                f"{weights}: holds weights of timm:{file.timm_model}, but the space is {space}"
-            )
-        timm_kwargs = timm_kwargs if timm_kwargs is not None else file.timm_kwargs
-        mean, std = mean or file.mean, std or file.std
-        for setting, value in (("timm_kwargs", timm_kwargs), ("mean", mean), ("std", std)):
-            if value is None:
-                raise InputError(
-                    f"{weights}: {setting} is not in the file's metadata; give "
-                    f"--{setting.replace('_', '-')}"
-                )
-    mean = check_channels("mean", mean or settings.mean)
-    std = check_channels("std", std or settings.std)
-    kwargs = dict(timm_kwargs or {})
-    levels = [level for level in feature_levels(name, kwargs) if level.stride >= _LEAST_STRIDE]
+    source = find_source(space, weights, mean=mean, std=std, timm_kwargs=timm_kwargs)
+    name, kwargs = source.name, source.kwargs
+    levels = [level for level in feature_levels(name, kwargs) if level.stride >= LEAST_STRIDE]
     if not levels:
-        raise InputError(f"{space} has no feature level of stride {_LEAST_STRIDE} or more")
+        raise InputError(f"{space} has no feature level of stride {LEAST_STRIDE} or more")
     indices = [level.index for level in levels]
     if weights == "pretrained":
         model = _pretrained(name, kwargs, indices)
-        provenance = f"weights of timm's hub ({settings.hf_hub_id or name})"
+        provenance = f"weights of timm's hub ({source.hub})"
     else:
         model = features_model(name, kwargs, out_indices=indices, seed=seed)
-        provenance = f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
-    if file is not None:
-        load_into(model, file)
-        provenance = f"weights of {file.path.name}"
+        provenance = random_provenance(seed)
+    if source.file is not None:
+        load_into(model, source.file)
+        provenance = f"weights of {source.file.path.name}"
     return TimmSupernet(
         name,
         kwargs,
         levels,
         model,
-        mean=mean,
-        std=std,
+        mean=source.mean,
+        std=source.std,
         provenance=provenance,
         random_features=weights == "random",
     )

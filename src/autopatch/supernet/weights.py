@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.models import PretrainedCfg
 
 from autopatch.errors import InputError, one_line
 
@@ -34,6 +37,11 @@ class Weights:
     timm_kwargs: dict[str, Any] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+
+
+def random_provenance(seed: int) -> str:
+    """One line that says where random weights come from."""
+    return f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
 
 
 def read_weights(path: Path) -> Weights:
@@ -69,6 +77,85 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
         raise InputError(
             f"{path}: truncated or not a safetensors file ({one_line(error)})"
         ) from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a timm model come from, and what is needed to use them.
+
+    Attributes:
+        name: Of the model.
+        file: The file they are in, None for "pretrained" and "random".
+        kwargs: Arguments of `timm.create_model`.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel deviations.
+        hub: Name of the weights on timm's hub.
+    """
+
+    name: str
+    file: Weights | None
+    kwargs: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hub: str
+
+
+def find_source(
+    space: str,
+    weights: str,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    timm_kwargs: Mapping[str, Any] | None,
+) -> Source:
+    """Reads the weights file, if there is one; see `load_supernet`.
+
+    Args:
+        space: Ends with a colon and the name of the model.
+        weights: A .safetensors file, "pretrained" for those of timm's hub, or "random". A file
+            must carry `timm_kwargs`, `mean` and `std` in its metadata, or they must be given; what
+            is given goes before the metadata.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel deviations.
+        timm_kwargs: Arguments of `timm.create_model`.
+
+    Raises:
+        InputError: The model is unknown, the file cannot be read or is that of another model, or
+            mean, std or timm_kwargs are known from nowhere.
+    """
+    name = space.partition(":")[2]
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"timm has no model '{name}'{hint}")
+    try:
+        settings = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError as error:  # the name ends with a tag that the model does not have
+        raise InputError(f"timm:{name}: {one_line(error)}") from error
+    file = None if weights in ("random", "pretrained") else read_weights(Path(weights))
+    if file is not None:
+        # A tag after a dot names pretrained weights of the same model.
+        stored = name if file.timm_model is None else file.timm_model
+        if stored.partition(".")[0] != name.partition(".")[0]:
+            raise InputError(
+                f"{weights}: holds weights of timm:{file.timm_model}, but the space is {space}"
+            )
+        timm_kwargs = timm_kwargs if timm_kwargs is not None else file.timm_kwargs
+        mean, std = mean or file.mean, std or file.std
+        for setting, value in (("timm_kwargs", timm_kwargs), ("mean", mean), ("std", std)):
+            if value is None:
+                raise InputError(
+                    f"{weights}: {setting} is not in the file's metadata; give "
+                    f"--{setting.replace('_', '-')}"
+                )
+    return Source(
+        name,
+        file,
+        dict(timm_kwargs or {}),
+        check_channels("mean", mean or settings.mean),
+        check_channels("std", std or settings.std),
+        settings.hf_hub_id or name,
+    )
 
 
 def load_into(model: torch.nn.Module, weights: Weights) -> None:

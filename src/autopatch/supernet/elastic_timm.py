@@ -1,0 +1,292 @@
+"""timm's networks of inverted-residual blocks, made elastic: one set of weights, many networks.
+
+A stage is elastic in two ways:
+
+- depth: it leaves out its last blocks, of those that add to their input;
+- expand ratio: inside each inverted-residual block run all channels (6), the leading two thirds of
+  them (4) or the leading half (3), as in Once-for-All (Cai et al., ICLR 2020).
+
+Each ratio has batch norms of its own (Yu et al., Slimmable Neural Networks, ICLR 2019). Their
+statistics are those of the network that this one is made of, for all subnets: where that has its
+batch norm folded, there are none. The largest network is the original.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.layers.helpers import make_divisible
+from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
+from torch import nn
+from torch.func import functional_call
+
+from autopatch.errors import InputError
+from autopatch.supernet.architecture import Level
+from autopatch.supernet.timm_features import LEAST_STRIDE, feature_levels, features_model
+
+RATIOS = (6, 4, 3)
+"""Expand ratios; 6 stands for all channels a block has, whatever their number."""
+
+_LEFT_OUT = 2  # blocks that a stage leaves out at most
+_NORMS = ("bn1", "bn2", "bn3")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The stages that lead from one level to the next.
+
+    Attributes:
+        level: The level that they end in.
+        stages: Their numbers.
+        depths: Choices of depth: a stage runs its first so many blocks, or all it has.
+    """
+
+    level: Level
+    stages: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ElasticSetting:
+    """What an elastic network is set to, section by section up to that of the deepest level.
+
+    Attributes:
+        expand_ratios: Of the sections, 6, 4 or 3.
+        depths: Of the sections, among `Section.depths`.
+        levels: Indices of the levels whose maps are given, ascending.
+    """
+
+    expand_ratios: tuple[int, ...]
+    depths: tuple[int, ...]
+    levels: tuple[int, ...]
+
+
+def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, ...]:
+    """The sections of a timm model, one for each level of stride 4 and more, in order of depth.
+
+    Raises:
+        InputError: timm cannot build the model, or it is not made of inverted-residual blocks.
+    """
+    levels = feature_levels(timm_model, timm_kwargs)
+    with torch.device("meta"):
+        model: Any = features_model(
+            timm_model, timm_kwargs, out_indices=[level.index for level in levels]
+        )
+    blocks = [block for stage in getattr(model, "blocks", ()) for block in stage]
+    if not any(isinstance(block, InvertedResidual) for block in blocks):
+        raise InputError(f"timm:{timm_model} has no inverted-residual blocks to be made elastic")
+    # A level's name is "bn1", the stem, or begins "blocks.3".
+    names = [name.split(".") for name in model.feature_info.module_name()]
+    ends = [int(name[1]) + 1 if name[0] == "blocks" else 0 for name in names]
+    found = []
+    for level, (first, end) in zip(levels, pairwise([0, *ends]), strict=True):
+        if level.stride >= LEAST_STRIDE:
+            most = max(len(stage) for stage in model.blocks[first:end])
+            depths = tuple(range(max(most - _LEFT_OUT, 1), most + 1))
+            found.append(Section(level, tuple(range(first, end)), depths))
+    return tuple(found)
+
+
+class ElasticTimmNetwork(nn.Module):
+    """The weights of all subnets.
+
+    The channels inside each block must be in order of importance, the most important first, for
+    narrow subnets to be of use.
+
+    Args:
+        timm_model: Name of a model of timm.
+        timm_kwargs: Arguments of `timm.create_model`.
+        seed: Of the weights, which are random.
+
+    Attributes:
+        sections: What can be chosen.
+
+    Raises:
+        InputError: timm cannot build the model, or it is not made of inverted-residual blocks.
+    """
+
+    def __init__(self, timm_model: str, timm_kwargs: Mapping[str, Any], *, seed: int = 0) -> None:
+        super().__init__()
+        self.timm_model = timm_model
+        self.timm_kwargs = dict(timm_kwargs)
+        self.sections = sections(timm_model, timm_kwargs)
+        indices = [section.level.index for section in self.sections]
+        self.largest = features_model(timm_model, timm_kwargs, out_indices=indices, seed=seed)
+        # Without weights, of all levels; in a tuple, as it is no part of the state.
+        self._whole = (copy.deepcopy(self.largest).to("meta"),)
+        self.norms = nn.ModuleDict(
+            {str(ratio): _norms(self.largest, ratio) for ratio in RATIOS[1:]}
+        )
+        self.eval()  # which the batch norms stay in, so that their statistics stay
+
+    def train(self, mode: bool = True) -> ElasticTimmNetwork:
+        """Nothing: subnets are trained as they are run."""
+        return super().train(False)
+
+    @property
+    def largest_setting(self) -> ElasticSetting:
+        """Nothing left out, all levels."""
+        return ElasticSetting(
+            expand_ratios=(RATIOS[0],) * len(self.sections),
+            depths=tuple(section.depths[-1] for section in self.sections),
+            levels=tuple(section.level.index for section in self.sections),
+        )
+
+    def start_from_largest(self) -> None:
+        """Sets the batch norms of narrow blocks to those of the largest network."""
+        for ratio in RATIOS[1:]:
+            self.norms[str(ratio)] = _norms(self.largest, ratio)
+
+    def forward(self, images: torch.Tensor, setting: ElasticSetting) -> list[torch.Tensor]:
+        """Feature maps of a subnet for normalized images, with gradients to the shared weights."""
+        network = self._skeleton(setting)
+        maps: list[torch.Tensor] = functional_call(
+            network, self._active_state(network, setting), (images,)
+        )
+        return maps
+
+    def get_active_subnet(self, setting: ElasticSetting) -> nn.Module:
+        """A network of its own with a copy of its part of the weights; frozen, in eval mode."""
+        network = self._skeleton(setting)
+        state = self._active_state(network, setting)
+        network.load_state_dict(
+            {name: value.detach().clone() for name, value in state.items()}, assign=True
+        )
+        return network.requires_grad_(False)
+
+    def _skeleton(self, setting: ElasticSetting) -> nn.Module:
+        network = copy.deepcopy(self._whole[0])
+        if setting.levels != self.largest_setting.levels:
+            with torch.device("meta"):
+                network = features_model(
+                    self.timm_model, self.timm_kwargs, out_indices=setting.levels
+                )
+        return _set_to(network.eval(), self.sections, setting)
+
+    def _active_state(self, network: nn.Module, setting: ElasticSetting) -> dict[str, torch.Tensor]:
+        """The part of the weights that a subnet uses, by its names."""
+        weights = {**dict(self.largest.named_parameters()), **dict(self.largest.named_buffers())}
+        ratio_of_stage = {
+            str(stage): ratio
+            for section, ratio in zip(self.sections, setting.expand_ratios, strict=False)
+            for stage in section.stages
+        }
+        norms = dict(self.norms.named_parameters())
+        state = {}
+        for name, small in network.state_dict().items():
+            head, _, rest = name.partition(".")
+            stage = rest.partition(".")[0] if head == "blocks" else ""
+            ratio = ratio_of_stage.get(stage, RATIOS[0])
+            large = norms.get(f"{ratio}.{_key(name)}", weights[name])
+            state[name] = large[tuple(slice(size) for size in small.shape)]
+        return state
+
+
+def static_network(
+    timm_model: str, timm_kwargs: Mapping[str, Any], setting: ElasticSetting
+) -> nn.Module:
+    """The network of a setting, of random weights: timm's own, its blocks left out or narrowed.
+
+    Raises:
+        InputError: The setting does not suit the model.
+    """
+    network = features_model(timm_model, timm_kwargs, out_indices=setting.levels)
+    return _set_to(network, sections(timm_model, timm_kwargs), setting)
+
+
+def check_setting(sections: Sequence[Section], setting: ElasticSetting) -> None:
+    """Raises InputError unless the setting is one of a network of these sections."""
+    numbers = {section.level.index: number for number, section in enumerate(sections)}
+    for level in setting.levels:
+        if level not in numbers:
+            raise InputError(f"there is no level {level}, but {', '.join(map(str, numbers))}")
+    run = numbers[setting.levels[-1]] + 1
+    for name, values in (
+        ("expand ratios", setting.expand_ratios),
+        ("depths", setting.depths),
+    ):
+        if len(values) != run:
+            raise InputError(
+                f"{len(values)} {name}, expected {run}: one for each level up to "
+                f"{setting.levels[-1]}"
+            )
+    for section, ratio, depth in zip(sections, setting.expand_ratios, setting.depths, strict=False):
+        if ratio not in RATIOS:
+            raise InputError(f"expand ratio is {ratio}, expected one of {RATIOS}")
+        if depth not in section.depths:
+            raise InputError(
+                f"depth is {depth} at level {section.level.index}, expected one of {section.depths}"
+            )
+
+
+def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) -> nn.Module:
+    check_setting(sections, setting)
+    for section, ratio, depth in zip(sections, setting.expand_ratios, setting.depths, strict=False):
+        for stage in section.stages:
+            blocks = network.blocks[stage]
+            while len(blocks) > depth and getattr(blocks[-1], "has_skip", False):
+                del blocks[-1]
+            for block in blocks:
+                if isinstance(block, InvertedResidual):
+                    _narrow(block, ratio)
+    result: nn.Module = network
+    return result
+
+
+def _channels(block: InvertedResidual, ratio: int) -> int:
+    """Channels inside a block, in eights."""
+    large = int(block.conv_pwl.in_channels)
+    if ratio == RATIOS[0]:
+        return large
+    return int(make_divisible(large * ratio / RATIOS[0]))  # type: ignore[no-untyped-call]
+
+
+def _narrow(block: InvertedResidual, ratio: int) -> None:
+    large, small = block.conv_pwl.in_channels, _channels(block, ratio)
+    if small == large:
+        return
+    squeeze = block.se if isinstance(block.se, SqueezeExcite) else None
+    for module, sizes in (
+        (block.conv_pw, {"out_channels": small}),
+        (block.bn1, {"num_features": small}),
+        (block.conv_dw, {"in_channels": small, "out_channels": small, "groups": small}),
+        (block.bn2, {"num_features": small}),
+        (squeeze and squeeze.conv_reduce, {"in_channels": small}),
+        (squeeze and squeeze.conv_expand, {"out_channels": small}),
+        (block.conv_pwl, {"in_channels": small}),
+    ):
+        if module is None:
+            continue
+        for name, size in sizes.items():
+            setattr(module, name, size)
+        inputs = set(sizes) == {"in_channels"}
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.ndim == 0 or (inputs and tensor.ndim == 1):
+                continue  # a count; a bias of the outputs
+            part = tensor.detach()[:, :small] if inputs else tensor.detach()[:small]
+            setattr(module, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
+
+
+def _norms(network: Any, ratio: int) -> nn.ParameterDict:
+    """A copy of scales and shifts of the batch norms in a network's elastic blocks, of the channels
+    that a ratio leaves."""
+    own = {}
+    for name, block in network.named_modules():
+        if isinstance(block, InvertedResidual):
+            small = _channels(block, ratio)
+            for norm in _NORMS:
+                count = None if norm == _NORMS[-1] else small
+                for part in ("weight", "bias"):
+                    values = getattr(getattr(block, norm), part).detach()[:count]
+                    own[_key(f"{name}.{norm}.{part}")] = nn.Parameter(values.clone())
+    return nn.ParameterDict(own)
+
+
+def _key(name: str) -> str:
+    # torch allows no dots in the names of parameters.
+    return name.replace(".", "/")

@@ -1,0 +1,204 @@
+"""Networks of timm made elastic, against timm's own."""
+
+from itertools import product
+
+import pytest
+import timm
+import torch
+
+from autopatch.errors import InputError
+from autopatch.supernet import Architecture, ElasticTimmNetwork, Subnet, load_supernet
+from autopatch.supernet.elastic_timm import ElasticSetting, sections, static_network
+
+MODELS = {"mobilenetv2_100": {"pad_type": "same"}, "tf_mobilenetv3_small_075": {}}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def network(request):
+    """Random weights, and batch norms of their own for each ratio, so that a mix-up would show."""
+    network = ElasticTimmNetwork(request.param, MODELS[request.param], seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for module in network.largest.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    with torch.no_grad():
+        for values in network.norms.parameters():
+            values.add_(0.1 * torch.randn(values.shape, generator=generator))
+    return network
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+def settings(network):
+    """Corners of what can be chosen, and something in between, cut after different levels."""
+    levels = [section.level.index for section in network.sections]
+    for run, ratio, last in product(range(1, len(levels) + 1), (6, 4, 3), (0, -1)):
+        depths = tuple(section.depths[last] for section in network.sections[:run])
+        yield ElasticSetting((ratio,) * run, depths, tuple(levels[max(run - 2, 0) : run]))
+    mixed = [
+        section.depths[number % len(section.depths)]
+        for number, section in enumerate(network.sections)
+    ]
+    yield ElasticSetting((4, 6, 3, 4)[: len(levels)], tuple(mixed), tuple(levels))
+
+
+def equal(found, expected):
+    return len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+def test_the_largest_is_timms(network, images):
+    model = timm.create_model(network.timm_model, features_only=True, **network.timm_kwargs).eval()
+    model.load_state_dict(network.largest.state_dict(), strict=False)
+    expected = [
+        m
+        for m, reduction in zip(model(images), model.feature_info.reduction(), strict=True)
+        if reduction >= 4
+    ]
+    assert equal(network(images, network.largest_setting), expected)
+    assert equal(network.get_active_subnet(network.largest_setting)(images), expected)
+
+
+def test_a_subnet_is_what_the_elastic_network_runs(network, images):
+    for setting in settings(network):
+        subnet = network.get_active_subnet(setting)
+        expected = network(images, setting)
+        assert equal(subnet(images), expected), setting
+        rebuilt = static_network(network.timm_model, network.timm_kwargs, setting).eval()
+        rebuilt.load_state_dict(subnet.state_dict())
+        assert equal(rebuilt(images), expected), setting
+        assert not any(p.requires_grad for p in subnet.parameters())
+
+
+def test_nothing_runs_behind_the_last_level(network):
+    for setting in settings(network):
+        stages = len(network.get_active_subnet(setting).blocks)
+        last = network.sections[len(setting.depths) - 1]
+        assert stages == last.stages[-1] + 1
+
+
+def test_narrow_blocks_by_hand():
+    """A block of ratio 3 is the leading half of its channels, with norms of its own."""
+    network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"], seed=4)
+    with torch.no_grad():
+        for values in network.norms["3"].parameters():
+            values.mul_(1.25)
+    x = torch.randn(1, 24, 9, 9, generator=torch.Generator().manual_seed(5))
+    subnet = network.get_active_subnet(ElasticSetting((6, 3), (1, 1), (2,)))
+    block, whole = subnet.blocks[2][0], network.largest.blocks[2][0]
+    F = torch.nn.functional
+    y = F.relu6(1.25 * F.conv2d(x, whole.conv_pw.weight[:72]) / (1 + 1e-5) ** 0.5)
+    y = F.pad(y, (1, 1, 1, 1))
+    y = F.conv2d(y, whole.conv_dw.weight[:72], stride=2, groups=72)
+    y = F.relu6(1.25 * y / (1 + 1e-5) ** 0.5)
+    y = 1.25 * F.conv2d(y, whole.conv_pwl.weight[:, :72]) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(block(x), y)
+
+
+def test_gradients_reach_the_weights_that_ran(images):
+    network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"])
+    sum(m.sum() for m in network(images, ElasticSetting((4, 3), (2, 1), (1, 2)))).backward()
+    first = network.largest.blocks[2][0].conv_pw.weight.grad
+    assert (first[:72].flatten(1).norm(dim=1) > 0).any()
+    assert (first[72:] == 0).all()
+    assert network.largest.blocks[2][1].conv_pw.weight.grad is None
+    assert network.norms["4"]["blocks/1/0/bn1/weight"].grad is not None
+    assert network.norms["4"]["blocks/2/0/bn1/weight"].grad is None
+
+
+def test_statistics_stay(images):
+    network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"]).train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network(images, network.largest_setting)
+    assert all(torch.equal(before[name], value) for name, value in network.named_buffers())
+
+
+def test_sections():
+    found = sections("mobilenetv2_100", MODELS["mobilenetv2_100"])
+    assert [(s.level.stride, s.stages, s.depths) for s in found] == [
+        (4, (1,), (1, 2)),
+        (8, (2,), (1, 2, 3)),
+        (16, (3, 4), (2, 3, 4)),
+        (32, (5, 6), (1, 2, 3)),
+    ]
+    with pytest.raises(InputError, match="no inverted-residual blocks"):
+        sections("resnet18", {})
+
+
+@pytest.mark.parametrize(
+    ("ratios", "depths", "levels", "reason"),
+    [
+        ((6, 6), (2, 3), (3,), "2 expand ratios, expected 3"),
+        ((6,), (2, 2), (1,), "2 depths, expected 1"),
+        ((5,), (2,), (1,), "expand ratio is 5"),
+        ((6,), (3,), (1,), r"depth is 3 at level 1, expected one of \(1, 2\)"),
+        ((6,), (1,), (0,), "no level 0, but 1, 2, 3, 4"),
+    ],
+)
+def test_settings_that_are_none(ratios, depths, levels, reason):
+    network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"])
+    with pytest.raises(InputError, match=reason):
+        network.get_active_subnet(ElasticSetting(ratios, depths, levels))
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return load_supernet("elastic:mobilenetv2_100", "random", timm_kwargs={"pad_type": "same"})
+
+
+def test_every_genome_is_an_architecture(supernet):
+    import numpy as np
+
+    space = supernet.search_space(image_sizes=(64, 96), bank_sizes=(10, None))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        genome = space.sample(rng)
+        architecture = space.decode(genome)
+        assert space.encode(architecture) == genome
+        assert Architecture.from_json(architecture.to_json()) == architecture
+        assert supernet.grid(architecture)[0] == architecture.image_size // 4 // 2 ** (
+            architecture.levels[0] - 1
+        )
+        assert f"{architecture.image_size} px, ratios " in supernet.describe(architecture)
+    architecture = space.decode(genome)
+    subnet = supernet.get_active_subnet(architecture)
+    restored = Subnet.restore(subnet.to_header(), subnet.state_dict())
+    pixels = torch.randint(
+        0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(6)
+    )
+    assert equal(restored(restored.normalize(pixels)), subnet(subnet.normalize(pixels)))
+
+
+def test_flops_fall_with_ratio_and_depth(supernet):
+    def flops(ratios, depths):
+        return supernet.flops(
+            Architecture(supernet.name, 64, (2,), (1,), None, expand_ratios=ratios, depths=depths)
+        )
+
+    assert flops((6, 6), (2, 3)) > flops((6, 4), (2, 3)) > flops((6, 3), (2, 3))
+    assert flops((6, 6), (2, 3)) > flops((6, 6), (1, 3)) > flops((6, 6), (1, 1))
+
+
+def test_patchcore_is_the_largest(supernet):
+    architecture = supernet.patchcore(bank_size=7)
+    assert architecture.levels == (2, 3)
+    assert (architecture.expand_ratios, architecture.depths) == ((6, 6, 6), (2, 3, 4))
+    assert supernet.grid(architecture) == (28, 28)
+
+
+def test_what_an_elastic_network_refuses(supernet):
+    with pytest.raises(InputError, match="no kernel sizes"):
+        supernet.flops(Architecture(supernet.name, 64, (1,), (1,), None, (3,), (6,), (1,)))
+    with pytest.raises(InputError, match="the backbone is elastic:mobilenetv2_100"):
+        supernet.flops(Architecture("elastic:x", 64, (1,), (1,), None))
+    with pytest.raises(InputError, match="map of stride 32 is 1 wide"):
+        supernet.search_space(image_sizes=(32,))
+    with pytest.raises(InputError, match="nothing to recalibrate"):
+        load_supernet("elastic:mobilenetv2_100", "random", recalibrate_batch_norm=True)
+    with pytest.raises(InputError, match="weights 'pretrained' are not those of an elastic"):
+        load_supernet("elastic:mobilenetv2_100", "pretrained")
+    with pytest.raises(InputError, match="timm has no model 'mobilenetv2_10'"):
+        load_supernet("elastic:mobilenetv2_10", "random")

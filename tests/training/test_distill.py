@@ -1,0 +1,129 @@
+"""Distillation of a network into its subnets, on a few drawn images."""
+
+import json
+
+import distill
+import pytest
+import torch
+from images import CROP, crops, read_images
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from autopatch.supernet import ElasticTimmNetwork, load_supernet
+from autopatch.supernet.timm_features import features_model
+
+MODEL, KWARGS = "tf_mobilenetv3_small_075", {}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    model = features_model(MODEL, KWARGS, out_indices=(1, 2, 3, 4), seed=3)
+    file = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    values = {"mean": [0.5, 0.4, 0.5], "std": [0.2, 0.25, 0.3], "timm_kwargs": KWARGS}
+    metadata = {"timm_model": MODEL, **{name: json.dumps(v) for name, v in values.items()}}
+    save_file(model.state_dict(), file, metadata=metadata)
+    return file
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("natural")
+    generator = torch.Generator().manual_seed(0)
+    for number, size in enumerate((64, 64, 128, 130)):
+        coarse = torch.rand(1, 3, 9, 9, generator=generator)
+        pixels = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+        pixels = (255 * pixels[0].clamp(0, 1)).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def run(teacher, natural, out, steps, *more):
+    arguments = ["--teacher", teacher, "--images", natural, "--out", out, "--steps", steps]
+    distill.main([*map(str, arguments), "--batch", "2", *more])
+    return load_file(out / "supernet.safetensors")
+
+
+def test_crops_are_the_same_for_a_seed(natural):
+    images = read_images([natural])
+    assert sorted(tuple(group.shape) for group in images) == [
+        (1, 3, 128, 128),
+        (1, 3, 130, 130),
+        (2, 3, 64, 64),
+    ]
+    first, same, other = (
+        crops(images, 5, CROP, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == (5, 3, CROP, CROP)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert 0 <= first.min() < first.max() <= 1
+
+
+def test_some_crops_are_grey(natural):
+    made = crops(read_images([natural]), 60, 32, torch.Generator().manual_seed(0))
+    grey = (made - made[:, :1]).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 12 < int(grey.sum()) < 36
+
+
+def test_no_images(tmp_path):
+    with pytest.raises(ValueError, match="no images of 64 px"):
+        read_images([tmp_path])
+
+
+def test_sorting_keeps_the_maps_and_helps_the_narrow():
+    network = ElasticTimmNetwork(MODEL, KWARGS, seed=5).requires_grad_(False)
+    pixels = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(6))
+    largest = network.largest_setting
+    narrow = distill.ElasticSetting((3,) * 4, largest.depths, largest.levels)
+    expected = network(pixels, largest)
+    before = distill.map_error(network(pixels, narrow), expected)
+    distill.sort_channels(network, pixels)
+    network.start_from_largest()
+    for found, right in zip(network(pixels, largest), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    assert distill.map_error(network(pixels, narrow), expected) < before
+
+
+def test_a_step_runs_the_largest_the_smallest_and_random_ones():
+    network = ElasticTimmNetwork(MODEL, KWARGS)
+    first, second = (distill.sandwich(network.sections, seed) for seed in (1, 2))
+    assert first[0] == second[0] == network.largest_setting
+    assert first[1] == second[1]
+    assert first[1].expand_ratios == (3,) * 4
+    assert first[1].depths == tuple(section.depths[0] for section in network.sections)
+    assert first[2:] != second[2:]
+    assert first == distill.sandwich(network.sections, 1)
+
+
+def test_training_lowers_the_error_and_goes_on_where_it_was(
+    teacher, natural, tmp_path, monkeypatch, capsys
+):
+    whole = run(teacher, natural, tmp_path / "whole", 8)
+    log = torch.load(tmp_path / "whole" / "checkpoint.pt")["log"]
+    assert sum(sum(errors[1:]) for errors in log[-2:]) < sum(sum(errors[1:]) for errors in log[:2])
+
+    monkeypatch.setattr(distill, "_SAVED_EVERY", 0.0)
+    steps = []
+    sandwich = distill.sandwich
+
+    def interrupted(sections, seed):
+        steps.append(seed)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return sandwich(sections, seed)
+
+    monkeypatch.setattr(distill, "sandwich", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher, natural, tmp_path / "parts", 8)
+    capsys.readouterr()
+    parts = run(teacher, natural, tmp_path / "parts", 8)
+    assert "goes on from step 4" in capsys.readouterr().out
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(parts[name], value), name
+    assert max(v.element_size() for v in whole.values() if v.is_floating_point()) == 2
+
+    supernet = load_supernet(f"elastic:{MODEL}", str(tmp_path / "whole" / "supernet.safetensors"))
+    assert supernet.mean == (0.5, 0.4, 0.5)
+    other = run(teacher, natural, tmp_path / "other", 2, "--seed", "1")
+    assert any(not torch.equal(other[name], value) for name, value in whole.items())

@@ -1,0 +1,210 @@
+"""Makes a network of timm's inverted-residual blocks elastic, by distilling it into its subnets.
+
+    python training/distill.py --teacher mobilenetv2_100.safetensors --images FOLDER_OR_TAR ... \
+        --out RUN                 # goes on where it was, if RUN has a checkpoint
+
+The teacher's weights are the start. The channels inside each block are sorted by how much of the
+block's output is theirs, so that narrow subnets run the most important ones. Then each step runs
+the largest subnet, the smallest and random ones on the same crops (the sandwich rule; Yu & Huang,
+Universally Slimmable Networks, ICCV 2019), and moves their feature maps towards the teacher's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from images import CROP, crops, read_images
+from safetensors.torch import save_file
+from timm.models._efficientnet_blocks import InvertedResidual
+
+from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
+from autopatch.supernet.weights import load_into, read_weights
+
+_RANDOM_SUBNETS = 2  # of a step
+_SAVED_EVERY = 180.0  # seconds
+_TOLD_EVERY = 30.0
+SORTED_ON = 512  # crops
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--teacher", type=Path, required=True, help="weights with metadata of timm")
+    parser.add_argument("--images", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    weights = read_weights(options.teacher)
+    network = ElasticTimmNetwork(weights.timm_model, weights.timm_kwargs)
+    load_into(network.largest, weights)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.mean, weights.std))
+    images = read_images(options.images)
+
+    def batch(number: int, count: int) -> torch.Tensor:
+        """The same for the same number, however the run was interrupted."""
+        generator = torch.Generator().manual_seed(options.seed * 10**9 + number)
+        made = (crops(images, count, CROP, generator) - mean) / std
+        return made.to(options.device, memory_format=torch.channels_last)
+
+    network.to(options.device, memory_format=torch.channels_last)
+    teacher = network.get_active_subnet(network.largest_setting)
+    sort_channels(network, batch(10**9 - 1, SORTED_ON))
+    network.start_from_largest()
+    network.requires_grad_(True)
+    optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate(step, options.steps)
+    )
+    first, log = 0, []
+    checkpoint = options.out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=options.device)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        first, log = saved["step"], saved["log"]
+        print(f"goes on from step {first}", flush=True)
+
+    def save(step: int) -> None:
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "step": step,
+            "log": log,
+        }
+        torch.save(state, checkpoint.with_suffix(".partial"))
+        checkpoint.with_suffix(".partial").replace(checkpoint)
+
+    started = told = saved_at = time.monotonic()
+    for step in range(first, options.steps):
+        pixels = batch(step, options.batch)
+        with torch.no_grad():
+            expected = teacher(pixels)
+        settings = sandwich(network.sections, options.seed * 10**9 + step)
+        errors = []
+        for setting in settings:
+            error = map_error(network(pixels, setting), expected)
+            (error / len(settings)).backward()
+            errors.append(float(error.detach()))
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        log.append(errors)
+        now = time.monotonic()
+        if now - told > _TOLD_EVERY:
+            told = now
+            done = (step + 1 - first) / (now - started)
+            recent = torch.tensor(log[-100:]).mean(dim=0)
+            print(
+                f"step {step + 1} of {options.steps}, {done * options.batch:.1f} crops/s, "
+                f"{(options.steps - step - 1) / done / 60:.0f} min left; error of the largest "
+                f"{recent[0]:.4f}, smallest {recent[1]:.4f}, random {recent[2:].mean():.4f}",
+                flush=True,
+            )
+        if now - saved_at > _SAVED_EVERY:
+            saved_at = now
+            save(step + 1)
+    save(options.steps)
+    write(network, options.out / "supernet.safetensors", mean=weights.mean, std=weights.std)
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    """Factor: rises for a hundredth of the steps, then falls along a cosine."""
+    warm = max(steps // 100, 1)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+def sandwich(sections: Sequence[Section], seed: int) -> list[ElasticSetting]:
+    """The largest subnet, the smallest and random ones, all of all levels."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(values: Sequence[int]) -> int:
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    levels = tuple(section.level.index for section in sections)
+    chosen = [
+        ([RATIOS[0]] * len(sections), [section.depths[-1] for section in sections]),
+        ([RATIOS[-1]] * len(sections), [section.depths[0] for section in sections]),
+    ]
+    for _ in range(_RANDOM_SUBNETS):
+        chosen.append(
+            ([choose(RATIOS) for _ in sections], [choose(section.depths) for section in sections])
+        )
+    return [ElasticSetting(tuple(ratios), tuple(depths), levels) for ratios, depths in chosen]
+
+
+def map_error(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean squared error of feature maps, relative to the variance of the teacher's, averaged over
+    levels."""
+    errors = [
+        (f - e).square().mean() / e.var(dim=(0, 2, 3)).mean()
+        for f, e in zip(found, expected, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+@torch.no_grad()
+def sort_channels(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
+    """Sorts the channels inside each block by the variance they bring to the block's output.
+
+    The largest network's maps stay what they are.
+    """
+    blocks = [b for b in network.largest.modules() if isinstance(b, InvertedResidual)]
+    variance: dict[InvertedResidual, torch.Tensor] = {}
+    handles = [
+        block.conv_pwl.register_forward_pre_hook(
+            lambda _, inputs, block=block: variance.__setitem__(block, inputs[0].var((0, 2, 3)))
+        )
+        for block in blocks
+    ]
+    network.largest(pixels)
+    for handle in handles:
+        handle.remove()
+    for block in blocks:
+        importance = variance[block] * block.conv_pwl.weight.square().sum((0, 2, 3))
+        order = importance.argsort(descending=True, stable=True)
+        for module in (block.conv_pw, block.bn1, block.conv_dw, block.bn2):
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.ndim:
+                    tensor.copy_(tensor[order])
+        block.conv_pwl.weight.copy_(block.conv_pwl.weight[:, order])
+        if hasattr(block.se, "conv_reduce"):
+            block.se.conv_reduce.weight.copy_(block.se.conv_reduce.weight[:, order])
+            for tensor in block.se.conv_expand.parameters():
+                tensor.copy_(tensor[order])
+
+
+def write(
+    network: ElasticTimmNetwork, path: Path, *, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """The weights in float16, with what is needed to use them."""
+    metadata = {
+        "timm_model": network.timm_model,
+        "timm_kwargs": json.dumps(network.timm_kwargs),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+    }
+    state = {
+        name: value.half().cpu().contiguous() if value.is_floating_point() else value.cpu()
+        for name, value in network.state_dict().items()
+    }
+    save_file(state, path, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Judges an elastic network by what it is for: detectors made of its subnets.
+
+    python training/judge.py --supernet RUN/supernet.safetensors \
+        --teacher mobilenetv2_100.safetensors --images imagenet_1000_256px.tar \
+        --data magnetic_tile dagm_class1 --natural tiny_imagenet_3.tar --out RUN/judged.jsonl
+
+For the teacher, the largest and the smallest subnet, random subnets, and the same ones before
+training and of random weights: rwAP, AP and image AUROC on the test part of each data set, by
+several draws of its split, and accuracy of nearest neighbors among natural images that training has
+not seen. Writes a line of JSON for each network as they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from distill import SORTED_ON, sort_channels
+from images import CROP, crops, read_images
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autopatch.data import MVTecAD, load_images, load_masks, make_split
+from autopatch.detector import MemoryBank, score_maps
+from autopatch.kernels import aggregate_patches, nearest_neighbors
+from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork
+from autopatch.supernet.weights import Weights, load_into, read_weights
+
+SIZE = 224
+BANK = 4000  # random patches
+LEVEL_SETS = {"4+8": (0, 1), "8+16": (1, 2)}  # strides, and their places among the levels
+_AT_A_TIME = 16
+_METRICS = ("rwAP", "AP", "image_AUROC")
+
+
+class Detectors:
+    """A data set, its images read once, and several draws of its split."""
+
+    def __init__(self, data: Path, draws: int) -> None:
+        self.name = data.name
+        dataset = MVTecAD.scan(data)
+        self._splits = [make_split(dataset, shots=1, reserve=4, seed=seed) for seed in range(draws)]
+        samples = {
+            sample.path: sample for split in self._splits for sample in (*split.fit, *split.test)
+        }
+        self._place = {path: place for place, path in enumerate(samples)}
+        self._pixels = load_images(list(samples), SIZE)
+        self._masks = load_masks(list(samples.values()), SIZE)
+
+    def judge(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> dict[str, Any]:
+        """Metrics by levels, a value for each draw."""
+        maps = maps_of(self._pixels)
+        found: dict[str, Any] = {}
+        for levels, places in LEVEL_SETS.items():
+            chosen = [maps[place] for place in places]
+            found[levels] = {name: [] for name in _METRICS}
+            for seed, split in enumerate(self._splits):
+                fit, test = (
+                    torch.tensor([self._place[sample.path] for sample in part])
+                    for part in (split.fit, split.test)
+                )
+                patches = aggregate_patches([m[fit] for m in chosen], (3, 3))
+                generator = torch.Generator().manual_seed(seed)
+                bank = patches[torch.randperm(len(patches), generator=generator)[:BANK]]
+                anomaly_maps = MemoryBank(bank, (3, 3)).anomaly_maps(
+                    [m[test] for m in chosen], SIZE
+                )
+                metrics = score_maps(
+                    anomaly_maps, self._masks[test], [sample.type for sample in split.test]
+                )
+                for name in _METRICS:
+                    found[levels][name].append(metrics[name])
+        return found
+
+
+class NaturalImages:
+    """Images of classes that training has not seen."""
+
+    def __init__(self, archive: Path) -> None:
+        (self._pixels,) = read_images([archive])
+        self._classes = class_names(archive)
+
+    def accuracy(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> float:
+        """Share of images whose nearest neighbor among the others is of their class, by the cosine
+        of the means of their deepest feature maps."""
+        features = maps_of(self._pixels)[-1].mean(dim=(2, 3))
+        features = nn.functional.normalize(features - features.mean(dim=0))
+        _, found = nearest_neighbors(features, features, 2)
+        itself = torch.arange(len(features))
+        nearest = torch.where(found[:, 0] == itself, found[:, 1], found[:, 0])
+        classes = torch.tensor(self._classes)
+        return float((classes[nearest] == classes).float().mean())
+
+
+def class_names(archive: Path) -> list[int]:
+    """Numbers of the classes of images in a tar file, which are its folders."""
+    with tarfile.open(archive) as file:
+        folders = [Path(member.name).parent.name for member in file if member.isfile()]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
+    return [numbers[name] for name in folders]
+
+
+def random_settings(network: ElasticTimmNetwork, count: int, seed: int) -> list[ElasticSetting]:
+    """Different subnets of all levels."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(values: Sequence[int]) -> int:
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    found: dict[ElasticSetting, None] = {}
+    while len(found) < count:
+        ratios = tuple(choose(RATIOS) for _ in network.sections)
+        depths = tuple(choose(section.depths) for section in network.sections)
+        found[ElasticSetting(ratios, depths, network.largest_setting.levels)] = None
+    return list(found)
+
+
+def macs(network: ElasticTimmNetwork, setting: ElasticSetting, levels: str) -> int:
+    """Multiply-adds of one image of 224 px, up to the deepest level."""
+    last = LEVEL_SETS[levels][-1] + 1
+    cut = ElasticSetting(
+        setting.expand_ratios[:last], setting.depths[:last], setting.levels[:last][-1:]
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.get_active_subnet(cut)(torch.zeros(1, 3, SIZE, SIZE))
+    return counter.get_total_flops() // 2
+
+
+def networks(
+    supernet: Path, weights: Weights, pixels: torch.Tensor, subnets: int
+) -> Iterator[tuple[str, ElasticTimmNetwork, ElasticSetting]]:
+    """What is judged: kind, weights and setting."""
+
+    def elastic() -> ElasticTimmNetwork:
+        assert weights.timm_model is not None
+        network = ElasticTimmNetwork(weights.timm_model, weights.timm_kwargs or {})
+        return network.to(memory_format=torch.channels_last).requires_grad_(False)
+
+    untrained = elastic()
+    load_into(untrained.largest, weights)
+    whole = untrained.largest_setting
+    yield "teacher", untrained, whole
+    smallest = ElasticSetting(
+        (RATIOS[-1],) * len(untrained.sections),
+        tuple(section.depths[0] for section in untrained.sections),
+        whole.levels,
+    )
+    chosen = [whole, smallest, *random_settings(untrained, subnets, 0)]
+    trained = elastic()
+    load_into(trained, read_weights(supernet))
+    for setting in chosen:
+        yield "trained", trained, setting
+    sort_channels(untrained, pixels)
+    untrained.start_from_largest()
+    for setting in chosen[1:]:
+        yield "before training", untrained, setting
+    yield "random weights", elastic(), whole
+
+
+def _maps(
+    subnet: nn.Module, mean: torch.Tensor, std: torch.Tensor, images: torch.Tensor
+) -> list[torch.Tensor]:
+    """Feature maps of images uint8 `[N, 3, H, W]`."""
+    parts = []
+    with torch.inference_mode():
+        for batch in images.split(_AT_A_TIME):
+            pixels = batch.contiguous(memory_format=torch.channels_last).float() / 255
+            parts.append(subnet((pixels - mean) / std))
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="MVTec-AD layout")
+    parser.add_argument("--natural", type=Path, required=True, help="tar of folders of classes")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="as for distill.py")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
+    parser.add_argument("--subnets", type=int, default=30)
+    parser.add_argument("--draws", type=int, default=3)
+    options = parser.parse_args()
+    weights = read_weights(options.teacher)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
+    generator = torch.Generator().manual_seed(10**9 - 1)
+    pixels = (crops(read_images(options.images), SORTED_ON, CROP, generator) - mean) / std
+    data_sets = [Detectors(path, options.draws) for path in options.data]
+    natural = NaturalImages(options.natural)
+    with options.out.open("w") as file:
+        for kind, network, setting in networks(options.supernet, weights, pixels, options.subnets):
+            maps_of = partial(_maps, network.get_active_subnet(setting), mean, std)
+            row = {
+                "kind": kind,
+                "expand_ratios": setting.expand_ratios,
+                "depths": setting.depths,
+                "macs": {levels: macs(network, setting, levels) for levels in LEVEL_SETS},
+                "natural_accuracy": natural.accuracy(maps_of),
+                "detectors": {data.name: data.judge(maps_of) for data in data_sets},
+            }
+            print(json.dumps(row), file=file, flush=True)
+            shown = {
+                f"{name} {levels}": round(100 * sum(m["rwAP"]) / len(m["rwAP"]), 1)
+                for name, by_levels in row["detectors"].items()
+                for levels, m in by_levels.items()
+            }
+            print(kind, *setting.expand_ratios, *setting.depths, shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()
