@@ -49,8 +49,13 @@ void launch(const char* what, Grid grid_type, void (*kernel)(Parameters...), dim
             std::size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
   constexpr std::size_t kAlwaysAllowed = 48 << 10;
   if (shared_bytes > kAlwaysAllowed) {
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)),
+    // All that is to be had, whatever this launch needs: the limit is the kernel's, and threads
+    // that launch it at one time would lower each other's.
+    cudaFuncAttributes attributes{};
+    cuda_check(cudaFuncGetAttributes(&attributes, kernel), what);
+    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, what) -
+                     static_cast<int>(attributes.sharedSizeBytes);
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
                what);
   }
   cudaLaunchAttribute attribute{};

@@ -381,6 +381,10 @@ void cut(Level& level, const Plan& plan, std::int64_t blocks_wanted) {
 void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t images,
                             std::int64_t height, std::int64_t width, float* out,
                             std::uintptr_t stream) {
+  constexpr std::int64_t kMaxSide = std::int64_t{1} << 30;
+  if (height > kMaxSide || width > kMaxSide) {
+    throw std::invalid_argument("`out_size` has a side of more than 2^30");
+  }
   Plan plan{};
   plan.height = static_cast<int>(height);
   plan.width = static_cast<int>(width);
@@ -418,6 +422,7 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
       most_shared = std::max(most_shared, shared_bytes(level, plan));
       offset += map->channels;
     }
+    if (plan.num_levels == 0) break;  // only maps without channels are left
     constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
     if (blocks * images > kMaxBlocks) {
       throw std::invalid_argument("`feature_maps` are too many for one launch; split the images");

@@ -323,6 +323,7 @@ enum class Grid { independent, cooperative };
 template <typename... Parameters, typename... Arguments>
 void launch(const char*, Grid grid_type, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             std::size_t shared_bytes, cudaStream_t, Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) ::emulation::fail("a grid without blocks");
   ::emulation::run_grid(grid_type == Grid::cooperative, grid, block, shared_bytes,
                         [&] { kernel(static_cast<Parameters>(arguments)...); });
 }

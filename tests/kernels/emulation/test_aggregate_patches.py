@@ -71,3 +71,11 @@ def test_patches(
             out_size,
         )
         torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_maps_without_channels_behind_a_full_launch(
+    emulated: Callable[[str], ctypes.CDLL],
+) -> None:
+    maps = [torch.full((1, 1, 2, 2), float(i)) for i in range(32)] + [torch.ones(1, 0, 2, 2)]
+    found = aggregate(emulated("aggregate_patches"), maps, [1] * 33, (2, 2))
+    assert torch.equal(found, torch.arange(32.0).expand(4, 32))
