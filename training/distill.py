@@ -7,6 +7,9 @@ The teacher's weights are the start. The channels inside each block are sorted b
 block's output is theirs, so that narrow subnets run the most important ones. Then each step runs
 the largest subnet, the smallest and random ones on the same crops (the sandwich rule; Yu & Huang,
 Universally Slimmable Networks, ICCV 2019), and moves their feature maps towards the teacher's.
+
+With --start an elastic network is trained further, by --teacher or else its own largest subnet.
+RUN gets supernet.safetensors, float16, and curve.png, the errors by step.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from images import CROP, crops, read_images
 from safetensors.torch import save_file
 from timm.models._efficientnet_blocks import InvertedResidual
 
+from autopatch.errors import InputError
 from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
 from autopatch.supernet.weights import load_into, read_weights
 
@@ -34,22 +39,32 @@ SORTED_ON = 512  # crops
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--teacher", type=Path, required=True, help="weights with metadata of timm")
-    parser.add_argument("--images", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--teacher", type=Path, help="weights of a timm model, with metadata")
+    parser.add_argument("--start", type=Path, help="elastic weights to go on from")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders, tar files")
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
+    if options.start is None and options.teacher is None:
+        parser.error("give --teacher, --start or both")
+    try:
+        weights = read_weights(options.start or options.teacher)
+        if weights.timm_model is None or weights.mean is None or weights.std is None:
+            raise InputError(f"{weights.path}: expected timm_model, mean and std in its metadata")
+        network = ElasticTimmNetwork(weights.timm_model, weights.timm_kwargs or {})
+        load_into(network if options.start else network.largest, weights)
+        images = read_images(options.images)
+        teacher = network.get_active_subnet(network.largest_setting)
+        if options.teacher is not None:
+            load_into(teacher, read_weights(options.teacher))
+    except InputError as error:
+        parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
-
-    weights = read_weights(options.teacher)
-    network = ElasticTimmNetwork(weights.timm_model, weights.timm_kwargs)
-    load_into(network.largest, weights)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.mean, weights.std))
-    images = read_images(options.images)
 
     def batch(number: int, count: int) -> torch.Tensor:
         """The same for the same number, however the run was interrupted."""
@@ -57,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made = (crops(images, count, CROP, generator) - mean) / std
         return made.to(options.device, memory_format=torch.channels_last)
 
-    network.to(options.device, memory_format=torch.channels_last)
-    teacher = network.get_active_subnet(network.largest_setting)
-    sort_channels(network, batch(10**9 - 1, SORTED_ON))
-    network.start_from_largest()
-    network.requires_grad_(True)
+    for module in (network, teacher):
+        module.to(options.device, memory_format=torch.channels_last)
+    if options.start is None:
+        sort_channels(network, batch(10**9 - 1, SORTED_ON))
+        network.start_from_largest()
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate(step, options.steps)
@@ -118,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             saved_at = now
             save(step + 1)
     save(options.steps)
+    draw_curve(log, options.out / "curve.png")
     write(network, options.out / "supernet.safetensors", mean=weights.mean, std=weights.std)
 
 
@@ -187,6 +203,25 @@ def sort_channels(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
             block.se.conv_reduce.weight.copy_(block.se.conv_reduce.weight[:, order])
             for tensor in block.se.conv_expand.parameters():
                 tensor.copy_(tensor[order])
+
+
+def draw_curve(log: Sequence[Sequence[float]], path: Path) -> None:
+    """Errors by step, each the mean of the hundred steps around it."""
+    errors = torch.tensor(log)
+    width = min(100, len(errors))
+    means = errors.unfold(0, width, 1).mean(dim=2)
+    steps = torch.arange(len(means)) + width // 2
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, values in (
+        ("largest", means[:, 0]),
+        ("random", means[:, 2:].mean(dim=1)),
+        ("smallest", means[:, 1]),
+    ):
+        axes.plot(steps, values, label=name)
+    axes.set(xlabel="step", ylabel="error of the maps, relative to their variance", ylim=(0, None))
+    axes.legend(title="subnet")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def write(

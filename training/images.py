@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from autopatch.errors import InputError
+
 CROP = 96  # pixels
 _SCALES = (0.5, 2.0)  # side of a crop in its image, relative to its side when it is used
 _GREY = 0.4  # share of crops
@@ -22,17 +24,18 @@ def read_images(paths: Sequence[Path]) -> list[torch.Tensor]:
     """Images in tar files and folders, uint8 `[N, 3, H, W]`, those of one size together.
 
     Raises:
-        FileNotFoundError: A path does not exist.
-        ValueError: There are no images of 64 px and more.
+        InputError: A path does not exist, or there are no images of 64 px and more.
     """
     by_size: dict[tuple[int, int], list[np.ndarray]] = {}
     for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder, expected images")
         for data in _files(path):
             pixels = np.asarray(Image.open(data).convert("RGB"))
             if min(pixels.shape[:2]) >= _LEAST:
                 by_size.setdefault(pixels.shape[:2], []).append(pixels)
     if not by_size:
-        raise ValueError(f"no images of {_LEAST} px and more in {', '.join(map(str, paths))}")
+        raise InputError(f"no images of {_LEAST} px and more in {', '.join(map(str, paths))}")
     return [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in by_size.values()]
 
 

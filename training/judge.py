@@ -35,6 +35,7 @@ from autopatch.supernet.weights import Weights, load_into, read_weights
 SIZE = 224
 BANK = 4000  # random patches
 LEVEL_SETS = {"4+8": (0, 1), "8+16": (1, 2)}  # strides, and their places among the levels
+KINDS = ("teacher", "trained", "before training", "random weights")
 _AT_A_TIME = 16
 _METRICS = ("rwAP", "AP", "image_AUROC")
 
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
     parser.add_argument("--subnets", type=int, default=30)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options = parser.parse_args()
     weights = read_weights(options.teacher)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
@@ -194,6 +196,8 @@ def main() -> None:
     natural = NaturalImages(options.natural)
     with options.out.open("w") as file:
         for kind, network, setting in networks(options.supernet, weights, pixels, options.subnets):
+            if kind not in options.kinds:
+                continue
             maps_of = partial(_maps, network.get_active_subnet(setting), mean, std)
             row = {
                 "kind": kind,

@@ -1,6 +1,7 @@
 """The commands on small drawn textures, one after the other as a user would."""
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -97,6 +98,17 @@ def test_check_data(autopatch, textures):
     assert code == 0
     assert "train/good" in out
     assert "no problems" in out
+
+
+def test_the_demo_has_real_features(autopatch, tmp_path):
+    code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "4")
+    assert code == 0, err
+    assert "weights of autopatch_s in this package" in out
+    assert "RANDOM" not in out
+    rows = json.loads((tmp_path / "demo" / "run" / "evaluation.json").read_text())["rows"]
+    patchcore = next(row for row in rows if row["kind"] == "patchcore")
+    assert patchcore["metrics"]["rwAP"] > 0.4  # 0.5 by its measure; of random weights 0.03
+    assert (tmp_path / "demo" / "predictions" / "scores.csv").is_file()
 
 
 def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):

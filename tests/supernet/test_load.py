@@ -125,7 +125,7 @@ def test_settings_of_the_input_and_of_batch_norm() -> None:
         (NARROW, "random", {"timm_kwargs": {"a": 1}}, ("timm_kwargs", NARROW)),
         (BOTH, "pretrained", {}, ("timm", "auto")),
         (NARROW, "pretrained", {}, ("timm", "auto")),
-        ("timm:mobilenetv2_050", "auto", {}, ("Once-for-All", "pretrained")),
+        ("timm:mobilenetv2_050", "auto", {}, ("no weights of its own", "pretrained")),
         ("timm:mobilenetv2_050", "random", {"recalibrate_batch_norm": True}, ("recalibrate",)),
     ],
 )

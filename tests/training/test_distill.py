@@ -9,6 +9,7 @@ from images import CROP, crops, read_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from autopatch.errors import InputError
 from autopatch.supernet import ElasticTimmNetwork, load_supernet
 from autopatch.supernet.timm_features import features_model
 
@@ -66,8 +67,10 @@ def test_some_crops_are_grey(natural):
 
 
 def test_no_images(tmp_path):
-    with pytest.raises(ValueError, match="no images of 64 px"):
+    with pytest.raises(InputError, match="no images of 64 px"):
         read_images([tmp_path])
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_images([tmp_path / "absent"])
 
 
 def test_sorting_keeps_the_maps_and_helps_the_narrow():
@@ -127,3 +130,26 @@ def test_training_lowers_the_error_and_goes_on_where_it_was(
     assert supernet.mean == (0.5, 0.4, 0.5)
     other = run(teacher, natural, tmp_path / "other", 2, "--seed", "1")
     assert any(not torch.equal(other[name], value) for name, value in whole.items())
+    assert (tmp_path / "whole" / "curve.png").is_file()
+
+    start = tmp_path / "whole" / "supernet.safetensors"
+    arguments = ["--start", start, "--images", natural, "--out", tmp_path / "further"]
+    distill.main([*map(str, arguments), "--steps", "1", "--batch", "2", "--learning-rate", "0"])
+    same = load_file(tmp_path / "further" / "supernet.safetensors")
+    assert all(torch.equal(same[name], value) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give --teacher, --start or both"),
+        (["--teacher", "absent.safetensors"], "absent.safetensors: no such file"),
+    ],
+)
+def test_mistakes(natural, tmp_path, capsys, arguments, reason):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as end:
+        distill.main([*arguments, "--images", str(natural), "--out", str(out)])
+    assert end.value.code == 2
+    assert reason in capsys.readouterr().err
+    assert not out.exists()

@@ -265,8 +265,8 @@ def info() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
     evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 24,
-    space: Annotated[str, typer.Option(help="Search space.")] = "timm:tf_mobilenetv3_small_075",
-    weights: Annotated[str, typer.Option(help="As for search.")] = "random",
+    space: Annotated[str, typer.Option(help="Search space.")] = "autopatch_s",
+    weights: Annotated[str, typer.Option(help="As for search.")] = "auto",
 ) -> None:
     """Draws textured parts with defects and runs search, fit, evaluate, predict and report."""
     from autopatch.data import draw_textures
@@ -279,7 +279,7 @@ def demo(
     note(f"drawing textured parts into {data}")
     draw_textures(data)
     if weights == "random":
-        note("the features of this demo are RANDOM: no weights were given, so expect poor figures")
+        note("the features of this demo are RANDOM, so expect poor figures")
     try:
         search(
             data,

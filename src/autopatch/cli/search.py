@@ -50,16 +50,20 @@ if TYPE_CHECKING:
 def search(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder to make for the search.")],
+    space: Annotated[
+        str,
+        typer.Option(
+            help="Search space: autopatch_s, timm:<model name>, elastic:<model name>, ofa_mbv3, or "
+            "one of its networks."
+        ),
+    ] = "autopatch_s",
     weights: Annotated[
         str,
         typer.Option(
-            help="A .safetensors file, 'pretrained' (timm's hub), 'auto' (published ofa_mbv3) or "
-            "'random'; of ofa_mbv3 also a folder."
+            help="'auto' (autopatch_s: in this package; ofa_mbv3: the published ones, downloaded), "
+            "a .safetensors file, 'pretrained' (timm's hub) or 'random'; of ofa_mbv3 also a folder."
         ),
-    ],
-    space: Annotated[
-        str, typer.Option(help="Search space: timm:<model name>, ofa_mbv3, or one of its networks.")
-    ],
+    ] = "auto",
     space_preset: Annotated[
         str, typer.Option(help="'default', or 'published' for the space and costs of the paper.")
     ] = "default",

@@ -28,7 +28,7 @@ AUTOPATCH_S = "autopatch_s"
 
 _AUTOPATCH_S_MODEL = "elastic:mobilenetv2_100"
 _AUTOPATCH_S_FILE = Path(__file__).with_name("autopatch_s.safetensors")
-_AUTOPATCH_S_SHA256 = ""
+_AUTOPATCH_S_SHA256 = "2a00539b57fbcc2853d06e7dede797c76662efb213c7f40f90c80e21f80ba276"
 
 
 class ElasticSupernet:
@@ -81,7 +81,8 @@ class ElasticSupernet:
 
     def chosen_levels(self, architecture: Architecture) -> tuple[Level, ...]:
         """The levels of an architecture."""
-        return tuple(self._levels[index] for index in self._setting(architecture).levels)
+        self._check_name(architecture)
+        return tuple(level for level in self._levels.values() if level.index in architecture.levels)
 
     def grid(self, architecture: Architecture) -> tuple[int, int]:
         """Patch positions (H, W) of an image: those of the largest chosen feature map.
@@ -90,7 +91,7 @@ class ElasticSupernet:
             InputError: The backbone does not take images of this size.
         """
         sides = self._sides(architecture.image_size)
-        return max(sides[level] for level in self._setting(architecture).levels)
+        return max(sides[level.index] for level in self.chosen_levels(architecture))
 
     def flops(self, architecture: Architecture) -> int:
         """FLOPs of a subnet for one image, two a multiply-add of convolutions.
@@ -200,10 +201,7 @@ class ElasticSupernet:
         return self._sizes[image_size]
 
     def _setting(self, architecture: Architecture) -> ElasticSetting:
-        if architecture.supernet != self.name:
-            raise InputError(
-                f"the architecture is of {architecture.supernet}, the backbone is {self.name}"
-            )
+        self._check_name(architecture)
         if architecture.kernel_sizes:
             raise InputError(f"{self.name} has no kernel sizes to choose")
         setting = ElasticSetting(
@@ -211,6 +209,12 @@ class ElasticSupernet:
         )
         check_setting(self.network.sections, setting)
         return setting
+
+    def _check_name(self, architecture: Architecture) -> None:
+        if architecture.supernet != self.name:
+            raise InputError(
+                f"the architecture is of {architecture.supernet}, the backbone is {self.name}"
+            )
 
     def _subnet(self, setting: ElasticSetting) -> Subnet:
         recipe = {
@@ -253,9 +257,10 @@ def load_elastic_supernet(
         InputError: The weights cannot be had or do not fit, or as `find_source` says.
     """
     packaged = weights == "auto" and space == AUTOPATCH_S
-    if weights in ("auto", "pretrained") and not packaged:
+    if weights == "pretrained" or (weights == "auto" and not packaged):
+        own = "'auto', " if space == AUTOPATCH_S else ""
         raise InputError(
-            f"weights '{weights}' are not those of an elastic network, expected a file of {space}"
+            f"{space} has no weights '{weights}': give --weights {own}FILE.safetensors or 'random'"
         )
     if packaged:
         _check_packaged_file()

@@ -34,8 +34,8 @@ from autopatch.supernet.weights import check_channels, random_provenance
 
 
 def load_supernet(
-    space: str,
-    weights: str,
+    space: str = AUTOPATCH_S,
+    weights: str = "auto",
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -73,7 +73,10 @@ def load_supernet(
         )
     if space.startswith(TIMM):
         if weights == "auto":
-            raise InputError("weights 'auto' are those of Once-for-All, expected 'pretrained'")
+            raise InputError(
+                f"{space} has no weights of its own: give --weights FILE.safetensors, 'pretrained' "
+                "or 'random'"
+            )
         return load_timm_supernet(
             space, weights, mean=mean, std=std, timm_kwargs=timm_kwargs, seed=seed
         )
