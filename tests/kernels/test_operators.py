@@ -183,5 +183,7 @@ def test_direct_calls_are_checked_as_the_functions_are() -> None:
     scores, masks = torch.zeros(2, 3, 3), torch.ones(2, 3, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="type_indices"):
         ops.pixel_metrics(scores, masks, torch.tensor([0, 7], dtype=torch.int32), 2, 1)
+    with pytest.raises(ValueError, match="`num_types` is -1"):
+        ops.pixel_metrics(scores, masks, torch.zeros(2, dtype=torch.int32), -1, 1)
     with pytest.raises(ValueError, match="`types` has 1 entries"):
         ops.pixel_metrics(scores, masks, torch.zeros(1, dtype=torch.int32), 1, 1)

@@ -285,7 +285,7 @@ void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
   tiles.segments = segments_of(work.num_queries / kQueriesOfTile, tiles.bank_tiles,
                                device_attribute(cudaDevAttrMultiProcessorCount, kKernel));
   const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, kKernel);
-  const auto fits = [&](int stages, int query_slices) {
+  const auto fits = [&](std::int64_t stages, std::int64_t query_slices) {
     return stages * (kBankSlice + kNormsBytes) + query_slices * kQuerySlice <= shared;
   };
   // One slice of queries a stage costs as much as the same queries kept, but is loaded again.

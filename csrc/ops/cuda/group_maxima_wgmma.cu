@@ -313,7 +313,7 @@ void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream) {
   tiles.segments = segments_of(tiles.query_tiles, tiles.bank_tiles,
                                device_attribute(cudaDevAttrMultiProcessorCount, kName));
   const int shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, kName) - 256;
-  const auto bytes = [&](int stages, bool resident) {
+  const auto bytes = [&](std::int64_t stages, bool resident) {
     return kAtom + stages * kBankSlice + (resident ? tiles.slices : stages) * kQuerySlice;
   };
   constexpr int kLeastStages = 3;

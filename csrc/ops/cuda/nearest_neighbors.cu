@@ -31,9 +31,9 @@ constexpr int kWarp = 32;
 constexpr int kSumLength = 16;
 constexpr int kSumsOfPart = 16;
 constexpr std::int64_t kPartLength = kSumLength * kSumsOfPart;
-constexpr std::int64_t kMaxScreened = 32;                       // neighbors: one a lane
-constexpr int kMaxGroups = 64;                                  // that are measured for a query
-constexpr std::int64_t kMaximaBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
+constexpr std::int64_t kMaxScreened = 32;                      // neighbors: one a lane
+constexpr int kMaxGroups = 64;                                 // that are measured for a query
+constexpr std::int64_t kChunkBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
 
 __host__ __device__ inline float infinity() { return INFINITY; }
 
@@ -313,8 +313,8 @@ __device__ inline float product(const __half* query, const __half* row, std::int
   constexpr int kPiece = 8;
   float total = 0.0f;
   for (std::int64_t d = 0; d < depth; d += kPiece) {
-    __half2 q[kPiece / 2];
-    __half2 r[kPiece / 2];
+    alignas(16) __half2 q[kPiece / 2];
+    alignas(16) __half2 r[kPiece / 2];
     *reinterpret_cast<uint4*>(q) = *reinterpret_cast<const uint4*>(query + d);
     *reinterpret_cast<uint4*>(r) = *reinterpret_cast<const uint4*>(row + d);
     float sum = 0.0f;
@@ -356,7 +356,8 @@ __device__ inline Search measure_group(Search search, const Screen& screen, cons
                         error;
     const float lower = (apart > 0.0f ? sqrtf(apart) * 0.999999f : 0.0f) - moved;
     // Written so that a bound which is NaN passes.
-    unsigned left = __ballot_sync(kAllLanes, row >= 0 && !(lower > search.limit));
+    const bool exists = row >= 0 && row < screen.num_rows;
+    unsigned left = __ballot_sync(kAllLanes, exists && !(lower > search.limit));
     for (; left != 0; left &= left - 1) {
       const int source = __ffs(static_cast<int>(left)) - 1;
       const int measured = __shfl_sync(kAllLanes, row, source);
@@ -628,7 +629,8 @@ std::int64_t lay_out(std::int64_t num_rows, std::int64_t dim, void* memory, Scre
 
 std::int64_t lay_out(const Screen& screen, std::int64_t num_queries, void* memory, Chunk& chunk) {
   Parts parts(memory);
-  const std::int64_t most = kMaximaBytes / (4 * screen.groups()) / kQueriesOfTile * kQueriesOfTile;
+  const std::int64_t of_query = 4 * screen.groups() + 2 * screen.depth;  // maxima, rows
+  const std::int64_t most = kChunkBytes / of_query / kQueriesOfTile * kQueriesOfTile;
   chunk.padded_queries =
       std::min(round_up(num_queries, kQueriesOfTile), std::max(most, kQueriesOfTile));
   chunk.rows = parts.take<__half>(chunk.padded_queries * screen.depth);

@@ -16,7 +16,7 @@ from autopatch import _C
 MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
 MAX_CUDA_COLUMNS = 16_384  # of a coreset: one pick has to fit a block's shared memory
-MAX_CUDA_PIXELS = 2**31 - 1
+MAX_CUDA_PIXELS = 2**31 - 256  # sums of twice as many and a block stay below 2^32
 FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
@@ -72,6 +72,7 @@ def check_cuda_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
         screen.device == bank.device
         and screen.is_contiguous()
         and screen.numel() == _C.screen_bytes_cuda(*bank.shape)
+        and screen.data_ptr() % 256 == 0
     ):
         raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
 
@@ -142,7 +143,9 @@ def check_out_size(height: int, width: int) -> None:
         raise ValueError(f"`out_size` is {(height, width)}, expected at least (1, 1)")
 
 
-def check_metrics(scores: torch.Tensor, masks: torch.Tensor, type_indices: torch.Tensor) -> None:
+def check_metrics(
+    scores: torch.Tensor, masks: torch.Tensor, type_indices: torch.Tensor, num_types: int
+) -> None:
     check_dtype("scores", scores, *SCORE_DTYPES)
     check_dtype("masks", masks, torch.bool, torch.uint8)
     check_dtype("type_indices", type_indices, torch.int32)
@@ -156,6 +159,8 @@ def check_metrics(scores: torch.Tensor, masks: torch.Tensor, type_indices: torch
         raise ValueError(
             f"`types` has {type_indices.numel()} entries, `scores` has {scores.shape[0]} images"
         )
+    if num_types < 0:
+        raise ValueError(f"`num_types` is {num_types}, expected at least 0")
     for name, tensor in (("masks", masks), ("type_indices", type_indices)):
         if tensor.device != scores.device:
             raise ValueError(f"`{name}` is on {tensor.device}, `scores` on {scores.device}")

@@ -456,7 +456,7 @@ def _metrics_cpu(
     num_types: int,
     num_threads: int,
 ) -> torch.Tensor:
-    _checks.check_metrics(scores, masks, type_indices)
+    _checks.check_metrics(scores, masks, type_indices, num_types)
     if len(type_indices) and not -1 <= type_indices.min() <= type_indices.max() < num_types:
         raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
     scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
@@ -483,7 +483,7 @@ def _metrics_cuda(
     num_types: int,
     num_threads: int,
 ) -> torch.Tensor:
-    _checks.check_metrics(scores, masks, type_indices)
+    _checks.check_metrics(scores, masks, type_indices, num_types)
     _checks.check_cuda_pixels(scores)
     with torch.cuda.device_of(scores):
         scores, masks, type_indices = (t.contiguous() for t in (scores, masks, type_indices))
@@ -514,7 +514,7 @@ def _metrics_fake(
     num_types: int,
     num_threads: int,
 ) -> torch.Tensor:
-    _checks.check_metrics(scores, masks, type_indices)
+    _checks.check_metrics(scores, masks, type_indices, num_types)
     return _metrics_output(scores)
 
 

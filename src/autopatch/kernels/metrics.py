@@ -54,7 +54,7 @@ def pixel_metrics(
 
     On the CPU takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous
     region; all scores are read once for each half a million distinct scores of anomalous pixels. On
-    a GPU takes 32 bytes a pixel, 40 with float64 scores, for less than 2^31 pixels.
+    a GPU takes 32 bytes a pixel, 40 with float64 scores, for up to 2^31 - 256 pixels.
 
     Args:
         scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,

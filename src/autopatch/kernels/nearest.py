@@ -106,9 +106,9 @@ def nearest_neighbors(
 
     The search is exact and never holds a queries x bank matrix: rows that a screen of the bank
     proves too far are passed over. On a GPU the screening runs on tensor cores for k up to 32, and
-    takes some 512 MiB at most. Distances are float32 sums of squared
-    differences: unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each is
-    within 1e-5 relative of its float64 value, and a row at distance zero is found at zero. Equal
+    takes 512 MiB at most beside the screen, or what 128 queries need. Distances are float32 sums of
+    squared differences: unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each
+    is within 1e-5 relative of its float64 value, and a row at distance zero is found at zero. Equal
     distances, as of identical rows, are ordered by index.
 
     Args:
