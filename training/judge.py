@@ -81,7 +81,7 @@ class Detectors:
 
 
 class NaturalImages:
-    """Images of classes that training has not seen."""
+    """Images that training has not seen, of classes that it may have."""
 
     def __init__(self, archive: Path) -> None:
         (self._pixels,) = read_images([archive])
