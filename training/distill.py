@@ -3,18 +3,20 @@
     python training/distill.py --teacher mobilenetv2_100.safetensors --images FOLDER_OR_TAR ... \
         --out RUN                 # goes on where it was, if RUN has a checkpoint
 
-The teacher's weights are the start. The channels inside each block are sorted by how much of the
-block's output is theirs, so that narrow subnets run the most important ones. Then each step runs
-the largest subnet, the smallest and random ones on the same crops (the sandwich rule; Yu & Huang,
-Universally Slimmable Networks, ICCV 2019), and moves their feature maps towards the teacher's.
+The teacher's weights are the start. The channels inside each block are sorted, so that narrow
+subnets run those that tell most of the block's output, and the projections of narrow and shortened
+stages are fitted. Then each step runs the largest subnet, the smallest and random ones on the same
+crops (the sandwich rule; Yu & Huang, Universally Slimmable Networks, ICCV 2019), and moves their
+feature maps towards the teacher's.
 
 With --start an elastic network is trained further, by --teacher or else its own largest subnet.
-RUN gets supernet.safetensors, float16, and curve.png, the errors by step.
+RUN gets supernet.safetensors, float16, and the errors by step, errors.csv and curve.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import time
@@ -23,18 +25,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from fit import FITTED_ON, start_subnets
 from images import CROP, crops, read_images
 from safetensors.torch import save_file
-from timm.models._efficientnet_blocks import InvertedResidual
 
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
 from autopatch.supernet.weights import load_into, read_weights
 
 _RANDOM_SUBNETS = 2  # of a step
+_RECIPE = ("teacher", "start", "images", "steps", "batch", "learning_rate", "seed")
 _SAVED_EVERY = 180.0  # seconds
 _TOLD_EVERY = 30.0
-SORTED_ON = 512  # crops
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
@@ -60,9 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images = read_images(options.images)
         teacher = network.get_active_subnet(network.largest_setting)
         if options.teacher is not None:
-            load_into(teacher, read_weights(options.teacher))
+            of_teacher = read_weights(options.teacher)
+            for name in ("timm_model", "timm_kwargs", "mean", "std"):
+                if getattr(of_teacher, name) != getattr(weights, name):
+                    raise InputError(
+                        f"{of_teacher.path}: {name} is {getattr(of_teacher, name)}, expected "
+                        f"{getattr(weights, name)} as in {weights.path}"
+                    )
+            load_into(teacher, of_teacher)
+        torch.empty(0, device=options.device)
     except InputError as error:
         parser.error(str(error))
+    except (AssertionError, RuntimeError) as error:
+        parser.error(f"--device is '{options.device}': {one_line(error)}")
     options.out.mkdir(parents=True, exist_ok=True)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.mean, weights.std))
 
@@ -74,17 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     for module in (network, teacher):
         module.to(options.device, memory_format=torch.channels_last)
-    if options.start is None:
-        sort_channels(network, batch(10**9 - 1, SORTED_ON))
-        network.start_from_largest()
+    checkpoint = options.out / "checkpoint.pt"
+    if options.start is None and not checkpoint.exists():
+        start_subnets(network, batch(10**9 - 1, FITTED_ON))
     optimizer = torch.optim.Adam(network.parameters(), options.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate(step, options.steps)
     )
     first, log = 0, []
-    checkpoint = options.out / "checkpoint.pt"
+    recipe = {name: str(vars(options)[name]) for name in _RECIPE}
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=options.device)
+        if saved["recipe"] != recipe:
+            parser.error(f"{checkpoint} is of another run: {saved['recipe']}, not {recipe}")
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -98,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "schedule": schedule.state_dict(),
             "step": step,
             "log": log,
+            "recipe": recipe,
         }
         torch.save(state, checkpoint.with_suffix(".partial"))
         checkpoint.with_suffix(".partial").replace(checkpoint)
@@ -133,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             saved_at = now
             save(step + 1)
     save(options.steps)
-    draw_curve(log, options.out / "curve.png")
+    write_log(log, options.out / "errors.csv")
+    if log:
+        draw_curve(log, options.out / "curve.png")
     write(network, options.out / "supernet.safetensors", mean=weights.mean, std=weights.std)
 
 
@@ -166,43 +183,22 @@ def sandwich(sections: Sequence[Section], seed: int) -> list[ElasticSetting]:
 
 def map_error(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean squared error of feature maps, relative to the variance of the teacher's, averaged over
-    levels."""
+    levels. Each counts half of the one before it: deeper levels build on shallow ones."""
     errors = [
         (f - e).square().mean() / e.var(dim=(0, 2, 3)).mean()
         for f, e in zip(found, expected, strict=True)
     ]
-    return torch.stack(errors).mean()
+    weights = 0.5 ** torch.arange(len(errors), device=errors[0].device)
+    return torch.stack(errors) @ (weights / weights.sum())
 
 
-@torch.no_grad()
-def sort_channels(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
-    """Sorts the channels inside each block by the variance they bring to the block's output.
-
-    The largest network's maps stay what they are.
-    """
-    blocks = [b for b in network.largest.modules() if isinstance(b, InvertedResidual)]
-    variance: dict[InvertedResidual, torch.Tensor] = {}
-    handles = [
-        block.conv_pwl.register_forward_pre_hook(
-            lambda _, inputs, block=block: variance.__setitem__(block, inputs[0].var((0, 2, 3)))
-        )
-        for block in blocks
-    ]
-    network.largest(pixels)
-    for handle in handles:
-        handle.remove()
-    for block in blocks:
-        importance = variance[block] * block.conv_pwl.weight.square().sum((0, 2, 3))
-        order = importance.argsort(descending=True, stable=True)
-        for module in (block.conv_pw, block.bn1, block.conv_dw, block.bn2):
-            for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.ndim:
-                    tensor.copy_(tensor[order])
-        block.conv_pwl.weight.copy_(block.conv_pwl.weight[:, order])
-        if hasattr(block.se, "conv_reduce"):
-            block.se.conv_reduce.weight.copy_(block.se.conv_reduce.weight[:, order])
-            for tensor in block.se.conv_expand.parameters():
-                tensor.copy_(tensor[order])
+def write_log(log: Sequence[Sequence[float]], path: Path) -> None:
+    """Errors of each step."""
+    names = ["step", "largest", "smallest", *(f"random {n + 1}" for n in range(_RANDOM_SUBNETS))]
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(names)
+        rows.writerows([step, *(f"{e:.4f}" for e in errors)] for step, errors in enumerate(log))
 
 
 def draw_curve(log: Sequence[Sequence[float]], path: Path) -> None:
@@ -214,12 +210,12 @@ def draw_curve(log: Sequence[Sequence[float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, values in (
         ("largest", means[:, 0]),
-        ("random", means[:, 2:].mean(dim=1)),
+        ("random (two)", means[:, 2:].mean(dim=1)),
         ("smallest", means[:, 1]),
     ):
         axes.plot(steps, values, label=name)
     axes.set(xlabel="step", ylabel="error of the maps, relative to their variance", ylim=(0, None))
-    axes.legend(title="subnet")
+    figure.legend(title="subnet", loc="outside right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill import SORTED_ON, sort_channels
+from fit import FITTED_ON, start_subnets
 from images import CROP, crops, read_images
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -134,7 +134,7 @@ def macs(network: ElasticTimmNetwork, setting: ElasticSetting, levels: str) -> i
 
 
 def networks(
-    supernet: Path, weights: Weights, pixels: torch.Tensor, subnets: int
+    supernet: Path, weights: Weights, pixels: torch.Tensor, subnets: int, kinds: Sequence[str]
 ) -> Iterator[tuple[str, ElasticTimmNetwork, ElasticSetting]]:
     """What is judged: kind, weights and setting."""
 
@@ -146,22 +146,25 @@ def networks(
     untrained = elastic()
     load_into(untrained.largest, weights)
     whole = untrained.largest_setting
-    yield "teacher", untrained, whole
     smallest = ElasticSetting(
         (RATIOS[-1],) * len(untrained.sections),
         tuple(section.depths[0] for section in untrained.sections),
         whole.levels,
     )
     chosen = [whole, smallest, *random_settings(untrained, subnets, 0)]
-    trained = elastic()
-    load_into(trained, read_weights(supernet))
-    for setting in chosen:
-        yield "trained", trained, setting
-    sort_channels(untrained, pixels)
-    untrained.start_from_largest()
-    for setting in chosen[1:]:
-        yield "before training", untrained, setting
-    yield "random weights", elastic(), whole
+    if "teacher" in kinds:
+        yield "teacher", untrained, whole
+    if "trained" in kinds:
+        trained = elastic()
+        load_into(trained, read_weights(supernet))
+        for setting in chosen:
+            yield "trained", trained, setting
+    if "before training" in kinds:
+        start_subnets(untrained, pixels)
+        for setting in chosen[1:]:
+            yield "before training", untrained, setting
+    if "random weights" in kinds:
+        yield "random weights", elastic(), whole
 
 
 def _maps(
@@ -191,13 +194,13 @@ def main() -> None:
     weights = read_weights(options.teacher)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
     generator = torch.Generator().manual_seed(10**9 - 1)
-    pixels = (crops(read_images(options.images), SORTED_ON, CROP, generator) - mean) / std
+    pixels = (crops(read_images(options.images), FITTED_ON, CROP, generator) - mean) / std
     data_sets = [Detectors(path, options.draws) for path in options.data]
     natural = NaturalImages(options.natural)
     with options.out.open("w") as file:
-        for kind, network, setting in networks(options.supernet, weights, pixels, options.subnets):
-            if kind not in options.kinds:
-                continue
+        for kind, network, setting in networks(
+            options.supernet, weights, pixels, options.subnets, options.kinds
+        ):
             maps_of = partial(_maps, network.get_active_subnet(setting), mean, std)
             row = {
                 "kind": kind,

@@ -1,6 +1,7 @@
 """What judge.py found: a table for the model card, and rwAP against multiply-adds.
 
 python training/show.py RUN/judged.jsonl --figure docs/images/autopatch_s.png
+    --other-seed RUN_2/judged.jsonl     # how far the rank of subnets is that of another seed
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from judge import LEVEL_SETS
+from scipy.stats import kendalltau
 
 Row = dict[str, Any]
 
@@ -68,6 +70,32 @@ def table(rows: list[Row], data: str, levels: str) -> list[str]:
     return lines
 
 
+def rank_correlation(
+    rows: list[Row], others: list[Row], data: str, levels: str
+) -> tuple[float, int]:
+    """Kendall's tau of the rwAP of trained subnets by two seeds, and the number of these.
+
+    Subnets that are the same up to the deepest of the levels count once.
+    """
+    run = max(LEVEL_SETS[levels]) + 1
+
+    def by_subnet(rows: list[Row]) -> dict[tuple[int, ...], float]:
+        return {
+            (*row["expand_ratios"][:run], *row["depths"][:run]): value(row, data, levels, "rwAP")
+            for row in rows
+            if row["kind"] == "trained"
+        }
+
+    first, second = by_subnet(rows), by_subnet(others)
+    subnets = [subnet for subnet in first if subnet in second]
+    tau = kendalltau([first[subnet] for subnet in subnets], [second[s] for s in subnets])
+    return float(tau.statistic), len(subnets)
+
+
+def read(paths: list[Path]) -> list[Row]:
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
 def draw(rows: list[Row], data_sets: list[str], path: Path) -> None:
     figure, panels = plt.subplots(
         len(data_sets),
@@ -109,13 +137,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("judged", type=Path, nargs="+")
     parser.add_argument("--figure", type=Path, required=True)
+    parser.add_argument("--other-seed", type=Path, nargs="+", default=[])
     options = parser.parse_args()
-    rows = [json.loads(line) for path in options.judged for line in path.read_text().splitlines()]
+    rows, others = read(options.judged), read(options.other_seed)
     data_sets = list(rows[0]["detectors"])
     for data in data_sets:
         for levels in LEVEL_SETS:
             print(f"\n{data}, strides {levels}:\n")
             print("\n".join(table(rows, data, levels)))
+            if others:
+                tau, count = rank_correlation(rows, others, data, levels)
+                print(f"\nKendall's tau between the seeds, of {count} subnets: {tau:.2f}")
     print("\naccuracy of nearest neighbors among natural images, %:")
     for row in rows:
         names = (row["kind"], *row["expand_ratios"], *row["depths"])

@@ -15,7 +15,7 @@ MODELS = {"mobilenetv2_100": {"pad_type": "same"}, "tf_mobilenetv3_small_075": {
 
 @pytest.fixture(scope="module", params=MODELS)
 def network(request):
-    """Random weights, and batch norms of their own for each ratio, so that a mix-up would show."""
+    """Random weights, also of what narrow blocks have of their own, so that a mix-up would show."""
     network = ElasticTimmNetwork(request.param, MODELS[request.param], seed=1)
     generator = torch.Generator().manual_seed(2)
     for module in network.largest.modules():
@@ -23,7 +23,7 @@ def network(request):
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     with torch.no_grad():
-        for values in network.norms.parameters():
+        for values in network.own.parameters():
             values.add_(0.1 * torch.randn(values.shape, generator=generator))
     return network
 
@@ -81,21 +81,43 @@ def test_nothing_runs_behind_the_last_level(network):
 
 
 def test_narrow_blocks_by_hand():
-    """A block of ratio 3 is the leading half of its channels, with norms of its own."""
+    """A block of ratio 3 is the leading half of its expansion and what that ratio has of its own;
+    the projection is another one where blocks are left out behind it."""
     network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"], seed=4)
     with torch.no_grad():
-        for values in network.norms["3"].parameters():
-            values.mul_(1.25)
+        for key, factor in (("3", 1.25), ("3_end", 1.5)):
+            for values in network.own[key].parameters():
+                values.mul_(factor)
     x = torch.randn(1, 24, 9, 9, generator=torch.Generator().manual_seed(5))
-    subnet = network.get_active_subnet(ElasticSetting((6, 3), (1, 1), (2,)))
-    block, whole = subnet.blocks[2][0], network.largest.blocks[2][0]
+    whole = network.largest.blocks[2][0]
     F = torch.nn.functional
     y = F.relu6(1.25 * F.conv2d(x, whole.conv_pw.weight[:72]) / (1 + 1e-5) ** 0.5)
     y = F.pad(y, (1, 1, 1, 1))
-    y = F.conv2d(y, whole.conv_dw.weight[:72], stride=2, groups=72)
+    y = F.conv2d(y, 1.25 * whole.conv_dw.weight[:72], stride=2, groups=72)
     y = F.relu6(1.25 * y / (1 + 1e-5) ** 0.5)
-    y = 1.25 * F.conv2d(y, whole.conv_pwl.weight[:, :72]) / (1 + 1e-5) ** 0.5
-    torch.testing.assert_close(block(x), y)
+    for depth, factor in ((3, 1.25), (1, 1.5)):
+        subnet = network.get_active_subnet(ElasticSetting((6, 3), (2, depth), (2,)))
+        expected = factor**2 * F.conv2d(y, whole.conv_pwl.weight[:, :72]) / (1 + 1e-5) ** 0.5
+        torch.testing.assert_close(subnet.blocks[2][0](x), expected)
+
+
+@pytest.mark.parametrize("ratio", [6, 4, 3])
+def test_a_block_has_another_projection_where_others_are_left_out(network, ratio):
+    deep = network.sections[1]
+    for depth in deep.depths:
+        subnet = network.get_active_subnet(
+            ElasticSetting((6, ratio), (network.sections[0].depths[-1], depth), (2,))
+        )
+        for stage in deep.stages:
+            whole = network.largest.blocks[stage]
+            for number, block in enumerate(subnet.blocks[stage]):
+                ends = number + 1 == len(subnet.blocks[stage]) < len(whole)
+                key = f"{ratio}_end" if ends else str(ratio)
+                found = block.conv_pwl.weight
+                expected = whole[number].conv_pwl.weight
+                if key in network.own:
+                    expected = network.own[key][f"blocks/{stage}/{number}/conv_pwl/weight"]
+                assert torch.equal(found, expected[:, : found.shape[1]])
 
 
 def test_gradients_reach_the_weights_that_ran(images):
@@ -105,8 +127,11 @@ def test_gradients_reach_the_weights_that_ran(images):
     assert (first[:72].flatten(1).norm(dim=1) > 0).any()
     assert (first[72:] == 0).all()
     assert network.largest.blocks[2][1].conv_pw.weight.grad is None
-    assert network.norms["4"]["blocks/1/0/bn1/weight"].grad is not None
-    assert network.norms["4"]["blocks/2/0/bn1/weight"].grad is None
+    assert network.own["4"]["blocks/1/0/bn1/weight"].grad is not None
+    assert network.own["4"]["blocks/2/0/bn1/weight"].grad is None
+    assert network.own["3_end"]["blocks/2/0/conv_pwl/weight"].grad is not None
+    assert network.own["3"]["blocks/2/0/conv_pwl/weight"].grad is None
+    assert "blocks/1/1/bn3/bias" not in network.own["3_end"]  # the last of its stage
 
 
 def test_statistics_stay(images):
@@ -119,13 +144,15 @@ def test_statistics_stay(images):
 def test_sections():
     found = sections("mobilenetv2_100", MODELS["mobilenetv2_100"])
     assert [(s.level.stride, s.stages, s.depths) for s in found] == [
-        (4, (1,), (1, 2)),
+        (4, (1,), (2,)),
         (8, (2,), (1, 2, 3)),
         (16, (3, 4), (2, 3, 4)),
         (32, (5, 6), (1, 2, 3)),
     ]
     with pytest.raises(InputError, match="no inverted-residual blocks"):
         sections("resnet18", {})
+    with pytest.raises(InputError, match="blocks of MixedConv2d, which cannot be narrowed"):
+        sections("mixnet_s", {})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +161,7 @@ def test_sections():
         ((6, 6), (2, 3), (3,), "2 expand ratios, expected 3"),
         ((6,), (2, 2), (1,), "2 depths, expected 1"),
         ((5,), (2,), (1,), "expand ratio is 5"),
-        ((6,), (3,), (1,), r"depth is 3 at level 1, expected one of \(1, 2\)"),
+        ((6,), (3,), (1,), r"depth is 3 at level 1, expected one of \(2,\)"),
         ((6,), (1,), (0,), "no level 0, but 1, 2, 3, 4"),
     ],
 )
@@ -179,7 +206,7 @@ def test_flops_fall_with_ratio_and_depth(supernet):
         )
 
     assert flops((6, 6), (2, 3)) > flops((6, 4), (2, 3)) > flops((6, 3), (2, 3))
-    assert flops((6, 6), (2, 3)) > flops((6, 6), (1, 3)) > flops((6, 6), (1, 1))
+    assert flops((6, 6), (2, 3)) > flops((6, 6), (2, 2)) > flops((6, 6), (2, 1))
 
 
 def test_patchcore_is_the_largest(supernet):

@@ -1,9 +1,11 @@
 """Distillation of a network into its subnets, on a few drawn images."""
 
 import json
+from pathlib import Path
 
 import distill
 import pytest
+import timm
 import torch
 from images import CROP, crops, read_images
 from PIL import Image
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from autopatch.errors import InputError
 from autopatch.supernet import ElasticTimmNetwork, load_supernet
 from autopatch.supernet.timm_features import features_model
+from autopatch.supernet.weights import load_into, read_weights
 
 MODEL, KWARGS = "tf_mobilenetv3_small_075", {}
 
@@ -44,6 +47,17 @@ def run(teacher, natural, out, steps, *more):
     return load_file(out / "supernet.safetensors")
 
 
+@torch.no_grad()
+def error_of_smallest(state, natural):
+    """On the same crops, relative to the largest network before training."""
+    network = ElasticTimmNetwork(MODEL, KWARGS, seed=3)
+    images = crops(read_images([natural]), 16, 64, torch.Generator().manual_seed(9)) * 4 - 2
+    expected = network(images, network.largest_setting)  # the seed is that of the teacher
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    smallest = distill.sandwich(network.sections, 0)[1]
+    return distill.map_error(network(images, smallest), expected)
+
+
 def test_crops_are_the_same_for_a_seed(natural):
     images = read_images([natural])
     assert sorted(tuple(group.shape) for group in images) == [
@@ -73,18 +87,26 @@ def test_no_images(tmp_path):
         read_images([tmp_path / "absent"])
 
 
-def test_sorting_keeps_the_maps_and_helps_the_narrow():
-    network = ElasticTimmNetwork(MODEL, KWARGS, seed=5).requires_grad_(False)
-    pixels = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(6))
-    largest = network.largest_setting
-    narrow = distill.ElasticSetting((3,) * 4, largest.depths, largest.levels)
-    expected = network(pixels, largest)
-    before = distill.map_error(network(pixels, narrow), expected)
-    distill.sort_channels(network, pixels)
-    network.start_from_largest()
-    for found, right in zip(network(pixels, largest), expected, strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
-    assert distill.map_error(network(pixels, narrow), expected) < before
+def test_before_training_the_largest_is_the_teacher(natural, tmp_path, monkeypatch):
+    """Of real weights: the file holds them in float16, and so does the teacher's."""
+    file = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+    if not file.is_file():
+        pytest.skip("no weights of mobilenetv2_100 in ../shared")
+    monkeypatch.setattr(distill, "FITTED_ON", 16)
+    run(file, natural, tmp_path, 0)
+    weights = read_weights(file)
+    teacher = timm.create_model(
+        weights.timm_model, features_only=True, out_indices=(1, 2, 3, 4), **weights.timm_kwargs
+    ).eval()
+    load_into(teacher, weights)
+    supernet = load_supernet(
+        f"elastic:{weights.timm_model}", str(tmp_path / "supernet.safetensors")
+    )
+    largest = supernet.network.get_active_subnet(supernet.network.largest_setting)
+    images = crops(read_images([natural]), 4, CROP, torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        for found, expected in zip(largest(images), teacher(images), strict=True):
+            assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 def test_a_step_runs_the_largest_the_smallest_and_random_ones():
@@ -101,9 +123,12 @@ def test_a_step_runs_the_largest_the_smallest_and_random_ones():
 def test_training_lowers_the_error_and_goes_on_where_it_was(
     teacher, natural, tmp_path, monkeypatch, capsys
 ):
+    # Fitted to such images, there would be nothing left to learn in a few steps.
+    monkeypatch.setattr(distill, "start_subnets", lambda network, _: network.start_from_largest())
     whole = run(teacher, natural, tmp_path / "whole", 8)
     log = torch.load(tmp_path / "whole" / "checkpoint.pt")["log"]
-    assert sum(sum(errors[1:]) for errors in log[-2:]) < sum(sum(errors[1:]) for errors in log[:2])
+    untrained = run(teacher, natural, tmp_path / "untrained", 0)
+    assert error_of_smallest(whole, natural) < 0.95 * error_of_smallest(untrained, natural)
 
     monkeypatch.setattr(distill, "_SAVED_EVERY", 0.0)
     steps = []
@@ -131,6 +156,13 @@ def test_training_lowers_the_error_and_goes_on_where_it_was(
     other = run(teacher, natural, tmp_path / "other", 2, "--seed", "1")
     assert any(not torch.equal(other[name], value) for name, value in whole.items())
     assert (tmp_path / "whole" / "curve.png").is_file()
+    lines = (tmp_path / "whole" / "errors.csv").read_text().splitlines()
+    assert lines[0] == "step,largest,smallest,random 1,random 2"
+    assert [float(value) for value in lines[8].split(",")] == pytest.approx([7, *log[7]], abs=1e-4)
+
+    with pytest.raises(SystemExit):
+        run(teacher, natural, tmp_path / "whole", 8, "--seed", "1")
+    assert "checkpoint.pt is of another run" in capsys.readouterr().err
 
     start = tmp_path / "whole" / "supernet.safetensors"
     arguments = ["--start", start, "--images", natural, "--out", tmp_path / "further"]
@@ -144,9 +176,17 @@ def test_training_lowers_the_error_and_goes_on_where_it_was(
     [
         ([], "give --teacher, --start or both"),
         (["--teacher", "absent.safetensors"], "absent.safetensors: no such file"),
+        (["--start", "TEACHER"], "teacher.safetensors: lacks largest."),
+        (["--start", "OTHER", "--teacher", "TEACHER"], "mean is (0.5, 0.4, 0.5), expected (0.0"),
+        (["--teacher", "TEACHER", "--device", "card"], "--device is 'card': "),
     ],
 )
-def test_mistakes(natural, tmp_path, capsys, arguments, reason):
+def test_mistakes(teacher, natural, tmp_path, capsys, arguments, reason):
+    files = {"TEACHER": str(teacher), "OTHER": str(tmp_path / "other.safetensors")}
+    distill.write(
+        ElasticTimmNetwork(MODEL, KWARGS), Path(files["OTHER"]), mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    arguments = [files.get(argument, argument) for argument in arguments]
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
         distill.main([*arguments, "--images", str(natural), "--out", str(out)])

@@ -48,7 +48,7 @@ def judged(tmp_path_factory):
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["judge.py", *words])
-        patch.setattr(judge, "SORTED_ON", 4)
+        patch.setattr(judge, "FITTED_ON", 4)
         judge.main()
     return folder / "judged.jsonl"
 
@@ -90,3 +90,20 @@ def test_the_table_and_the_picture(judged, monkeypatch, capsys):
         assert any(line.startswith(f"| {name} |") for line in lines), name
     with Image.open(picture) as image:
         assert min(image.size) > 300
+
+
+def test_ranks_of_two_seeds():
+    def row(ratio, deepest, rwap):
+        return {
+            "kind": "trained",
+            "expand_ratios": [ratio, 3, 3, deepest],
+            "depths": [2, 3, 4, 3],
+            "detectors": {"data": {"4+8": {"rwAP": [rwap, rwap]}}},
+        }
+
+    first = [row(3, 3, 0.1), row(4, 3, 0.2), row(6, 3, 0.3), row(6, 4, 0.3)]
+    second = [row(6, 3, 0.5), row(4, 3, 0.2), row(3, 3, 0.4), row(6, 4, 0.5)]
+    second.append({"kind": "teacher"})
+    tau, count = show.rank_correlation(first, second, "data", "4+8")
+    assert count == 3  # the last two are one, up to stride 8
+    assert tau == pytest.approx(1 / 3)  # two pairs in order, one not

@@ -28,7 +28,7 @@ AUTOPATCH_S = "autopatch_s"
 
 _AUTOPATCH_S_MODEL = "elastic:mobilenetv2_100"
 _AUTOPATCH_S_FILE = Path(__file__).with_name("autopatch_s.safetensors")
-_AUTOPATCH_S_SHA256 = "2a00539b57fbcc2853d06e7dede797c76662efb213c7f40f90c80e21f80ba276"
+_AUTOPATCH_S_SHA256 = "c735316968081f8da1c947c993cbf50b413d1d6166e4696ef4a237c442757783"
 
 
 class ElasticSupernet:

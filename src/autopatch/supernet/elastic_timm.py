@@ -6,8 +6,10 @@ A stage is elastic in two ways:
 - expand ratio: inside each inverted-residual block run all channels (6), the leading two thirds of
   them (4) or the leading half (3), as in Once-for-All (Cai et al., ICLR 2020).
 
-Each ratio has batch norms of its own (Yu et al., Slimmable Neural Networks, ICLR 2019). Their
-statistics are those of the network that this one is made of, for all subnets: where that has its
+Each ratio has batch norms (Yu et al., Slimmable Neural Networks, ICLR 2019), depthwise convolutions
+and projections of its own; expansions and squeeze-and-excite are shared. An inverted-residual block
+behind which others are left out has another projection, which stands in for them. The statistics of
+batch norm are those of the network that this one is made of, for all subnets: where that has its
 batch norm folded, there are none. The largest network is the original.
 """
 
@@ -33,7 +35,8 @@ RATIOS = (6, 4, 3)
 """Expand ratios; 6 stands for all channels a block has, whatever their number."""
 
 _LEFT_OUT = 2  # blocks that a stage leaves out at most
-_NORMS = ("bn1", "bn2", "bn3")
+_OF_A_RATIO = ("bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_PROJECTION = ("conv_pwl", "bn3")
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,26 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
             timm_model, timm_kwargs, out_indices=[level.index for level in levels]
         )
     blocks = [block for stage in getattr(model, "blocks", ()) for block in stage]
-    if not any(isinstance(block, InvertedResidual) for block in blocks):
+    elastic = [block for block in blocks if isinstance(block, InvertedResidual)]
+    if not elastic:
         raise InputError(f"timm:{timm_model} has no inverted-residual blocks to be made elastic")
+    for block in elastic:
+        for part in (block.conv_pw, block.conv_dw, block.conv_pwl):
+            if not isinstance(part, nn.Conv2d):
+                raise InputError(
+                    f"timm:{timm_model} has blocks of {type(part).__name__}, which cannot be "
+                    "narrowed"
+                )
     # A level's name is "bn1", the stem, or begins "blocks.3".
     names = [name.split(".") for name in model.feature_info.module_name()]
     ends = [int(name[1]) + 1 if name[0] == "blocks" else 0 for name in names]
-    found = []
+    found: list[Section] = []
     for level, (first, end) in zip(levels, pairwise([0, *ends]), strict=True):
         if level.stride >= LEAST_STRIDE:
             most = max(len(stage) for stage in model.blocks[first:end])
-            depths = tuple(range(max(most - _LEFT_OUT, 1), most + 1))
+            # All deeper levels build on the shallowest: what is left out there costs too much.
+            least = max(most - _LEFT_OUT, 1) if found else most
+            depths = tuple(range(least, most + 1))
             found.append(Section(level, tuple(range(first, end)), depths))
     return tuple(found)
 
@@ -119,9 +132,8 @@ class ElasticTimmNetwork(nn.Module):
         self.largest = features_model(timm_model, timm_kwargs, out_indices=indices, seed=seed)
         # Without weights, of all levels; in a tuple, as it is no part of the state.
         self._whole = (copy.deepcopy(self.largest).to("meta"),)
-        self.norms = nn.ModuleDict(
-            {str(ratio): _norms(self.largest, ratio) for ratio in RATIOS[1:]}
-        )
+        self.own = nn.ModuleDict()
+        self.start_from_largest()
         self.eval()  # which the batch norms stay in, so that their statistics stay
 
     def train(self, mode: bool = True) -> ElasticTimmNetwork:
@@ -138,9 +150,18 @@ class ElasticTimmNetwork(nn.Module):
         )
 
     def start_from_largest(self) -> None:
-        """Sets the batch norms of narrow blocks to those of the largest network."""
-        for ratio in RATIOS[1:]:
-            self.norms[str(ratio)] = _norms(self.largest, ratio)
+        """Sets what narrow blocks, and those behind which others are left out, have of their own to
+        what the largest network has."""
+        blocks = {n: b for n, b in self.largest.named_modules() if isinstance(b, InvertedResidual)}
+        ends = {
+            name: block
+            for name, block in blocks.items()
+            if any(_may_end(name, section, self.largest) for section in self.sections)
+        }
+        for ratio in RATIOS:
+            if ratio != RATIOS[0]:
+                self.own[own_key(ratio)] = _copies(blocks, _OF_A_RATIO, ratio)
+            self.own[own_key(ratio, ends=True)] = _copies(ends, _PROJECTION, ratio)
 
     def forward(self, images: torch.Tensor, setting: ElasticSetting) -> list[torch.Tensor]:
         """Feature maps of a subnet for normalized images, with gradients to the shared weights."""
@@ -168,21 +189,28 @@ class ElasticTimmNetwork(nn.Module):
                 )
         return _set_to(network.eval(), self.sections, setting)
 
-    def _active_state(self, network: nn.Module, setting: ElasticSetting) -> dict[str, torch.Tensor]:
+    def _active_state(self, network: Any, setting: ElasticSetting) -> dict[str, torch.Tensor]:
         """The part of the weights that a subnet uses, by its names."""
-        weights = {**dict(self.largest.named_parameters()), **dict(self.largest.named_buffers())}
-        ratio_of_stage = {
-            str(stage): ratio
+        whole: Any = self.largest
+        shared = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        own = dict(self.own.named_parameters())
+        ratios = {
+            stage: ratio
             for section, ratio in zip(self.sections, setting.expand_ratios, strict=False)
             for stage in section.stages
         }
-        norms = dict(self.norms.named_parameters())
         state = {}
         for name, small in network.state_dict().items():
-            head, _, rest = name.partition(".")
-            stage = rest.partition(".")[0] if head == "blocks" else ""
-            ratio = ratio_of_stage.get(stage, RATIOS[0])
-            large = norms.get(f"{ratio}.{_key(name)}", weights[name])
+            large = shared[name]
+            if name.startswith("blocks."):
+                stage, block = map(int, name.split(".")[1:3])
+                run, all_of_it = len(network.blocks[stage]), len(whole.blocks[stage])
+                ratio = ratios.get(stage, RATIOS[0])
+                keys = [own_key(ratio)]
+                if block + 1 == run < all_of_it:
+                    keys.append(own_key(ratio, ends=True))
+                for key in keys:
+                    large = own.get(f"{key}.{parameter_key(name)}", large)
             state[name] = large[tuple(slice(size) for size in small.shape)]
         return state
 
@@ -229,13 +257,20 @@ def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) 
     for section, ratio, depth in zip(sections, setting.expand_ratios, setting.depths, strict=False):
         for stage in section.stages:
             blocks = network.blocks[stage]
-            while len(blocks) > depth and getattr(blocks[-1], "has_skip", False):
-                del blocks[-1]
+            del blocks[blocks_run(blocks, depth) :]
             for block in blocks:
                 if isinstance(block, InvertedResidual):
                     _narrow(block, ratio)
     result: nn.Module = network
     return result
+
+
+def blocks_run(blocks: Any, depth: int) -> int:
+    """How many blocks of a stage are run: those left out add to their input."""
+    run = len(blocks)
+    while run > depth and getattr(blocks[run - 1], "has_skip", False):
+        run -= 1
+    return run
 
 
 def _channels(block: InvertedResidual, ratio: int) -> int:
@@ -272,21 +307,35 @@ def _narrow(block: InvertedResidual, ratio: int) -> None:
             setattr(module, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
 
 
-def _norms(network: Any, ratio: int) -> nn.ParameterDict:
-    """A copy of scales and shifts of the batch norms in a network's elastic blocks, of the channels
-    that a ratio leaves."""
+def own_key(ratio: int, *, ends: bool = False) -> str:
+    """Where `ElasticTimmNetwork.own` keeps what blocks of a ratio have for themselves: all of them,
+    or those behind which others are left out."""
+    return f"{ratio}_end" if ends else str(ratio)
+
+
+def _may_end(name: str, section: Section, network: Any) -> bool:
+    """Whether at some depth a block is the last one run while others are left out."""
+    stage, block = map(int, name.split(".")[1:3])
+    blocks = network.blocks[stage]
+    return stage in section.stages and any(
+        block + 1 == blocks_run(blocks, depth) < len(blocks) for depth in section.depths
+    )
+
+
+def _copies(
+    blocks: Mapping[str, InvertedResidual], parts: Sequence[str], ratio: int
+) -> nn.ParameterDict:
+    """Copies of parameters of blocks, of the channels that a ratio leaves."""
     own = {}
-    for name, block in network.named_modules():
-        if isinstance(block, InvertedResidual):
-            small = _channels(block, ratio)
-            for norm in _NORMS:
-                count = None if norm == _NORMS[-1] else small
-                for part in ("weight", "bias"):
-                    values = getattr(getattr(block, norm), part).detach()[:count]
-                    own[_key(f"{name}.{norm}.{part}")] = nn.Parameter(values.clone())
+    for name, block in blocks.items():
+        narrow = copy.deepcopy(block)
+        _narrow(narrow, ratio)
+        for part in parts:
+            for kind, value in getattr(narrow, part).named_parameters():
+                own[parameter_key(f"{name}.{part}.{kind}")] = nn.Parameter(value.detach().clone())
     return nn.ParameterDict(own)
 
 
-def _key(name: str) -> str:
-    # torch allows no dots in the names of parameters.
+def parameter_key(name: str) -> str:
+    """A parameter's name in `ElasticTimmNetwork.own`: torch allows no dots in it."""
     return name.replace(".", "/")
