@@ -257,7 +257,7 @@ def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) 
     for section, ratio, depth in zip(sections, setting.expand_ratios, setting.depths, strict=False):
         for stage in section.stages:
             blocks = network.blocks[stage]
-            del blocks[blocks_run(blocks, depth) :]
+            del blocks[_blocks_run(blocks, depth) :]
             for block in blocks:
                 if isinstance(block, InvertedResidual):
                     _narrow(block, ratio)
@@ -265,7 +265,7 @@ def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) 
     return result
 
 
-def blocks_run(blocks: Any, depth: int) -> int:
+def _blocks_run(blocks: Any, depth: int) -> int:
     """How many blocks of a stage are run: those left out add to their input."""
     run = len(blocks)
     while run > depth and getattr(blocks[run - 1], "has_skip", False):
@@ -318,7 +318,7 @@ def _may_end(name: str, section: Section, network: Any) -> bool:
     stage, block = map(int, name.split(".")[1:3])
     blocks = network.blocks[stage]
     return stage in section.stages and any(
-        block + 1 == blocks_run(blocks, depth) < len(blocks) for depth in section.depths
+        block + 1 == _blocks_run(blocks, depth) < len(blocks) for depth in section.depths
     )
 
 
