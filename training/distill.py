@@ -97,8 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = {name: str(vars(options)[name]) for name in _RECIPE}
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=options.device)
-        if saved["recipe"] != recipe:
-            parser.error(f"{checkpoint} is of another run: {saved['recipe']}, not {recipe}")
+        for name, value in recipe.items():
+            if saved["recipe"][name] != value:
+                option = f"--{name.replace('_', '-')}"
+                parser.error(
+                    f"{checkpoint} is of another run: {option} is {value}, expected "
+                    f"{saved['recipe'][name]}, or another --out"
+                )
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
