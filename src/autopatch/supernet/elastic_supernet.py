@@ -270,6 +270,12 @@ def load_elastic_supernet(
     network = ElasticTimmNetwork(source.name, source.kwargs, seed=seed)
     provenance = random_provenance(seed)
     if source.file is not None:
+        if not any(name.startswith("largest.") for name in source.file.state):
+            raise InputError(
+                f"{source.file.path}: holds no elastic network, expected a file that "
+                "training/distill.py wrote; for the network as it is give --space "
+                f"timm:{source.name}"
+            )
         load_into(network, source.file)
         provenance = f"weights of {source.file.path.name}"
     if packaged:
