@@ -4,8 +4,8 @@
     python benchmarks/bench_detector.py --threads 2 --bank whole
 
 All have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank and
-images, decoded by the same code; each runs in a process of its own. Their maps are compared: one
-that differs is an error.
+images, decoded by the same code, which reads ahead: decoding is the time that one waits for it. Each
+runs in a process of its own. Their maps are compared: one that differs is an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,10 +33,16 @@ import torch.nn.functional as F
 
 import floors
 from autopatch import _C
-from autopatch.data import MVTecAD, draw_textures, load_images
-from autopatch.detector import MAX_CORESET_SAMPLE, Detector
+from autopatch.data import ImageReader, MVTecAD, draw_textures
+from autopatch.detector import (
+    MAX_CORESET_SAMPLE,
+    Architecture,
+    Detector,
+    MemoryBank,
+    patchcore_architecture,
+)
 from autopatch.kernels import reference
-from autopatch.supernet import Architecture, Subnet, TimmSupernet, load_supernet
+from autopatch.supernet import Subnet, TimmSupernet, load_supernet
 from coreset_peers import AddmvLoop, AnomalibLoop, CoresetLoop
 from features import SHARED
 
@@ -105,6 +111,16 @@ class Stages:
 
         return run
 
+    def each(self, name: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The items; waiting for each is a stage."""
+        iterator = iter(items)
+        while True:
+            with self(name):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
     def whole(self, function: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
         """Runs `function`, in which stages are run; its record and result."""
         self.clear()
@@ -159,18 +175,20 @@ class Autopatch(Pipeline):
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
-        from autopatch.detector import detector, memory
+        from autopatch.detector import extractor, memory
 
-        detector.load_images = stages.timed("decode", detector.load_images)  # type: ignore
-        Subnet.normalize = stages.timed("backbone", Subnet.normalize)  # type: ignore
-        Subnet.forward = stages.timed("backbone", Subnet.forward)  # type: ignore
-        for name, stage in [
-            ("aggregate_patches", "aggregate"),
-            ("greedy_coreset", "coreset"),
-            ("NearestNeighborIndex", "index"),
-            ("nearest_neighbors", "search"),
+        batches = ImageReader.batches
+        ImageReader.batches = lambda *args: stages.each("decode", batches(*args))  # type: ignore
+        for home, name, stage in [
+            (Subnet, "fold", "backbone"),
+            (Subnet, "normalize", "backbone"),
+            (Subnet, "forward", "backbone"),
+            (extractor, "aggregate_patches", "aggregate"),
+            (memory, "greedy_coreset", "coreset"),
+            (MemoryBank, "_set", "index"),
+            (memory, "nearest_neighbors", "search"),
         ]:
-            setattr(memory, name, stages.timed(stage, getattr(memory, name)))
+            setattr(home, name, stages.timed(stage, getattr(home, name)))
         search = memory.nearest_neighbors
 
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -182,18 +200,20 @@ class Autopatch(Pipeline):
         self.supernet = job.supernet()
 
     def fit(self, images: Sequence[Path]) -> None:
-        architecture = patchcore(self.supernet)
-        if self.job.bank == "coreset":
-            height, width = self.supernet.grid(architecture)
-            patches = len(images) * height * width
-            architecture = replace(architecture, bank_size=round(patches / 10))
+        architecture = patchcore(self.supernet, len(images))
+        if self.job.bank == "whole":
+            architecture = replace(architecture, head=replace(architecture.head, bank_size=None))
         # A detector needs calibration images: one, so that its time does not count.
         self.detector = Detector.fit(
-            self.supernet, architecture, images, calibration=images[:1], seed=0
+            images,
+            supernet=self.supernet,
+            architecture=architecture,
+            calibration=images[:1],
+            seed=0,
         )
 
     def predict(self, images: Sequence[Path]) -> torch.Tensor:
-        return self.detector.predict(images).maps
+        return self.detector.predict(images).anomaly_map
 
 
 class Peer(Pipeline):
@@ -202,17 +222,16 @@ class Peer(Pipeline):
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
         supernet = job.supernet()
-        architecture = patchcore(supernet)
-        self.size = architecture.image_size
+        architecture = patchcore(supernet, images=1)  # of any number: its bank is not asked for
+        self.size = architecture.input.size
         # The network up to the deepest level, channels last, with its batch norm.
-        self.subnet = supernet.get_active_subnet(architecture)
-        self.backbone = self.subnet.backbone
+        self.subnet = supernet.get_active_subnet(architecture.backbone)
+        self.backbone = self.subnet.network
 
     def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
         """Images as the backbone wants them."""
-        for first in range(0, len(images), IMAGES_AT_A_TIME):
-            with self.stages("decode"):
-                pixels = load_images(images[first : first + IMAGES_AT_A_TIME], self.size)
+        batches = ImageReader(cache_bytes=0).batches(images, self.size, IMAGES_AT_A_TIME)
+        for pixels in self.stages.each("decode", batches):
             with self.stages("backbone"):
                 normalized = self.subnet.normalize(pixels)
             yield normalized
@@ -324,8 +343,8 @@ class Anomalib(Peer):
                 self.model(batch.contiguous())
 
 
-def patchcore(supernet: TimmSupernet) -> Architecture:
-    architecture = supernet.patchcore(bank_size=None)
+def patchcore(supernet: TimmSupernet, images: int) -> Architecture:
+    architecture = patchcore_architecture(supernet, images=images)
     assert architecture is not None
     return architecture
 
@@ -343,8 +362,8 @@ def work(job: Job) -> dict[str, Any]:
         os.sched_setaffinity(0, range(job.threads))
     torch.set_num_threads(job.threads)
     dataset = MVTecAD.scan(job.images)
-    train = [sample.path for sample in dataset.train]
-    test = [sample.path for sample in dataset.test]
+    train = [sample.image for sample in dataset.train]
+    test = [sample.image for sample in dataset.test]
     stages = Stages()
     pipeline = CLASSES[job.pipeline](job, stages)
     base = resident("VmRSS")

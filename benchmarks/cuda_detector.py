@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from autopatch.data import MVTecAD, draw_textures, load_images
-from autopatch.detector import Detector
+from autopatch.detector import Detector, FittedHead, patchcore_architecture
 from autopatch.kernels import reference
-from autopatch.supernet import load_supernet
+from autopatch.supernet import Subnet, load_supernet
 from cuda_timing import Report, allow_tf32, median_milliseconds
 from features import SHARED
 
@@ -34,30 +35,37 @@ def measure(report: Report) -> None:
     """Times prediction of a batch."""
     weights = SHARED / "weights" / f"{NETWORK}.safetensors"
     supernet = load_supernet(f"timm:{NETWORK}", str(weights) if weights.is_file() else "random")
-    architecture = supernet.patchcore(bank_size=None)
+    architecture = patchcore_architecture(supernet, images=BANK_IMAGES)
     assert architecture is not None
+    architecture = replace(architecture, head=replace(architecture.head, bank_size=None))
     with tempfile.TemporaryDirectory() as folder:
         data = SHARED / "data" / "magnetic_tile"
         if not data.is_dir():
             data = Path(folder) / "textures"
             draw_textures(data)
         dataset = MVTecAD.scan(data)
-        good = [sample.path for sample in dataset.train]
+        good = [sample.image for sample in dataset.train]
         good = [good[i % len(good)] for i in range(BANK_IMAGES)]
-        detector = Detector.fit(supernet, architecture, good, calibration=good[:1], device="cuda")
-        paths = [sample.path for sample in dataset.test]
+        detector = Detector.fit(
+            good,
+            supernet=supernet,
+            architecture=architecture,
+            calibration=good[:1],
+            device="cuda",
+        )
+        paths = [sample.image for sample in dataset.test]
         batch = [paths[i % len(paths)] for i in range(2 * BATCH)]
-        batches = load_images(batch, architecture.image_size).cuda().split(BATCH)
+        batches = load_images(batch, architecture.input.size).cuda().split(BATCH)
     rows, dim = detector.memory.bank.shape
     kind = f"{data.name}, {'trained' if weights.is_file() else 'RANDOM'} weights"
     work = f"{kind}: {BATCH} images, bank of {rows} x {dim}"
-    subnet = supernet.get_active_subnet(architecture).cuda()
+    subnet = supernet.get_active_subnet(architecture.backbone).cuda()
     bank = detector.memory.bank
     norms = bank.square().sum(dim=1)
 
     def torch_maps(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            maps = subnet.backbone(subnet.normalize(images))
+            maps = subnet.network(subnet.normalize(images))
             patches = reference.aggregate_patches(maps, [3] * len(maps))
             distances = torch.cat(
                 [
@@ -75,7 +83,8 @@ def measure(report: Report) -> None:
             ).squeeze(1)
 
     def maps_of(images: torch.Tensor) -> torch.Tensor:
-        return detector.predict(images).maps
+        with torch.inference_mode():
+            return detector(images)[0]
 
     expected = torch_maps(batches[0])
     for method, function, tf32, is_peer in [
@@ -98,9 +107,10 @@ def measure(report: Report) -> None:
         )
         if not is_peer and not error <= TOLERANCE:
             raise AssertionError(f"maps differ by {error:.1e} of the largest distance")
+    backbone = detector.extractor.subnet
     for stage, calls in [
-        ("backbone", [partial(_inference, detector.subnet, i) for i in batches]),
-        ("after it", [partial(_rest, detector, _inference(detector.subnet, i)) for i in batches]),
+        ("backbone", [partial(_inference, backbone, i) for i in batches]),
+        ("after it", [partial(_rest, detector, _inference(backbone, i)) for i in batches]),
     ]:
         report(
             operator="detector",
@@ -113,10 +123,16 @@ def measure(report: Report) -> None:
         )
 
 
-def _inference(subnet: Callable[..., object], images: torch.Tensor) -> object:
+def _inference(subnet: Subnet, images: torch.Tensor) -> list[torch.Tensor]:
     with torch.inference_mode():
-        return subnet(subnet.normalize(images))  # type: ignore[attr-defined]
+        return subnet(subnet.normalize(images))
 
 
-def _rest(detector: Detector, maps: object) -> torch.Tensor:
-    return detector.memory.anomaly_maps(maps, detector.evaluation_size)  # type: ignore[arg-type]
+def _rest(detector: Detector, maps: list[torch.Tensor]) -> torch.Tensor:
+    head = FittedHead(
+        detector.extractor.aggregator,
+        detector.memory,
+        detector.map_steps,
+        detector.evaluation_size,
+    )
+    return head.anomaly_maps(maps)

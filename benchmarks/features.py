@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from autopatch.data import GOOD, MVTecAD, load_images
 from autopatch.kernels import greedy_coreset, reference
-from autopatch.supernet import Architecture, load_supernet
+from autopatch.supernet import load_supernet
 
 SHARED = Path(__file__).parents[2] / "shared"
 CACHE = Path(__file__).parents[1] / "runs" / "features"
@@ -87,7 +87,7 @@ def train_rows(dim: int, count: int) -> torch.Tensor:
 
     def compute() -> torch.Tensor:
         dataset = MVTecAD.scan(source.images)
-        rows = _patches(source, [sample.path for sample in dataset.train])
+        rows = _patches(source, [sample.image for sample in dataset.train])
         generator = torch.Generator().manual_seed(0)
         return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
 
@@ -114,7 +114,7 @@ def query_rows(dim: int) -> torch.Tensor:
     def compute() -> torch.Tensor:
         dataset = MVTecAD.scan(source.images)
         by_type = [
-            [sample.path for sample in dataset.test if sample.type == kind]
+            [sample.image for sample in dataset.test if sample.type == kind]
             for kind in (GOOD, *dataset.types)
         ]
         longest = max(map(len, by_type))
@@ -199,20 +199,17 @@ def _correlated(count: int, dim: int, *, seed: int) -> torch.Tensor:
 def _patches(source: Source, paths: Sequence[Path], at_least: int | None = None) -> torch.Tensor:
     """Patch features of images, of all or until there are `at_least` rows."""
     supernet = load_supernet(f"timm:{source.network}", str(source.weights))
-    levels = supernet.shared_levels
-    subnet = supernet.get_active_subnet(
-        Architecture(supernet.name, source.image_size, levels, (1,) * len(levels), None)
-    )
+    subnet = supernet.get_active_subnet(supernet.largest())
     maps: dict[str, torch.Tensor] = {}
     for name in source.modules:
-        subnet.backbone.get_submodule(name).register_forward_hook(
+        subnet.network.get_submodule(name).register_forward_hook(
             lambda _module, _inputs, output, name=name: maps.update({name: output})
         )
     rows: list[torch.Tensor] = []
     for first in range(0, len(paths), _IMAGES_AT_A_TIME):
         pixels = load_images(paths[first : first + _IMAGES_AT_A_TIME], source.image_size)
         with torch.no_grad():
-            subnet.backbone(subnet.normalize(pixels))
+            subnet.network(subnet.normalize(pixels))
         chosen = [maps[name] for name in source.modules]
         rows.append(reference.aggregate_patches(chosen, [PATCH_SIZE] * len(chosen)))
         if at_least is not None and sum(map(len, rows)) >= at_least:

@@ -30,7 +30,7 @@ from images import CROP, crops, read_images
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError, one_line
-from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
+from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
 from autopatch.supernet.weights import load_into, read_weights
 
 _RANDOM_SUBNETS = 2  # of a step

@@ -9,7 +9,7 @@ import torch
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import nn
 
-from autopatch.supernet.elastic_timm import (
+from autopatch.supernet.elastic_network import (
     RATIOS,
     ElasticSetting,
     ElasticTimmNetwork,

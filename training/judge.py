@@ -27,9 +27,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.data import MVTecAD, load_images, load_masks, make_split
-from autopatch.detector import MemoryBank, score_maps
-from autopatch.kernels import aggregate_patches, nearest_neighbors
-from autopatch.supernet.elastic_timm import RATIOS, ElasticSetting, ElasticTimmNetwork
+from autopatch.detector import FittedHead, MemoryBank, PatchAggregator, score_maps
+from autopatch.kernels import nearest_neighbors
+from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork
 from autopatch.supernet.weights import Weights, load_into, read_weights
 
 SIZE = 224
@@ -48,9 +48,9 @@ class Detectors:
         dataset = MVTecAD.scan(data)
         self._splits = [make_split(dataset, shots=1, reserve=4, seed=seed) for seed in range(draws)]
         samples = {
-            sample.path: sample for split in self._splits for sample in (*split.fit, *split.test)
+            sample.image: sample for split in self._splits for sample in (*split.fit, *split.test)
         }
-        self._place = {path: place for place, path in enumerate(samples)}
+        self._place = {image: place for place, image in enumerate(samples)}
         self._pixels = load_images(list(samples), SIZE)
         self._masks = load_masks(list(samples.values()), SIZE)
 
@@ -63,15 +63,15 @@ class Detectors:
             found[levels] = {name: [] for name in _METRICS}
             for seed, split in enumerate(self._splits):
                 fit, test = (
-                    torch.tensor([self._place[sample.path] for sample in part])
+                    torch.tensor([self._place[sample.image] for sample in part])
                     for part in (split.fit, split.test)
                 )
-                patches = aggregate_patches([m[fit] for m in chosen], (3, 3))
+                aggregator = PatchAggregator((3, 3))
+                patches = aggregator([m[fit] for m in chosen])
                 generator = torch.Generator().manual_seed(seed)
                 bank = patches[torch.randperm(len(patches), generator=generator)[:BANK]]
-                anomaly_maps = MemoryBank(bank, (3, 3)).anomaly_maps(
-                    [m[test] for m in chosen], SIZE
-                )
+                head = FittedHead(aggregator, MemoryBank(bank), nn.ModuleList(), SIZE)
+                anomaly_maps = head.anomaly_maps([m[test] for m in chosen])
                 metrics = score_maps(
                     anomaly_maps, self._masks[test], [sample.type for sample in split.test]
                 )

@@ -1,11 +1,24 @@
 """Training-free neural architecture search for visual anomaly segmentation.
 
+The whole job, one call for each command of the command line:
+
+- `run_search(data, out)`: searches a folder of images; gives a `Run`.
+- `Run.open(path)`: reads a run back; `run.front`, `run.pick`, `run.fit()`, `run.evaluate()`,
+  `run.report()`, `run.to_dataframe()`.
+- `Detector.fit(good_images)`, `Detector.load(path)`: a detector; `detector.predict(images)`.
+- `write_predictions(detector, images, out)`, `check_folder(data)`, `import_study(file, data, out)`,
+  `run_demo(out)`, `system_info()`: the other commands.
+
+The rooms behind it:
+
 - `autopatch.kernels`: the fast kernels, on torch or NumPy arrays.
-- `autopatch.data`: MVTec-AD folders, splits, images and masks.
-- `autopatch.supernet`: backbones, architectures and search spaces.
-- `autopatch.detector`: fit, predict, evaluate, save and load a detector.
-- `autopatch.search`: the multi-objective search, its record and its run folder.
+- `autopatch.data`: data sets, splits, images and masks.
+- `autopatch.supernet`: backbones by name, and families of them.
+- `autopatch.detector`: architectures; fit, predict, save and load a detector.
+- `autopatch.search`: the multi-objective search and its record.
 - `autopatch.report`: overlays, the Pareto picture, the report page.
+- `autopatch.runs`: run folders.
+- `autopatch.published`: AutoPatch as published.
 
 Subpackages are imported when first used, so that `import autopatch` stays quick.
 """
@@ -22,14 +35,35 @@ except PackageNotFoundError:  # a source tree that is on the path but not instal
     __version__ = "0+unknown"
 
 _HOMES = {
-    "Architecture": "autopatch.supernet",
+    "Architecture": "autopatch.detector",
+    "Backbone": "autopatch.supernet",
     "Detector": "autopatch.detector",
+    "Head": "autopatch.detector",
+    "Input": "autopatch.detector",
     "InputError": "autopatch.errors",
     "MVTecAD": "autopatch.data",
+    "Prediction": "autopatch.detector",
+    "Run": "autopatch.runs",
+    "SearchError": "autopatch.search",
+    "check_folder": "autopatch.data",
+    "import_study": "autopatch.published.evaluation",
     "load_supernet": "autopatch.supernet",
     "make_split": "autopatch.data",
+    "run_demo": "autopatch.runs",
+    "run_search": "autopatch.runs",
+    "system_info": "autopatch.runs",
+    "write_predictions": "autopatch.runs",
 }
-_SUBPACKAGES = ("data", "detector", "kernels", "report", "search", "supernet")
+_SUBPACKAGES = (
+    "data",
+    "detector",
+    "kernels",
+    "published",
+    "report",
+    "runs",
+    "search",
+    "supernet",
+)
 
 __all__ = [*sorted(_HOMES), *_SUBPACKAGES, "__version__"]
 

@@ -26,7 +26,7 @@ def test_finds_and_pairs(make_dataset: MakeDataset) -> None:
     assert dataset.train == tuple(
         Sample(root / "train/good" / f"{index:03d}.png", GOOD) for index in range(3)
     )
-    assert [(sample.type, sample.path.name) for sample in dataset.test] == [
+    assert [(sample.type, sample.image.name) for sample in dataset.test] == [
         (GOOD, "000.png"),
         (GOOD, "001.png"),
         ("crack", "000.png"),
@@ -37,7 +37,7 @@ def test_finds_and_pairs(make_dataset: MakeDataset) -> None:
         if sample.type == GOOD:
             assert sample.mask is None
         else:
-            stem = sample.path.stem
+            stem = sample.image.stem
             assert sample.mask == root / "ground_truth" / sample.type / f"{stem}_mask.png"
 
 
@@ -58,7 +58,7 @@ def test_suffixes_in_any_case_and_other_files_ignored(make_dataset: MakeDataset)
     (root / "ground_truth/good").mkdir()
     (root / "ground_truth/good/000_mask.png").touch()
     dataset = MVTecAD.scan(root)
-    assert [sample.path.name for sample in dataset.train] == ["a.JPG", "b.Tiff", "c.png"]
+    assert [sample.image.name for sample in dataset.train] == ["a.JPG", "b.Tiff", "c.png"]
     assert dataset.types == ("crack", "dent")
 
 

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from autopatch.data import GOOD, MVTecAD, Sample, Split, make_split
+from autopatch.data import (
+    GOOD,
+    PROTOCOLS,
+    Dataset,
+    MVTecAD,
+    Sample,
+    Split,
+    check,
+    load_masks,
+    make_split,
+)
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
@@ -107,8 +117,8 @@ def test_seed_decides_the_random_order() -> None:
 def test_known_order() -> None:
     """The order of a seed is part of what a stored result means."""
     split = make_split(dataset_of(), shots=2, seed=0)
-    assert [int(sample.path.stem) for sample in split.validation] == [2, 3, 2, 1]
-    assert [int(sample.path.stem) for sample in split.holdout] == [5, 15, 21, 22, 24, 33]
+    assert [int(sample.image.stem) for sample in split.validation] == [2, 3, 2, 1]
+    assert [int(sample.image.stem) for sample in split.holdout] == [5, 15, 21, 22, 24, 33]
 
 
 def test_reserve_zero() -> None:
@@ -194,7 +204,7 @@ def test_without_test_good() -> None:
     assert len(good) == 8
     assert not set(good) & set(split.fit + split.holdout + split.calibration)
     (note,) = split.notes
-    assert "no image in test/good: 8 images of train/good" in note
+    assert "no good image to test: 8 images of train/good" in note
 
 
 def test_smallest_training_folder() -> None:
@@ -212,7 +222,7 @@ def test_arguments_out_of_range() -> None:
     assert_refused(dataset, "reserve: -1", reserve=-1)
     assert_refused(dataset, "seed: -1", seed=-1)
     assert_refused(dataset, "shots: 5, expected at most the reserve of 4", shots=5)
-    assert_refused(dataset, "protocol: 'sorted', expected random or autopatch", protocol="sorted")
+    assert_refused(dataset, "protocol is 'sorted', expected one of 'random'", protocol="sorted")
 
 
 @pytest.mark.parametrize("protocol", ["random", "autopatch"])
@@ -254,13 +264,13 @@ def test_published_order_refuses_groups_and_small_sets() -> None:
 
 def test_legacy_order(tmp_path: Path) -> None:
     dataset = dataset_of(train=40, test_good=10)
-    names = [sample.path.name for sample in dataset.train]
+    names = [sample.image.name for sample in dataset.train]
     np.random.default_rng(3).shuffle(names)
     order = tmp_path / "order.txt"
     order.write_text("\n".join(names) + "\n")
     split = make_split(dataset, shots=2, protocol="autopatch", legacy_order=order)
-    assert [sample.path.name for sample in split.holdout] == names[:10]
-    assert [sample.path.name for sample in split.fit] == names[10:]
+    assert [sample.image.name for sample in split.holdout] == names[:10]
+    assert [sample.image.name for sample in split.fit] == names[10:]
     assert split.calibration == split.holdout
     # Anomalies are sorted in the published code, too.
     alike = make_split(dataset, shots=2, protocol="autopatch")
@@ -281,7 +291,7 @@ def test_legacy_orders_that_do_not_name_each_image_once(
 ) -> None:
     dataset = dataset_of(train=40)
     order = tmp_path / "order.txt"
-    order.write_text("\n".join(change([sample.path.name for sample in dataset.train])))
+    order.write_text("\n".join(change([sample.image.name for sample in dataset.train])))
     with pytest.raises(InputError, match=message) as caught:
         make_split(dataset, shots=1, protocol="autopatch", legacy_order=order)
     assert str(order) in str(caught.value)
@@ -292,6 +302,88 @@ def test_legacy_orders_that_cannot_be_used(tmp_path: Path) -> None:
         make_split(dataset_of(), shots=1, protocol="autopatch", legacy_order=tmp_path / "absent")
     with pytest.raises(InputError, match=r"legacy_order: .* protocol 'random'"):
         make_split(dataset_of(), shots=1, legacy_order=tmp_path / "absent")
+
+
+@dataclass
+class Listed:
+    """A data set of another layout: all images in one folder."""
+
+    root: Path
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    types: tuple[str, ...] = ("crack", "dent")
+
+
+def listed(root: Path, dataset: Dataset) -> Listed:
+    return Listed(
+        root,
+        tuple(replace(s, image=root / f"train_{s.image.name}") for s in dataset.train),
+        tuple(replace(s, image=root / f"{s.type}_{s.image.name}") for s in dataset.test),
+    )
+
+
+@pytest.mark.parametrize("protocol", ["random", "autopatch"])
+def test_data_sets_of_another_layout(protocol: str) -> None:
+    dataset = dataset_of()
+    expected = make_split(dataset, shots=2, protocol=protocol)
+    split = make_split(listed(ROOT, dataset), shots=2, protocol=protocol)
+    for role, part in split.roles.items():
+        assert [(s.type, s.image.name[-7:]) for s in part] == [
+            (s.type, s.image.name) for s in expected.roles[role]
+        ]
+
+
+def test_messages_about_data_sets_of_another_layout() -> None:
+    root = Path("images")
+    split = make_split(listed(root, dataset_of(test_good=0)), shots=1)
+    assert split.notes == (
+        "there is no good image to test: 8 images of images are the good images of the test part",
+    )
+    with pytest.raises(InputError, match=r"^images: 5 images, 5 of them usable"):
+        make_split(listed(root, dataset_of(train=5)), shots=1)
+
+
+def test_data_sets_of_another_layout_are_checked(make_dataset: MakeDataset) -> None:
+    scanned = MVTecAD.scan(make_dataset())
+    dataset = Listed(scanned.root, scanned.train, scanned.test)
+    assert check(dataset) == []
+    dataset.train[0].image.write_bytes(b"")
+    (problem,) = check(dataset)
+    assert "000.png: not an image" in problem
+    assert load_masks(dataset.test, 8).any()
+
+
+def test_registered_protocol() -> None:
+    asked: dict[str, Any] = {}
+    expected = make_split(dataset_of(), shots=1)
+
+    def choose(dataset: Dataset, **options: Any) -> Split:
+        asked.update(options, dataset=dataset)
+        return expected
+
+    PROTOCOLS.register("mine", choose)
+    try:
+        dataset = dataset_of()
+        assert make_split(dataset, shots=2, seed=3, protocol="mine") is expected
+        assert asked.pop("dataset") is dataset
+        assert asked == {"shots": 2, "reserve": 4, "seed": 3, "legacy_order": None}
+        assert_refused(dataset, "shots: 5", shots=5, protocol="mine")
+    finally:
+        PROTOCOLS.unregister("mine")
+
+
+def test_roles() -> None:
+    split = make_split(dataset_of(), shots=1)
+    assert list(split.roles) == [
+        "fit",
+        "holdout",
+        "calibration",
+        "validation",
+        "reserved_unused",
+        "test",
+    ]
+    assert split.roles["fit"] is split.fit
+    assert split.images() == sorted(s.image for part in split.roles.values() for s in part)
 
 
 def test_json_round_trip(make_dataset: MakeDataset, tmp_path: Path) -> None:
@@ -306,7 +398,7 @@ def test_json_round_trip(make_dataset: MakeDataset, tmp_path: Path) -> None:
     moved = root.rename(tmp_path / "moved")
     again = Split.from_json(document, moved)
     assert again.to_json(moved) == document
-    assert again.fit[0].path.is_relative_to(moved)
+    assert again.fit[0].image.is_relative_to(moved)
 
     (moved / document["fit"][0]["path"]).unlink()
     with pytest.raises(InputError, match=rf"moved/{document['fit'][0]['path']}: missing"):

@@ -48,8 +48,8 @@ def test_defects_are_small_and_stand_out(tmp_path: Path) -> None:
     areas = masks.float().mean(dim=(1, 2))
     assert areas.min() > 0.0005
     assert areas.max() < 0.25
-    images = load_images([sample.path for sample in anomalous], 128).float()
-    normal = load_images([sample.path for sample in dataset.train], 128).float()
+    images = load_images([sample.image for sample in anomalous], 128).float()
+    normal = load_images([sample.image for sample in dataset.train], 128).float()
     mean = normal.mean(dim=(0, 2, 3))
     deviation = normal.std(dim=(0, 2, 3))
     for image, mask in zip(images, masks, strict=True):

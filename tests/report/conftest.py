@@ -9,6 +9,7 @@ from PIL import Image
 
 from autopatch.data import Sample, Split
 from autopatch.report import Candidate
+from autopatch.search.objectives import OBJECTIVES, Objective
 
 
 @pytest.fixture
@@ -26,6 +27,11 @@ def grey_image() -> Image.Image:
 
 
 @pytest.fixture
+def objectives() -> tuple[Objective, Objective]:
+    return OBJECTIVES["total_flops"], OBJECTIVES["rwAP"]
+
+
+@pytest.fixture
 def make_candidates() -> Callable[..., list[Candidate]]:
     def make(count: int, *, front: int, test: bool = False) -> list[Candidate]:
         """The first `front` candidates are a front, the last of them is the pick."""
@@ -36,7 +42,7 @@ def make_candidates() -> Callable[..., list[Candidate]]:
                 Candidate(
                     number=i,
                     label=f"architecture {i}",
-                    cost=10**9 + i * 10**9,
+                    values={"total_flops": 1e9 + i * 1e9, "rwAP": value},
                     backbone_flops=5 * 10**8,
                     validation={"rwAP": value, "AP": 0.5},
                     on_front=i < front,

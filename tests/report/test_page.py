@@ -14,20 +14,25 @@ from PIL import Image
 from autopatch.data import Split
 from autopatch.errors import InputError
 from autopatch.report import Candidate, Cases, Failure, Report, write_report
+from autopatch.search.objectives import Objective
 
 MakeReport = Callable[..., Report]
 VOID = {"meta", "img", "br"}
 
 
 @pytest.fixture
-def make_report(make_candidates: Callable[..., list[Candidate]], split: Split) -> MakeReport:
+def make_report(
+    make_candidates: Callable[..., list[Candidate]],
+    split: Split,
+    objectives: tuple[Objective, Objective],
+) -> MakeReport:
     def make(*, front: int = 4, test: bool = True, **changes: Any) -> Report:
         candidates = make_candidates(10, front=front, test=test)
         candidates.append(
             Candidate(
                 None,
                 "levels 8 and 16",
-                2 * 10**9,
+                {"total_flops": 2e9},
                 is_patchcore=True,
                 test={"rwAP": 0.349} if test else None,
             )
@@ -41,7 +46,7 @@ def make_report(make_candidates: Callable[..., list[Candidate]], split: Split) -
             split=split,
             seed=3,
             evaluations=11,
-            cost="total_flops",
+            objectives=objectives,
             candidates=candidates,
             failures=(Failure(10, "architecture 10", "MemoryError: <script>alert(1)</script>"),),
             threshold="threshold 2.5 from 23 good images: expected false-alarm rate 4.2%",
@@ -176,6 +181,45 @@ def test_the_table_without_tests_has_no_test_columns(
 ) -> None:
     path = write_report(tmp_path / "report", make_report(test=False))
     assert "test_" not in (path.parent / "front.csv").read_text()
+
+
+def test_objectives_in_between_and_in_other_units(make_report: MakeReport, tmp_path: Path) -> None:
+    plain = make_report()
+    flops, quality = plain.objectives
+    time = replace(flops, name="run_time", label="run time (one image)", unit="ms", scale=1e-3)
+    published = replace(flops, name="published_flops", label="published FLOPs")
+    candidates = [
+        replace(c, values={**c.values, "run_time": 0.0125, "published_flops": 5.5e9})
+        if c.number is not None
+        else c
+        for c in plain.candidates
+    ]
+    report = replace(plain, candidates=candidates, objectives=(flops, time, published, quality))
+    path = write_report(tmp_path / "report", report)
+    text = read_page(path).text
+    assert "GFLOP ms validation test total published backbone run time rwAP" in text
+    assert "3 (pick) architecture 3 4.00 5.50 0.50 12.50 35.0" in text
+    assert "PatchCore setting levels 8 and 16 2.00 – – – –" in text
+    assert "in percent, run time (one image) in ms, GFLOP an image: total FLOPs" in text
+    assert "run time (one image), published FLOPs and rwAP on the validation part" in text
+    with (path.parent / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = ["total_flops", "run_time", "published_flops"]
+    assert [rows[3][name] for name in names] == ["4000000000", "0.0125", "5500000000"]
+    assert [rows[4][name] for name in names] == ["2000000000", "", ""]
+
+
+def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) -> None:
+    plain = make_report()
+    flops, rwap = plain.objectives
+    worth = replace(rwap, name="worth", label="worth", unit="", scale=0.1)
+    candidates = [replace(c, values={**c.values, "worth": 0.25}) for c in plain.candidates]
+    report = replace(plain, candidates=candidates, objectives=(flops, worth))
+    path = write_report(tmp_path / "report", report)
+    text = read_page(path).text
+    assert "the highest worth on the validation part, 2.50. The pick was" in text
+    assert "above the PatchCore setting" not in text
+    assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
 
 
 def test_the_report_is_deterministic(make_report: MakeReport, tmp_path: Path) -> None:

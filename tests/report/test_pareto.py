@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from autopatch.report import Candidate, best_on_test, pareto_figure
+from autopatch.search.objectives import Objective
 
 MakeCandidates = Callable[..., list[Candidate]]
+Both = tuple[Objective, Objective]
 PATCHCORE = Candidate(
-    None, "levels 8 and 16", 3 * 10**9, is_patchcore=True, test={"rwAP": 0.3, "AP": 0.2}
+    None, "levels 8 and 16", {"total_flops": 3e9}, is_patchcore=True, test={"rwAP": 0.3, "AP": 0.2}
 )
 
 
@@ -23,37 +25,48 @@ PATCHCORE = Candidate(
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize("patchcore", [False, True])
 def test_any_front_is_drawn(
-    front: int, test: bool, patchcore: bool, make_candidates: MakeCandidates, tmp_path: Path
+    front: int,
+    test: bool,
+    patchcore: bool,
+    make_candidates: MakeCandidates,
+    objectives: Both,
+    tmp_path: Path,
 ) -> None:
     candidates = make_candidates(15, front=front, test=test) + [PATCHCORE] * patchcore
     path = tmp_path / "pareto.png"
-    pareto_figure(candidates, path, validation_anomalies=3)
+    pareto_figure(candidates, path, objectives=objectives, validation_anomalies=3)
     picture = Image.open(path)
     two_panels = (test and front > 0) or patchcore
     assert picture.width == (1500 if two_panels else 960)
     assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
-def test_no_candidate_at_all(tmp_path: Path) -> None:
-    pareto_figure([], tmp_path / "pareto.png")
+def test_no_candidate_at_all(objectives: Both, tmp_path: Path) -> None:
+    pareto_figure([], tmp_path / "pareto.png", objectives=objectives)
     assert (tmp_path / "pareto.png").is_file()
 
 
-def test_equal_candidates_and_flat_values(tmp_path: Path) -> None:
-    one = Candidate(0, "a", 10**9, validation={"rwAP": 0.0}, on_front=True, is_pick=True)
-    pareto_figure([one, replace(one, number=1, is_pick=False)], tmp_path / "pareto.png")
+def test_equal_candidates_and_flat_values(objectives: Both, tmp_path: Path) -> None:
+    one = Candidate(0, "a", {"total_flops": 1e9, "rwAP": 0.0}, on_front=True, is_pick=True)
+    two = replace(one, number=1, is_pick=False)
+    pareto_figure([one, two], tmp_path / "pareto.png", objectives=objectives)
     assert [path.name for path in tmp_path.iterdir()] == ["pareto.png"]
 
 
-def test_the_picture_is_deterministic(make_candidates: MakeCandidates, tmp_path: Path) -> None:
+def test_the_picture_is_deterministic(
+    make_candidates: MakeCandidates, objectives: Both, tmp_path: Path
+) -> None:
     candidates = [*make_candidates(30, front=8, test=True), PATCHCORE]
     for name in ("a.png", "b.png"):
-        pareto_figure(candidates, tmp_path / name)
+        pareto_figure(candidates, tmp_path / name, objectives=objectives)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_labels_say_what_is_special_and_do_not_overlap(
-    make_candidates: MakeCandidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_candidates: MakeCandidates,
+    objectives: Both,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     figures: list[Figure] = []
     save = Figure.savefig
@@ -64,7 +77,7 @@ def test_labels_say_what_is_special_and_do_not_overlap(
 
     monkeypatch.setattr(Figure, "savefig", keep)
     candidates = [*make_candidates(40, front=10, test=True), PATCHCORE]
-    pareto_figure(candidates, tmp_path / "pareto.png")
+    pareto_figure(candidates, tmp_path / "pareto.png", objectives=objectives)
     validation, test = figures[0].axes
     texts = {axes: [text.get_text() for text in axes.texts] for axes in (validation, test)}
     assert "pick\ntrial 9, 31.2 %" in texts[validation]
@@ -82,31 +95,59 @@ def test_labels_say_what_is_special_and_do_not_overlap(
     assert validation.get_xscale() == "log"
 
 
-def test_best_on_test(make_candidates: MakeCandidates) -> None:
+def test_best_on_test(make_candidates: MakeCandidates, objectives: Both) -> None:
     candidates = make_candidates(6, front=3, test=True)
-    outside = Candidate(9, "x", 10**9, validation={"rwAP": 0.1}, test={"rwAP": 0.99})
-    best = best_on_test([*candidates, outside, PATCHCORE])
+    outside = Candidate(9, "x", {"total_flops": 1e9, "rwAP": 0.1}, test={"rwAP": 0.99})
+    best = best_on_test([*candidates, outside, PATCHCORE], objectives)
     assert best is not None
     assert best.number == 0
-    assert best_on_test([PATCHCORE, *make_candidates(3, front=3)]) is None
+    cheaper = replace(candidates[0], number=7, values={"total_flops": 5e8, "rwAP": 0.1})
+    best = best_on_test([*candidates, cheaper], objectives)
+    assert best is not None
+    assert best.number == 7
+    assert best_on_test([PATCHCORE, *make_candidates(3, front=3)], objectives) is None
 
 
 def test_nothing_is_half_written(
-    make_candidates: MakeCandidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_candidates: MakeCandidates,
+    objectives: Both,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(self: Figure, path: Path, **kwargs: object) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(self: Figure, *args: object, **kwargs: object) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(Figure, "savefig", fail)
+    candidates = make_candidates(3, front=1)
     with pytest.raises(OSError, match="no space"):
-        pareto_figure(make_candidates(3, front=1), tmp_path / "pareto.png")
+        pareto_figure(candidates, tmp_path / "pareto.png", objectives=objectives)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_zero_flops_have_no_place_on_the_axis(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cost"):
-        pareto_figure([Candidate(0, "a", 0, validation={"rwAP": 0.5})], tmp_path / "pareto.png")
+def test_zero_flops_have_no_place_on_the_axis(objectives: Both, tmp_path: Path) -> None:
+    free = Candidate(4, "a", {"total_flops": 0.0, "rwAP": 0.5})
+    with pytest.raises(ValueError, match=r"total_flops of trial 4 is 0\.0, expected it above 0"):
+        pareto_figure([free], tmp_path / "pareto.png", objectives=objectives)
+
+
+def test_the_line_passes_over_what_a_further_objective_keeps_on_the_front(
+    objectives: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
+    flops, quality = objectives
+    time = replace(flops, name="time", label="time (one image)", unit="ms", scale=1e-3)
+    candidates = [
+        Candidate(i, "a", {"total_flops": x, "time": 0.002 * x, "rwAP": y}, on_front=True)
+        for i, (x, y) in enumerate(((1.0, 0.2), (2.0, 0.1), (3.0, 0.4)))
+    ]
+    pareto_figure(candidates, tmp_path / "pareto.png", objectives=(time, flops, quality))
+    (axes,) = figures[0].axes
+    line, front = axes.lines
+    assert list(line.get_ydata())[:-1] == pytest.approx([20, 20, 40])
+    assert list(front.get_ydata()) == pytest.approx([20, 10, 40])
+    assert list(front.get_xdata()) == pytest.approx([2, 4, 6])
+    assert axes.get_xlabel() == "time [ms]"
 
 
 def test_pyplot_is_not_loaded() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from autopatch.search import Evaluation
-from autopatch.supernet import Architecture, Gene, SearchSpace
+from autopatch.detector import Architecture
+from autopatch.genes import Gene
+from autopatch.search import Evaluation, Objective, SearchSpace, resolve_objectives
 
 
 def space_of(
@@ -19,14 +20,15 @@ def space_of(
     bank_sizes: tuple[int | None, ...],
 ) -> SearchSpace:
     genes = [
-        Gene("image_size", image_sizes, "image_size"),
-        Gene("bank_size", bank_sizes, "bank_size"),
+        Gene("image_size", image_sizes, "input", "image_size"),
+        Gene("bank_size", bank_sizes, "head", "bank_size"),
     ]
     for level in range(levels):
         use = f"use_level_{level}"
-        genes.append(Gene(use, (False, True), "level", level))
+        name = f"{{}}_{level}"
+        genes.append(Gene(use, (False, True), "backbone", "level", level, per_level=name))
         genes.append(
-            Gene(f"patch_size_{level}", patch_sizes, "patch_size", level, active_if=(use,))
+            Gene(f"patch_size_{level}", patch_sizes, "head", "patch_size", level, active_if=(use,))
         )
     return SearchSpace("timm:x", tuple(genes))
 
@@ -49,21 +51,30 @@ def small_space() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
+def objectives() -> tuple[Objective, ...]:
+    """What `evaluate` measures."""
+    return resolve_objectives(["total_flops", "rwAP"])
+
+
+@pytest.fixture(scope="session")
 def evaluate() -> Callable[[Architecture], Evaluation]:
     """A made-up trade-off: fine levels cost much and score well, with a best patch size each."""
 
     def evaluation(architecture: Architecture) -> Evaluation:
         worth = (0.55, 0.7, 0.5, 0.2)
+        levels, size = architecture.backbone.levels, architecture.input.size
         score = 0.0
-        for level, patch_size in zip(architecture.levels, architecture.patch_sizes, strict=True):
+        for level, patch_size in zip(levels, architecture.head.patch_sizes, strict=True):
             score += worth[level] * (1 - 0.1 * abs(patch_size - 3 - level % 2 * 2))
-        score /= 0.6 + 0.7 * len(architecture.levels)
-        bank_size = architecture.bank_size or 20_000
-        score += 0.05 * math.log10(bank_size / 500) - abs(architecture.image_size - 224) / 1000
-        positions = (architecture.image_size // (4 << architecture.levels[0])) ** 2
+        score /= 0.6 + 0.7 * len(levels)
+        bank_size = architecture.head.bank_size or 20_000
+        score += 0.05 * math.log10(bank_size / 500) - abs(size - 224) / 1000
+        positions = (size // (4 << levels[0])) ** 2
+        flops = 2 * positions * bank_size * 24 * (1 + sum(levels))
+        rwap = min(max(score, 0.0), 1.0)
         return Evaluation(
-            cost=2 * positions * bank_size * 24 * (1 + sum(architecture.levels)),
-            metrics={"rwAP": min(max(score, 0.0), 1.0), "AP": min(max(score / 2, 0.0), 1.0)},
+            values={"total_flops": flops, "rwAP": rwap},
+            metrics={"rwAP": rwap, "AP": min(max(score / 2, 0.0), 1.0)},
             timings={"fit": 0.25},
         )
 

@@ -8,16 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from autopatch.search import Evaluation, Plan, Study, search
-from autopatch.supernet import Architecture, SearchSpace
+from autopatch.detector import Architecture
+from autopatch.search import Evaluation, Plan, SearchSpace, Study, search
 
 
 def evaluate(architecture: Architecture) -> Evaluation:
-    cost = sum(4**level for level in architecture.levels) * architecture.image_size
-    return Evaluation(
-        cost=cost,
-        metrics={"rwAP": 1 - 1 / (2 + sum(architecture.patch_sizes) + cost % 7)},
-    )
+    cost = sum(4**level for level in architecture.backbone.levels) * architecture.input.size
+    rwap = 1 - 1 / (2 + sum(architecture.head.patch_sizes) + cost % 7)
+    return Evaluation({"total_flops": cost, "rwAP": rwap})
 
 
 def main(path: str, space: str, evaluations: str, at: str) -> None:

@@ -1,28 +1,37 @@
 from __future__ import annotations
 
+import gc
 import json
+import re
 import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore
+from typing import Any
 
 import pytest
 
+from autopatch.detector import Architecture
 from autopatch.errors import InputError
 from autopatch.search import (
     Evaluation,
     Front,
+    Objective,
     Plan,
     SearchError,
+    SearchSpace,
     Study,
     Trial,
     load_trials,
     non_dominated,
     search,
 )
-from autopatch.supernet import Architecture, SearchSpace
 
 Evaluate = Callable[[Architecture], Evaluation]
 Told = list[tuple[int, int, int, int]]
@@ -48,20 +57,22 @@ class Interrupting:
 
 def failing_on(evaluate: Evaluate, *, level: int) -> Evaluate:
     def evaluation(architecture: Architecture) -> Evaluation:
-        if level in architecture.levels:
+        if level in architecture.backbone.levels:
             raise RuntimeError(f"level {level}\nis broken")
         return evaluate(architecture)
 
     return evaluation
 
 
-def contents(trials: tuple[Trial, ...]) -> list[object]:
+def contents(trials: Sequence[Trial]) -> list[object]:
     """What trials say, but for numbers and durations."""
     return [(trial.genome, trial.evaluation, trial.reason) for trial in trials]
 
 
 def assert_same_search(path: Path, front: Front, reference: Path, expected: Front) -> None:
-    done = tuple(trial for trial in load_trials(path) if trial.reason != "interrupted")
+    done = [trial for trial in load_trials(path) if trial.reason != "interrupted"]
+    done.sort(key=lambda trial: trial.place)
+    assert [trial.place for trial in done] == list(range(len(done)))
     assert contents(done) == contents(load_trials(reference))
     assert contents(front.trials) == contents(expected.trials)
     assert contents((front.pick,)) == contents((expected.pick,))
@@ -69,7 +80,7 @@ def assert_same_search(path: Path, front: Front, reference: Path, expected: Fron
 
 
 def test_evaluates_each_architecture_once(
-    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, objectives: tuple[Objective, ...]
 ) -> None:
     path = tmp_path / "study.db"
     spy = Interrupting(evaluate, at=0)
@@ -78,11 +89,12 @@ def test_evaluates_each_architecture_once(
     assert len(spy.asked) == len(set(spy.asked)) == 16
     trials = load_trials(path)
     assert [trial.architecture for trial in trials] == spy.asked
-    assert front.trials == non_dominated(trials)
+    assert front.trials == non_dominated(trials, objectives)
+    assert front.objectives == objectives
     assert (front.evaluated, front.failed, front.note) == (16, 0, None)
     assert front.pick.evaluation is not None
-    assert front.pick.evaluation.metrics["rwAP"] == max(
-        trial.evaluation.metrics["rwAP"] for trial in trials if trial.evaluation
+    assert front.pick.evaluation.values["rwAP"] == max(
+        trial.evaluation.values["rwAP"] for trial in trials if trial.evaluation
     )
 
 
@@ -98,7 +110,9 @@ def test_initial_architectures_come_first(
     assert [trial.architecture for trial in load_trials(path)[:2]] == initial
 
 
-def test_progress(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> None:
+def test_progress(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, objectives: tuple[Objective, ...]
+) -> None:
     told: Told = []
 
     def progress(done: int, total: int, trial: Trial, front: int) -> None:
@@ -107,7 +121,7 @@ def test_progress(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> Non
     path = tmp_path / "study.db"
     with Study.create(path, Plan(space, evaluations=5, population=4)) as study:
         search(evaluate, study, progress=progress)
-    sizes = [len(non_dominated(load_trials(path)[: i + 1])) for i in range(5)]
+    sizes = [len(non_dominated(load_trials(path)[: i + 1], objectives)) for i in range(5)]
     assert told == [(i + 1, 5, i, sizes[i]) for i in range(5)]
 
     told.clear()
@@ -251,7 +265,7 @@ def test_failed_candidates_count_and_keep_their_reason(
     assert front.failed == len(failed) > 0
     assert front.evaluated == 20
     assert {trial.reason for trial in failed} == {"RuntimeError: level 0 is broken"}
-    assert all(0 not in trial.architecture.levels for trial in front.trials)
+    assert all(0 not in trial.architecture.backbone.levels for trial in front.trials)
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
@@ -296,7 +310,7 @@ def test_first_candidates_of_tpe_fail(tmp_path: Path, space: SearchSpace) -> Non
         calls += 1
         if calls < 5:
             raise MemoryError
-        return Evaluation(cost=calls, metrics={"rwAP": 0.5})
+        return Evaluation({"total_flops": calls, "rwAP": 0.5})
 
     plan = Plan(space, evaluations=6, population=5, sampler="tpe")
     with Study.create(tmp_path / "study.db", plan) as study:
@@ -306,7 +320,7 @@ def test_first_candidates_of_tpe_fail(tmp_path: Path, space: SearchSpace) -> Non
 
 def test_value_out_of_range_fails_the_candidate(tmp_path: Path, space: SearchSpace) -> None:
     def undefined(architecture: Architecture) -> Evaluation:
-        return Evaluation(cost=1, metrics={"rwAP": float("nan")})
+        return Evaluation({"total_flops": 1, "rwAP": float("nan")})
 
     with (
         Study.create(tmp_path / "study.db", Plan(space, evaluations=3)) as study,
@@ -350,11 +364,293 @@ def test_tpe_proposes_nothing_new(
     )
 
 
+STRANGE = (0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+
+
 def test_record_of_another_optimizer(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate
 ) -> None:
     path = tmp_path / "study.db"
+    spy = Interrupting(evaluate, at=0)
     with Study.create(path, Plan(space, evaluations=5, population=4)) as study:
-        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), Evaluation(1, {"rwAP": 0.5}))
+        study.complete(study.start(STRANGE, 0), Evaluation({"total_flops": 1, "rwAP": 0.5}))
         with pytest.raises(InputError, match=r"study.db: trial 0 holds the genome \(0, 0, 1, "):
-            search(evaluate, study)
+            search(spy, study)
+    assert spy.asked == []
+
+
+@pytest.mark.parametrize("evaluations", [4, 6])
+def test_record_that_holds_more_than_is_proposed(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, evaluations: int
+) -> None:
+    """Between generations, and where the search has ended."""
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, evaluations=4, population=4)) as study:
+        search(evaluate, study)
+    with Study.resume(path, Plan(space, evaluations=evaluations, population=4)) as study:
+        study.complete(study.start(STRANGE, 4), Evaluation({"total_flops": 1, "rwAP": 0.5}))
+        spy = Interrupting(evaluate, at=0)
+        with pytest.raises(InputError, match=r"trial 4 holds the genome \(0, 0, 1, "):
+            search(spy, study)
+    assert spy.asked == []
+
+
+@pytest.mark.parametrize("names", [["rwAP"], ["cost", "rwAP"], ["rwAP", "time", "total_flops"]])
+def test_values_of_other_objectives(tmp_path: Path, space: SearchSpace, names: list[str]) -> None:
+    def other(architecture: Architecture) -> Evaluation:
+        return Evaluation(dict.fromkeys(names, 0.5))
+
+    message = f"ValueError: values are {names}, expected those of ['total_flops', 'rwAP']"
+    with (
+        Study.create(tmp_path / "study.db", Plan(space, evaluations=3)) as study,
+        pytest.raises(SearchError, match=re.escape(message)),
+    ):
+        search(other, study)
+
+
+class Reversed(Executor):
+    """Holds calls until there are `batch` of them, and makes them in reverse, in another thread.
+
+    Each one waits until the one before it was recorded, which `progress` tells.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.thread = ThreadPoolExecutor(1)
+        self.recorded = Semaphore(0)
+        self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.order: list[int] = []
+        self.submitted = 0
+        self.most_in_flight = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.submitted += 1
+        self.most_in_flight = max(self.most_in_flight, self.submitted - len(self.order))
+        self.held.append((future, lambda: fn(*args, **kwargs)))
+        if len(self.held) == self.batch:
+            self.thread.submit(self.finish, self.held[::-1])
+            self.held = []
+        return future
+
+    def finish(self, calls: Sequence[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        for future, call in calls:
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+            self.recorded.acquire()
+
+    def progress(self, done: int, total: int, trial: Trial, front: int) -> None:
+        assert done == len(self.order) + 1
+        self.order.append(trial.number)
+        self.recorded.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.recorded.release(self.batch)
+        self.thread.shutdown(wait, cancel_futures=cancel_futures)
+
+
+@pytest.fixture(scope="module", params=["nsga2", "tpe"])
+def generations(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    space: SearchSpace,
+    broken_level: Evaluate,
+) -> tuple[Plan, Path, Front]:
+    """A search of 15, with NSGA-II in generations of 6."""
+    plan = Plan(space, evaluations=15, population=6, seed=2, sampler=request.param)
+    path = tmp_path_factory.mktemp("generations") / "study.db"
+    with Study.create(path, plan) as study:
+        front = search(broken_level, study)
+    assert 0 < front.failed < 15
+    return plan, path, front
+
+
+def test_results_in_another_order(
+    tmp_path: Path, broken_level: Evaluate, generations: tuple[Plan, Path, Front]
+) -> None:
+    plan, reference, expected = generations
+    path = tmp_path / "study.db"
+    at_once = 3 if plan.sampler == "nsga2" else 1  # TPE proposes no more
+    with Study.create(path, plan) as study, Reversed(at_once) as executor:
+        front = search(
+            broken_level, study, progress=executor.progress, executor=executor, workers=3
+        )
+    batches = range(0, 15, at_once)
+    assert executor.order == [i for b in batches for i in reversed(range(b, b + at_once))]
+    assert executor.most_in_flight == at_once
+    assert_same_search(path, front, reference, expected)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 6, 8, 15])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("generations", ["nsga2"], indirect=True)
+def test_interrupted_with_several_in_flight(
+    tmp_path: Path,
+    broken_level: Evaluate,
+    generations: tuple[Plan, Path, Front],
+    at: int,
+    workers: int,
+) -> None:
+    plan, reference, expected = generations
+    path = tmp_path / "study.db"
+    with (
+        Study.create(path, plan) as study,
+        Reversed(3) as executor,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search(
+            Interrupting(broken_level, at=at),
+            study,
+            progress=executor.progress,
+            executor=executor,
+            workers=3,
+        )
+    reasons = [trial.reason for trial in load_trials(path)]
+    interrupted = reasons.count("interrupted")
+    assert len(reasons) - interrupted == at - 1
+    assert "not finished" not in reasons
+    assert 1 <= interrupted <= 3
+    assert interrupted == 3 or at > 1
+
+    spy = Interrupting(broken_level, at=0)
+    with Study.resume(path, plan) as study, ThreadPoolExecutor(workers) as executor:
+        front = search(spy, study, executor=executor, workers=workers)
+    assert_same_search(path, front, reference, expected)
+    assert len(spy.asked) == 15 - (at - 1)
+
+
+def test_an_input_error_ends_all_in_flight(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    spy = Interrupting(evaluate, at=1, error=InputError)
+    with (
+        Study.create(path, Plan(space, evaluations=6, population=6)) as study,
+        Reversed(3) as executor,
+        pytest.raises(InputError, match="stop"),
+    ):
+        search(spy, study, executor=executor, workers=3)
+    assert [trial.reason for trial in load_trials(path)] == ["interrupted"] * 3
+
+
+def test_an_interrupted_callback_ends_all_in_flight(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    def progress(done: int, total: int, trial: Trial, front: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "study.db"
+    with (
+        Study.create(path, Plan(space, evaluations=6, population=6)) as study,
+        Reversed(3) as executor,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search(evaluate, study, progress=progress, executor=executor, workers=3)
+    reasons = [trial.reason for trial in load_trials(path)]
+    assert reasons == ["interrupted", "interrupted", None]
+
+
+def test_a_broken_executor_is_no_fault_of_the_candidates(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    class Broken(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(BrokenExecutor("a process died"))
+            return future
+
+    path = tmp_path / "study.db"
+    plan = Plan(space, evaluations=6)
+    with Study.create(path, plan) as study, pytest.raises(BrokenExecutor, match="a process died"):
+        search(evaluate, study, executor=Broken(), workers=3)
+    assert {trial.reason for trial in load_trials(path)} == {"interrupted"}
+
+
+def test_without_an_executor_each_result_is_recorded_before_the_next_call(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    unfinished: list[int] = []
+
+    def watching(architecture: Architecture) -> Evaluation:
+        unfinished.append(sum(t.reason == "not finished" for t in load_trials(path)))
+        return evaluate(architecture)
+
+    with Study.create(path, Plan(space, evaluations=4)) as study:
+        search(watching, study, workers=3)
+    assert unfinished == [1] * 4
+
+
+def test_a_failed_candidate_lets_go_of_its_memory(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    class Array:
+        pass
+
+    kept: list[weakref.ref[Array]] = []
+
+    def failing_at_first(architecture: Architecture) -> Evaluation:
+        if kept:
+            assert kept[0]() is None
+            return evaluate(architecture)
+        array = Array()
+        kept.append(weakref.ref(array))
+        raise MemoryError
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Study.create(tmp_path / "study.db", Plan(space, evaluations=2)) as study:
+            assert search(failing_at_first, study).failed == 1
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_out_of_range(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, workers: int
+) -> None:
+    with (
+        Study.create(tmp_path / "study.db", Plan(space, evaluations=2)) as study,
+        pytest.raises(InputError, match=f"workers is {workers}, expected at least 1"),
+    ):
+        search(evaluate, study, workers=workers)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_three_objectives(
+    tmp_path: Path,
+    space: SearchSpace,
+    evaluate: Evaluate,
+    objectives: tuple[Objective, ...],
+    sampler: str,
+) -> None:
+    def evaluation(architecture: Architecture) -> Evaluation:
+        both = evaluate(architecture)
+        return replace(both, values={**both.values, "levels": len(architecture.backbone.levels)})
+
+    flops, rwap = objectives
+    levels = Objective("levels", "levels", "", 1, "minimize", lambda fitted: 0.0)
+    plan = Plan(
+        space, evaluations=30, population=6, sampler=sampler, objectives=(flops, levels, rwap)
+    )
+    path = tmp_path / "study.db"
+    with (
+        Study.create(path, plan) as study,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search(Interrupting(evaluation, at=20), study)
+    with Study.resume(path, plan) as study:
+        front = search(evaluation, study)
+    trials = load_trials(path)
+    assert front.trials == non_dominated(trials, plan.objectives)
+    assert len(front.trials) > len(non_dominated(front.trials, (flops, levels))) > 0
+    assert front.pick.evaluation is not None
+    assert front.pick.evaluation.values["rwAP"] == max(
+        trial.evaluation.values["rwAP"] for trial in trials if trial.evaluation
+    )
+    reference = tmp_path / "reference.db"
+    with Study.create(reference, plan) as study:
+        assert_same_search(path, front, reference, search(evaluation, study))

@@ -8,23 +8,25 @@ import pymoo.functions
 import pytest
 from pymoo.indicators.hv import HV
 
-from autopatch.search import NSGA2, Evaluation
-from autopatch.search.optimizer import PENALTY
-from autopatch.supernet import Architecture, SearchSpace
+from autopatch.detector import Architecture
+from autopatch.search import NSGA2, Evaluation, SearchSpace, resolve_objectives
 
 Evaluate = Callable[[Architecture], Evaluation]
 Genome = tuple[int, ...]
 
+OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
+EQUAL = Evaluation({"total_flops": 1, "rwAP": 0.5})
+
 
 def propose(
     space: SearchSpace, evaluate: Evaluate, *, seed: int, population: int, count: int
-) -> tuple[list[Genome], list[tuple[float, float]]]:
+) -> tuple[list[Genome], list[tuple[float, ...]]]:
     optimizer = NSGA2(space, seed=seed, population=population)
     genomes: list[Genome] = []
-    objectives: list[tuple[float, float]] = []
+    objectives: list[tuple[float, ...]] = []
     while len(genomes) < count:
         asked = optimizer.ask()
-        told = [evaluate(space.decode(genome)).objectives for genome in asked]
+        told = [evaluate(space.decode(genome)).losses(OBJECTIVES) for genome in asked]
         optimizer.tell(told)
         genomes += asked
         objectives += told
@@ -52,7 +54,7 @@ def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
 
 @pytest.mark.parametrize("count", [1, 6, 9])
 def test_initial_genomes_come_first(space: SearchSpace, count: int) -> None:
-    initial, _ = propose(space, lambda _: Evaluation(1, {"rwAP": 0.5}), seed=9, population=12,
+    initial, _ = propose(space, lambda _: EQUAL, seed=9, population=12,
                          count=count)  # fmt: skip
     optimizer = NSGA2(space, seed=0, population=6, initial=[*initial, initial[0]])
     asked = optimizer.ask()
@@ -69,7 +71,9 @@ def test_proposes_all_of_a_small_space_and_then_nothing(
     genomes: list[Genome] = []
     while asked := optimizer.ask():
         genomes += asked
-        optimizer.tell([evaluate(small_space.decode(genome)).objectives for genome in asked])
+        optimizer.tell(
+            [evaluate(small_space.decode(genome)).losses(OBJECTIVES) for genome in asked]
+        )
     assert len(genomes) == len(set(genomes)) == small_space.size() == 16
     assert optimizer.ask() == []
 
@@ -85,15 +89,15 @@ def test_failed_candidates_do_not_survive(space: SearchSpace, evaluate: Evaluate
     late: list[Genome] = []
     for generation in range(12):
         asked = optimizer.ask()
-        objectives = []
+        losses: list[tuple[float, ...] | None] = []
         for genome in asked:
             architecture = space.decode(genome)
-            failed = fine_level in architecture.levels
-            objectives.append(PENALTY if failed else evaluate(architecture).objectives)
-        optimizer.tell(objectives)
+            failed = fine_level in architecture.backbone.levels
+            losses.append(None if failed else evaluate(architecture).losses(OBJECTIVES))
+        optimizer.tell(losses)
         if generation >= 8:
             late += asked
-    failing = [genome for genome in late if fine_level in space.decode(genome).levels]
+    failing = [genome for genome in late if fine_level in space.decode(genome).backbone.levels]
     # Half of all random genomes have the level; by mutation of survivors alone few have.
     assert len(failing) < 0.3 * len(late)
 
@@ -130,3 +134,24 @@ def test_prints_nothing_without_compiled_modules(
     monkeypatch.setattr(pymoo.functions.FunctionLoader, "_FunctionLoader__instance", None)
     NSGA2(space, seed=0, population=4).ask()
     assert capsys.readouterr().out == ""
+
+
+def test_three_objectives(space: SearchSpace, evaluate: Evaluate) -> None:
+    """The third is the number of levels, which the search learns to keep small."""
+
+    def last_generations(objectives: int) -> float:
+        optimizer = NSGA2(space, seed=0, population=12, objectives=objectives)
+        levels: list[int] = []
+        for _ in range(10):
+            asked = optimizer.ask()
+            architectures = [space.decode(genome) for genome in asked]
+            counts = [len(each.backbone.levels) for each in architectures]
+            losses = [
+                (0.0, evaluate(each).losses(OBJECTIVES)[1], count)[:objectives]
+                for each, count in zip(architectures, counts, strict=True)
+            ]
+            optimizer.tell([None, *losses[1:]])
+            levels += counts
+        return float(np.mean(levels[-60:]))
+
+    assert last_generations(3) < last_generations(2) - 0.2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from autopatch.errors import InputError
-from autopatch.search import Evaluation, Plan, Study, load_settings, load_trials
-from autopatch.supernet import SearchSpace
+from autopatch.search import (
+    Evaluation,
+    Objective,
+    Plan,
+    SearchSpace,
+    Study,
+    load_objectives,
+    load_settings,
+    load_trials,
+    resolve_objectives,
+)
 
+OTHER = Objective("cost", "made-up cost", "EUR", 1.0, "minimize", lambda fitted: 1.0)
 EVALUATION = Evaluation(
-    cost=2**53 - 1,
+    values={"total_flops": 2**53 - 1, "rwAP": 0.1 + 0.2},
     metrics={"rwAP": 0.1 + 0.2, "AP": 1 / 3},
     timings={"fit": 0.125},
 )
@@ -29,13 +40,14 @@ def test_read_back(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     genomes = [(0, 4, 1, 2, 0, 0, 0, 0, 1, 3), (1, 0, 0, 0, 1, 0, 0, 0, 0, 0)]
     with Study.create(path, Plan(space, evaluations=5)) as study:
-        study.complete(study.start(genomes[0]), EVALUATION)
-        study.fail(study.start(genomes[1]), "RuntimeError: too large")
-        study.start(genomes[0])
+        study.complete(study.start(genomes[0], 0), EVALUATION)
+        study.fail(study.start(genomes[1], 1), "RuntimeError: too large")
+        study.start(genomes[0], 0)
         trials = study.trials()
     assert load_trials(path) == trials
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert [trial.genome for trial in trials] == [*genomes, genomes[0]]
+    assert [trial.place for trial in trials] == [0, 1, 0]
     assert [trial.architecture for trial in trials] == [
         space.decode(genome) for genome in (*genomes, genomes[0])
     ]
@@ -48,15 +60,15 @@ def test_read_back(tmp_path: Path, space: SearchSpace) -> None:
 def test_what_optuna_sees(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     with Study.create(path, Plan(space, evaluations=5, settings={"data": "tiles"})) as study:
-        study.complete(study.start((0, 4, 1, 2, 0, 0, 0, 0, 1, 3)), EVALUATION)
-        study.fail(study.start((0, 0, 0, 0, 1, 0, 0, 0, 0, 0)), "ValueError")
+        study.complete(study.start((0, 4, 1, 2, 0, 0, 0, 0, 1, 3), 0), EVALUATION)
+        study.fail(study.start((0, 0, 0, 0, 1, 0, 0, 0, 0, 0), 1), "ValueError")
     seen = optuna_study(path)
-    assert [direction.name for direction in seen.directions] == ["MINIMIZE", "MINIMIZE"]
-    assert seen.metric_names == ["total_flops", "1 - rwAP"]
+    assert [direction.name for direction in seen.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert seen.metric_names == ["total_flops", "rwAP"]
     assert seen.user_attrs["data"] == "tiles"
     complete, failed = seen.trials
     assert complete.state == TrialState.COMPLETE
-    assert complete.values == list(EVALUATION.objectives)
+    assert complete.values == [2**53 - 1, 0.1 + 0.2]
     assert complete.params == space.parameters((0, 4, 1, 2, 0, 0, 0, 0, 1, 3))
     assert complete.distributions["bank_size"] == CategoricalDistribution(
         (500, 1000, 2000, 5000, None)
@@ -72,7 +84,7 @@ def test_odd_folder_name(tmp_path: Path, space: SearchSpace) -> None:
     folder = tmp_path / "a b 100% %23 what?x=1 {SCHEMA} #1 ü@x"
     folder.mkdir()
     with Study.create(folder / "study.db", Plan(space, evaluations=5)) as study:
-        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
+        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0)
     assert len(load_trials(folder / "study.db")) == 1
     assert list(tmp_path.iterdir()) == [folder]
     assert [path.name for path in folder.iterdir()] == ["study.db"]
@@ -83,7 +95,7 @@ def test_says_nothing(
 ) -> None:
     verbosity = optuna.logging.get_verbosity()
     with Study.create(tmp_path / "study.db", Plan(space, evaluations=5)) as study:
-        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0)), EVALUATION)
+        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0), EVALUATION)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == verbosity
 
@@ -98,8 +110,9 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
         population=4,
         initial=initial,
         sampler="tpe",
-        cost="published_flops",
+        objectives=(OTHER, *resolve_objectives(["rwAP"])),
         settings={"sizes": (1, 2), "weights": {"file": "w.safetensors", "mean": None}},
+        unchecked={"data": "/data", "table": None},
     )
     Study.create(path, plan).close()
     assert load_settings(path) == {
@@ -109,11 +122,22 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
         "population": 4,
         "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
         "sampler": "tpe",
-        "cost": "published_flops",
+        "format": 2,
+        "objectives": [
+            {
+                "name": "cost",
+                "label": "made-up cost",
+                "unit": "EUR",
+                "scale": 1.0,
+                "direction": "minimize",
+            },
+            {"name": "rwAP", "label": "rwAP", "unit": "%", "scale": 0.01, "direction": "maximize"},
+        ],
+        "unchecked": {"data": "/data", "table": None},
         "sizes": [1, 2],
         "weights": {"file": "w.safetensors", "mean": None},
     }
-    assert optuna_study(path).metric_names == ["published_flops", "1 - rwAP"]
+    assert optuna_study(path).metric_names == ["cost", "rwAP"]
 
 
 def test_resume_with_the_same_settings_and_more_evaluations(
@@ -125,6 +149,60 @@ def test_resume_with_the_same_settings_and_more_evaluations(
     Study.resume(path, Plan(space, evaluations=5, settings=settings)).close()
     Study.resume(path, Plan(space, evaluations=8, settings=settings)).close()
     assert load_settings(path)["evaluations"] == 8
+
+
+def test_resume_where_files_were_moved(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5, unchecked={"data": "here", "x": 1})).close()
+    Study.resume(path, Plan(space, evaluations=5, unchecked={"data": "there"})).close()
+    assert load_settings(path)["unchecked"] == {"data": "there"}
+
+
+def test_resume_with_objectives_displayed_otherwise(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5)).close()
+    flops, rwap = resolve_objectives(["total_flops", "rwAP"])
+    renamed = replace(flops, label="FLOPs", unit="MFLOP", scale=1e6)
+    Study.resume(path, Plan(space, evaluations=5, objectives=(renamed, rwap))).close()
+    assert load_objectives(path) == (flops, rwap)
+
+
+def test_objectives_that_are_not_registered(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    evaluation = Evaluation({"cost": -0.5})
+    with Study.create(path, Plan(space, evaluations=5, objectives=(OTHER,))) as study:
+        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0), evaluation)
+    assert load_objectives(path) == (OTHER,)
+    assert load_trials(path)[0].evaluation == evaluation
+
+
+def test_study_of_an_earlier_version(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5)).close()
+    # What autopatch 0.1 wrote: an empty study differs in its settings alone.
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM study_user_attributes WHERE key IN ('format', 'objectives')")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    expected = (
+        f"{path}: a search of an earlier version of autopatch; search again, or read it with "
+        "autopatch 0.1"
+    )
+    for read in (load_trials, load_settings, load_objectives):
+        with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+            read(path)
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        Study.resume(path, Plan(space, evaluations=5))
+    assert path.read_bytes() == before
+
+
+def test_study_of_a_later_version(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5)).close()
+    optuna_study(path).set_user_attr("format", 3)
+    with pytest.raises(InputError, match=r"not a readable study .*format is 3, expected 2"):
+        load_trials(path)
 
 
 SETTINGS: dict[str, Any] = {
@@ -147,7 +225,14 @@ def stored(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path
         ({"seed": 1}, "seed = 0, cannot resume it with 1"),
         ({"population": 6}, "population = 12, cannot resume it with 6"),
         ({"sampler": "tpe"}, 'sampler = "nsga2", cannot resume it with "tpe"'),
-        ({"cost": "published_flops"}, 'cost = "total_flops", cannot resume it with "published_'),
+        (
+            {"objectives": (OTHER, *resolve_objectives(["rwAP"]))},
+            r'objectives\[0\].name = "total_flops", cannot resume it with "cost"',
+        ),
+        (
+            {"objectives": resolve_objectives(["rwAP"])},
+            r'objectives = \[{"name": "total_flops", .*, cannot resume it with \[{"name": "rwAP"',
+        ),
         ({"settings": {"weights": {"file": "a", "mean": [2]}}}, r"weights.mean = \[1\], .* \[2\]"),
         ({"settings": {"weights": {"mean": [1]}}}, 'weights.file = "a", .* nothing'),
         ({"settings": {"weights": {"file": "a", "mean": [1]}, "x": 1}}, "x = nothing, .* with 1"),
@@ -180,7 +265,7 @@ def test_resume_with_another_space(
 def test_resume_ends_orphans(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     with Study.create(path, Plan(space, evaluations=5)) as study:
-        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
+        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0)
     with Study.resume(path, Plan(space, evaluations=5)) as study:
         assert [trial.reason for trial in study.trials()] == ["interrupted"]
     assert optuna_study(path).trials[0].state == TrialState.FAIL
@@ -219,8 +304,7 @@ def test_create_is_all_or_nothing(
         ("evaluations", 0, "at least 1"),
         ("seed", -1, "at least 0"),
         ("population", 1, "at least 2"),
-        ("sampler", "random", "one of ('nsga2', 'tpe')"),
-        ("cost", "macs", "one of ('total_flops', 'published_flops')"),
+        ("sampler", "random", "one of 'nsga2', 'tpe'"),
     ],
 )
 def test_plans_out_of_range(
@@ -233,9 +317,17 @@ def test_plans_out_of_range(
         Plan(space, **arguments)
 
 
-def test_settings_cannot_shadow_the_plan(space: SearchSpace) -> None:
-    with pytest.raises(ValueError, match="'seed'"):
-        Plan(space, evaluations=5, settings={"seed": 1})
+@pytest.mark.parametrize("names", [[], ["rwAP", "rwAP"]])
+def test_a_plan_has_distinct_objectives(space: SearchSpace, names: list[str]) -> None:
+    rwap = resolve_objectives(["rwAP"])
+    with pytest.raises(InputError, match=r"objectives are \["):
+        Plan(space, evaluations=5, objectives=rwap * len(names))
+
+
+@pytest.mark.parametrize("name", ["seed", "format", "unchecked"])
+def test_settings_cannot_shadow_the_plan(space: SearchSpace, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}'"):
+        Plan(space, evaluations=5, settings={name: 1})
 
 
 def test_initial_architectures_are_of_the_space(

@@ -11,41 +11,43 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from pymoo.indicators.hv import HV
 
+from autopatch.detector import Architecture
 from autopatch.errors import InputError
-from autopatch.search import TPE, Evaluation
+from autopatch.published.once_for_all import OFA_MBV3, PUBLISHED, stage_genes
+from autopatch.search import TPE, Evaluation, SearchSpace, compose_genes, resolve_objectives
 from autopatch.search._optuna import quiet
-from autopatch.search.optimizer import PENALTY
 from autopatch.search.tpe import _distribution
-from autopatch.supernet import Architecture, SearchSpace, published_space
 
 Evaluate = Callable[[Architecture], Evaluation]
 Genome = tuple[int, ...]
 
+OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
+
 
 def propose(
     optimizer: TPE, space: SearchSpace, evaluate: Evaluate, *, count: int
-) -> tuple[list[Genome], list[tuple[float, float]]]:
+) -> tuple[list[Genome], list[tuple[float, ...]]]:
     genomes: list[Genome] = []
-    objectives: list[tuple[float, float]] = []
+    objectives: list[tuple[float, ...]] = []
     while len(genomes) < count and (asked := optimizer.ask()):
         genomes += asked
-        objectives.append(evaluate(space.decode(asked[0])).objectives)
+        objectives.append(evaluate(space.decode(asked[0])).losses(OBJECTIVES))
         optimizer.tell(objectives[-1:])
     return genomes, objectives
 
 
 def test_is_the_published_search() -> None:
     """The published objective, parameter by parameter, over made-up values."""
-    space = published_space()
+    space = compose_genes(OFA_MBV3, stage_genes(), preset=PUBLISHED)
     blocks = [gene.choices for gene in space.genes if gene.field == "level"]
     networks = space.genes[0].choices
     expected: list[Genome] = []
 
     def values(architecture: Architecture) -> tuple[int, float]:
         # Sums of binary fractions: 1 - (1 - wAP) is wAP.
-        worth = sum(block % 4 + size for block, size in
-                    zip(architecture.levels, architecture.patch_sizes, strict=True))  # fmt: skip
-        return 1000 * sum(architecture.levels) + worth, worth / 128
+        levels, sizes = architecture.backbone.levels, architecture.head.patch_sizes
+        worth = sum(block % 4 + size for block, size in zip(levels, sizes, strict=True))
+        return 1000 * sum(levels) + worth, worth / 128
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         trial.suggest_categorical("supernet_name", networks)
@@ -76,7 +78,7 @@ def test_is_the_published_search() -> None:
     for genome in dict.fromkeys(expected):
         assert optimizer.ask() == [genome]
         cost, worth = values(space.decode(genome))
-        optimizer.tell([PENALTY if sum(genome) % 5 == 0 else (float(cost), 1 - worth)])
+        optimizer.tell([None if sum(genome) % 5 == 0 else (float(cost), 1 - worth)])
 
 
 def test_numbers_and_labels(space: SearchSpace) -> None:
@@ -134,8 +136,8 @@ def test_proposed_again_is_told_again(small_space: SearchSpace, evaluate: Evalua
     while len(results) < 10:
         (genome,) = optimizer.ask()
         failing = failing or genome
-        cost, loss = evaluate(small_space.decode(genome)).objectives
-        optimizer.tell([PENALTY if genome == failing else (cost, loss)])
+        cost, loss = evaluate(small_space.decode(genome)).losses(OBJECTIVES)
+        optimizer.tell([None if genome == failing else (cost, loss)])
         results[genome] = None if genome == failing else [cost, 1 - loss]
     trials = optimizer._study.trials
     assert len(trials) > 10
@@ -160,7 +162,7 @@ def test_ends_with_the_space(small_space: SearchSpace) -> None:
     genomes: list[Genome] = []
     while asked := optimizer.ask():
         genomes += asked
-        optimizer.tell([PENALTY])  # nothing to learn from, so proposals stay random
+        optimizer.tell([None])  # nothing to learn from, so proposals stay random
     assert len(genomes) == len(set(genomes)) == small_space.size() == 16
 
 
@@ -180,16 +182,26 @@ def test_says_nothing(
 
 
 def test_beats_random_search(space: SearchSpace, evaluate: Evaluate) -> None:
-    def volume(objectives: list[tuple[float, float]]) -> float:
+    def volume(objectives: list[tuple[float, ...]]) -> float:
         flops, losses = np.array(objectives).T
         scaled = (np.log10(flops) - 7) / 5  # 1e7 to 1e12 FLOPs
         return float(HV(ref_point=np.ones(2))(np.stack([scaled, losses], axis=1)))
 
-    def sampled(seed: int) -> list[tuple[float, float]]:
+    def sampled(seed: int) -> list[tuple[float, ...]]:
         random = np.random.default_rng(seed)
-        return [evaluate(space.decode(space.sample(random))).objectives for _ in range(60)]
+        return [evaluate(space.decode(space.sample(random))).losses(OBJECTIVES) for _ in range(60)]
 
     # Seeds differ by 0.03, the two searches by 0.05.
     searches = [propose(TPE(space, seed=s), space, evaluate, count=60)[1] for s in range(5)]
     samples = [sampled(seed) for seed in range(60)]
     assert np.mean([*map(volume, searches)]) > np.mean([*map(volume, samples)]) + 0.01
+
+
+def test_directions(small_space: SearchSpace) -> None:
+    """Values reach Optuna as they are, whatever is minimized or maximized."""
+    optimizer = TPE(small_space, seed=0, directions=["maximize", "minimize", "maximize"])
+    optimizer.ask()
+    optimizer.tell([(0.25, 7.0, 1.0 - 0.75)])
+    (trial,) = optimizer._study.trials
+    assert trial.values == [0.75, 7.0, 0.75]
+    assert [d.name for d in optimizer._study.directions] == ["MAXIMIZE", "MINIMIZE", "MAXIMIZE"]

@@ -5,7 +5,7 @@ import torch
 from distill import map_error
 
 from autopatch.supernet import ElasticTimmNetwork
-from autopatch.supernet.elastic_timm import ElasticSetting
+from autopatch.supernet.elastic_network import ElasticSetting
 
 MODEL, KWARGS = "tf_mobilenetv3_small_075", {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,6 +22,22 @@ from autopatch.progress import Progress
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
+
+
+class _Notes(logging.Handler):
+    """Prints what the package logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def print_notes() -> None:
+    """Prints what the package logs as notes."""
+    logger = logging.getLogger("autopatch")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
 
 
 def note(text: str) -> None:
@@ -50,7 +67,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 @contextmanager
-def progress(already_done: int = 0) -> Iterator[Progress]:
+def progress() -> Iterator[Progress]:
     """A progress bar with elapsed and remaining time; steps follow one another on it, and one that
     begins again begins its times again."""
     columns = (
@@ -68,7 +85,7 @@ def progress(already_done: int = 0) -> Iterator[Progress]:
         def report(step: str, done: int, total: int) -> None:
             name = step.partition(":")[0]
             if name not in tasks:
-                tasks[name] = bar.add_task(step, completed=already_done)
+                tasks[name] = bar.add_task(step, completed=done)
             elif done < bar.tasks[tasks[name]].completed:
                 bar.reset(tasks[name])
             bar.update(tasks[name], description=step, completed=done, total=total)

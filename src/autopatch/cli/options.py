@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from autopatch.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
@@ -52,6 +49,12 @@ RecalibrateBn = Annotated[
 Device = Annotated[
     str, typer.Option(help="'cpu', or 'cuda' (or 'cuda:1', ...) for everything but reading images.")
 ]
+MovedData = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set, where it was moved.")
+]
+MovedWeights = Annotated[
+    Path | None, typer.Option("--weights", help="Weights of the search, where they were moved.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")]
 
 
@@ -70,45 +73,6 @@ def bank_sizes(text: str | None) -> tuple[int | None, ...] | None:
             f"--bank-sizes holds {too_large[0]}, expected at most {MAX_CORESET_SAMPLE} or 'all'"
         )
     return sizes
-
-
-def usable_device(text: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        InputError: There is no such device, or it cannot be used.
-    """
-    import torch
-
-    from autopatch import _C
-
-    kind, _, number = text.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise InputError(f"--device is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
-    if kind == "cuda":
-        if not _C.cuda_built:
-            raise InputError(
-                f"--device is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
-                "is found"
-            )
-        if not torch.cuda.is_available():
-            raise InputError(f"--device is '{text}', but torch finds no usable GPU")
-        if int(number or 0) >= torch.cuda.device_count():
-            raise InputError(
-                f"--device is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
-            )
-    return torch.device(text)
-
-
-def cache_bytes(cache_gib: float) -> int:
-    """Gibibytes in bytes.
-
-    Raises:
-        InputError: They are out of range.
-    """
-    if not 0 <= cache_gib < 2**20:
-        raise InputError(f"--cache-gib is {cache_gib}, expected 0 or more")
-    return int(cache_gib * 2**30)
 
 
 def floats(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,23 +1,37 @@
-"""Image folders in the MVTec-AD layout: reading, checking, splitting, drawing.
+"""Images of a data set: found, checked, split, read, drawn.
 
-- `mvtec`: `MVTecAD`, the images and masks of a folder, found and paired; `Sample`, one of them.
-- `checks`: `check` and `require_valid`, every image and mask decoded and compared.
-- `images`: `read_image`, `read_mask`, and stacks of them, `load_images`, `load_masks`.
-- `splits`: `make_split`, which image plays which role; `Split`, the answer, JSON in and out.
+- `samples`: `Sample`, one image; `Dataset`, what the rest asks of a data set.
+- `mvtec`: `MVTecAD`, a folder in the MVTec-AD layout, images and masks found and paired.
+- `checks`: `check`, `check_folder` and `require_valid`, every image and mask decoded and compared.
+- `images`: `ImageInput`, files, PIL images, arrays and tensors; `to_pil`, `as_images`,
+  `read_image`, `read_mask`; stacks of them, `load_images`, `load_masks`; `ImageReader`, batches
+  read ahead and kept.
+- `folders`: `folder_images`, `named_images`, images whatever the layout.
+- `splits`: `make_split`, which image plays which role, by one of `PROTOCOLS`; `Split`, the
+  answer, JSON in and out.
+- `digest`: `Manifest`, contents and roles of a split's files, and how they differ from what they
+  were; `pixels_digest`, of images of any kind.
 - `textures`: `draw_textures`, a small synthetic data set of a woven surface.
 """
 
 from __future__ import annotations
 
-from autopatch.data.checks import check, require_valid
+from autopatch.data.checks import CheckedFolder, check, check_folder, require_valid
+from autopatch.data.digest import Manifest, ManifestEntry, pixels_digest
+from autopatch.data.folders import folder_images, named_images
 from autopatch.data.images import (
     EVALUATION_SIZE,
+    ImageInput,
+    ImageReader,
+    as_images,
     load_images,
     load_masks,
     read_image,
     read_mask,
+    to_pil,
 )
-from autopatch.data.mvtec import GOOD, IMAGE_SUFFIXES, MVTecAD, Sample
+from autopatch.data.mvtec import IMAGE_SUFFIXES, MVTecAD
+from autopatch.data.samples import GOOD, Dataset, Sample
 from autopatch.data.splits import PROTOCOLS, Split, make_split
 from autopatch.data.textures import draw_textures
 
@@ -26,15 +40,27 @@ __all__ = [
     "GOOD",
     "IMAGE_SUFFIXES",
     "PROTOCOLS",
+    "CheckedFolder",
+    "Dataset",
+    "ImageInput",
+    "ImageReader",
     "MVTecAD",
+    "Manifest",
+    "ManifestEntry",
     "Sample",
     "Split",
+    "as_images",
     "check",
+    "check_folder",
     "draw_textures",
+    "folder_images",
     "load_images",
     "load_masks",
     "make_split",
+    "named_images",
+    "pixels_digest",
     "read_image",
     "read_mask",
     "require_valid",
+    "to_pil",
 ]

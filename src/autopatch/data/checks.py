@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
 from autopatch.data.images import (
     EVALUATION_SIZE,
     in_threads,
@@ -9,16 +14,66 @@ from autopatch.data.images import (
     read_mask,
     resize_mask,
 )
-from autopatch.data.mvtec import MVTecAD, Sample
+from autopatch.data.mvtec import MVTecAD
+from autopatch.data.samples import GOOD, Dataset, Sample
 from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.progress import Progress
 
 
-def check(dataset: MVTecAD, *, evaluation_size: int = EVALUATION_SIZE) -> list[str]:
+@dataclass(frozen=True)
+class CheckedFolder:
+    """A folder of images and what is wrong with it.
+
+    Attributes:
+        problems: One line each.
+        counts: Number of images of each part, such as "test/good".
+        groups: Number of groups of images.
+    """
+
+    problems: tuple[str, ...]
+    counts: Mapping[str, int]
+    groups: int
+
+
+def check_folder(
+    data: StrPath,
+    *,
+    group_regex: str | None = None,
+    groups_csv: StrPath | None = None,
+    progress: Progress | None = None,
+) -> CheckedFolder:
+    """Decodes every image and mask of a folder in the MVTec-AD layout.
+
+    Args:
+        data: The folder.
+        group_regex: See `MVTecAD.scan`.
+        groups_csv: See `MVTecAD.scan`.
+        progress: Told of every image.
+
+    Raises:
+        InputError: The folder does not have this layout, or the groups cannot be read.
+    """
+    dataset = MVTecAD.scan(Path(data), group_regex=group_regex, groups_csv=groups_csv)
+    counts = {"train/good": len(dataset.train)}
+    for kind in (GOOD, *dataset.types):
+        counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
+    groups = {sample.group for sample in (*dataset.train, *dataset.test)}
+    return CheckedFolder(tuple(check(dataset, progress=progress)), counts, len(groups))
+
+
+def check(
+    dataset: Dataset,
+    *,
+    evaluation_size: int = EVALUATION_SIZE,
+    progress: Progress | None = None,
+) -> list[str]:
     """Decodes every image and mask.
 
     Args:
-        dataset: What `MVTecAD.scan` found.
+        dataset: Its `train` and `test` images.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
+        progress: Told of every image.
 
     Returns:
         One line a problem, in the order of the files; none if the data set is sound.
@@ -28,7 +83,7 @@ def check(dataset: MVTecAD, *, evaluation_size: int = EVALUATION_SIZE) -> list[s
         found: list[str] = []
         shape: tuple[int, int] | None = None
         try:
-            shape = read_image(sample.path).size
+            shape = read_image(sample.image).size
         except InputError as error:
             found.append(str(error))
         if sample.mask is None:
@@ -46,16 +101,22 @@ def check(dataset: MVTecAD, *, evaluation_size: int = EVALUATION_SIZE) -> list[s
         return found
 
     samples = dataset.train + dataset.test
-    return [problem for found in in_threads(problems, samples) for problem in found]
+    told = None if progress is None else partial(progress, "read images")
+    return [problem for found in in_threads(problems, samples, told) for problem in found]
 
 
-def require_valid(dataset: MVTecAD, *, evaluation_size: int = EVALUATION_SIZE) -> None:
+def require_valid(
+    dataset: Dataset,
+    *,
+    evaluation_size: int = EVALUATION_SIZE,
+    progress: Progress | None = None,
+) -> None:
     """Refuses a data set in which `check` finds a problem.
 
     Raises:
         InputError: The first problem, and how many more there are.
     """
-    problems = check(dataset, evaluation_size=evaluation_size)
+    problems = check(dataset, evaluation_size=evaluation_size, progress=progress)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)

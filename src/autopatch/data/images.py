@@ -1,35 +1,49 @@
-"""Images and masks: reading any mode, resizing, stacking into tensors."""
+"""Images and masks: reading any mode, resizing, stacking into tensors, reading ahead."""
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from autopatch.data.mvtec import Sample
+from autopatch.data.samples import Sample
 from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath
+
+ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
+"""An image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]`."""
 
 EVALUATION_SIZE = 224
 """Side, in pixels, of the masks that all candidates are scored against by default."""
 
 _MAX_THREADS = 8
+_BATCHES_AHEAD = 2
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
+_EXPECTED = (
+    "expected a file, a PIL image, an array [H, W] or [H, W, C] or a tensor [C, H, W], of uint8, "
+    "uint16 or floats in [0, 1]"
+)
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Key: TypeAlias = tuple[str, int]  # path, size
+_Stamp: TypeAlias = tuple[int, int, int, int]
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: StrPath) -> Image.Image:
     """Reads an image of any mode as RGB.
 
     The EXIF orientation is applied, alpha is dropped (colors are not blended with a background),
@@ -40,17 +54,66 @@ def read_image(path: Path) -> Image.Image:
         InputError: The file cannot be decoded to its end, or holds floats or values outside
             16 bits.
     """
-    image = _decode(path)
-    if image.mode in _SIXTEEN_BIT_MODES:
-        values = _integers(image)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 65535:
-            raise InputError(f"{path}: values {low} to {high}, expected 0 to 65535")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    return _to_rgb(image)
+    return _as_rgb(_decode(path, path), path)
 
 
-def read_mask(path: Path) -> Image.Image:
+def to_pil(image: ImageInput, *, name: str = "image") -> Image.Image:
+    """Gives an image of any kind as RGB, by the rules of `read_image`.
+
+    Args:
+        image: A file; a PIL image of any mode, decoded or not; an array `[H, W]` or `[H, W, C]`
+            of 1 channel, 3, or 4 of which the last is alpha; or a tensor `[C, H, W]` of 1 or 3
+            channels on any device. Values are uint8, uint16 (divided by 257), or floats in
+            [0, 1] (times 255, rounded).
+        name: What messages call an image that is no file.
+
+    Raises:
+        InputError: It is none of these, or see `read_image`.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return _as_rgb(_decode(image, name), name)
+    if isinstance(image, torch.Tensor):
+        return _pil_of_tensor(image, name)
+    if isinstance(image, np.ndarray):
+        return _pil_of_array(image, name, f"an array {image.dtype} {list(image.shape)}")
+    raise InputError(f"{name}: {type(image).__name__}, {_EXPECTED}")
+
+
+def as_images(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+    """Gives one image or many as a list of images.
+
+    Args:
+        images: One image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor
+            `[C, H, W]`. Or many: a list or another iterable of these, an array `[N, H, W, C]`, a
+            tensor `[N, C, H, W]`.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim == 4:
+            return list(images)
+        if images.ndim == 3 or (images.ndim == 2 and isinstance(images, np.ndarray)):
+            return [images]
+    if isinstance(images, torch.Tensor) or not isinstance(images, Iterable):
+        found = (
+            f"a tensor {list(images.shape)}"
+            if isinstance(images, torch.Tensor)
+            else type(images).__name__
+        )
+        raise InputError(f"images: {found}, {_EXPECTED}, or many of these")
+    many = list(images)
+    for index, image in enumerate(many):
+        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | torch.Tensor):
+            raise InputError(f"images[{index}]: {type(image).__name__}, {_EXPECTED}")
+    return many
+
+
+def read_mask(path: StrPath) -> Image.Image:
     """Reads a mask as grey values 0 (normal) and 255 (anomalous).
 
     A mask is black, and one other value or color where the image is anomalous.
@@ -59,7 +122,7 @@ def read_mask(path: Path) -> Image.Image:
         InputError: The file cannot be decoded to its end, has more than one value besides 0, two
             values neither of which is 0, or no anomalous pixel.
     """
-    image = _decode(path)
+    image = _decode(path, path)
     if image.mode in _SIXTEEN_BIT_MODES:
         values = _integers(image)
     elif image.mode in ("1", "L"):
@@ -79,29 +142,113 @@ def read_mask(path: Path) -> Image.Image:
     return Image.fromarray(anomalous.astype(np.uint8) * np.uint8(255))
 
 
-def load_images(paths: Sequence[Path], image_size: int) -> torch.Tensor:
+def load_images(images: Sequence[ImageInput], image_size: int) -> torch.Tensor:
     """Reads images and resizes each to a square (PIL bilinear, the aspect is not kept).
 
+    An image that has this size already keeps its pixels.
+
     Args:
-        paths: N image files.
+        images: N images of any kind that `to_pil` takes.
         image_size: S, in pixels.
 
     Returns:
         uint8 `[N, 3, S, S]`, RGB, 0..255.
 
     Raises:
-        InputError: See `read_image`.
+        InputError: See `to_pil`.
     """
     _require_size("image_size", image_size)
+    pixels = np.empty((len(images), 3, image_size, image_size), np.uint8)
 
-    def load(path: Path) -> npt.NDArray[np.uint8]:
-        return np.asarray(_resize(read_image(path), image_size))
+    def load(index: int) -> None:
+        pixels[index] = _pixels(images[index], f"images[{index}]", image_size)
 
-    images = torch.empty((len(paths), 3, image_size, image_size), dtype=torch.uint8)
-    for index, pixels in enumerate(in_threads(load, paths)):
-        # np.array: PIL's buffer is read-only, which torch warns about.
-        images[index] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-    return images
+    in_threads(load, range(len(images)))
+    return torch.from_numpy(pixels)
+
+
+class ImageReader:
+    """Reads images batch by batch ahead of the one who computes on them, and keeps files' pixels.
+
+    Several threads may use one reader.
+
+    Args:
+        cache_bytes: Bytes of resized pixels to keep, those least recently used are let go; 0
+            keeps none. A file that has changed is read again.
+    """
+
+    def __init__(self, cache_bytes: int = 1 << 30) -> None:
+        if cache_bytes < 0:
+            raise InputError(f"cache_bytes: {cache_bytes}, expected at least 0")
+        self._cache_bytes = cache_bytes
+        self._kept: OrderedDict[_Key, tuple[_Stamp, torch.Tensor]] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def batches(
+        self, images: Sequence[ImageInput], image_size: int, batch_size: int
+    ) -> Iterator[torch.Tensor]:
+        """Gives what `load_images` gives, in batches; the next two are read meanwhile.
+
+        Args:
+            images: N images of any kind that `to_pil` takes.
+            image_size: S, in pixels.
+            batch_size: Images of a batch; the last one may have fewer.
+
+        Returns:
+            An iterator over uint8 `[n, 3, S, S]`. Its threads end with it, also when it is closed
+            early.
+
+        Raises:
+            InputError: A size is below 1; or, from the iterator, the first image that `to_pil`
+                refuses.
+        """
+        _require_size("image_size", image_size)
+        _require_size("batch_size", batch_size)
+        return self._read(images, image_size, batch_size)
+
+    def _read(
+        self, images: Sequence[ImageInput], image_size: int, batch_size: int
+    ) -> Iterator[torch.Tensor]:
+        with _threads() as pool:
+            under_way: deque[list[Future[torch.Tensor]]] = deque()
+            try:
+                for first in range(0, len(images), batch_size):
+                    indices = range(first, min(first + batch_size, len(images)))
+                    under_way.append(
+                        [pool.submit(self._pixels, images[i], i, image_size) for i in indices]
+                    )
+                    if len(under_way) > _BATCHES_AHEAD:
+                        yield torch.stack([future.result() for future in under_way.popleft()])
+                while under_way:
+                    yield torch.stack([future.result() for future in under_way.popleft()])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _pixels(self, image: ImageInput, index: int, size: int) -> torch.Tensor:
+        stamp = _stamp(image)
+        if stamp is None or not isinstance(image, str | os.PathLike):
+            return _pixels(image, f"images[{index}]", size)
+        key = os.fspath(image), size
+        with self._lock:
+            stamped = self._kept.get(key)
+            if stamped is not None and stamped[0] == stamp:
+                self._kept.move_to_end(key)
+                return stamped[1]
+        pixels = _pixels(image, f"images[{index}]", size)
+        self._keep(key, stamp, pixels)
+        return pixels
+
+    def _keep(self, key: _Key, stamp: _Stamp, pixels: torch.Tensor) -> None:
+        with self._lock:
+            outdated = self._kept.pop(key, None)
+            if outdated is not None:
+                self._kept_bytes -= outdated[1].nbytes
+            self._kept[key] = stamp, pixels
+            self._kept_bytes += pixels.nbytes
+            while self._kept_bytes > self._cache_bytes:
+                _, (_, oldest) = self._kept.popitem(last=False)
+                self._kept_bytes -= oldest.nbytes
 
 
 def load_masks(samples: Sequence[Sample], size: int = EVALUATION_SIZE) -> torch.Tensor:
@@ -143,26 +290,49 @@ def resize_mask(mask: Image.Image, size: int, sample: Sample) -> npt.NDArray[np.
     return anomalous
 
 
-def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Maps in order over a small thread pool; decoding and resizing release the GIL."""
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+def in_threads(
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    told: Callable[[int, int], None] | None = None,
+) -> list[_Result]:
+    """Maps in order over a small thread pool; decoding and resizing release the GIL.
+
+    Args:
+        function: Called on every item.
+        items: The items.
+        told: Called after every item with how many are done, and how many there are.
+    """
+    with _threads() as pool:
         futures = [pool.submit(function, item) for item in items]
+        results = []
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                results.append(future.result())
+                if told is not None:
+                    told(len(results), len(futures))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        return results
 
 
-def _decode(path: Path) -> Image.Image:
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "autopatch-images")
+
+
+def _decode(source: StrPath | Image.Image, name: StrPath) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.load()
-            decoded = ImageOps.exif_transpose(image)
+        if isinstance(source, Image.Image):
+            source.load()
+            decoded = ImageOps.exif_transpose(source)
+        else:
+            with Image.open(source) as image:
+                image.load()
+                decoded = ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected an image") from None
+        raise InputError(f"{name}: no such file, expected an image") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image in a format that can be read") from None
+        raise InputError(f"{name}: not an image in a format that can be read") from None
     except (
         EOFError,
         OSError,
@@ -172,17 +342,82 @@ def _decode(path: Path) -> Image.Image:
         struct.error,
         zlib.error,
     ) as error:
-        raise InputError(f"{path}: unreadable or truncated image ({one_line(error)})") from None
+        raise InputError(f"{name}: unreadable or truncated image ({one_line(error)})") from None
     if decoded.mode not in _EIGHT_BIT_MODES | _SIXTEEN_BIT_MODES:
         kind = "floating point values" if decoded.mode == "F" else f"mode {decoded.mode}"
-        raise InputError(f"{path}: {kind}, expected 8-bit or 16-bit integer values")
+        raise InputError(f"{name}: {kind}, expected 8-bit or 16-bit integer values")
     return decoded
+
+
+def _as_rgb(image: Image.Image, name: StrPath) -> Image.Image:
+    if 0 in image.size:
+        raise InputError(f"{name}: {image.width} x {image.height} pixels, expected at least 1 x 1")
+    if image.mode not in _SIXTEEN_BIT_MODES:
+        return _to_rgb(image)
+    values = _integers(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise InputError(f"{name}: values {low} to {high}, expected 0 to 65535")
+    return Image.fromarray(_eight_bits(values)).convert("RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     # Without this entry Pillow neither warns about nor translates a transparent color.
     image.info.pop("transparency", None)
     return image.convert("RGB")
+
+
+def _eight_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Values of 16 bits divided by 257, rounded."""
+    return ((values + 128) // 257).astype(np.uint8)
+
+
+def _pil_of_tensor(image: torch.Tensor, name: str) -> Image.Image:
+    found = f"a tensor {image.dtype} {list(image.shape)}".replace("torch.", "")
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise InputError(f"{name}: {found}, expected [C, H, W] of 1 or 3 channels")
+    values = image.detach().cpu()
+    if values.is_floating_point():
+        values = values.double()  # NumPy has no bfloat16
+    return _pil_of_array(values.permute(1, 2, 0).numpy(), name, found)
+
+
+def _pil_of_array(image: npt.NDArray[Any], name: str, found: str) -> Image.Image:
+    values = image[..., None] if image.ndim == 2 else image
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
+        raise InputError(f"{name}: {found}, expected [H, W] or [H, W, C] of 1, 3 or 4 channels")
+    values = values[..., :3]
+    if values.dtype.kind == "f":
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"{name}: {found} of values {low:g} to {high:g}, expected 0 to 1")
+        pixels = np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    elif values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        pixels = _eight_bits(values.astype(np.int64))
+    elif values.dtype == np.uint8:
+        pixels = values
+    else:
+        raise InputError(f"{name}: {found}, expected uint8, uint16 or floats in [0, 1]")
+    height, width = pixels.shape[:2]
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
+
+
+def _pixels(image: ImageInput, name: str, size: int) -> torch.Tensor:
+    """An image as `load_images` gives it, uint8 `[3, size, size]`."""
+    # np.array: PIL's buffer is read-only, which torch warns about.
+    pixels = np.array(_resize(to_pil(image, name=name), size))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _stamp(image: ImageInput) -> _Stamp | None:
+    """What changes with the content of a file; None for what is no file."""
+    if not isinstance(image, str | os.PathLike):
+        return None
+    try:
+        status = Path(image).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _integers(image: Image.Image) -> npt.NDArray[np.int64]:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopatch.data.samples import GOOD, Sample, anomaly_types
 from autopatch.errors import InputError
-
-GOOD = "good"
-"""Name of the folder, and of the type, of images without an anomaly."""
+from autopatch.files import StrPath
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -20,25 +19,8 @@ IMAGE_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image of a data set.
-
-    Attributes:
-        path: The image file.
-        type: `"good"`, or the anomaly type, which is the name of the image's folder.
-        mask: The mask file of an anomalous image, None for a good one.
-        group: What the image has in common with others that show the same part, None if unknown.
-    """
-
-    path: Path
-    type: str
-    mask: Path | None = None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
 class MVTecAD:
-    """A data set in the MVTec-AD layout.
+    """A `Dataset` in the MVTec-AD layout.
 
     Attributes:
         root: The folder.
@@ -54,15 +36,15 @@ class MVTecAD:
     @property
     def types(self) -> tuple[str, ...]:
         """The anomaly types, sorted."""
-        return tuple(sorted({sample.type for sample in self.test} - {GOOD}))
+        return anomaly_types(self.test)
 
     @classmethod
     def scan(
         cls,
-        root: str | Path,
+        root: StrPath,
         *,
         group_regex: str | None = None,
-        groups_csv: str | Path | None = None,
+        groups_csv: StrPath | None = None,
     ) -> MVTecAD:
         """Finds the images of a folder and pairs each anomalous one with its mask.
 
@@ -110,8 +92,8 @@ class MVTecAD:
     def _with_groups(self, group: Callable[[Path], str]) -> MVTecAD:
         return MVTecAD(
             self.root,
-            tuple(replace(sample, group=group(sample.path)) for sample in self.train),
-            tuple(replace(sample, group=group(sample.path)) for sample in self.test),
+            tuple(replace(sample, group=group(sample.image)) for sample in self.train),
+            tuple(replace(sample, group=group(sample.image)) for sample in self.test),
         )
 
 
@@ -220,7 +202,7 @@ def _group_by_regex(group_regex: str) -> Callable[[Path], str]:
 
 def _group_by_csv(dataset: MVTecAD, file: Path) -> Callable[[Path], str]:
     known = {
-        sample.path.relative_to(dataset.root).as_posix() for sample in dataset.train + dataset.test
+        sample.image.relative_to(dataset.root).as_posix() for sample in dataset.train + dataset.test
     }
     groups: dict[str, str] = {}
     for number, row in enumerate(_read_csv(file), start=1):

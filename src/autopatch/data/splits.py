@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from autopatch.data.mvtec import GOOD, MVTecAD, Sample
-from autopatch.errors import InputError, one_line
+from autopatch.data.samples import Dataset, Sample, common_folder, relative_path
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.registry import Registry
 
-PROTOCOLS = ("random", "autopatch")
-"""The orders `make_split` knows."""
+ROLES = ("fit", "holdout", "calibration", "validation", "reserved_unused", "test")
+"""The parts of a split."""
+
+MIN_IMAGES = 2
+"""Fewest good images of a role."""
 
 _HOLDOUT_PERCENT = 15
 _CALIBRATION_PERCENT = 20
 _TEST_PERCENT = 20
-_MIN_IMAGES = 2
-_ROLES = ("fit", "holdout", "calibration", "validation", "reserved_unused", "test")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Split:
     final evaluation.
 
     Attributes:
-        protocol: One of `PROTOCOLS`.
-        seed: Seed of the random order; without effect for the protocol `"autopatch"`.
+        protocol: Name of the rule that chose the roles, see `PROTOCOLS`.
+        seed: Seed of what the rule chooses at random.
         shots: Number of validation images of each anomaly type.
         reserve: Number of images of each anomaly type kept out of `test`.
         fit: Good images from which the memory bank is built.
@@ -56,9 +59,14 @@ class Split:
     test: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def roles(self) -> dict[str, tuple[Sample, ...]]:
+        """The samples of each of `ROLES`, in that order."""
+        return {role: getattr(self, role) for role in ROLES}
+
     def images(self) -> list[Path]:
         """All images that have a role, each once, sorted."""
-        return sorted({sample.path for role in _ROLES for sample in getattr(self, role)})
+        return sorted({sample.image for samples in self.roles.values() for sample in samples})
 
     def to_json(self, root: Path) -> dict[str, Any]:
         """Gives the split as JSON values, with paths relative to `root`.
@@ -66,13 +74,6 @@ class Split:
         Raises:
             InputError: An image does not lie under `root`.
         """
-
-        def relative(path: Path) -> str:
-            try:
-                return path.relative_to(root).as_posix()
-            except ValueError:
-                raise InputError(f"{path}: not under {root}, the folder of the split") from None
-
         document: dict[str, Any] = {
             "protocol": self.protocol,
             "seed": self.seed,
@@ -80,15 +81,15 @@ class Split:
             "reserve": self.reserve,
             "notes": list(self.notes),
         }
-        for role in _ROLES:
+        for role, samples in self.roles.items():
             document[role] = [
                 {
-                    "path": relative(sample.path),
+                    "path": relative_path(sample.image, root),
                     "type": sample.type,
-                    "mask": None if sample.mask is None else relative(sample.mask),
+                    "mask": None if sample.mask is None else relative_path(sample.mask, root),
                     "group": sample.group,
                 }
-                for sample in getattr(self, role)
+                for sample in samples
             ]
         return document
 
@@ -108,14 +109,14 @@ class Split:
             roles = {
                 role: tuple(
                     Sample(
-                        path=root / entry["path"],
+                        image=root / entry["path"],
                         type=str(entry["type"]),
                         mask=None if entry["mask"] is None else root / entry["mask"],
                         group=entry["group"],
                     )
                     for entry in document[role]
                 )
-                for role in _ROLES
+                for role in ROLES
             }
             split = cls(
                 protocol=str(document["protocol"]),
@@ -129,7 +130,13 @@ class Split:
             raise InputError(f"split: no entry {error}, expected what Split.to_json gave") from None
         except (TypeError, ValueError) as error:
             raise InputError(f"split: {error}, expected what Split.to_json gave") from None
-        files = {path for role in _ROLES for s in roles[role] for path in (s.path, s.mask) if path}
+        files = {
+            path
+            for samples in roles.values()
+            for sample in samples
+            for path in (sample.image, sample.mask)
+            if path is not None
+        }
         missing = sorted(path for path in files if not path.is_file())
         if missing:
             raise InputError(
@@ -139,14 +146,39 @@ class Split:
         return split
 
 
+class SplitProtocol(Protocol):
+    """A rule that chooses roles. `make_split` has checked the numbers and counts before."""
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        *,
+        shots: int,
+        reserve: int,
+        seed: int,
+        legacy_order: StrPath | None,
+    ) -> Split:
+        """Chooses the roles, see `make_split`; an order that the rule has no use for is refused."""
+
+
+PROTOCOLS: Registry[SplitProtocol] = Registry(
+    "protocol",
+    {
+        "random": "autopatch.data.splits:random_split",
+        "autopatch": "autopatch.published.protocol:published_split",
+    },
+)
+"""The rules of `make_split`."""
+
+
 def make_split(
-    dataset: MVTecAD,
+    dataset: Dataset,
     *,
     shots: int,
     reserve: int = 4,
     seed: int = 0,
     protocol: str = "random",
-    legacy_order: Path | None = None,
+    legacy_order: StrPath | None = None,
 ) -> Split:
     """Assigns a role to each image.
 
@@ -157,33 +189,32 @@ def make_split(
     Protocol `"random"`: the order is drawn from `seed`, and is an order of groups where these are
     known. Groups are never divided: the reserve then takes whole groups until it has `reserve`
     images of each type, an image of a reserved group (good or of another type) is in no test
-    part, and a `train/good` image whose group also lies in the test folder is left out. Of the
-    n images of `train/good` that remain, 15 % are hold-out, 20 % calibration (each rounded to the
+    part, and a training image whose group also lies among the test images is left out. Of the
+    n training images that remain, 15 % are hold-out, 20 % calibration (each rounded to the
     nearest image, at least 2, and up to the end of a group), and the rest, at least 2, is fit.
-    Without `test/good` a further 20 % are the good images of the test part.
+    Without good test images a further 20 % are the good images of the test part.
 
-    Protocol `"autopatch"`: the published order, sorted by file name unless `legacy_order` says
-    otherwise. With n images in `test/good`, the first n of `train/good` are hold-out and the rest
-    is fit; calibration uses the hold-out images again, since the published split has no part for
-    it.
+    Protocol `"autopatch"`: the split of the AutoPatch paper, in the data set's order unless
+    `legacy_order` says otherwise. With n good test images, the first n training images are
+    hold-out and the rest is fit; calibration uses the hold-out images again, since the published
+    split has no part for it.
 
     Args:
-        dataset: What `MVTecAD.scan` found.
+        dataset: The images.
         shots: Validation images of each anomaly type, 0 to `reserve`.
         reserve: Images of each anomaly type that are kept out of the test part.
         seed: Seed of the random order, 0 to 2**32 - 1.
-        protocol: `"random"` or `"autopatch"`.
-        legacy_order: For the protocol `"autopatch"` a text file with the file names of
-            `train/good`, one a line, in the order to use instead of the sorted one. The published
-            code took the order of the directory, which differs between file systems.
+        protocol: One of `PROTOCOLS`.
+        legacy_order: For the protocol `"autopatch"` a text file with the file names of the
+            training images, one a line, in the order to use instead of the data set's. The
+            published code took the order of the directory, which differs between file systems.
 
     Raises:
         InputError: An argument is out of range, there are too few images for a role, groups are
             given with the protocol `"autopatch"`, or a legacy order without it, or the order does
-            not name each image of `train/good` once.
+            not name each training image once.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol: {protocol!r}, expected {' or '.join(PROTOCOLS)}")
+    choose = PROTOCOLS[protocol]
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
         if value < 0:
             raise InputError(f"{name}: {value}, expected at least 0")
@@ -202,80 +233,18 @@ def make_split(
                 f"reserve: {reserve}, but the type {kind!r} has {count} images, expected at least "
                 f"{reserve + 1} so that one is left to test"
             )
-    if protocol == "autopatch":
-        train = dataset.train if legacy_order is None else _in_order(dataset, legacy_order)
-        return _published_split(dataset, train, shots=shots, reserve=reserve, seed=seed)
-    if legacy_order is not None:
-        raise InputError(f"legacy_order: {legacy_order}, expected none with protocol {protocol!r}")
-    return _random_split(dataset, shots=shots, reserve=reserve, seed=seed)
+    return choose(dataset, shots=shots, reserve=reserve, seed=seed, legacy_order=legacy_order)
 
 
-def _in_order(dataset: MVTecAD, order: Path) -> tuple[Sample, ...]:
-    """The images of train/good in the order of a file of names."""
-    try:
-        names = order.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{order}: cannot be read: {one_line(error)}") from None
-    samples = {sample.path.name: sample for sample in dataset.train}
-    for number, name in enumerate(names, start=1):
-        if name not in samples:
-            raise InputError(
-                f"{order}: line {number} is {name!r}, expected the name of an image of "
-                f"{dataset.root / 'train' / GOOD}"
-            )
-        if name in names[: number - 1]:
-            raise InputError(f"{order}: line {number} names {name!r} again, expected each once")
-    missing = sorted(samples.keys() - set(names))
-    if missing:
-        raise InputError(
-            f"{order}: lacks {missing[0]!r} and {len(missing) - 1} others of the {len(samples)} "
-            f"images of {dataset.root / 'train' / GOOD}"
-        )
-    return tuple(samples[name] for name in names)
-
-
-def _published_split(
-    dataset: MVTecAD, train: Sequence[Sample], *, shots: int, reserve: int, seed: int
+def random_split(
+    dataset: Dataset, *, shots: int, reserve: int, seed: int, legacy_order: StrPath | None
 ) -> Split:
-    if any(sample.group is not None for sample in dataset.train + dataset.test):
-        raise InputError("protocol: 'autopatch' with groups, expected 'random', which keeps them")
-    count = sum(sample.type == GOOD for sample in dataset.test)
-    if not 0 < count <= len(dataset.train) - _MIN_IMAGES:
-        raise InputError(
-            f"{dataset.root}: {count} images in test/good and {len(dataset.train)} in train/good, "
-            "expected at least 1 in test/good and 2 more in train/good, since protocol "
-            "'autopatch' holds as many out of train/good as test/good has"
-        )
-    holdout = tuple(train[:count])
-    anomalies = [sample for sample in dataset.test if sample.type != GOOD]
-    reserved = {
-        kind: [sample for sample in anomalies if sample.type == kind][:reserve]
-        for kind in dataset.types
-    }
-    return _with_reserve(
-        Split(
-            protocol="autopatch",
-            seed=seed,
-            shots=shots,
-            reserve=reserve,
-            fit=tuple(train[count:]),
-            holdout=holdout,
-            calibration=holdout,
-            validation=(),
-            reserved_unused=(),
-            test=_without(dataset.test, _flatten(reserved.values())),
-            notes=(
-                "the published split has no calibration part: the threshold is set from the "
-                f"{count} hold-out images, on which the search was scored too",
-            ),
-        ),
-        reserved,
-    )
-
-
-def _random_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> Split:
+    """The protocol `"random"` of `make_split`."""
+    if legacy_order is not None:
+        raise InputError(f"legacy_order: {legacy_order}, expected none with protocol 'random'")
     notes: list[str] = []
-    anomalies = [sample for sample in dataset.test if sample.type != GOOD]
+    good_folder = _in_words(dataset.train, dataset.root)
+    anomalies = [sample for sample in dataset.test if sample.label]
     reserved_groups: set[str] = set()
     # One stream for the anomalies, one for the good images: neither order depends on the size of
     # the other part.
@@ -298,17 +267,18 @@ def _random_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> S
                 f"reserve: {reserve}, but whole groups of the type {kind!r} leave no image to "
                 "test, expected smaller groups or a smaller reserve"
             )
-    test_good = sum(sample.type == GOOD for sample in dataset.test)
-    dropped = test_good - sum(sample.type == GOOD for sample in test)
+    test_good = [sample for sample in dataset.test if not sample.label]
+    dropped = len(test_good) - sum(not sample.label for sample in test)
     if dropped:
         notes.append(
-            f"left out {dropped} of the {test_good} images of test/good: their group lies in the "
-            "reserve of an anomaly type"
+            f"left out {dropped} of the {len(test_good)} images of "
+            f"{_in_words(test_good, dataset.root)}: their group lies in the reserve of an anomaly "
+            "type"
         )
-        if dropped == test_good:
+        if dropped == len(test_good):
             raise InputError(
-                f"{dataset.root / 'test' / GOOD}: the groups of all {dropped} images lie in the "
-                "reserve of an anomaly type, expected one that does not"
+                f"{common_folder(test_good, dataset.root)}: the groups of all {dropped} images lie "
+                "in the reserve of an anomaly type, expected one that does not"
             )
 
     test_groups = {_group(sample) for sample in dataset.test}
@@ -316,7 +286,7 @@ def _random_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> S
     left_out = len(dataset.train) - len(train)
     if left_out:
         notes.append(
-            f"left out {left_out} of the {len(dataset.train)} images of train/good: their group "
+            f"left out {left_out} of the {len(dataset.train)} images of {good_folder}: their group "
             "also lies in the test folder"
         )
     percents = {"holdout": _HOLDOUT_PERCENT, "calibration": _CALIBRATION_PERCENT}
@@ -325,10 +295,10 @@ def _random_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> S
     good = _assign_good(dataset, train, percents, np.random.default_rng((seed, 1)))
     if not test_good:
         notes.append(
-            f"there is no image in test/good: {len(good['test'])} images of train/good are the "
+            f"there is no good image to test: {len(good['test'])} images of {good_folder} are the "
             "good images of the test part"
         )
-    return _with_reserve(
+    return with_reserve(
         Split(
             protocol="random",
             seed=seed,
@@ -347,7 +317,7 @@ def _random_split(dataset: MVTecAD, *, shots: int, reserve: int, seed: int) -> S
 
 
 def _assign_good(
-    dataset: MVTecAD,
+    dataset: Dataset,
     train: Sequence[Sample],
     percents: Mapping[str, int],
     rng: np.random.Generator,
@@ -357,25 +327,27 @@ def _assign_good(
     roles: dict[str, list[Sample]] = {}
     for role, percent in percents.items():
         # Half an image is rounded up.
-        wanted = max(_MIN_IMAGES, (len(train) * percent + 50) // 100)
+        wanted = max(MIN_IMAGES, (len(train) * percent + 50) // 100)
         roles[role] = []
         while len(roles[role]) < wanted and (group := next(order, None)) is not None:
             roles[role].extend(group)
     roles["fit"] = [sample for group in order for sample in group]
-    if any(len(samples) < _MIN_IMAGES for samples in roles.values()):
+    if any(len(samples) < MIN_IMAGES for samples in roles.values()):
         found = ", ".join(f"{role} {len(samples)}" for role, samples in roles.items())
         groups = len({_group(sample) for sample in train})
         raise InputError(
-            f"{dataset.root / 'train' / GOOD}: {len(dataset.train)} images, {len(train)} of them "
-            f"usable in {groups} groups, give {found}; expected at least {_MIN_IMAGES} for each"
+            f"{common_folder(dataset.train, dataset.root)}: {len(dataset.train)} images, "
+            f"{len(train)} of them usable in {groups} groups, give {found}; "
+            f"expected at least {MIN_IMAGES} for each"
         )
     return {
-        role: tuple(sorted(samples, key=lambda sample: sample.path.name))
+        role: tuple(sorted(samples, key=lambda sample: sample.image.name))
         for role, samples in roles.items()
     }
 
 
-def _with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Split:
+def with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Split:
+    """A split with its validation part, the first shots of each type's reserve, and the rest."""
     return replace(
         split,
         validation=_flatten(samples[: split.shots] for samples in reserved.values()),
@@ -386,7 +358,7 @@ def _with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Spl
 def _group(sample: Sample) -> str:
     # An image of unknown group is a group of its own; "/" keeps its name apart from all groups
     # that come from a file name.
-    return f"/{sample.path}" if sample.group is None else sample.group
+    return f"/{sample.image}" if sample.group is None else sample.group
 
 
 def _shuffled_groups(samples: Iterable[Sample], rng: np.random.Generator) -> list[list[Sample]]:
@@ -416,6 +388,8 @@ def _flatten(parts: Iterable[Sequence[Sample]]) -> tuple[Sample, ...]:
     return tuple(sample for part in parts for sample in part)
 
 
-def _without(samples: Iterable[Sample], removed: Iterable[Sample]) -> tuple[Sample, ...]:
-    gone = set(removed)
-    return tuple(sample for sample in samples if sample not in gone)
+def _in_words(samples: Iterable[Sample], root: Path) -> str:
+    """The folder of samples, relative to `root` where it lies in it."""
+    folder = common_folder(samples, root)
+    inside = folder != root and folder.is_relative_to(root)
+    return folder.relative_to(root).as_posix() if inside else str(folder)

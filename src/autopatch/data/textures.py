@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autopatch.data.mvtec import GOOD
+from autopatch.data.samples import GOOD
 from autopatch.errors import InputError
+from autopatch.files import StrPath, new_folder
 
 _Array = npt.NDArray[np.float64]
 
@@ -26,7 +25,7 @@ _STAIN_COLOR = np.array([0.62, 0.50, 0.36])
 
 
 def draw_textures(
-    root: str | Path,
+    root: StrPath,
     *,
     seed: int = 0,
     image_size: int = 128,
@@ -52,7 +51,7 @@ def draw_textures(
         `root`.
 
     Raises:
-        InputError: `root` exists, or a number is out of range.
+        InputError: `root` exists or cannot be written, or a number is out of range.
     """
     root = Path(root)
     if root.exists():
@@ -66,13 +65,8 @@ def draw_textures(
     ):
         if value < low:
             raise InputError(f"{name}: {value}, expected at least {low}")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    try:
-        _draw_all(partial, seed, image_size, train, test_good, per_type)
-        partial.replace(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(root) as folder:
+        _draw_all(folder, seed, image_size, train, test_good, per_type)
     return root
 
 

@@ -1,36 +1,58 @@
 """Detectors: a subnet, a memory bank of good patches, and a threshold.
 
-- `Detector`: fit, predict, save and load. `images_digest`: which images it was fitted on.
-- `cut_subnet`: the subnet of an architecture, ready for use. `feature_maps`: its maps of images.
-- `MemoryBank`: patch features of good images, and the distance of new ones to them.
-  `stack_maps`: its feature maps, from batches.
+- `Architecture`: what a detector is made of: `Input`, `Backbone` (of `autopatch.supernet`), `Head`.
+  `STEPS`, `Step`, `FeatureTransform`: optional steps of the head, and the registry of them.
+- `Detector`: fit, predict, save and load; `Prediction`, `ImagePrediction`: what it says.
+- `PatchFeatureExtractor`, `PatchAggregator`, `MemoryBank`: its modules. `FittedHead`, `fit_head`:
+  all behind the feature maps.
+- `cut_subnet`: the subnet of an architecture, ready for use. `feature_maps`, `stack_maps`: its maps
+  of images.
+- `patchcore_architecture`: PatchCore's usual setting.
 - `score_maps`: the quality of anomaly maps on labelled images.
 - `Threshold`, `calibrate`: when to call an image anomalous.
 """
 
-from autopatch.detector.detector import (
-    Detector,
-    Prediction,
+from autopatch.detector.architecture import Architecture
+from autopatch.detector.detector import Detector
+from autopatch.detector.extractor import (
+    PatchAggregator,
+    PatchFeatureExtractor,
     cut_subnet,
     feature_maps,
-    images_digest,
     stack_maps,
 )
+from autopatch.detector.head import Head
+from autopatch.detector.input import Input
 from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank, total_flops
-from autopatch.detector.quality import METRICS, score_maps
+from autopatch.detector.metrics import METRICS, score_maps
+from autopatch.detector.patchcore import patchcore_architecture
+from autopatch.detector.prediction import ImagePrediction, Prediction
+from autopatch.detector.scoring import FittedHead, fit_head
+from autopatch.detector.steps import STEPS, FeatureTransform, Step
 from autopatch.detector.threshold import Threshold, calibrate
 
 __all__ = [
     "MAX_CORESET_SAMPLE",
     "METRICS",
+    "STEPS",
+    "Architecture",
     "Detector",
+    "FeatureTransform",
+    "FittedHead",
+    "Head",
+    "ImagePrediction",
+    "Input",
     "MemoryBank",
+    "PatchAggregator",
+    "PatchFeatureExtractor",
     "Prediction",
+    "Step",
     "Threshold",
     "calibrate",
     "cut_subnet",
     "feature_maps",
-    "images_digest",
+    "fit_head",
+    "patchcore_architecture",
     "score_maps",
     "stack_maps",
     "total_flops",

@@ -2,149 +2,244 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
+from torch import nn
 
-from autopatch.data import EVALUATION_SIZE, load_images
-from autopatch.detector.memory import MemoryBank, images_at_a_time, total_flops
+from autopatch.data import (
+    EVALUATION_SIZE,
+    ImageInput,
+    ImageReader,
+    as_images,
+    folder_images,
+    pixels_digest,
+)
+from autopatch.detector.architecture import Architecture
+from autopatch.detector.extractor import (
+    PatchAggregator,
+    PatchFeatureExtractor,
+    cut_subnet,
+    feature_maps,
+    images_at_a_time,
+    stack_maps,
+)
+from autopatch.detector.memory import MemoryBank, total_flops
+from autopatch.detector.patchcore import patchcore_architecture
+from autopatch.detector.prediction import Prediction
+from autopatch.detector.scoring import fit_head, map_steps, to_anomaly_maps
 from autopatch.detector.threshold import Threshold, calibrate
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath, write_bytes_atomically
 from autopatch.progress import Progress
-from autopatch.supernet import Architecture, Subnet, Supernet, read_safetensors
+from autopatch.supernet import Supernet, load_supernet, read_safetensors, restore_subnet
 
-_RECALIBRATED_AT_A_TIME = 16  # images: the result depends on it
-_FORMAT = 2
-_SUBNET_PREFIX = "subnet."
+_FORMAT = 3
+_METADATA = "autopatch_detector"
+_EXTRA_STATE = "_extra_state"
+_CALIBRATION_SHARE = 0.2
+_MIN_CALIBRATION = 2
+_MIN_FIT = 2
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a detector says of N images.
-
-    Attributes:
-        maps: Anomaly maps, `[N, S, S]`, float32: squared distances, not bounded. On the detector's
-            device, as all three are.
-        scores: Image scores, `[N]`, float32: the maximum of each map. An image's score depends on
-            the images beside it by no more than rounding, some 1e-6 of its value.
-        anomalous: Whether each score is above the threshold, `[N]`, bool.
-    """
-
-    maps: torch.Tensor
-    scores: torch.Tensor
-    anomalous: torch.Tensor
+Images = ImageInput | Iterable[ImageInput]
+"""One image or many: paths, PIL images, HWC arrays or CHW tensors; or a folder of images."""
 
 
-class Detector:
-    """A subnet, the memory bank of its patch features, and a threshold; made by `fit` or `load`.
+class Detector(nn.Module):
+    """A backbone, the memory bank of its patch features, and a threshold; made by `fit` or `load`.
+
+    Its state is in buffers and parameters: `.to(device)` moves all of it, `load_state_dict` takes
+    that of another detector of the same architecture, threshold and all.
 
     Attributes:
         architecture: What was fitted.
-        subnet: The backbone, cut after the deepest level used.
+        extractor: Patch features of images.
         memory: The memory bank.
+        map_steps: Steps on the anomaly maps.
         threshold: When an image is called anomalous.
         calibration_scores: Image scores of the calibration images, `[n]`.
         usual_distance: Median over the pixels of the calibration maps, where a color scale starts.
         evaluation_size: Side of the anomaly maps.
-        fitted_on: `images_digest` of the images of bank and threshold.
+        data_digest: Of the images it was fitted on.
     """
+
+    calibration_scores: torch.Tensor
 
     def __init__(
         self,
         *,
         architecture: Architecture,
-        subnet: Subnet,
+        extractor: PatchFeatureExtractor,
         memory: MemoryBank,
         threshold: Threshold,
         calibration_scores: torch.Tensor,
         usual_distance: float,
         evaluation_size: int,
-        fitted_on: str,
+        data_digest: str,
     ) -> None:
+        super().__init__()
         self.architecture = architecture
-        self.subnet = subnet
+        self.extractor = extractor
         self.memory = memory
+        self.map_steps = map_steps(architecture.head, evaluation_size)
         self.threshold = threshold
-        self.calibration_scores = calibration_scores
+        self.register_buffer("calibration_scores", calibration_scores)
         self.usual_distance = usual_distance
         self.evaluation_size = evaluation_size
-        self.fitted_on = fitted_on
+        self.data_digest = data_digest
+        self.eval().requires_grad_(False)
 
     @classmethod
     def fit(
         cls,
-        supernet: Supernet,
-        architecture: Architecture,
-        images: Sequence[Path],
+        images: Images,
         *,
-        calibration: Sequence[Path],
+        supernet: Supernet | str | None = None,
+        architecture: Architecture | None = None,
+        calibration: Images | None = None,
         false_alarm_rate: float = 0.05,
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
+        data_digest: str | None = None,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
         """Builds the memory bank from good images and sets the threshold on others.
 
         Args:
-            supernet: The backbone.
-            architecture: One of its architectures.
-            images: Good images for the bank.
-            calibration: Good images, none of them in `images`, for the threshold.
+            images: Good images for the bank: paths, PIL images, HWC arrays or CHW tensors, or the
+                path of a folder of them.
+            supernet: The backbones, or their name for `load_supernet`; autopatch_s if None.
+            architecture: One of its architectures; PatchCore's usual setting if None.
+            calibration: Good images, none of them in `images`, for the threshold; if None a fifth
+                of `images`, drawn with the seed, which the bank then does without.
             false_alarm_rate: Share of good images that may be called anomalous.
-            seed: Of the bank's sample and coreset.
+            seed: Of the bank's sample and coreset, and of the drawn calibration images.
             evaluation_size: Side of the anomaly maps.
+            data_digest: Of the data set that the images are of; that of the images if None.
             device: Where backbone and bank are kept and everything but the reading of images runs.
             progress: Told of every batch of images.
 
         Raises:
-            InputError: An image cannot be read, a list is empty, or the architecture is that of
+            InputError: An image cannot be read, there are too few, or the architecture is that of
                 another backbone.
         """
-        if not images:
+        good = _list(images)
+        if not good:
             raise InputError("`images` is empty, expected good images to fit the bank on")
-        if not calibration:
+        if calibration is None:
+            good, held_out = _split(good, seed)
+        else:
+            held_out = _list(calibration)
+        if not held_out:
             raise InputError("`calibration` is empty, expected good images for the threshold")
-        subnet = cut_subnet(supernet, architecture, images, device)
-        good = feature_maps(subnet, architecture.image_size, images, _told(progress, "fit"))
+        if supernet is None or isinstance(supernet, str):
+            supernet = load_supernet() if supernet is None else load_supernet(supernet)
+        if architecture is None:
+            architecture = patchcore_architecture(supernet, images=len(good))
+            if architecture is None:
+                raise InputError(
+                    f"{supernet.name} has no levels of stride 8 and 16, expected an architecture"
+                )
+        size = architecture.input.size
+        subnet = cut_subnet(supernet, architecture, good, device)
+        maps_of_good = feature_maps(subnet, size, good, _told(progress, "fit"))
         try:
-            memory = MemoryBank.fit(
-                stack_maps(good, len(images)),
-                architecture.patch_sizes,
-                bank_size=architecture.bank_size,
+            head = fit_head(
+                stack_maps(maps_of_good, len(good)),
+                architecture.head,
+                size=evaluation_size,
                 seed=seed,
             )
         except ValueError as error:
             raise InputError(f"the architecture cannot be fitted: {error}") from error
         maps = torch.cat(
             [
-                memory.anomaly_maps(batch, evaluation_size)
-                for batch in feature_maps(
-                    subnet, architecture.image_size, calibration, _told(progress, "calibrate")
-                )
+                head.anomaly_maps(batch)
+                for batch in feature_maps(subnet, size, held_out, _told(progress, "calibrate"))
             ]
         )
         scores = maps.flatten(1).amax(dim=1)
-        return cls(
+        detector = cls(
             architecture=architecture,
-            subnet=subnet,
-            memory=memory,
+            extractor=PatchFeatureExtractor(subnet, head.aggregator),
+            memory=head.memory,
             threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
-            calibration_scores=scores.cpu(),
+            calibration_scores=scores,
             usual_distance=float(maps.median()),
             evaluation_size=evaluation_size,
-            fitted_on=images_digest([*images, *calibration]),
+            data_digest=data_digest or pixels_digest([*good, *held_out]),
         )
+        return detector.to(device)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Anomaly maps and image scores of pixels; `torch.export` can trace it.
+
+        Args:
+            images: uint8 `[N, 3, S, S]` at the architecture's image size, on the detector's device.
+
+        Returns:
+            Maps `[N, E, E]` and scores `[N]`, float32.
+        """
+        patches = self.extractor(images)
+        count, height, width, _ = patches.shape
+        distances = self.memory(patches.flatten(0, 2)).reshape(count, height, width)
+        maps = to_anomaly_maps(distances, self.map_steps, self.evaluation_size)
+        return maps, maps.flatten(1).amax(dim=1)
+
+    def predict(self, images: Images, *, progress: Progress | None = None) -> Prediction:
+        """Anomaly maps, scores, labels and masks of images.
+
+        Args:
+            images: One image or many, of any size: paths, PIL images, HWC arrays, CHW tensors, or
+                the path of a folder. All go through the preprocessing of files.
+            progress: Told of every batch of images.
+
+        Raises:
+            InputError: A file is not a readable image, or an image has another shape or type.
+        """
+        told = _told(progress, "predict")
+        maps, scores = [], []
+        done = 0
+        for pixels, total in self._batches(images):
+            with torch.inference_mode():
+                batch_maps, batch_scores = self(pixels.to(self.device))
+            maps.append(batch_maps)
+            scores.append(batch_scores)
+            done += len(pixels)
+            if told is not None:
+                told(done, total)
+        side = self.evaluation_size
+        return Prediction(
+            torch.cat(maps) if maps else torch.empty(0, side, side, device=self.device),
+            torch.cat(scores) if scores else torch.empty(0, device=self.device),
+            self.threshold.value,
+        )
+
+    def _batches(self, images: Images) -> Iterator[tuple[torch.Tensor, int]]:
+        """Batches of pixels, and how many images there are."""
+        size = self.architecture.input.size
+        at_a_time = images_at_a_time(self.device)
+        if (
+            isinstance(images, torch.Tensor)
+            and images.dtype == torch.uint8
+            and images.ndim == 4
+            and images.shape[1:] == (3, size, size)
+        ):  # nothing is left to prepare
+            yield from ((pixels, len(images)) for pixels in images.split(at_a_time))
+            return
+        found = _list(images)
+        reader = ImageReader(cache_bytes=0)
+        yield from ((pixels, len(found)) for pixels in reader.batches(found, size, at_a_time))
 
     @property
     def device(self) -> torch.device:
@@ -152,76 +247,63 @@ class Detector:
         return self.memory.bank.device
 
     @property
+    def provenance(self) -> str:
+        """Where the backbone's weights come from."""
+        return self.extractor.subnet.provenance
+
+    @property
     def total_flops(self) -> int:
         """FLOPs an image: the backbone's and those of the nearest neighbors."""
-        (height, width), backbone_flops = self.subnet.cost(self.architecture.image_size)
+        sizes, backbone_flops = self.extractor.subnet.trace(self.architecture.input.size)
         rows, channels = self.memory.bank.shape
-        return total_flops(backbone_flops, height * width, rows, channels)
+        return total_flops(backbone_flops, math.prod(max(sizes)), rows, channels)
 
-    def predict(
-        self, images: Sequence[Path] | torch.Tensor, *, progress: Progress | None = None
-    ) -> Prediction:
-        """Anomaly maps, scores and verdicts of images.
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds beside tensors."""
+        return {"threshold": asdict(self.threshold), "usual_distance": self.usual_distance}
 
-        Args:
-            images: Image files, or uint8 `[N, 3, S, S]` at the architecture's image size, as
-                `autopatch.data.load_images` gives them.
-            progress: Told of every batch of images.
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Reads what `get_extra_state` gave."""
+        threshold = dict(state["threshold"])
+        threshold["interval"] = tuple(threshold["interval"])
+        self.threshold = Threshold(**threshold)
+        self.usual_distance = float(state["usual_distance"])
 
-        Raises:
-            InputError: A file is not a readable image.
-            ValueError: The tensor has another shape or dtype.
-        """
-        size = self.architecture.image_size
-        if isinstance(images, torch.Tensor) and (
-            images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size)
-        ):
-            raise ValueError(
-                f"`images` is {images.dtype} {list(images.shape)}, expected torch.uint8 "
-                f"[N, 3, {size}, {size}]"
-            )
-        maps = [
-            self.memory.anomaly_maps(batch, self.evaluation_size)
-            for batch in feature_maps(self.subnet, size, images, _told(progress, "predict"))
-        ]
-        side = self.evaluation_size
-        every_map = torch.cat(maps) if maps else torch.empty(0, side, side, device=self.device)
-        scores = every_map.flatten(1).amax(dim=1)
-        return Prediction(every_map, scores, scores > self.threshold.value)
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        scores = state_dict.get(f"{prefix}calibration_scores")
+        if isinstance(scores, torch.Tensor):  # of another number of images, maybe
+            self.calibration_scores = scores.detach().to(self.device, copy=True)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Writes one safetensors file that holds all `load` needs; it appears whole or not at all.
 
         Raises:
             InputError: The file cannot be written.
         """
-        header, state = self.subnet.to_header(), self.subnet.state_dict()
-        tensors = {_SUBNET_PREFIX + name: value for name, value in state.items()}
-        tensors |= {"bank": self.memory.bank, "calibration_scores": self.calibration_scores}
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+            if isinstance(value, torch.Tensor)
+        }
         document = {
             "format": _FORMAT,
             "architecture": self.architecture.to_json(),
-            "subnet": header,
-            "threshold": asdict(self.threshold),
-            "usual_distance": self.usual_distance,
+            "subnet": self.extractor.subnet.to_header(),
             "evaluation_size": self.evaluation_size,
-            "fitted_on": self.fitted_on,
+            "data_digest": self.data_digest,
+            **self.get_extra_state(),
         }
-        unfinished = path.with_name(f".{path.name}.partial")
         try:
-            unfinished.write_bytes(
-                save(
-                    {name: value.cpu().contiguous() for name, value in tensors.items()},
-                    metadata={"autopatch_detector": json.dumps(document)},
-                )
-            )
-            unfinished.replace(path)
-        except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
+            content = save(tensors, metadata={_METADATA: json.dumps(document)})
+        except SafetensorError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
+        write_bytes_atomically(path, content)
 
     @classmethod
-    def load(cls, path: Path, *, device: torch.device | str = "cpu") -> Detector:
+    def load(cls, path: StrPath, *, device: torch.device | str = "cpu") -> Detector:
         """Reads a file that `save` wrote, on whichever device.
 
         Args:
@@ -231,131 +313,72 @@ class Detector:
         Raises:
             InputError: The file is missing, damaged, or not a detector.
         """
+        path = Path(path)
         document, tensors = _read(path)
         try:
+            architecture = Architecture.from_json(document["architecture"])
+            subnet = restore_subnet(document["subnet"])
+            aggregator = PatchAggregator.of(
+                architecture.head, [level.channels for level in subnet.levels]
+            )
+            memory = MemoryBank(tensors["memory.bank"])
             threshold = dict(document["threshold"])
             threshold["interval"] = tuple(threshold["interval"])
-            architecture = Architecture.from_json(document["architecture"])
-            state = {
-                name.removeprefix(_SUBNET_PREFIX): value
-                for name, value in tensors.items()
-                if name.startswith(_SUBNET_PREFIX)
-            }
             detector = cls(
                 architecture=architecture,
-                subnet=Subnet.restore(document["subnet"], state).to(device),
-                memory=MemoryBank(tensors["bank"].to(device), architecture.patch_sizes),
+                extractor=PatchFeatureExtractor(subnet, aggregator),
+                memory=memory,
                 threshold=Threshold(**threshold),
                 calibration_scores=tensors["calibration_scores"],
                 usual_distance=float(document["usual_distance"]),
                 evaluation_size=int(document["evaluation_size"]),
-                fitted_on=str(document["fitted_on"]),
+                data_digest=str(document["data_digest"]),
             )
+            detector.load_state_dict({**tensors, _EXTRA_STATE: document})
             detector._check()
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path}: a detector file with a damaged header ({type(error).__name__}: {error})"
+                f"{path}: a damaged detector file ({type(error).__name__}: {one_line(error)})"
             ) from error
-        return detector
+        return detector.to(device)
 
     def _check(self) -> None:
         """Raises ValueError where the parts do not belong together."""
-        levels = tuple(level.index for level in self.subnet.levels)
-        if levels != self.architecture.levels:
+        levels = tuple(level.index for level in self.extractor.subnet.levels)
+        if levels != self.architecture.backbone.levels:
             raise ValueError(f"levels {levels} for those of {self.architecture}")
-        channels = sum(level.channels for level in self.subnet.levels)
-        if self.memory.bank.shape[1] != channels:
-            raise ValueError(f"a bank of {self.memory.bank.shape[1]} columns, expected {channels}")
+        features = sum(level.channels for level in self.extractor.subnet.levels)
+        for transform in self.extractor.aggregator.transforms:
+            features = int(transform.out_features)  # type: ignore[arg-type]
+        if self.memory.bank.shape[1] != features:
+            raise ValueError(f"a bank of {self.memory.bank.shape[1]} columns, expected {features}")
         numbers = (self.threshold.value, self.usual_distance)
         if not all(math.isfinite(number) for number in numbers) or self.evaluation_size < 1:
             raise ValueError("numbers out of range")
 
 
-def images_digest(paths: Sequence[Path]) -> str:
-    """Hash of the contents of images, in any order and wherever they lie.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    try:
-        digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in paths)
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def _list(images: Images) -> list[ImageInput]:
+    """One image, many, or those of a folder, as a list."""
+    if isinstance(images, str | Path) and Path(images).is_dir():
+        return list(folder_images(Path(images)))
+    return as_images(images)
 
 
-def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[torch.Tensor]:
-    """Feature maps of `count` images, channels last, from batches; without a second copy of all."""
-    stacked: list[torch.Tensor] = []
-    first = 0
-    for batch in batches:
-        if not stacked:
-            stacked = [
-                torch.empty(
-                    (count, *m.shape[1:]),
-                    dtype=m.dtype,
-                    device=m.device,
-                    memory_format=torch.channels_last,
-                )
-                for m in batch
-            ]
-        for whole, part in zip(stacked, batch, strict=True):
-            whole[first : first + len(part)] = part
-        first += len(batch[0])
-    return stacked
-
-
-def cut_subnet(
-    supernet: Supernet,
-    architecture: Architecture,
-    good: Sequence[Path],
-    device: torch.device | str = "cpu",
-) -> Subnet:
-    """The subnet of an architecture, ready for use.
-
-    Args:
-        supernet: The backbones.
-        architecture: One of its architectures.
-        good: Images that batch norm is recalibrated on, where the supernet asks for that.
-        device: Where it is to run.
-    """
-    subnet = supernet.get_active_subnet(architecture).to(device)
-    if supernet.recalibrate_batch_norm:
-        # Batches count alike, so they are of one size, give or take an image.
-        count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
-        ends = [len(good) * i // count for i in range(count + 1)]
-        subnet.recalibrate(
-            subnet.normalize(load_images(good[first:end], architecture.image_size).to(device))
-            for first, end in pairwise(ends)
+def _split(images: Sequence[ImageInput], seed: int) -> tuple[list[ImageInput], list[ImageInput]]:
+    """Images to fit the bank on, and to set the threshold with."""
+    held_out = max(_MIN_CALIBRATION, round(_CALIBRATION_SHARE * len(images)))
+    if len(images) < held_out + _MIN_FIT:
+        raise InputError(
+            f"`images` has {len(images)}, expected at least {_MIN_FIT + _MIN_CALIBRATION}: some "
+            "fit the bank and others set the threshold"
         )
-    return subnet
-
-
-def feature_maps(
-    subnet: Subnet,
-    image_size: int,
-    images: Sequence[Path] | torch.Tensor,
-    told: Callable[[int, int], None] | None = None,
-) -> Iterator[list[torch.Tensor]]:
-    """Feature maps of images, batch by batch, on the subnet's device.
-
-    Args:
-        subnet: The backbone.
-        image_size: Side the files are resized to.
-        images: Files, or uint8 `[N, 3, S, S]` of that size.
-        told: Called after every batch with how many images are done, and how many there are.
-    """
-    at_a_time = images_at_a_time(subnet.device)
-    for first in range(0, len(images), at_a_time):
-        batch = images[first : first + at_a_time]
-        pixels = batch if isinstance(batch, torch.Tensor) else load_images(batch, image_size)
-        with torch.inference_mode():
-            maps = subnet(subnet.normalize(pixels.to(subnet.device)))
-        yield maps
-        if told is not None:
-            told(min(first + at_a_time, len(images)), len(images))
+    chosen = set(np.random.default_rng(seed).permutation(len(images))[:held_out].tolist())
+    return (
+        [image for i, image in enumerate(images) if i not in chosen],
+        [image for i, image in enumerate(images) if i in chosen],
+    )
 
 
 def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
@@ -364,18 +387,24 @@ def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {found}, expected a detector (.safetensors)")
+        state = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {state}, expected a detector (.safetensors)")
     metadata, tensors = read_safetensors(path)
-    text = metadata.get("autopatch_detector")
+    text = metadata.get(_METADATA)
     if text is None:
         raise InputError(f"{path}: a safetensors file, but not a detector of autopatch")
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: a detector file with a damaged header ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+    found = document.get("format") if isinstance(document, dict) else None
+    if isinstance(found, int) and found < _FORMAT:
         raise InputError(
-            f"{path}: a detector of another format, expected {_FORMAT}; update autopatch"
+            f"{path}: a detector of an earlier version of autopatch (format {found}, expected "
+            f"{_FORMAT}); fit it again"
+        )
+    if found != _FORMAT:
+        raise InputError(
+            f"{path}: a detector of format {found}, expected {_FORMAT}; update autopatch"
         )
     return document, tensors

@@ -2,129 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-from autopatch.kernels import (
-    NearestNeighborIndex,
-    aggregate_patches,
-    greedy_coreset,
-    nearest_neighbors,
-)
+from autopatch.kernels import NearestNeighborIndex, greedy_coreset, nearest_neighbors
 
 MAX_CORESET_SAMPLE = 50_000
 """Patches the greedy coreset chooses from, at most: a random sample of all of them."""
 
-_DISTANCES_AT_A_TIME = 2**31  # about a second of a CPU, after which one may be told how far it is
 
-
-class MemoryBank:
+class MemoryBank(nn.Module):
     """Patch features of good images.
+
+    The screen that makes searches fast belongs to the bank's device. It is made anew where the
+    module moves to another one and where `load_state_dict` replaces the bank, which may then have
+    another number of rows. Nothing else may change the bank in place.
 
     Args:
         bank: Patch features, `[N, D]`, float32.
-        patch_sizes: Patch size of each level.
+
+    Attributes:
+        bank: The same, a buffer.
+        screen: See `NearestNeighborIndex`; a buffer that is not saved.
     """
 
-    def __init__(self, bank: torch.Tensor, patch_sizes: Sequence[int]) -> None:
-        self.patch_sizes = tuple(patch_sizes)
-        self._index = NearestNeighborIndex(bank)
+    bank: torch.Tensor
+    screen: torch.Tensor | None
 
-    @property
-    def bank(self) -> torch.Tensor:
-        return self._index.bank
+    def __init__(self, bank: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank)
+        self.register_buffer("screen", None, persistent=False)
+        self._set(bank)
 
     @classmethod
-    def fit(
-        cls,
-        feature_maps: Sequence[torch.Tensor],
-        patch_sizes: Sequence[int],
-        *,
-        bank_size: int | None,
-        seed: int = 0,
-    ) -> MemoryBank:
-        """Keeps `bank_size` of the images' patches, chosen by greedy coreset.
-
-        The coreset is taken of a random sample of at most `MAX_CORESET_SAMPLE` patches. All patches
-        are kept where `bank_size` is None or there are no more than that.
+    def fit(cls, patches: torch.Tensor, *, bank_size: int | None, seed: int = 0) -> MemoryBank:
+        """Keeps `bank_size` of the patches, chosen by greedy coreset; all where it is None or there
+        are no more than that.
 
         Args:
-            feature_maps: Of good images, one `[N, C_l, H_l, W_l]` a level; the bank stays on their
-                device.
-            patch_sizes: Patch size of each level.
-            bank_size: Patches to keep; at most `MAX_CORESET_SAMPLE`, or None.
-            seed: Of the sample and of the first patch of the coreset.
+            patches: Features of good patches, `[M, D]`; the bank stays on their device.
+            bank_size: Patches to keep, or None.
+            seed: Of the first patch of the coreset.
         """
-        height, width = grid(feature_maps)
-        count = len(feature_maps[0]) * height * width
-        if bank_size is None or bank_size >= count:
-            rows = torch.cat(
-                [aggregate_patches(batch, patch_sizes) for batch in _batches(feature_maps)]
-            )
-            return cls(rows, patch_sizes)
-        if bank_size > MAX_CORESET_SAMPLE:
-            raise ValueError(
-                f"`bank_size` is {bank_size}, expected at most {MAX_CORESET_SAMPLE} or None for all"
-            )
-        sample = torch.arange(count)
-        if count > MAX_CORESET_SAMPLE:
-            generator = torch.Generator().manual_seed(seed)
-            sample = torch.randperm(count, generator=generator)[:MAX_CORESET_SAMPLE].sort().values
-        rows = _sampled_rows(feature_maps, patch_sizes, sample)
-        indices, _ = greedy_coreset(rows, bank_size, seed=seed)
-        return cls(rows[indices], patch_sizes)
+        if bank_size is None or bank_size >= len(patches):
+            return cls(patches)
+        indices, _ = greedy_coreset(patches, bank_size, seed=seed)
+        return cls(patches[indices])
 
-    def anomaly_maps(
-        self,
-        feature_maps: Sequence[torch.Tensor],
-        size: int,
-        told: Callable[[int, int], None] | None = None,
-    ) -> torch.Tensor:
-        """Squared distance of each patch to its nearest neighbor, resized bilinearly.
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Squared distance of each patch to its nearest neighbor in the bank.
 
         Args:
-            feature_maps: One `[N, C_l, H_l, W_l]` a level.
-            size: Side of the maps.
-            told: Called after some images with how many are done, and how many there are.
+            patches: `[M, D]`, float32.
 
         Returns:
-            `[N, size, size]`, float32.
+            `[M]`, float32.
         """
-        height, width = grid(feature_maps)
-        images = images_at_a_time(self.bank.device)
-        if not self.bank.is_cuda:
-            of_one_image = height * width * len(self.bank)
-            images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
-        maps = []
-        done = 0
-        for batch in _batches(feature_maps, images):
-            patches = aggregate_patches(batch, self.patch_sizes)
-            distances, _ = nearest_neighbors(patches, self._index)
-            maps.append(
-                F.interpolate(
-                    distances.reshape(-1, 1, height, width),
-                    size=(size, size),
-                    mode="bilinear",
-                    align_corners=False,
-                )
-            )
-            done += len(batch[0])
-            if told is not None:
-                told(done, len(feature_maps[0]))
-        return torch.cat(maps).squeeze(1)
+        index = NearestNeighborIndex.of_parts(self.bank, self.screen)
+        distances: torch.Tensor = nearest_neighbors(patches, index)[0]
+        return distances.squeeze(1)
 
+    def __len__(self) -> int:
+        return len(self.bank)
 
-def images_at_a_time(device: torch.device) -> int:
-    """Images of a batch: it bounds the memory taken and moves results by no more than rounding. A
-    GPU needs more to be busy."""
-    return 64 if device.type == "cuda" else 16
+    def _set(self, bank: torch.Tensor) -> None:
+        if bank.is_meta:
+            self.bank, self.screen = bank, None
+            return
+        index = NearestNeighborIndex(bank)
+        self.bank, self.screen = index.bank, index.screen
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MemoryBank:
+        device = self.bank.device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.bank.device != device or self.bank.dtype != torch.float32:
+            self._set(self.bank)
+        return self
 
-def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Patch positions of an image, (H, W): those of the largest feature map."""
-    return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        bank = state_dict.get(f"{prefix}bank")
+        if isinstance(bank, torch.Tensor):
+            self._set(bank.detach().to(self.bank.device, torch.float32, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int) -> int:
@@ -134,24 +99,3 @@ def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int
     the data; `nearest_neighbors` gets by with less.
     """
     return backbone_flops + 2 * queries * bank_rows * channels
-
-
-def _batches(
-    feature_maps: Sequence[torch.Tensor], size: int | None = None
-) -> list[tuple[torch.Tensor, ...]]:
-    size = size or images_at_a_time(feature_maps[0].device)
-    return list(zip(*(m.split(size) for m in feature_maps), strict=True))
-
-
-def _sampled_rows(
-    feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[int], sample: torch.Tensor
-) -> torch.Tensor:
-    """Patch features of the sorted row numbers `sample`, without holding those of all rows."""
-    rows = []
-    first = 0
-    for batch in _batches(feature_maps):
-        patches = aggregate_patches(batch, patch_sizes)
-        bounds = torch.searchsorted(sample, torch.tensor([first, first + len(patches)]))
-        rows.append(patches[(sample[bounds[0] : bounds[1]] - first).to(patches.device)])
-        first += len(patches)
-    return torch.cat(rows)

@@ -3,6 +3,8 @@
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
 - `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank.
+- `usable_device`: a device by name, if kernels can run there; `native_info`: instruction sets and
+  CUDA.
 - `pixel_metrics`, `region_weighted_average_precision`: quality of anomaly maps.
 
 They need torch and NumPy alone and take either's arrays, or any other with `__dlpack__`; the same
@@ -13,6 +15,7 @@ avx512_vnni) lowers the instruction set that the CPU kernels use.
 
 from autopatch.kernels.aggregate import aggregate_patches
 from autopatch.kernels.coreset import greedy_coreset
+from autopatch.kernels.device import NativeInfo, native_info, usable_device
 from autopatch.kernels.metrics import (
     PixelMetrics,
     pixel_metrics,
@@ -21,11 +24,14 @@ from autopatch.kernels.metrics import (
 from autopatch.kernels.nearest import NearestNeighborIndex, nearest_neighbors
 
 __all__ = [
+    "NativeInfo",
     "NearestNeighborIndex",
     "PixelMetrics",
     "aggregate_patches",
     "greedy_coreset",
+    "native_info",
     "nearest_neighbors",
     "pixel_metrics",
     "region_weighted_average_precision",
+    "usable_device",
 ]

@@ -32,8 +32,23 @@ class NearestNeighborIndex:
             infinity.
     """
 
+    bank: torch.Tensor
+    screen: torch.Tensor | None
+
     def __init__(self, bank: Array) -> None:
         self._set(to_float32("bank", bank).detach())
+
+    @classmethod
+    def of_parts(cls, bank: torch.Tensor, screen: torch.Tensor | None) -> NearestNeighborIndex:
+        """An index of a bank and the screen that was made of it before.
+
+        Args:
+            bank: `bank` of an index.
+            screen: Its `screen`, unchanged and on the bank's device.
+        """
+        index = cls.__new__(cls)
+        index.bank, index.screen = bank, screen
+        return index
 
     def add(self, rows: Array) -> None:
         """Puts rows behind those of the bank, and makes a new screen.

@@ -4,15 +4,17 @@
 - `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map, with a color bar.
 - `rank_cases`, `Ranking`; `draw_cases`, `Cases`: the best and worst images, and their pictures.
 - `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one picture.
-- `Report`, `Failure`, `write_report`: the page of a run with its pictures and its table.
+- `Report`, `Failure`, `write_report`: the page of a run with its pictures and its table; `PAGE`:
+  its file name.
 """
 
 from autopatch.report.cases import Cases, Ranking, draw_cases, rank_cases
 from autopatch.report.overlay import ColorScale, case_panel, outline, overlay, side_by_side
-from autopatch.report.page import Failure, Report, write_report
+from autopatch.report.page import PAGE, Failure, Report, write_report
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure
 
 __all__ = [
+    "PAGE",
     "Candidate",
     "Cases",
     "ColorScale",

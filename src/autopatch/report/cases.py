@@ -112,17 +112,17 @@ def draw_cases(
         quality = "" if average_precision is None else f"AP {average_precision:.1%}"
         remark = ", ".join(filter(None, (quality, warning)))
         picture = case_panel(
-            read_image(sample.path),
+            read_image(sample.image),
             maps[index],
             scale,
-            name=sample.path.name,
+            name=sample.image.name,
             type=sample.type,
             score=score,
             threshold=threshold,
             mask=None if sample.type == GOOD else masks[index],
             remark=remark,
         )
-        return f"{sample.path.name}, {sample.type}, score {score:.4g} {remark}".strip(), picture
+        return f"{sample.image.name}, {sample.type}, score {score:.4g} {remark}".strip(), picture
 
     groups = (
         Cases(

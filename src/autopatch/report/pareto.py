@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
+
+from autopatch.files import write_bytes_atomically
+from autopatch.search.objectives import Objective
 
 _FRONT = "#1f5fa8"
 _PICK = "#c8102e"
@@ -30,10 +34,11 @@ class Candidate:
     Attributes:
         number: Its trial, None for one that was not evaluated by the search.
         label: Its architecture in words.
-        cost: FLOPs an image, those the search was to save.
-        backbone_flops: Those of the backbone alone, None where unknown.
-        validation: Metrics on the validation part by name, each in [0, 1]; "rwAP" where the search
-            evaluated it, empty where it was not.
+        values: Values of the objectives by name: all of them where the search evaluated it, the
+            cost at least where it did not.
+        backbone_flops: FLOPs an image of the backbone alone, None where unknown.
+        validation: Metrics on the validation part by name, each in [0, 1]; empty where the search
+            did not evaluate it.
         on_front: Whether no other trial beats it.
         is_pick: Whether it is the search's choice.
         is_patchcore: Whether it is the PatchCore setting of the backbone.
@@ -42,7 +47,7 @@ class Candidate:
 
     number: int | None
     label: str
-    cost: int
+    values: Mapping[str, float]
     backbone_flops: int | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     on_front: bool = False
@@ -56,52 +61,77 @@ class Candidate:
         return "PatchCore setting" if self.number is None else f"trial {self.number}"
 
 
-def best_on_test(candidates: Sequence[Candidate]) -> Candidate | None:
+def best_on_test(
+    candidates: Sequence[Candidate], objectives: Sequence[Objective]
+) -> Candidate | None:
     """The front's member of highest test rwAP, which no search can know; None without tests.
 
-    On ties fewer FLOPs, then the first.
+    On ties the best in the first objective, then the first.
     """
-    measured = [c for c in candidates if c.on_front and c.test is not None and "rwAP" in c.test]
-    return min(measured, key=lambda c: (-_test_rwap(c), c.cost), default=None)
+    cost = objectives[0]
+    measured = [
+        (-c.test["rwAP"], cost.loss(c.values[cost.name]), place)
+        for place, c in enumerate(candidates)
+        if c.on_front and c.test is not None and "rwAP" in c.test
+    ]
+    return candidates[min(measured)[-1]] if measured else None
+
+
+def short_label(objective: Objective) -> str:
+    """An objective in words, without what stands in parentheses."""
+    return objective.label.partition(" (")[0]
+
+
+def with_unit(number: str, objective: Objective) -> str:
+    """A displayed value and its unit, where there is one."""
+    return f"{number} {objective.unit}".rstrip()
 
 
 def pareto_figure(
     candidates: Sequence[Candidate],
     path: Path,
     *,
-    cost: str = "total_flops",
+    objectives: Sequence[Objective],
     validation_anomalies: int | None = None,
     test_anomalies: int | None = None,
     warning: str | None = None,
 ) -> None:
-    """Draws rwAP against the cost, on the validation part and, where measured, on the test part.
+    """Draws quality against cost, on the validation part and, where measured, on the test part.
 
     Args:
         candidates: All evaluated candidates, and the PatchCore setting if it is to be compared.
         path: PNG file to write; it appears whole or not at all.
-        cost: What the candidates' cost is, a key of `COSTS`.
+        objectives: Those of the search. The first is the cost, on a logarithmic axis; the last is
+            the quality, whose name is also that of the metric on the test part.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
         warning: Line above everything, None for none.
 
     Raises:
-        ValueError: A candidate has no FLOPs, which have no place on a logarithmic axis.
+        ValueError: A cost is not above 0 and has no place on a logarithmic axis.
+        InputError: The file cannot be written.
     """
-    if any(candidate.cost <= 0 for candidate in candidates):
-        raise ValueError("a candidate has a cost below 1")
-    tested = [c for c in candidates if c.test is not None and "rwAP" in c.test]
+    cost, quality = objectives[0], objectives[-1]
+    for candidate in candidates:
+        if not candidate.values[cost.name] > 0:
+            found = candidate.values[cost.name]
+            raise ValueError(f"{cost.name} of {candidate.name} is {found}, expected it above 0")
+    costs = [cost.display(c.values[cost.name]) for c in candidates]
+    seen = _placed(candidates, costs, quality, [c.values for c in candidates])
+    tested = _placed(candidates, costs, quality, [c.test or {} for c in candidates])
     figure = Figure(figsize=(12.5 if tested else 8, 5.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
         _style(axes, cost)
     # The bounds are final before labels are placed, and the same for both panels.
-    _set_bounds(panels[0], candidates)
-    drawn = [_draw_validation(panels[0], candidates)]
-    panels[0].set_ylabel("rwAP [%]")
+    _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
+    drawn = [_draw_validation(panels[0], seen, quality)]
+    panels[0].set_ylabel(_axis(quality.name, quality.unit))
     panels[0].set_title(_title("Validation part, what the search saw", validation_anomalies))
     if tested:
-        drawn.append(_draw_test(panels[1], tested))
+        oracle = best_on_test([c for c, _ in tested], objectives)
+        drawn.append(_draw_test(panels[1], tested, quality, oracle))
         panels[1].set_title(_title("Test part, unknown to the search", test_anomalies))
     if warning is not None:
         figure.suptitle(warning, color=_PICK, fontweight="bold")
@@ -110,15 +140,13 @@ def pareto_figure(
     figure.set_layout_engine("none")
     for axes, (points, line, labels) in zip(panels, drawn, strict=True):
         _place_labels(axes, points, line, labels)
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(unfinished, format="png", metadata={"Software": None})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    write_bytes_atomically(path, picture.getvalue())
 
 
 _Point = tuple[float, float]
+_Placed = list[tuple[Candidate, _Point]]
 
 
 @dataclass(frozen=True)
@@ -130,9 +158,24 @@ class _Label:
     bold: bool = False
 
 
-def _style(axes: Any, cost: str) -> None:
+def _placed(
+    candidates: Sequence[Candidate],
+    costs: Sequence[float],
+    quality: Objective,
+    values: Sequence[Mapping[str, float]],
+) -> _Placed:
+    """The candidates whose values hold the quality, and their points."""
+    return [
+        (candidate, (cost, quality.display(held[quality.name])))
+        for candidate, cost, held in zip(candidates, costs, values, strict=True)
+        if quality.name in held
+    ]
+
+
+def _style(axes: Any, cost: Objective) -> None:
+    unit = f"{cost.unit} an image" if cost.unit.endswith("FLOP") else cost.unit
     axes.set_xscale("log")
-    axes.set_xlabel(f"{cost.removesuffix('_flops')} FLOPs [GFLOP an image]")
+    axes.set_xlabel(_axis(short_label(cost), unit))
     axes.grid(which="major", color="#e4e4e4", linewidth=0.8)
     axes.grid(which="minor", axis="x", color="#f2f2f2", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -140,15 +183,15 @@ def _style(axes: Any, cost: str) -> None:
     axes.tick_params(labelleft=True)
 
 
-def _set_bounds(axes: Any, candidates: Sequence[Candidate]) -> None:
-    flops = [c.cost / 1e9 for c in candidates] or [0.1, 10]
-    values = [100 * c.validation["rwAP"] for c in candidates if "rwAP" in c.validation]
-    values += [100 * _test_rwap(c) for c in candidates if c.test is not None and "rwAP" in c.test]
-    low, high = min(flops), max(flops)
+def _set_bounds(
+    axes: Any, costs: Sequence[float], qualities: Sequence[float], quality: Objective
+) -> None:
+    costs = costs or [0.1, 10]
+    low, high = min(costs), max(costs)
     margin = max((high / low) ** 0.1, 1.3)
     axes.set_xlim(low / margin, high * margin)
-    top = max(values, default=100.0)
-    axes.set_ylim(-0.05 * max(top, 5), 1.18 * max(top, 5))
+    top = max(max(qualities, default=quality.display(1.0)), quality.display(0.05))
+    axes.set_ylim(-0.05 * top, 1.18 * top)
     spread = high / low * margin**2
     # A narrow range holds few powers of ten; more ticks then carry numbers.
     subs = (1.0,) if spread > 300 else (1.0, 2.0, 5.0) if spread > 8 else tuple(range(1, 10))
@@ -159,42 +202,41 @@ def _set_bounds(axes: Any, candidates: Sequence[Candidate]) -> None:
 
 
 def _draw_validation(
-    axes: Any, candidates: Sequence[Candidate]
+    axes: Any, seen: _Placed, quality: Objective
 ) -> tuple[list[_Point], list[_Point], list[_Label]]:
     """Returns all points, the corners of the front's line, and the labels to place."""
-    seen = [c for c in candidates if "rwAP" in c.validation]
-    points = [(c.cost / 1e9, 100 * c.validation["rwAP"]) for c in seen]
-    others = [point for c, point in zip(seen, points, strict=True) if not c.on_front]
-    front = sorted(point for c, point in zip(seen, points, strict=True) if c.on_front)
+    others = [point for c, point in seen if not c.on_front]
+    front = sorted(point for c, point in seen if c.on_front)
     if others:
         axes.plot(*zip(*others, strict=True), **_OTHER, linestyle="none")
     line: list[_Point] = []
     if front:
-        # To the right edge: more FLOPs than the last member's buy nothing.
-        for x, y in [*front, (axes.get_xlim()[1], front[-1][1])]:
-            line += [(x, line[-1][1]), (x, y)] if line else [(x, y)]
+        # Members that only a further objective keeps on the front lie below the line.
+        for x, y in front:
+            if not line:
+                line.append((x, y))
+            elif y >= line[-1][1]:
+                line += [(x, line[-1][1]), (x, y)]
+        # To the right edge: more cost than the last member's buys nothing.
+        line.append((axes.get_xlim()[1], line[-1][1]))
         axes.plot(*zip(*line, strict=True), color=_FRONT, linewidth=1.6)
         axes.plot(*zip(*front, strict=True), "o", ms=7, color=_FRONT)
-    labels = []
-    for candidate, point in zip(seen, points, strict=True):
-        labels += _mark(axes, candidate, point)
-    return points, line, labels
+    labels = [label for c, point in seen for label in _mark(axes, c, point, quality)]
+    return [point for _, point in seen], line, labels
 
 
 def _draw_test(
-    axes: Any, tested: Sequence[Candidate]
+    axes: Any, tested: _Placed, quality: Objective, oracle: Candidate | None
 ) -> tuple[list[_Point], list[_Point], list[_Label]]:
-    points = [(c.cost / 1e9, 100 * _test_rwap(c)) for c in tested]
-    oracle = best_on_test(tested)
-    front = sorted(point for c, point in zip(tested, points, strict=True) if c.on_front)
+    front = sorted(point for c, point in tested if c.on_front)
     if front:
         axes.plot(*zip(*front, strict=True), ":o", ms=7, color=_FRONT, linewidth=1)
     labels = []
-    for candidate, point in zip(tested, points, strict=True):
+    for candidate, point in tested:
         if candidate is oracle:
             axes.plot(*point, "o", ms=17, mfc="none", mec=_ORACLE, mew=2)
-        labels += _mark(axes, candidate, point, oracle=candidate is oracle)
-    return points, front, labels
+        labels += _mark(axes, candidate, point, quality, oracle=candidate is oracle)
+    return [point for _, point in tested], front, labels
 
 
 def _draw_legend(figure: Figure) -> None:
@@ -205,7 +247,9 @@ def _draw_legend(figure: Figure) -> None:
     figure.legend([front, other], names, loc="outside lower center", ncols=2, frameon=False)
 
 
-def _mark(axes: Any, candidate: Candidate, point: _Point, *, oracle: bool = False) -> list[_Label]:
+def _mark(
+    axes: Any, candidate: Candidate, point: _Point, quality: Objective, *, oracle: bool = False
+) -> list[_Label]:
     """Draws what is special about a candidate and returns its label, none for an ordinary one."""
     words = []
     color = _FRONT
@@ -223,7 +267,8 @@ def _mark(axes: Any, candidate: Candidate, point: _Point, *, oracle: bool = Fals
     if not words:
         return [_Label(*point, str(candidate.number), color)] if candidate.on_front else []
     number = [] if candidate.number is None else [f"trial {candidate.number}"]
-    text = f"{' = '.join(words)}\n{', '.join([*number, f'{point[1]:.1f} %'])}"
+    number.append(with_unit(f"{point[1]:.1f}", quality))
+    text = f"{' = '.join(words)}\n{', '.join(number)}"
     return [_Label(*point, text, color, bold=True)]
 
 
@@ -325,10 +370,9 @@ def _free_place(
     return None
 
 
+def _axis(name: str, unit: str) -> str:
+    return f"{name} [{unit}]" if unit else name
+
+
 def _title(text: str, anomalies: int | None) -> str:
     return text if anomalies is None else f"{text} ({anomalies} anomalous images)"
-
-
-def _test_rwap(candidate: Candidate) -> float:
-    assert candidate.test is not None
-    return candidate.test["rwAP"]

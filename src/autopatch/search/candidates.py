@@ -10,28 +10,29 @@ from functools import partial
 
 import torch
 
-from autopatch.data import EVALUATION_SIZE, Sample, load_masks
+from autopatch.data import EVALUATION_SIZE, ImageReader, Sample, load_masks
 from autopatch.detector import (
-    MemoryBank,
+    Architecture,
+    Head,
     cut_subnet,
     feature_maps,
+    fit_head,
     score_maps,
     stack_maps,
-    total_flops,
 )
-from autopatch.errors import InputError
 from autopatch.progress import Progress
 from autopatch.search.evaluation import Evaluation
-from autopatch.supernet import Architecture, Supernet
+from autopatch.search.objectives import FittedCandidate, Objective, resolve_objectives
+from autopatch.supernet import Supernet
 
 
 class FeatureMaps:
     """Feature maps of a fixed list of images, computed when first asked for and then kept.
 
-    Where architectures differ in their levels alone, the maps of all levels are computed and kept
+    Where the supernet says that architectures share feature maps, these are computed and kept
     together. The least recently used maps are dropped first, within `cache_bytes`; maps that do not
     fit on their own are computed anew each time, for the levels asked for, and let go with the
-    candidate. What is in use is in memory whatever the limit.
+    candidate. Maps in use do not count towards the limit. Decoded images are kept as well.
 
     Args:
         supernet: The backbones.
@@ -52,8 +53,9 @@ class FeatureMaps:
     ) -> None:
         self._supernet = supernet
         self._device = device
-        self._fit = [sample.path for sample in fit]
-        self._paths = [*self._fit, *(sample.path for sample in scored)]
+        self._fit = [sample.image for sample in fit]
+        self._images = [*self._fit, *(sample.image for sample in scored)]
+        self._reader = ImageReader()
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
 
@@ -67,29 +69,29 @@ class FeatureMaps:
                 return self._compute(architecture)
             while sum(map(self.bytes_needed, self._cache)) + needed > self._cache_bytes:
                 self._cache.popitem(last=False)
-            self._cache[whole] = dict(zip(whole.levels, self._compute(whole), strict=True))
+            self._cache[whole] = dict(zip(whole.backbone.levels, self._compute(whole), strict=True))
         self._cache.move_to_end(whole)
-        return [self._cache[whole][level] for level in architecture.levels]
+        return [self._cache[whole][level] for level in architecture.backbone.levels]
 
     def bytes_needed(self, architecture: Architecture) -> int:
         """Memory of the maps that are kept together with those of an architecture."""
         whole = self._kept_together(architecture)
+        grids = self._supernet.grids(whole.backbone.network, whole.input.size)
         floats = 0
-        for level in self._supernet.chosen_levels(whole):
-            one = replace(whole, levels=(level.index,), patch_sizes=(1,))
-            height, width = self._supernet.grid(one)
+        for level in self._supernet.levels(whole.backbone):
+            height, width = grids[level.index]
             floats += level.channels * height * width
-        return 4 * floats * len(self._paths)
+        return 4 * floats * len(self._images)
 
     def _kept_together(self, architecture: Architecture) -> Architecture:
-        levels = self._supernet.shared_levels or architecture.levels
-        ones = (1,) * len(levels)  # neither patch sizes nor the bank matter to the maps
-        return replace(architecture, levels=levels, patch_sizes=ones, bank_size=None)
+        backbone = self._supernet.shared(architecture.backbone)
+        # The head does not matter to the maps.
+        return Architecture(architecture.input, backbone, Head((1,) * len(backbone.levels)))
 
     def _compute(self, architecture: Architecture) -> list[torch.Tensor]:
         subnet = cut_subnet(self._supernet, architecture, self._fit, self._device)
-        batches = feature_maps(subnet, architecture.image_size, self._paths)
-        return stack_maps(batches, len(self._paths))
+        batches = feature_maps(subnet, architecture.input.size, self._images, reader=self._reader)
+        return stack_maps(batches, len(self._images))
 
 
 class CandidateEvaluator:
@@ -99,7 +101,7 @@ class CandidateEvaluator:
         supernet: The backbones.
         fit: Good images for the bank.
         scored: Labelled images for the metrics.
-        cost: What an evaluation's cost is, a key of `COSTS`.
+        objectives: What an evaluation measures.
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
         cache_bytes: Memory for feature maps that are kept.
@@ -113,7 +115,7 @@ class CandidateEvaluator:
         *,
         fit: Sequence[Sample],
         scored: Sequence[Sample],
-        cost: str = "total_flops",
+        objectives: Sequence[Objective] | None = None,
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
@@ -128,7 +130,7 @@ class CandidateEvaluator:
             supernet, fit=fit, scored=scored, cache_bytes=cache_bytes, device=device
         )
         self._cache_bytes = cache_bytes
-        self._cost = cost
+        self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
         self._seed = seed
         self._told = None if progress is None else partial(progress, "nearest neighbors")
         self._evaluation_size = evaluation_size
@@ -137,17 +139,18 @@ class CandidateEvaluator:
     def too_large_to_keep(self, architectures: Iterable[Architecture]) -> dict[int, int]:
         """Image sizes of architectures whose feature maps do not fit the memory for them, with the
         bytes they need: those maps are computed anew for each candidate."""
-        needed = {a.image_size: self._feature_maps.bytes_needed(a) for a in architectures}
+        needed = {a.input.size: self._feature_maps.bytes_needed(a) for a in architectures}
         return {size: count for size, count in needed.items() if count > self._cache_bytes}
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Timings are those of all fit and scored images together; "features" is short where the
         maps were kept from an earlier candidate. Bank sizes of no fewer than the patches there are
         make one detector, which is scored once."""
-        height, width = self._supernet.grid(architecture)
+        height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
         patches = self._fit_images * height * width
-        if architecture.bank_size is not None and architecture.bank_size >= patches:
-            architecture = replace(architecture, bank_size=None)
+        head = architecture.head
+        if head.bank_size is not None and head.bank_size >= patches:
+            architecture = replace(architecture, head=replace(head, bank_size=None))
         if architecture not in self._scored:
             self._scored[architecture] = self._score(architecture)
         return self._scored[architecture]
@@ -156,20 +159,24 @@ class CandidateEvaluator:
         started = self._now()
         maps = self._feature_maps.get(architecture)
         seen = self._now()
-        memory = MemoryBank.fit(
+        head = fit_head(
             [m[: self._fit_images] for m in maps],
-            architecture.patch_sizes,
-            bank_size=architecture.bank_size,
+            architecture.head,
+            size=self._evaluation_size,
             seed=self._seed,
         )
         fitted = self._now()
-        anomaly_maps = memory.anomaly_maps(
-            [m[self._fit_images :] for m in maps], self._evaluation_size, self._told
-        )
+        anomaly_maps = head.anomaly_maps([m[self._fit_images :] for m in maps], self._told)
         compared = self._now()
         metrics = score_maps(anomaly_maps, self._masks, self._types)
+        candidate = FittedCandidate(
+            supernet=self._supernet,
+            architecture=architecture,
+            bank_rows=len(head.memory),
+            metrics=metrics,
+        )
         return Evaluation(
-            cost=architecture_cost(self._supernet, architecture, len(memory.bank), self._cost),
+            values={o.name: float(o.measure(candidate)) for o in self._objectives},
             metrics=metrics,
             timings={
                 "features": seen - started,
@@ -184,27 +191,3 @@ class CandidateEvaluator:
         if self._masks.is_cuda:
             torch.cuda.synchronize(self._masks.device)
         return time.perf_counter()
-
-
-def architecture_cost(
-    supernet: Supernet, architecture: Architecture, bank_rows: int, cost: str
-) -> int:
-    """FLOPs an image of a detector.
-
-    Args:
-        supernet: The backbones.
-        architecture: Of the detector.
-        bank_rows: Patches in its bank.
-        cost: A key of `COSTS`.
-
-    Raises:
-        InputError: The backbone has no published FLOPs.
-    """
-    if cost == "published_flops":
-        published = supernet.published_cost(architecture)
-        if published is None:
-            raise InputError(f"{supernet.name} has no published FLOPs, only total FLOPs")
-        return published.flops
-    height, width = supernet.grid(architecture)
-    channels = sum(level.channels for level in supernet.chosen_levels(architecture))
-    return total_flops(supernet.flops(architecture), height * width, bank_rows, channels)

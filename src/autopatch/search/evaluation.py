@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from autopatch.supernet import Architecture
-
-COSTS = {
-    "total_flops": "total FLOPs (backbone and nearest neighbors)",
-    "published_flops": "published FLOPs (backbone alone)",
-}
-"""What a search can have as its first objective, in words."""
+from autopatch.detector import Architecture
+from autopatch.search.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -21,10 +16,9 @@ class Evaluation:
     """The measured worth of one architecture.
 
     Attributes:
-        cost: FLOPs an image, those of `COSTS` that the search was planned with; below 2**53, so
-            that the record's floating-point columns hold it exactly.
-        metrics: Finite values by name; "rwAP" in [0, 1] on the validation part is the second
-            objective. A metric that is undefined is left out.
+        values: One number for each objective of the search, by name; finite, and below 2**53 in
+            magnitude, so that the record's floating-point columns hold whole numbers exactly.
+        metrics: Finite values by name. A metric that is undefined is left out.
         timings: Seconds by name of the step.
 
     Raises:
@@ -32,25 +26,22 @@ class Evaluation:
             a failed one, with this message as its reason.
     """
 
-    cost: int
-    metrics: Mapping[str, float]
+    values: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cost < 2**53:
-            raise ValueError(f"cost is {self.cost}, expected 0 to 2**53 - 1")
-        if "rwAP" not in self.metrics:
-            raise ValueError(f"metrics are {sorted(self.metrics)}, expected rwAP among them")
-        if not 0.0 <= self.metrics["rwAP"] <= 1.0:
-            raise ValueError(f"rwAP is {self.metrics['rwAP']}, expected a value in [0, 1]")
-        for name, value in (*self.metrics.items(), *self.timings.items()):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, expected a finite value")
+        for group in (self.values, self.metrics, self.timings):
+            for name, value in group.items():
+                if not math.isfinite(value):
+                    raise ValueError(f"{name} is {value}, expected a finite value")
+        for name, value in self.values.items():
+            if not abs(value) < 2**53:
+                raise ValueError(f"{name} is {value}, expected a magnitude below 2**53")
 
-    @property
-    def objectives(self) -> tuple[float, float]:
-        """Both minimized: (cost, 1 - rwAP)."""
-        return float(self.cost), 1.0 - self.metrics["rwAP"]
+    def losses(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
+        """What is minimized, in the order of the objectives, which may be some of the search's."""
+        return tuple(objective.loss(self.values[objective.name]) for objective in objectives)
 
 
 class Evaluator(Protocol):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autopatch.detector import Architecture
 from autopatch.search.evaluation import Evaluation
-from autopatch.supernet import Architecture
+from autopatch.search.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Trial:
         evaluation: None where the candidate failed or is not finished.
         reason: One line why there is no evaluation, None where there is one.
         duration: Seconds from proposal to result, 0 while it runs.
+        place: Place of the genome among all that were proposed, from 0. The number is another where
+            a trial was interrupted and evaluated again.
     """
 
     number: int
@@ -28,26 +31,39 @@ class Trial:
     evaluation: Evaluation | None
     reason: str | None
     duration: float
+    place: int = 0
 
 
-def non_dominated(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Evaluated trials that no other trial beats in one objective without losing in the other.
+def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
+    """Evaluated trials that no other trial beats in one objective without losing in another.
 
-    Of trials with equal objectives the first stands for all: they are one detector in several
-    guises, such as bank sizes that all exceed the number of patches there are.
+    Of trials with equal objectives the one proposed first stands for all: they are one detector in
+    several guises, such as bank sizes that all exceed the number of patches there are.
+
+    Args:
+        trials: In any order.
+        objectives: Those of the search, in its order.
 
     Returns:
-        The front by ascending cost, then trial number; so rwAP ascends as well.
+        The front in order of the first objective, the best first, then of the others. Where there
+        are two, the second gets better along it.
     """
-    evaluated = [(trial.evaluation.objectives, trial) for trial in trials if trial.evaluation]
-    evaluated.sort(key=lambda pair: (pair[0], pair[1].number))
-    front: list[Trial] = []
-    least_loss = float("inf")
-    for objectives, trial in evaluated:
-        if objectives[1] < least_loss:
-            front.append(trial)
-            least_loss = objectives[1]
-    return tuple(front)
+    evaluated = [
+        (trial.evaluation.losses(objectives), trial.place, trial.number, trial)
+        for trial in trials
+        if trial.evaluation
+    ]
+    evaluated.sort(key=lambda entry: entry[:3])
+    # A trial is dominated by none that comes after it, and by one of the front if by any.
+    front: list[tuple[tuple[float, ...], Trial]] = []
+    for losses, _, _, trial in evaluated:
+        if not any(_no_worse(kept, losses) for kept, _ in front):
+            front.append((losses, trial))
+    return tuple(trial for _, trial in front)
+
+
+def _no_worse(losses: Sequence[float], others: Sequence[float]) -> bool:
+    return all(loss <= other for loss, other in zip(losses, others, strict=True))
 
 
 @dataclass(frozen=True)
@@ -55,24 +71,26 @@ class Front:
     """The result of a search.
 
     Attributes:
-        trials: Non-dominated trials by ascending cost; at least one.
+        trials: Non-dominated trials, as `non_dominated` orders them; at least one.
+        objectives: Those of the search, in its order.
         evaluated: Distinct architectures evaluated, failed ones counted.
         failed: Those of them that failed.
         note: One line why the search ended before its number of evaluations, None if it did not.
     """
 
     trials: tuple[Trial, ...]
+    objectives: tuple[Objective, ...]
     evaluated: int
     failed: int
     note: str | None = None
 
     @property
     def pick(self) -> Trial:
-        """The trial of highest validation rwAP; on ties less cost, then the lowest number."""
-        return min(self.trials, key=_by_rwap)
+        """The trial that is best in the last objective; on ties the best in the others, in their
+        order, then the lowest number."""
+        return min(self.trials, key=self._by_last)
 
-
-def _by_rwap(trial: Trial) -> tuple[float, float, int]:
-    assert trial.evaluation is not None
-    flops, loss = trial.evaluation.objectives
-    return loss, flops, trial.number
+    def _by_last(self, trial: Trial) -> tuple[float, tuple[float, ...], int]:
+        assert trial.evaluation is not None
+        *others, last = trial.evaluation.losses(self.objectives)
+        return last, tuple(others), trial.number

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from typing import Protocol
 
 from autopatch.errors import InputError, one_line
-from autopatch.search.evaluation import Evaluator
+from autopatch.search.evaluation import Evaluation, Evaluator
+from autopatch.search.executor import InProcessExecutor
 from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.nsga2 import NSGA2
-from autopatch.search.optimizer import PENALTY, Genome, Optimizer
-from autopatch.search.study import INTERRUPTED, Plan, Study
-from autopatch.search.tpe import TPE
+from autopatch.search.optimizer import SAMPLERS, Genome
+from autopatch.search.study import INTERRUPTED, WITHOUT_OUTCOME, Plan, Study
 
 
 class SearchError(RuntimeError):
@@ -31,64 +32,82 @@ class SearchProgress(Protocol):
     def __call__(self, done: int, total: int, trial: Trial, front: int, /) -> None: ...
 
 
-def search(evaluate: Evaluator, study: Study, *, progress: SearchProgress | None = None) -> Front:
-    """Searches the study's space for the Pareto front of its cost and 1 - rwAP.
+def search(
+    evaluate: Evaluator,
+    study: Study,
+    *,
+    progress: SearchProgress | None = None,
+    executor: Executor | None = None,
+    workers: int = 1,
+) -> Front:
+    """Searches the study's space for the Pareto front of its objectives.
 
     A study with results is replayed: a fresh optimizer proposes the same genomes and is told what
-    the record holds, so the front is that of an uninterrupted search.
+    the record holds, so the front is that of an uninterrupted search. Nor does it depend on the
+    order in which an executor finishes: the optimizer is told of a generation as a whole.
 
     Args:
-        evaluate: Scores one architecture; its cost is the one that the study's plan names.
+        evaluate: Scores one architecture; its values are those of the plan's objectives.
         study: The record, new or resumed.
         progress: Told of every evaluation.
+        executor: Makes the evaluations; this process, one at a time, if None. One of processes
+            needs an evaluator that can be pickled. It is left running.
+        workers: Evaluations in flight at most, never more than the optimizer proposes at a time:
+            one for "tpe".
 
     Raises:
         SearchError: If every candidate fails, of the first generation or, where the optimizer
             proposes fewer at a time, of as many.
-        InputError: If the evaluator raises it, or if the stored results are not those that this
-            version of the optimizer proposes.
+        InputError: If the evaluator raises it, if the stored results are not those that this
+            version of the optimizer proposes, or if `workers` is not positive.
     """
+    if workers < 1:
+        raise InputError(f"workers is {workers}, expected at least 1")
     plan = study.plan
-    optimizer = _optimizer(plan)
-    recorded = deque(trial for trial in study.trials() if trial.reason != INTERRUPTED)
+    optimizer = SAMPLERS[plan.sampler].make(
+        space=plan.space,
+        seed=plan.seed,
+        population=plan.population,
+        initial=plan.genomes(),
+        objectives=plan.objectives,
+    )
+    recorded = {t.genome: t for t in study.trials() if t.reason not in WITHOUT_OUTCOME}
     total = min(plan.evaluations, plan.space.size())
-    done: list[Trial] = []
-    while len(done) < plan.evaluations:
+    outcomes: dict[Genome, Trial] = {}
+
+    def finished(trial: Trial) -> None:
+        outcomes[trial.genome] = trial
+        if progress is not None:
+            front = non_dominated(outcomes.values(), plan.objectives)
+            progress(len(outcomes), total, trial, len(front))
+
+    while len(outcomes) < plan.evaluations:
         genomes = optimizer.ask()
         if not genomes:
             break
-        generation: list[Trial] = []
-        for genome in genomes[: plan.evaluations - len(done)]:
-            if recorded:
-                generation.append(_replay(study, recorded.popleft(), genome))
-                continue
-            trial = _evaluate(evaluate, study, genome)
-            generation.append(trial)
-            if progress is not None:
-                so_far = done + generation
-                progress(len(so_far), total, trial, len(non_dominated(so_far)))
-        done += generation
-        if len(done) >= plan.population and not any(trial.evaluation for trial in done):
+        places = dict(enumerate(genomes[: plan.evaluations - len(outcomes)], len(outcomes)))
+        outcomes.update({g: recorded.pop(g) for g in places.values() if g in recorded})
+        new = [(place, genome) for place, genome in places.items() if genome not in outcomes]
+        if new:
+            _require_none_left(study, recorded)
+        _evaluate(evaluate, study, new, executor or InProcessExecutor(), workers, finished)
+        if len(outcomes) >= plan.population and not any(t.evaluation for t in outcomes.values()):
             break
-        if len(generation) == len(genomes):
-            optimizer.tell(
-                [t.evaluation.objectives if t.evaluation else PENALTY for t in generation]
-            )
-    front = non_dominated(done)
+        if len(places) == len(genomes):
+            evaluations = [outcomes[genome].evaluation for genome in genomes]
+            optimizer.tell([e.losses(plan.objectives) if e else None for e in evaluations])
+    _require_none_left(study, recorded)
+    front = non_dominated(outcomes.values(), plan.objectives)
     if not front:
-        raise SearchError(f"all {len(done)} candidates failed, the first: {done[0].reason}")
+        first = min(outcomes.values(), key=lambda trial: trial.place)
+        raise SearchError(f"all {len(outcomes)} candidates failed, the first: {first.reason}")
     return Front(
         trials=front,
-        evaluated=len(done),
-        failed=sum(trial.evaluation is None for trial in done),
-        note=_note(plan, len(done)),
+        objectives=plan.objectives,
+        evaluated=len(outcomes),
+        failed=sum(trial.evaluation is None for trial in outcomes.values()),
+        note=_note(plan, len(outcomes)),
     )
-
-
-def _optimizer(plan: Plan) -> Optimizer:
-    if plan.sampler == "tpe":
-        return TPE(plan.space, seed=plan.seed, initial=plan.genomes())
-    return NSGA2(plan.space, seed=plan.seed, population=plan.population, initial=plan.genomes())
 
 
 def _note(plan: Plan, evaluated: int) -> str | None:
@@ -101,25 +120,89 @@ def _note(plan: Plan, evaluated: int) -> str | None:
     return ended + f"the optimizer proposes nothing new among the space's {size} architectures"
 
 
-def _replay(study: Study, trial: Trial, genome: Genome) -> Trial:
-    if trial.genome != genome:
+def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
+    """Raises InputError where the record holds results that were not proposed so far, which a
+    search with the same optimizer would not have gone past."""
+    for trial in recorded.values():
         raise InputError(
-            f"{study.path}: trial {trial.number} holds the genome {trial.genome}, but the "
-            f"optimizer proposes {genome}: made with other versions of autopatch, pymoo, optuna or "
-            "numpy"
+            f"{study.path}: trial {trial.number} holds the genome {trial.genome}, which the "
+            "optimizer does not propose there: made with other versions of autopatch, pymoo, "
+            "optuna or numpy"
         )
-    return trial
 
 
-def _evaluate(evaluate: Evaluator, study: Study, genome: Genome) -> Trial:
-    number = study.start(genome)
+def _evaluate(
+    evaluate: Evaluator,
+    study: Study,
+    proposed: Sequence[tuple[int, Genome]],
+    executor: Executor,
+    workers: int,
+    finished: Callable[[Trial], None],
+) -> None:
+    """Evaluates and records.
+
+    Args:
+        evaluate: Scores one architecture.
+        study: The record.
+        proposed: Places and genomes.
+        executor: Makes the evaluations.
+        workers: Evaluations in flight at most.
+        finished: Called with each trial once it is recorded.
+
+    Raises:
+        BaseException: What ends the search; trials in flight are then recorded as interrupted.
+    """
+    waiting = deque(proposed)
+    running: dict[int, Future[Evaluation]] = {}
+    without_result: set[int] = set()
     try:
-        evaluation = evaluate(study.plan.space.decode(genome))
-    except BaseException as error:
-        # MemoryError counts as a failure: a smaller candidate may well fit.
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            name, message = type(error).__name__, one_line(error)
-            return study.fail(number, name if message == name else f"{name}: {message}")
-        study.fail(number, INTERRUPTED)
+        while waiting or running:
+            # What is finished is recorded before anything else is started.
+            while waiting and len(running) < workers and not _any_done(running):
+                place, genome = waiting.popleft()
+                number = study.start(genome, place)
+                without_result.add(number)
+                running[number] = executor.submit(evaluate, study.plan.space.decode(genome))
+            wait(running.values(), return_when=FIRST_COMPLETED)
+            for number in [n for n, future in running.items() if future.done()]:
+                outcome = _outcome(running.pop(number), study.plan)
+                without_result.discard(number)
+                if isinstance(outcome, Evaluation):
+                    trial = study.complete(number, outcome)
+                else:
+                    trial = study.fail(number, outcome)
+                finished(trial)
+    except BaseException:
+        for future in running.values():
+            future.cancel()
+        for number in sorted(without_result):
+            study.fail(number, INTERRUPTED)
         raise
-    return study.complete(number, evaluation)
+
+
+def _any_done(running: dict[int, Future[Evaluation]]) -> bool:
+    return any(future.done() for future in running.values())
+
+
+def _outcome(future: Future[Evaluation], plan: Plan) -> Evaluation | str:
+    """The evaluation, or why the candidate failed.
+
+    Raises:
+        BaseException: What no other candidate would escape.
+    """
+    # The error is not raised for what is a failed candidate: its traceback would then hold this
+    # frame and the frame the future, and the arrays of the candidate would stay in memory.
+    error = future.exception()
+    if error is None:
+        evaluation = future.result()
+        expected = [objective.name for objective in plan.objectives]
+        if evaluation.values.keys() != set(expected):
+            return (
+                f"ValueError: values are {sorted(evaluation.values)}, expected those of {expected}"
+            )
+        return evaluation
+    if not isinstance(error, Exception) or isinstance(error, InputError | BrokenExecutor):
+        raise error
+    # MemoryError counts as a failure: a smaller candidate may well fit.
+    name, message = type(error).__name__, one_line(error)
+    return name if message == name else f"{name}: {message}"

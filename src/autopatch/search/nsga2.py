@@ -22,14 +22,18 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.problems.static import StaticProblem
 
-from autopatch.search.optimizer import Genome
-from autopatch.supernet import SearchSpace
+from autopatch.search.objectives import Objective
+from autopatch.search.optimizer import Genome, Losses, Sampler
+from autopatch.search.space import SearchSpace
 
 # pymoo prints a hint where its compiled modules are missing; a population of a dozen is sorted
 # fast enough without them.
 Config.warnings["not_compiled"] = False
 
 IntArray = npt.NDArray[np.int64]
+
+# Losses of a failed candidate: finite, so that they can be sorted, and worse than any other.
+_PENALTY = 1e30
 
 # Random draws without a new architecture before the space is taken for exhausted.
 _DRAWS = 100_000
@@ -81,16 +85,24 @@ class NSGA2:
 
     Args:
         space: The space to search.
-        seed: The same seed and the same told objectives give the same genomes (for one version of
+        seed: The same seed and the same told losses give the same genomes (for one version of
             pymoo).
         population: Survivors and proposals of each generation.
         initial: Genomes proposed first.
+        objectives: How many there are.
     """
 
     def __init__(
-        self, space: SearchSpace, *, seed: int, population: int, initial: Sequence[Genome] = ()
+        self,
+        space: SearchSpace,
+        *,
+        seed: int,
+        population: int,
+        initial: Sequence[Genome] = (),
+        objectives: int = 2,
     ) -> None:
         self._space = space
+        self._objectives = objectives
         self._size = space.size()
         self._population = population
         self._proposed: set[Genome] = set()
@@ -99,7 +111,11 @@ class NSGA2:
         choices = [len(gene.choices) for gene in space.genes]
         self._upper = np.array(choices, dtype=np.int64) - 1
         self._problem = Problem(
-            n_var=len(choices), n_obj=2, xl=np.zeros_like(self._upper), xu=self._upper, vtype=int
+            n_var=len(choices),
+            n_obj=objectives,
+            xl=np.zeros_like(self._upper),
+            xu=self._upper,
+            vtype=int,
         )
         # Uniform crossover and a reset mutation take a choice for the label that it is. SBX and
         # polynomial mutation blend numbers: between a level used and not used nothing lies to
@@ -133,9 +149,11 @@ class NSGA2:
             self._asked = Population.merge(self._asked, filled)
         return genomes + fresh
 
-    def tell(self, objectives: Sequence[tuple[float, float]]) -> None:
-        """Objectives [n, 2] of the genomes last asked, in their order; both are minimized."""
-        known = StaticProblem(self._problem, F=np.array(objectives, dtype=np.float64))
+    def tell(self, losses: Sequence[Losses | None]) -> None:
+        """Losses of the genomes last asked, in their order; None for a failed one."""
+        failed = (_PENALTY,) * self._objectives
+        rows = [failed if each is None else each for each in losses]
+        known = StaticProblem(self._problem, F=np.array(rows, dtype=np.float64))
         Evaluator().eval(known, self._asked)
         self._algorithm.tell(infills=self._asked)
 
@@ -167,3 +185,19 @@ def _genome(x: Sequence[int] | IntArray) -> Genome:
 def _canonical(space: SearchSpace, x: Sequence[int] | IntArray) -> Genome | None:
     genome = _genome(x)
     return space.canonical(genome) if space.is_valid(genome) else None
+
+
+def _make(
+    *,
+    space: SearchSpace,
+    seed: int,
+    population: int,
+    initial: Sequence[Genome],
+    objectives: Sequence[Objective],
+) -> NSGA2:
+    return NSGA2(
+        space, seed=seed, population=population, initial=initial, objectives=len(objectives)
+    )
+
+
+SAMPLER = Sampler(library="pymoo", make=_make)

@@ -1,9 +1,10 @@
 """The record of a search: one Optuna study in an SQLite file, one trial an evaluation.
 
+Optuna keeps the record whichever library proposes (see `SAMPLERS`), and
 `optuna-dashboard sqlite:///RUN/study.db` opens it. A trial holds the active genes as parameters,
-the objectives as values, and as user attributes the genome, the architecture, every metric
-("metrics.AP"), the timings ("timings.fit") or the reason of a failure; the study's user
-attributes are the settings of the search.
+the objectives as values, and as user attributes the genome, its place among the proposals, the
+architecture, every metric ("metrics.AP"), the timings ("timings.fit") or the reason of a failure;
+the study's user attributes are the settings of the search.
 """
 
 from __future__ import annotations
@@ -25,20 +26,27 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autopatch.detector import Architecture
 from autopatch.errors import InputError, one_line
 from autopatch.search._optuna import close_storage, connect, open_storage, quiet
-from autopatch.search.evaluation import COSTS, Evaluation
+from autopatch.search.evaluation import Evaluation
 from autopatch.search.front import Trial
-from autopatch.supernet import Architecture, SearchSpace
+from autopatch.search.objectives import (
+    DEFAULT_OBJECTIVES,
+    Objective,
+    checked_objectives,
+    resolve_objectives,
+)
+from autopatch.search.optimizer import SAMPLERS
+from autopatch.search.space import SearchSpace
 
 INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 WITHOUT_OUTCOME = (INTERRUPTED, NOT_FINISHED)
 """Reasons of trials that say nothing of their architecture."""
 
-SAMPLERS = ("nsga2", "tpe")
-
 _NAME = "autopatch"
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,12 @@ class Plan:
         population: Architectures a generation, at least 2. If as many fail at the beginning, the
             search ends.
         initial: Architectures evaluated first; of `space`.
-        sampler: The optimizer: "nsga2" or "tpe".
-        cost: What the first objective is, a key of `COSTS`.
+        sampler: The optimizer, a name in `SAMPLERS`.
+        objectives: What is minimized and maximized, the quality last.
         settings: Whatever else decides the outcome (data, weights, versions, ...): values that
             JSON can hold.
+        unchecked: What is stored beside that and may differ when the search is resumed, such as
+            where the data lie: values that JSON can hold. The record then keeps the new ones.
 
     Raises:
         InputError: If a value is out of its range.
@@ -68,9 +78,12 @@ class Plan:
     seed: int = 0
     population: int = 12
     initial: Sequence[Architecture] = ()
-    sampler: str = SAMPLERS[0]
-    cost: str = next(iter(COSTS))
+    sampler: str = "nsga2"
+    objectives: tuple[Objective, ...] = field(
+        default_factory=lambda: resolve_objectives(DEFAULT_OBJECTIVES)
+    )
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unchecked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("seed", 0), ("population", 2)):
@@ -79,10 +92,9 @@ class Plan:
                 raise InputError(f"{name} is {value}, expected at least {least}")
         if self.seed >= 2**32:
             raise InputError(f"seed is {self.seed}, expected at most {2**32 - 1}")
-        for name, known in (("sampler", SAMPLERS), ("cost", tuple(COSTS))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
-        shadowed = self.settings.keys() & {f.name for f in fields(self)}
+        SAMPLERS[self.sampler]  # refuses an unknown one
+        checked_objectives(self.objectives)
+        shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
         if shadowed:
             raise ValueError(f"settings hold {sorted(shadowed)}, which are fields of their own")
 
@@ -101,7 +113,14 @@ class Plan:
             InputError: If the space does not hold an initial architecture.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "settings"}
-        values |= {"space": self.space.to_json(), "initial": self.genomes(), **self.settings}
+        values |= {
+            "format": _FORMAT,
+            "space": self.space.to_json(),
+            "initial": self.genomes(),
+            "objectives": [objective.to_json() for objective in self.objectives],
+            "unchecked": dict(self.unchecked),
+            **self.settings,
+        }
         # Through JSON, so that tuples and lists compare equal to what the file gives back.
         result: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
         return result
@@ -149,9 +168,9 @@ class Study:
             study = optuna.create_study(
                 study_name=_NAME,
                 storage=storage,
-                directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
+                directions=[StudyDirection[o.direction.upper()] for o in plan.objectives],
             )
-            study.set_metric_names([plan.cost, "1 - rwAP"])
+            study.set_metric_names([objective.name for objective in plan.objectives])
             for name, value in stored.items():
                 study.set_user_attr(name, value)
         close_storage(storage)
@@ -166,14 +185,15 @@ class Study:
         so no other process may be searching in this file.
 
         Raises:
-            InputError: If there is no study, or if the plan differs from the stored one in more
-                than a larger number of evaluations.
+            InputError: If there is no study, if it is one of an earlier version of autopatch, or if
+                the plan differs from the stored one in more than a larger number of evaluations
+                and `unchecked`.
         """
         given = plan.to_json()
         stored = load_settings(path)
         grown = plan.evaluations >= stored.get("evaluations", 0)
         compared = stored | {"evaluations": plan.evaluations} if grown else stored
-        difference = _difference(compared, given)
+        difference = _difference(_decisive(compared), _decisive(given))
         if difference is not None:
             name, before, now = difference
             raise InputError(
@@ -181,7 +201,9 @@ class Study:
                 f"{now}"
             )
         study = cls(path, plan)
-        study._storage.set_study_user_attr(study._id, "evaluations", plan.evaluations)
+        for name in ("evaluations", "unchecked"):
+            if stored.get(name) != given[name]:
+                study._storage.set_study_user_attr(study._id, name, given[name])
         for trial in study._storage.get_all_trials(study._id, states=(TrialState.RUNNING,)):
             study.fail(trial.number, INTERRUPTED)
         return study
@@ -203,10 +225,15 @@ class Study:
 
     def trials(self) -> tuple[Trial, ...]:
         """All trials by number."""
-        return tuple(_trial(frozen) for frozen in self._storage.get_all_trials(self._id))
+        names = self._names()
+        return tuple(_trial(frozen, names) for frozen in self._storage.get_all_trials(self._id))
 
-    def start(self, genome: tuple[int, ...]) -> int:
+    def start(self, genome: tuple[int, ...], place: int) -> int:
         """Records, in one transaction, that a canonical genome is being evaluated.
+
+        Args:
+            genome: The genome.
+            place: Its place among all that were proposed, from 0.
 
         Returns:
             The trial's number.
@@ -223,16 +250,18 @@ class Study:
             },
             user_attrs={
                 "genome": list(genome),
+                "place": place,
                 "architecture": space.decode(genome).to_json(),
             },
         )
         return self._storage.get_trial(self._storage.create_new_trial(self._id, running)).number
 
     def complete(self, number: int, evaluation: Evaluation) -> Trial:
-        """Records the result of a running trial."""
+        """Records the result of a running trial, which has a value for each objective."""
         attributes = {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
         attributes |= {f"timings.{name}": value for name, value in evaluation.timings.items()}
-        return self._finish(number, TrialState.COMPLETE, attributes, evaluation.objectives)
+        values = [evaluation.values[name] for name in self._names()]
+        return self._finish(number, TrialState.COMPLETE, attributes, values)
 
     def fail(self, number: int, reason: str) -> Trial:
         """Records why a running trial has no result."""
@@ -243,14 +272,17 @@ class Study:
         number: int,
         state: TrialState,
         attributes: Mapping[str, Any],
-        values: tuple[float, float] | None,
+        values: Sequence[float] | None,
     ) -> Trial:
         # The state comes last: until then the trial is running and a resumed search repeats it.
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
         for name, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         self._storage.set_trial_state_values(trial_id, state, values)
-        return _trial(self._storage.get_trial(trial_id))
+        return _trial(self._storage.get_trial(trial_id), self._names())
+
+    def _names(self) -> list[str]:
+        return [objective.name for objective in self.plan.objectives]
 
 
 def load_trials(path: Path) -> tuple[Trial, ...]:
@@ -259,9 +291,20 @@ def load_trials(path: Path) -> tuple[Trial, ...]:
     Raises:
         InputError: If the file is missing or is not the record of a search.
     """
-    with _stored(path) as storage:
+    with _stored(path) as (storage, settings):
+        names = [objective.name for objective in _objectives(settings)]
         frozen = storage.get_all_trials(storage.get_study_id_from_name(_NAME))
-        return tuple(_trial(trial) for trial in frozen)
+        return tuple(_trial(trial, names) for trial in frozen)
+
+
+def load_objectives(path: Path) -> tuple[Objective, ...]:
+    """The objectives of a stored study, registered or not; writes nothing.
+
+    Raises:
+        InputError: If the file is missing or is not the record of a search.
+    """
+    with _stored(path) as (_, settings):
+        return _objectives(settings)
 
 
 def load_settings(path: Path) -> dict[str, Any]:
@@ -273,8 +316,22 @@ def load_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is missing or is not the record of a search.
     """
-    with _stored(path) as storage:
-        return storage.get_study_user_attrs(storage.get_study_id_from_name(_NAME))
+    with _stored(path) as (_, settings):
+        return settings
+
+
+def _objectives(settings: Mapping[str, Any]) -> tuple[Objective, ...]:
+    return checked_objectives(map(Objective.from_json, settings["objectives"]))
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not differ when a search is resumed: of objectives not how they are displayed."""
+    decisive = {name: value for name, value in settings.items() if name != "unchecked"}
+    decisive["objectives"] = [
+        {name: objective[name] for name in ("name", "direction")}
+        for objective in settings["objectives"]
+    ]
+    return decisive
 
 
 def _difference(stored: Any, given: Any, name: str = "") -> tuple[str, str, str] | None:
@@ -305,8 +362,8 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _stored(path: Path) -> Iterator[RDBStorage]:
-    """Opens an existing study, having made sure that it is one."""
+def _stored(path: Path) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
+    """Opens an existing study, having made sure that it is one; gives its settings as well."""
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the study of a search")
     # RDBStorage would add its tables to a foreign database.
@@ -320,29 +377,55 @@ def _stored(path: Path) -> Iterator[RDBStorage]:
         raise InputError(f"{path}: not the study of a search ({error})") from None
     if _NAME not in names:
         raise InputError(f"{path}: holds the studies {names}, expected {_NAME!r} among them")
-    try:
+    with _readable(path):
         storage = open_storage(path)
-        try:
-            yield storage
-        finally:
-            close_storage(storage)
+    try:
+        with _readable(path):
+            settings = storage.get_study_user_attrs(storage.get_study_id_from_name(_NAME))
+        _check_format(path, settings)
+        with _readable(path):
+            yield storage, settings
+    finally:
+        close_storage(storage)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors of a damaged or foreign record become those of the user."""
+    try:
+        yield
     except (
         sqlalchemy.exc.SQLAlchemyError,
         StorageInternalError,
         RuntimeError,  # tables of another Optuna version
         LookupError,  # trials or attributes that no search wrote
+        TypeError,
         ValueError,
     ) as error:
         raise InputError(f"{path}: not a readable study of a search ({one_line(error)})") from None
 
 
-def _trial(frozen: FrozenTrial) -> Trial:
+def _check_format(path: Path, settings: Mapping[str, Any]) -> None:
+    found = settings.get("format")
+    if found == _FORMAT:
+        return
+    if found is None and "space" in settings:
+        raise InputError(
+            f"{path}: a search of an earlier version of autopatch; search again, or read it with "
+            "autopatch 0.1"
+        )
+    raise InputError(
+        f"{path}: not a readable study of a search (format is {found!r}, expected {_FORMAT})"
+    )
+
+
+def _trial(frozen: FrozenTrial, objectives: Sequence[str]) -> Trial:
     attributes = frozen.user_attrs
     evaluation = None
     reason = None
     if frozen.state == TrialState.COMPLETE:
         evaluation = Evaluation(
-            cost=int(frozen.values[0]),
+            values=dict(zip(objectives, frozen.values, strict=True)),
             metrics=_prefixed(attributes, "metrics."),
             timings=_prefixed(attributes, "timings."),
         )
@@ -357,6 +440,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         evaluation=evaluation,
         reason=reason,
         duration=frozen.duration.total_seconds() if frozen.duration is not None else 0.0,
+        place=attributes["place"],
     )
 
 

@@ -12,16 +12,17 @@ from itertools import pairwise
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
+from autopatch.genes import Gene
 from autopatch.search._optuna import quiet
-from autopatch.search.optimizer import PENALTY, Genome
-from autopatch.supernet import Gene, SearchSpace
+from autopatch.search.objectives import MAXIMIZE, MINIMIZE, Objective
+from autopatch.search.optimizer import Genome, Losses, Sampler
+from autopatch.search.space import SearchSpace
 
 # Proposals in a row without a new architecture before the search is taken for finished.
 _PROPOSALS = 500
-
-Objectives = tuple[float, float]
 
 
 class TPE:
@@ -35,23 +36,32 @@ class TPE:
 
     Args:
         space: The space to search.
-        seed: The same seed and the same told objectives give the same genomes (for one version of
+        seed: The same seed and the same told losses give the same genomes (for one version of
             Optuna).
         initial: Genomes proposed first. The published search has none.
+        directions: "minimize" or "maximize" for each objective.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int, initial: Sequence[Genome] = ()) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int,
+        initial: Sequence[Genome] = (),
+        directions: Sequence[str] = (MINIMIZE, MAXIMIZE),
+    ) -> None:
         self._space = space
+        self._directions = tuple(directions)
         self._size = space.size()
         self._distributions = {gene.name: _distribution(gene) for gene in space.genes}
-        self._results: dict[Genome, Objectives] = {}
+        self._results: dict[Genome, Losses | None] = {}
         self._asked: tuple[Trial, Genome] | None = None
         with quiet():
-            # rwAP is maximized, as published: between trials of equal rank hypervolumes decide,
-            # and their reference point is not that of 1 - rwAP.
+            # What is maximized stays so, as rwAP in the published search: between trials of equal
+            # rank hypervolumes decide, and their reference point is not that of 1 - rwAP.
             self._study = optuna.create_study(
                 sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True),
-                directions=["minimize", "maximize"],
+                directions=[StudyDirection[direction.upper()] for direction in directions],
             )
             for genome in initial:
                 self._study.enqueue_trial(space.parameters(genome))
@@ -69,26 +79,29 @@ class TPE:
             if genome is not None and genome not in self._results:
                 self._asked = trial, genome
                 return [genome]
-            self._finish(trial, PENALTY if genome is None else self._results[genome])
+            self._finish(trial, None if genome is None else self._results[genome])
         return []
 
-    def tell(self, objectives: Sequence[Objectives]) -> None:
-        """The objectives of the genome last asked, both minimized."""
+    def tell(self, losses: Sequence[Losses | None]) -> None:
+        """The losses of the genome last asked; None for a failed one."""
         assert self._asked is not None
         trial, genome = self._asked
-        (self._results[genome],) = objectives
+        (self._results[genome],) = losses
         self._finish(trial, self._results[genome])
 
     def _genome(self, trial: Trial) -> Genome | None:
         genome = tuple(gene.choices.index(trial.params[gene.name]) for gene in self._space.genes)
         return self._space.canonical(genome) if self._space.is_valid(genome) else None
 
-    def _finish(self, trial: Trial, objectives: Objectives) -> None:
-        if objectives == PENALTY:
+    def _finish(self, trial: Trial, losses: Losses | None) -> None:
+        if losses is None:
             self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            cost, loss = objectives
-            self._study.tell(trial, (cost, 1.0 - loss))
+            return
+        values = [
+            1.0 - loss if direction == MAXIMIZE else loss
+            for loss, direction in zip(losses, self._directions, strict=True)
+        ]
+        self._study.tell(trial, values)
 
 
 def _distribution(gene: Gene) -> BaseDistribution:
@@ -98,3 +111,18 @@ def _distribution(gene: Gene) -> BaseDistribution:
     if len(numbers) == len(gene.choices) and len(steps) == 1 and min(steps) > 0:
         return IntDistribution(numbers[0], numbers[-1], step=steps.pop())
     return CategoricalDistribution(gene.choices)
+
+
+def _make(
+    *,
+    space: SearchSpace,
+    seed: int,
+    population: int,  # it proposes one at a time
+    initial: Sequence[Genome],
+    objectives: Sequence[Objective],
+) -> TPE:
+    directions = [objective.direction for objective in objectives]
+    return TPE(space, seed=seed, initial=initial, directions=directions)
+
+
+SAMPLER = Sampler(library="optuna", make=_make)

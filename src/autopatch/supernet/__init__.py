@@ -1,62 +1,63 @@
 """Supernets: the backbones that the search cuts its detectors from.
 
-- `Level`, `Architecture`: one feature level of a backbone; one point of a search space.
-- `Gene`, `SearchSpace`: a search space as data, an integer genome with names and choices.
-- `Supernet`: what the rest of the program asks of one. `load_supernet`: gives it by name;
-  `weights_files`: the files it reads.
-- `TimmSupernet`: a timm backbone. `OnceForAllSupernet`: the published supernets, over the elastic
-  network `OnceForAllMobileNetV3`; `ElasticSupernet`: timm's inverted-residual networks made
-  elastic, over `ElasticTimmNetwork`; `published_space`, `published_cost`: of the published method;
-  `describe_stages`, `stages_cost`: one of its architectures in words, and its cost.
-- `Subnet`: the static network cut out of a supernet.
+- `Level`, `Backbone`: one feature level of a network; one subnet, as data.
+- `Supernet`: what the rest of the program asks of one. `Preset`: how it is searched.
+- `load_supernet`: gives a supernet by name; `weights_files`: the files it reads.
+- `Family`, `FAMILIES`, `LoadOptions`: a kind of backbones, and the registry of them.
+- `TimmSupernet`: a timm backbone. `ElasticSupernet`: timm's inverted-residual networks made
+  elastic, over `ElasticTimmNetwork`. The published ones are in `autopatch.published`.
+- `Subnet`: the static network cut out of a supernet; `restore_subnet`: made again from a file.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them;
   `read_safetensors`: any file of tensors.
 """
 
 from __future__ import annotations
 
-from autopatch.supernet.architecture import Architecture, Level
-from autopatch.supernet.elastic import OnceForAllMobileNetV3, SubnetSetting
+from autopatch.supernet.backbone import Backbone, Level, check_level
+from autopatch.supernet.elastic_network import ElasticSetting, ElasticTimmNetwork
 from autopatch.supernet.elastic_supernet import ElasticSupernet
-from autopatch.supernet.elastic_timm import ElasticSetting, ElasticTimmNetwork
-from autopatch.supernet.load import load_supernet, weights_files
-from autopatch.supernet.once_for_all import (
-    OFA_MBV3,
-    OnceForAllSupernet,
-    describe_stages,
-    published_space,
-    stages_cost,
+from autopatch.supernet.family import (
+    DEFAULT_SPACE,
+    FAMILIES,
+    Family,
+    LoadOptions,
+    load_supernet,
+    restore_subnet,
+    weights_files,
 )
-from autopatch.supernet.published_flops import PublishedCost, published_cost
-from autopatch.supernet.space import Gene, SearchSpace
 from autopatch.supernet.subnet import Subnet
-from autopatch.supernet.supernet import Supernet
+from autopatch.supernet.supernet import Preset, Supernet, check_image_size
 from autopatch.supernet.timm_supernet import TimmSupernet
-from autopatch.supernet.weights import Weights, read_safetensors, read_weights
+from autopatch.supernet.weights import (
+    Weights,
+    check_channels,
+    random_provenance,
+    read_safetensors,
+    read_weights,
+)
 
 __all__ = [
-    "OFA_MBV3",
-    "Architecture",
+    "DEFAULT_SPACE",
+    "FAMILIES",
+    "Backbone",
     "ElasticSetting",
     "ElasticSupernet",
     "ElasticTimmNetwork",
-    "Gene",
+    "Family",
     "Level",
-    "OnceForAllMobileNetV3",
-    "OnceForAllSupernet",
-    "PublishedCost",
-    "SearchSpace",
+    "LoadOptions",
+    "Preset",
     "Subnet",
-    "SubnetSetting",
     "Supernet",
     "TimmSupernet",
     "Weights",
-    "describe_stages",
+    "check_channels",
+    "check_image_size",
+    "check_level",
     "load_supernet",
-    "published_cost",
-    "published_space",
+    "random_provenance",
     "read_safetensors",
     "read_weights",
-    "stages_cost",
+    "restore_subnet",
     "weights_files",
 ]

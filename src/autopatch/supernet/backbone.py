@@ -1,38 +1,73 @@
-"""Backbones: modules that give the feature maps of chosen levels, made from a recipe in JSON."""
+"""The backbone of an architecture: which network, which feature levels, and how it is set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from autopatch.errors import InputError
-from autopatch.supernet.elastic import StaticNetwork, SubnetSetting
-from autopatch.supernet.elastic_timm import ElasticSetting, static_network
-from autopatch.supernet.timm_features import TIMM, features_model
-
-ONCE_FOR_ALL = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w1.2"}
-"""Published names of the Once-for-All MobileNetV3 supernets, by width."""
+from autopatch.genes import Settings, is_integer
 
 
-def build_backbone(recipe: Mapping[str, Any]) -> nn.Module:
-    """A backbone without weights, from the recipe of a `Subnet`.
+@dataclass(frozen=True)
+class Level:
+    """One feature level of a backbone.
+
+    Attributes:
+        index: Position among all feature levels of the backbone.
+        stride: Input pixels per feature-map cell and axis.
+        channels: Channels of the feature map.
+    """
+
+    index: int
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A subnet of a supernet. Only the network's family knows what the setting means.
+
+    Attributes:
+        network: Name of the network, such as "timm:mobilenetv2_100".
+        levels: Indices of the chosen feature levels, ascending, at least one.
+        setting: What else the family lets one choose, by name: a value, or a value for each stage
+            up to that of the deepest level.
 
     Raises:
-        InputError: The recipe names no known supernet, or the backbone cannot be built.
-        KeyError, TypeError: It is no recipe.
+        InputError: The network has no name, or the levels are not ascending integers.
     """
-    name = str(recipe["supernet"])
-    if name.startswith(TIMM):
-        return features_model(
-            name.removeprefix(TIMM), recipe["timm_kwargs"], out_indices=recipe["levels"]
-        )
-    for width, net_id in ONCE_FOR_ALL.items():
-        if name == net_id:
-            values = {key: tuple(recipe[key]) for key in SubnetSetting.__dataclass_fields__}
-            return StaticNetwork(width, SubnetSetting(**values))
-    if "timm_model" in recipe:
-        values = {key: tuple(recipe[key]) for key in ElasticSetting.__dataclass_fields__}
-        return static_network(recipe["timm_model"], recipe["timm_kwargs"], ElasticSetting(**values))
-    raise InputError(f"supernet '{name}' is unknown")
+
+    network: str
+    levels: tuple[int, ...]
+    setting: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, str) or not self.network:
+            raise InputError(f"backbone: network is {self.network!r}, expected a name")
+        if not isinstance(self.levels, tuple):
+            raise InputError(f"backbone: levels are {self.levels!r}, expected a tuple of integers")
+        if not self.levels:
+            raise InputError("backbone: no level is chosen, expected at least one")
+        for level in self.levels:
+            check_level(level)
+        if list(self.levels) != sorted(set(self.levels)):
+            raise InputError(f"backbone: levels {self.levels} are not ascending and distinct")
+        if not isinstance(self.setting, Mapping):
+            raise InputError(f"backbone: setting is {self.setting!r}, expected values by name")
+        object.__setattr__(self, "setting", Settings(self.setting))
+
+    def to_json(self) -> dict[str, Any]:
+        """The backbone as JSON values."""
+        return {
+            "network": self.network,
+            "levels": list(self.levels),
+            "setting": self.setting.to_json(),
+        }
+
+
+def check_level(value: object) -> None:
+    """Raises InputError unless the value is a level index."""
+    if not is_integer(value) or value < 0:
+        raise InputError(f"level is {value!r}, expected an integer from 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
@@ -18,30 +19,26 @@ _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _TOLERANCE = 1e-3  # of the largest value of a map; rounding alone makes some 1e-6
 
 
-def fold_batch_norm(module: nn.Module, image: torch.Tensor) -> nn.Module:
-    """A module that gives what `module`, in eval mode, gives, in fewer passes over the maps.
+Pair = tuple[str, str]
+"""Names of a convolution and of the batch norm that takes its output."""
 
-    Every batch norm that takes the output of a convolution, each run once, is folded into a copy of
-    that convolution (Jacob et al., CVPR 2018, section 3.2); all other weights are shared. Which
-    those are is seen in a run. (Symbolic tracing would tell as well, but while it runs no other
-    thread can call a module.) Where the maps are others afterwards, as something else takes the
-    output too, `module` is returned, with a warning.
+
+def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
+    """Which batch norms can be folded: those that take the output of a convolution, each run once.
+
+    They are seen in a run. (Symbolic tracing would tell as well, but while it runs no other thread
+    can call a module.) Where the folded module gives other maps, as something else takes the output
+    too, there are none, and a warning says so.
 
     Args:
-        module: Gives a list of feature maps.
+        module: Gives a list of feature maps; in eval mode.
         image: A batch to run it on, of values that vary.
     """
     if not any(type(part) in _BATCH_NORMS for part in module.modules()):
-        return module
-    shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
-    folded = copy.deepcopy(module, shared)
+        return []
     with torch.inference_mode(False), torch.no_grad():  # weights may be used in either mode
-        for before, behind in _pairs(folded, image):
-            convolution, batch_norm = map(folded.get_submodule, (before, behind))
-            assert isinstance(convolution, nn.Conv2d)
-            assert isinstance(batch_norm, nn.BatchNorm2d)
-            folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
-            folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
+        pairs = _pairs(module, image)
+        folded = fold_batch_norm(module, pairs)
         for found, expected in zip(folded(image), module(image), strict=True):
             if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
                 warnings.warn(
@@ -49,15 +46,37 @@ def fold_batch_norm(module: nn.Module, image: torch.Tensor) -> nn.Module:
                     "without: not only the batch norm takes the output of a convolution",
                     stacklevel=2,
                 )
-                return module
+                return []
+    return pairs
+
+
+def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
+    """A module that gives what `module`, in eval mode, gives, in fewer passes over the maps.
+
+    Each batch norm is folded into a copy of its convolution (Jacob et al., CVPR 2018, section 3.2);
+    all other weights are shared.
+
+    Args:
+        module: A network.
+        pairs: What `find_folding` found.
+    """
+    shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    folded = copy.deepcopy(module, shared)
+    with torch.inference_mode(False), torch.no_grad():
+        for before, behind in pairs:
+            convolution, batch_norm = map(folded.get_submodule, (before, behind))
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(batch_norm, nn.BatchNorm2d)
+            folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
+            folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
     return folded
 
 
-def _pairs(module: nn.Module, image: torch.Tensor) -> list[tuple[str, str]]:
+def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
     """Names of convolutions and of the batch norms that take their output, of those run once."""
     calls: Counter[str] = Counter()
     outputs: dict[str, torch.Tensor] = {}
-    pairs: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
     handles = []
 
     def on_convolution(name: str, output: torch.Tensor) -> None:

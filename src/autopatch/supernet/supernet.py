@@ -2,61 +2,213 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from autopatch.supernet.architecture import Architecture, Level
-from autopatch.supernet.published_flops import PublishedCost
-from autopatch.supernet.space import SearchSpace
+from autopatch.errors import InputError
+from autopatch.genes import Choice, Gene, is_integer
+from autopatch.supernet.backbone import Backbone, Level
 from autopatch.supernet.subnet import Subnet
 
+IMAGE_SIZES = range(32, 1025)
+"""Sides of square images that there can be, in pixels."""
 
-class Supernet(Protocol):
-    """Weights that serve many architectures.
+
+@dataclass(frozen=True)
+class Preset:
+    """How a supernet is searched.
 
     Attributes:
-        name: "timm:<model>", or that of Once-for-All networks.
+        objectives: Names of the objectives, a cost first and the quality last.
+        choices: Choices by field where they are not the default ones.
+        own: Fields whose choices are part of the preset, so that a user cannot give others.
+        fix_single_choices: Whether a field of the whole architecture with a single choice is no
+            gene.
+        from_baseline: Whether the search begins with PatchCore's setting.
+    """
+
+    objectives: tuple[str, ...] = ("total_flops", "rwAP")
+    choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
+    fix_single_choices: bool = False
+    from_baseline: bool = True
+
+
+class Supernet(ABC):
+    """Weights that serve many subnets.
+
+    Args:
+        name: Name of the search space.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel deviations.
         provenance: One line that says where the weights come from.
         random_features: Whether the weights are random.
         recalibrate_batch_norm: Whether a subnet's batch norm gets the statistics of the good images
             before it is used.
-        shared_levels: Levels whose maps are the same for all architectures of one image size, so
-            that they are worth keeping together; empty where architectures differ in more.
+
+    Attributes:
+        networks: Names that a backbone of this supernet can have.
+        presets: Ways to search it, by name; "default" is always there.
     """
 
-    name: str
-    provenance: str
-    random_features: bool
-    recalibrate_batch_norm: bool
-    shared_levels: tuple[int, ...]
+    presets: ClassVar[Mapping[str, Preset]] = {"default": Preset()}
 
-    def get_active_subnet(self, architecture: Architecture) -> Subnet:
-        """The static module of an architecture."""
-
-    def chosen_levels(self, architecture: Architecture) -> tuple[Level, ...]:
-        """The levels of an architecture."""
-
-    def grid(self, architecture: Architecture) -> tuple[int, int]:
-        """Patch positions (H, W) of an image: those of the largest chosen feature map."""
-
-    def flops(self, architecture: Architecture) -> int:
-        """FLOPs of a subnet for one image, two a multiply-add."""
-
-    def published_cost(self, architecture: Architecture) -> PublishedCost | None:
-        """Cost of a subnet by the rule of the published method, None where that has none."""
-
-    def search_space(
+    def __init__(
         self,
+        name: str,
         *,
-        image_sizes: Sequence[int] = ...,
-        patch_sizes: Sequence[int] = ...,
-        bank_sizes: Sequence[int | None] = ...,
-    ) -> SearchSpace:
-        """What this project searches by default, with other choices where they are given."""
+        mean: Sequence[float],
+        std: Sequence[float],
+        provenance: str,
+        random_features: bool,
+        recalibrate_batch_norm: bool = False,
+    ) -> None:
+        self.name = name
+        self.networks: tuple[str, ...] = (name,)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.provenance = provenance
+        self.random_features = random_features
+        self.recalibrate_batch_norm = recalibrate_batch_norm
+        self._grids: dict[tuple[str, int], dict[int, tuple[int, int]]] = {}
+        self._flops: dict[tuple[Backbone, int], int] = {}
 
-    def patchcore(self, *, bank_size: int | None) -> Architecture | None:
-        """PatchCore's usual choice: levels of stride 8 and 16, patch size 3, 224 px; None if there
-        are no such levels."""
+    @abstractmethod
+    def genes(self) -> list[Gene]:
+        """Genes of the backbone: those of the whole network, then those of each level in order of
+        depth."""
 
-    def describe(self, architecture: Architecture) -> str:
-        """An architecture in words."""
+    @abstractmethod
+    def all_levels(self, network: str) -> tuple[Level, ...]:
+        """The levels of a network that can be chosen, in order of depth."""
+
+    @abstractmethod
+    def largest(self, levels: Sequence[int] | None = None) -> Backbone:
+        """The largest subnet.
+
+        Args:
+            levels: Indices of its levels, all if None.
+        """
+
+    @abstractmethod
+    def check(self, backbone: Backbone) -> None:
+        """Raises InputError unless the backbone is a subnet of this supernet."""
+
+    @abstractmethod
+    def get_active_subnet(self, backbone: Backbone) -> Subnet:
+        """The static module of a subnet.
+
+        Raises:
+            InputError: See `check`.
+        """
+
+    def shared(self, backbone: Backbone) -> Backbone:
+        """A backbone whose feature maps hold those of this one, the same for all that are worth
+        computing together: this one, where two subnets hardly ever run the same layers."""
+        return backbone
+
+    def describe(self, backbone: Backbone) -> str:
+        """The setting in words, without levels; empty where there is none."""
+        return ""
+
+    def level_names(self, backbone: Backbone) -> tuple[str, ...]:
+        """The chosen levels in words, such as "stride 8"."""
+        return tuple(f"stride {level.stride}" for level in self.levels(backbone))
+
+    def levels(self, backbone: Backbone) -> tuple[Level, ...]:
+        """The levels of a backbone."""
+        self.check_network(backbone)
+        known = {level.index: level for level in self.all_levels(backbone.network)}
+        for index in backbone.levels:
+            if index not in known:
+                raise InputError(
+                    f"{backbone.network} has no level {index}, but {', '.join(map(str, known))}"
+                )
+        return tuple(known[index] for index in backbone.levels)
+
+    def grid(self, backbone: Backbone, image_size: int) -> tuple[int, int]:
+        """Patch positions (H, W) of an image: those of the largest chosen feature map.
+
+        Raises:
+            InputError: The backbone does not take images of this size.
+        """
+        grids = self.grids(backbone.network, image_size)
+        return max(grids[level.index] for level in self.levels(backbone))
+
+    def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
+        """Height and width of the feature map of every level of a network.
+
+        Raises:
+            InputError: The network does not take images of this size.
+        """
+        key = network, image_size
+        if key not in self._grids:
+            whole = replace(self.largest(), network=network)
+            sizes, _ = self.get_active_subnet(whole).trace(image_size)
+            self._grids[key] = dict(zip(whole.levels, sizes, strict=True))
+        return self._grids[key]
+
+    def flops(self, backbone: Backbone, image_size: int) -> int:
+        """FLOPs of a subnet for one image, two a multiply-add of convolutions and matrix products.
+
+        Raises:
+            InputError: The backbone does not take images of this size.
+        """
+        # All layers up to the deepest level run, whichever other levels are chosen.
+        key = replace(backbone, levels=backbone.levels[-1:]), image_size
+        if key not in self._flops:
+            _, self._flops[key] = self.get_active_subnet(key[0]).trace(image_size)
+        return self._flops[key]
+
+    def require_image_size(self, image_size: int) -> None:
+        """Raises InputError unless images of this size give every level at least 2 x 2 cells."""
+        for network in self.networks:
+            grids = self.grids(network, image_size)
+            for level in self.all_levels(network):
+                if min(grids[level.index]) < 2:
+                    raise InputError(
+                        f"image size {image_size}: the map of stride {level.stride} is "
+                        f"{min(grids[level.index])} wide, expected at least 2; choose larger images"
+                    )
+
+    def patchcore(self) -> Backbone | None:
+        """PatchCore's usual choice: the deepest levels of stride 8 and of stride 16 of the largest
+        subnet; None if there are no such levels.
+
+        Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
+        """
+        levels = []
+        for stride in (8, 16):
+            found = [
+                level.index
+                for level in self.all_levels(self.largest().network)
+                if level.stride == stride
+            ]
+            if not found:
+                return None
+            levels.append(found[-1])
+        return self.largest(sorted(levels))
+
+    def named(self) -> dict[str, Backbone]:
+        """Backbones that have a name: "largest", and "patchcore" where there is one."""
+        patchcore = self.patchcore()
+        return {"largest": self.largest()} | ({"patchcore": patchcore} if patchcore else {})
+
+    def check_network(self, backbone: Backbone) -> None:
+        """Raises InputError unless the backbone is of one of these networks."""
+        if backbone.network not in self.networks:
+            raise InputError(
+                f"the architecture is of {backbone.network}, the backbone is "
+                f"{' or '.join(self.networks)}"
+            )
+
+
+def check_image_size(value: object) -> None:
+    """Raises InputError unless the value is an image size in pixels."""
+    if not is_integer(value) or value not in IMAGE_SIZES:
+        raise InputError(
+            f"image size is {value!r}, expected an integer from {IMAGE_SIZES[0]} to "
+            f"{IMAGE_SIZES[-1]}"
+        )

@@ -13,7 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
 from autopatch.errors import InputError, one_line
-from autopatch.supernet.architecture import Level
+from autopatch.supernet.backbone import Level
 
 TIMM = "timm:"
 LEAST_STRIDE = 4

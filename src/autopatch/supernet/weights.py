@@ -80,7 +80,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
 
 @dataclass(frozen=True)
-class Source:
+class TimmSource:
     """Where the weights of a timm model come from, and what is needed to use them.
 
     Attributes:
@@ -107,7 +107,7 @@ def find_source(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     timm_kwargs: Mapping[str, Any] | None,
-) -> Source:
+) -> TimmSource:
     """Reads the weights file, if there is one; see `load_supernet`.
 
     Args:
@@ -148,7 +148,7 @@ def find_source(
                     f"{weights}: {setting} is not in the file's metadata; give "
                     f"--{setting.replace('_', '-')}"
                 )
-    return Source(
+    return TimmSource(
         name,
         file,
         dict(timm_kwargs or {}),

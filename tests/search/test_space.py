@@ -1,23 +1,64 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, Gene, SearchSpace
+from autopatch.genes import Gene, Settings
+from autopatch.search import SearchSpace, compose_genes
+from autopatch.supernet import Backbone, Preset
 
-SIZES = (Gene("image_size", (64, 96), "image_size"), Gene("bank_size", (10, None), "bank_size"))
+SIZES = (
+    Gene("image_size", (64, 96), "input", "image_size"),
+    Gene("bank_size", (10, None), "head", "bank_size"),
+)
 
 
 def level(slot: int, name: str) -> tuple[Gene, Gene]:
+    use = f"use_{name}"
     return (
-        Gene(f"use_{name}", (False, True), "level", slot=slot),
-        Gene(f"patch_{name}", (1, 3, 5), "patch_size", slot=slot, active_if=(f"use_{name}",)),
+        Gene(use, (False, True), "backbone", "level", slot=slot),
+        Gene(f"patch_{name}", (1, 3, 5), "head", "patch_size", slot=slot, active_if=(use,)),
+    )
+
+
+def architecture(
+    levels: tuple[int, ...],
+    patch_sizes: tuple[int, ...],
+    *,
+    size: int = 64,
+    bank_size: int | None = None,
+    network: str = "timm:x",
+    **setting: Any,
+) -> Architecture:
+    return Architecture(
+        Input(size), Backbone(network, levels, Settings(setting)), Head(patch_sizes, bank_size)
+    )
+
+
+def wide(
+    levels: tuple[int, ...] = (4,),
+    patch_sizes: tuple[int, ...] = (5,),
+    *,
+    bank_size: int | None = None,
+    network: str = "wide",
+    kernel_size: tuple[int, ...] | None = (7, 7),
+    expand_ratio: tuple[int, ...] | None = (6, 4),
+    **more: Any,
+) -> Architecture:
+    """One of the elastic space."""
+    setting = {"kernel_size": kernel_size, "expand_ratio": expand_ratio} | more
+    return architecture(
+        levels,
+        patch_sizes,
+        bank_size=bank_size,
+        network=network,
+        **{name: value for name, value in setting.items() if value is not None},
     )
 
 
@@ -33,25 +74,27 @@ def staged_space() -> SearchSpace:
         "timm:x",
         (
             *SIZES,
-            Gene("block_0", (None, 1, 2), "level", slot=0),
-            Gene("block_1", (None, 5, 6, 7), "level", slot=1),
-            Gene("patch_0", (1, 2), "patch_size", slot=0, active_if=("block_0", "block_1")),
-            Gene("patch_1", (1, 2, 3), "patch_size", slot=1, active_if=("block_1",)),
+            Gene("block_0", (None, 1, 2), "backbone", "level", slot=0),
+            Gene("block_1", (None, 5, 6, 7), "backbone", "level", slot=1),
+            Gene("patch_0", (1, 2), "head", "patch_size", 0, active_if=("block_0", "block_1")),
+            Gene("patch_1", (1, 2, 3), "head", "patch_size", 1, active_if=("block_1",)),
         ),
     )
 
 
 @pytest.fixture
 def elastic_space() -> SearchSpace:
-    """Three stages of an elastic supernet, two supernets; later levels need earlier kernels."""
-    genes = [Gene("net", ("narrow", "wide"), "supernet")]
+    """Three stages of an elastic supernet, two networks; later levels need earlier kernels."""
+    genes = [Gene("net", ("narrow", "wide"), "backbone", "network")]
     for slot in range(3):
         later = tuple(f"block_{other}" for other in range(slot, 3))
         genes += [
-            Gene(f"kernel_{slot}", (3, 7), "kernel_size", slot, later),
-            Gene(f"ratio_{slot}", (4,) if slot else (3, 6), "expand_ratio", slot, later),
-            Gene(f"block_{slot}", (None, 2 * slot + 1, 2 * slot + 2), "level", slot),
-            Gene(f"patch_{slot}", (1, 5), "patch_size", slot, later[:1]),
+            Gene(f"kernel_{slot}", (3, 7), "backbone", "kernel_size", slot, later),
+            Gene(
+                f"ratio_{slot}", (4,) if slot else (3, 6), "backbone", "expand_ratio", slot, later
+            ),
+            Gene(f"block_{slot}", (None, 2 * slot + 1, 2 * slot + 2), "backbone", "level", slot),
+            Gene(f"patch_{slot}", (1, 5), "head", "patch_size", slot, later[:1]),
         ]
     return SearchSpace("both", tuple(genes), {"image_size": 64, "bank_size": None})
 
@@ -84,17 +127,20 @@ def test_elastic_sizes_and_round_trips_agree_with_enumeration(elastic_space: Sea
             same = decoded.setdefault(elastic_space.canonical(genome), set())
             same.add(elastic_space.decode(genome))
     assert len(set.union(*decoded.values())) == len(decoded) == elastic_space.size()
-    for canonical, (architecture,) in decoded.items():
-        assert elastic_space.encode(architecture) == canonical
-        assert elastic_space.decode(canonical) == architecture
-        run = (architecture.levels[-1] + 1) // 2
-        assert len(architecture.kernel_sizes) == len(architecture.expand_ratios) == run
+    for canonical, (decoded_one,) in decoded.items():
+        assert elastic_space.encode(decoded_one) == canonical
+        assert elastic_space.decode(canonical) == decoded_one
+        backbone = decoded_one.backbone
+        run = (backbone.levels[-1] + 1) // 2
+        kernels, ratios = backbone.setting["kernel_size"], backbone.setting["expand_ratio"]
+        assert isinstance(kernels, tuple)
+        assert isinstance(ratios, tuple)
+        assert len(kernels) == len(ratios) == run
 
 
 def test_what_lies_behind_the_deepest_level_is_no_part(elastic_space: SearchSpace) -> None:
     genome = (1, 1, 1, 0, 1, 1, 0, 2, 1, 1, 0, 0, 1)
-    architecture = Architecture("wide", 64, (4,), (5,), None, (7, 7), (6, 4))
-    assert elastic_space.decode(genome) == architecture
+    assert elastic_space.decode(genome) == wide()
     assert elastic_space.canonical(genome) == (1, 1, 1, 0, 0, 1, 0, 2, 1, 0, 0, 0, 0)
     assert elastic_space.parameters(genome) == {
         "net": "wide",
@@ -113,12 +159,13 @@ def test_what_lies_behind_the_deepest_level_is_no_part(elastic_space: SearchSpac
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"supernet": "both"}, "net has no choice 'both'"),
-        ({"kernel_sizes": (5, 7)}, "kernel_0"),
-        ({"expand_ratios": (6, 6)}, "ratio_1"),
-        ({"kernel_sizes": (7,), "expand_ratios": (6,)}, "expected 2"),
-        ({"kernel_sizes": (7,) * 3, "expand_ratios": (6,) * 3}, "expected 2"),
-        ({"kernel_sizes": (), "expand_ratios": ()}, "expected 2"),
+        ({"network": "both"}, "net has no choice 'both'"),
+        ({"kernel_size": (5, 7)}, "kernel_0"),
+        ({"expand_ratio": (6, 6)}, "ratio_1"),
+        ({"kernel_size": (7,), "expand_ratio": (6,)}, "expected 2"),
+        ({"kernel_size": (7,) * 3, "expand_ratio": (6,) * 3}, "expected 2"),
+        ({"kernel_size": None, "expand_ratio": None}, "0 values of kernel_size, expected 2"),
+        ({"depth": (3, 3)}, "no gene for depth"),
         ({"levels": (7,)}, "level 7"),
         ({"levels": (3, 4), "patch_sizes": (1, 1)}, "level"),
         ({"bank_size": 5}, "bank_size"),
@@ -127,26 +174,26 @@ def test_what_lies_behind_the_deepest_level_is_no_part(elastic_space: SearchSpac
 def test_encode_names_what_an_elastic_space_lacks(
     elastic_space: SearchSpace, change: dict[str, Any], named: str
 ) -> None:
-    architecture = Architecture("wide", 64, (4,), (5,), None, (7, 7), (6, 4))
     with pytest.raises(InputError, match=named):
-        elastic_space.encode(replace(architecture, **change))
+        elastic_space.encode(wide(**change))
 
 
 def test_encode_refuses_kernels_where_there_are_none(space: SearchSpace) -> None:
-    with pytest.raises(InputError, match="1 values of expand_ratio, expected 0"):
-        space.encode(Architecture("timm:x", 64, (1,), (1,), 10, (3,), (3,)))
+    with pytest.raises(InputError, match="it has no gene for expand_ratio"):
+        space.encode(architecture((1,), (1,), bank_size=10, kernel_size=(3,), expand_ratio=(3,)))
 
 
 def test_a_narrowed_space_holds_what_has_the_values(elastic_space: SearchSpace) -> None:
     narrow = elastic_space.narrowed({"kernel_size": 7, "kernel_0": 3, "net": "wide"})
     assert narrow.genes[0].choices == ("wide",)
     wanted = {
-        architecture
+        decoded
         for genome in all_genomes(elastic_space)
         if elastic_space.is_valid(genome)
-        for architecture in [elastic_space.decode(genome)]
-        if architecture.supernet == "wide"
-        and architecture.kernel_sizes == (3, 7, 7)[: len(architecture.kernel_sizes)]
+        for decoded in [elastic_space.decode(genome)]
+        if decoded.backbone.network == "wide"
+        and decoded.backbone.setting["kernel_size"]
+        == (3, 7, 7)[: (decoded.backbone.levels[-1] + 1) // 2]
     }
     genomes = [genome for genome in all_genomes(narrow) if narrow.is_valid(genome)]
     assert {narrow.decode(genome) for genome in genomes} == wanted
@@ -173,15 +220,12 @@ def test_a_space_is_not_narrowed_to_nothing(
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("kernel_0", {"choices": [3, 4]}),
-        ("ratio_0", {"choices": [3, 5]}),
         ("kernel_2", {"slot": 3}),
         ("kernel_1", {"field": "expand_ratio"}),
         ("ratio_1", {"slot": None}),
         ("block_1", {"choices": [None, 3, -4]}),
-        ("net", {"choices": ["narrow", 2]}),
-        ("net", {"choices": ["narrow", ""]}),
         ("net", {"slot": 0}),
+        ("net", {"part": "body"}),
     ],
 )
 def test_from_json_refuses_elastic_genes_that_do_not_fit(
@@ -199,14 +243,14 @@ def test_size_of_many_levels_is_immediate() -> None:
 
 
 def test_a_slot_may_choose_among_levels(staged_space: SearchSpace) -> None:
-    architecture = staged_space.decode((0, 1, 2, 3, 1, 2))
-    assert architecture == Architecture("timm:x", 64, (2, 7), (2, 3), None)
-    assert staged_space.encode(architecture) == (0, 1, 2, 3, 1, 2)
+    decoded = staged_space.decode((0, 1, 2, 3, 1, 2))
+    assert decoded == architecture((2, 7), (2, 3))
+    assert staged_space.encode(decoded) == (0, 1, 2, 3, 1, 2)
 
 
 def test_decode_orders_levels_and_ignores_inert_genes(space: SearchSpace) -> None:
-    assert space.decode((1, 0, 1, 2, 1, 1)) == Architecture("timm:x", 96, (1, 4), (5, 3), 10)
-    only_b = Architecture("timm:x", 64, (4,), (3,), 10)
+    assert space.decode((1, 0, 1, 2, 1, 1)) == architecture((1, 4), (5, 3), size=96, bank_size=10)
+    only_b = architecture((4,), (3,), bank_size=10)
     assert space.decode((0, 0, 0, 2, 1, 1)) == only_b
     assert space.active((0, 0, 0, 2, 1, 1)) == (True, True, True, False, True, True)
     assert space.canonical((0, 0, 0, 2, 1, 1)) == (0, 0, 0, 0, 1, 1)
@@ -229,20 +273,20 @@ def test_invalid_genomes(space: SearchSpace, genome: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "named"),
+    ("foreign", "named"),
     [
-        (Architecture("timm:y", 64, (1,), (1,), 10), "timm:y"),
-        (Architecture("timm:x", 32, (1,), (1,), 10), "image_size"),
-        (Architecture("timm:x", 64, (1, 2), (1, 1), 10), "level 2"),
-        (Architecture("timm:x", 64, (1,), (2,), 10), "patch_a"),
-        (Architecture("timm:x", 64, (1,), (1,), 11), "bank_size"),
+        (architecture((1,), (1,), bank_size=10, network="timm:y"), "timm:y"),
+        (architecture((1,), (1,), bank_size=10, size=32), "image_size"),
+        (architecture((1, 2), (1, 1), bank_size=10), "level 2"),
+        (architecture((1,), (2,), bank_size=10), "patch_a"),
+        (architecture((1,), (1,), bank_size=11), "bank_size"),
     ],
 )
 def test_encode_names_what_the_space_lacks(
-    space: SearchSpace, architecture: Architecture, named: str
+    space: SearchSpace, foreign: Architecture, named: str
 ) -> None:
     with pytest.raises(InputError, match=named):
-        space.encode(architecture)
+        space.encode(foreign)
 
 
 def test_parameters_round_trip(space: SearchSpace) -> None:
@@ -311,6 +355,9 @@ def broken(space: dict[str, Any], gene: int, **fields: Any) -> dict[str, Any]:
         (0, {"choices": 64}),
         (0, {"field": "colour"}),
         (0, {"field": "bank_size"}),
+        (0, {"part": "body"}),
+        (0, {"part": 1}),
+        (0, {"per_level": None}),
         (0, {"slot": 1}),
         (0, {"slot": True}),
         (0, {"more": 1}),
@@ -345,3 +392,42 @@ def test_from_json_refuses_foreign_values(value: Any) -> None:
 def test_a_space_without_levels_is_refused() -> None:
     with pytest.raises(InputError):
         SearchSpace("timm:x", SIZES)
+
+
+def test_composed_in_the_order_of_the_genome() -> None:
+    """Whole backbone, input, head; then level by level the backbone's genes and the head's."""
+    backbone = [
+        Gene("net", ("a", "b"), "backbone", "network"),
+        Gene("ratio_0", (3, 6), "backbone", "expand_ratio", 0, ("use_0", "use_1")),
+        Gene("use_0", (False, True), "backbone", "level", 0, per_level="{}_0"),
+        Gene("ratio_1", (3, 6), "backbone", "expand_ratio", 1, ("use_1",)),
+        Gene("use_1", (False, True), "backbone", "level", 1, per_level="{}_1"),
+    ]
+    choices = {"bank_size": (10, 20), "patch_size": (3,)}
+    space = compose_genes("both", backbone, preset=Preset(choices={"image_size": (64,)}),
+                          choices=choices)  # fmt: skip
+    names = ["net", "image_size", "bank_size", "ratio_0", "use_0", "patch_size_0", "ratio_1",
+             "use_1", "patch_size_1"]  # fmt: skip
+    assert [gene.name for gene in space.genes] == names
+    assert space.genes[5] == Gene("patch_size_0", (3,), "head", "patch_size", 0, ("use_0",))
+    assert space.fixed == {}
+    assert space.choices("bank_size") == [10, 20]
+
+    fixed = compose_genes("both", backbone, preset=Preset(fix_single_choices=True),
+                          choices=choices | {"image_size": (96,)})  # fmt: skip
+    assert fixed.fixed == {"image_size": 96}
+    assert [gene.name for gene in fixed.genes] == [name for name in names if name != "image_size"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"colour": (1,)}, "choices of 'colour' are given, expected "),
+        ({"image_size": (64,)}, "--image-sizes is given, but the preset has its own"),
+        ({"patch_size": (17,)}, "patch size is 17"),
+    ],
+)
+def test_choices_that_do_not_fit(choices: dict[str, Any], message: str) -> None:
+    backbone = [Gene("use_0", (False, True), "backbone", "level", 0, per_level="{}_0")]
+    with pytest.raises(InputError, match=message):
+        compose_genes("x", backbone, preset=Preset(own=("image_size",)), choices=choices)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -19,8 +17,9 @@ import torch
 from safetensors.torch import save
 
 from autopatch.errors import InputError, one_line
+from autopatch.files import cache_folder, write_bytes_atomically
 from autopatch.progress import Progress
-from autopatch.supernet.weights import read_safetensors
+from autopatch.supernet import read_safetensors
 
 _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
@@ -72,21 +71,6 @@ OFFICIAL: dict[str, OfficialCheckpoint] = {
         ),
     )
 }
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: AUTOPATCH_CACHE, else autopatch in the user's cache folder.
-
-    Raises:
-        InputError: AUTOPATCH_CACHE names the home of an unknown user.
-    """
-    if chosen := os.environ.get("AUTOPATCH_CACHE"):
-        try:
-            return Path(chosen).expanduser()
-        except RuntimeError as error:
-            raise InputError(f"AUTOPATCH_CACHE is {chosen!r}: {one_line(error)}") from None
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "autopatch"
 
 
 def official_weights(
@@ -286,19 +270,10 @@ def _tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _keep(path: Path, state: Mapping[str, torch.Tensor], official: OfficialCheckpoint) -> None:
-    """Writes the file whole or not at all."""
-    # A name of its own: another process may be writing the same weights.
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     origin = {
         "net_id": official.net_id,
         "source": official.url,
         "git_blob": official.git_blob,
         _TENSORS_SHA256: _tensors_sha256(state),
     }
-    try:
-        unfinished.write_bytes(save(dict(state), metadata=origin))
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {one_line(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes_atomically(path, save(dict(state), metadata=origin))

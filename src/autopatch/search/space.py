@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
-from autopatch.supernet.architecture import (
-    IMAGE_SIZES,
-    Architecture,
-    check_bank_size,
-    check_depth,
-    check_expand_ratio,
-    check_image_size,
-    check_kernel_size,
-    check_level,
-    check_patch_size,
-)
-
-Choice: TypeAlias = "int | bool | str | None"
-
-_SCALARS = ("bank_size", "image_size", "supernet")
-_ELASTIC = ("depth", "expand_ratio", "kernel_size")
-
-
-@dataclass(frozen=True)
-class Gene:
-    """One gene: a name, the values it chooses from, and the part of an architecture it sets.
-
-    Attributes:
-        name: Unique in its space; the name of the parameter in a study.
-        choices: Distinct JSON scalars; a genome holds an index into them.
-        field: "supernet", "image_size" or "bank_size"; or of a slot "level", "patch_size",
-            "kernel_size", "expand_ratio" or "depth".
-        slot: Which place for a level the gene belongs to, in order of depth; of an elastic supernet
-            a stage. A level gene leaves its slot empty (False or None), takes the level whose index
-            is the slot (True), or takes the level it names (an integer).
-        active_if: Names of level genes: the gene counts when at least one of them chooses a level.
-            Empty for a gene that always counts.
-    """
-
-    name: str
-    choices: tuple[Choice, ...]
-    field: str
-    slot: int | None = None
-    active_if: tuple[str, ...] = ()
-
-    def level(self, choice: int) -> int | None:
-        """The level that a level gene chooses, or None."""
-        value = self.choices[choice]
-        if value is None or value is False:
-            return None
-        return self.slot if value is True else int(value)
+from autopatch.genes import PARTS, Choice, Gene, Settings
+from autopatch.supernet import Backbone, Preset, Supernet, check_level
 
 
 @dataclass(frozen=True)
@@ -68,9 +25,9 @@ class SearchSpace:
     gives both the same form.
 
     Attributes:
-        name: Name of the space; of its supernet as well, where no gene chooses that.
+        name: Name of the space; of its network as well, where no gene chooses that.
         genes: The genes, in the order of the genome.
-        fixed: Values of "image_size" and "bank_size" where no gene sets them.
+        fixed: Values by field that no gene sets, such as "bank_size".
 
     Raises:
         InputError: If the genes contradict each other or hold a value that is out of its range.
@@ -86,68 +43,67 @@ class SearchSpace:
             raise InputError(f"search space {self.name}: two genes have one name in {names}")
         for gene in self.genes:
             self._check(gene)
-        levels = {gene.name for gene in self.genes if gene.field == "level"}
         slots = self._slots("level")
         if not slots or len(set(slots)) != len(slots):
             raise InputError(f"search space {self.name}: expected one level gene for each slot")
         if self._slots("patch_size") != slots:
             raise InputError(f"search space {self.name}: expected one patch size for each slot")
-        if any(self._slots(name) not in ([], slots) for name in _ELASTIC):
-            raise InputError(
-                f"search space {self.name}: expected a kernel size, an expand ratio or a depth "
-                "for each slot, or for none"
-            )
-        scalars = sorted([*self.fixed, *(gene.field for gene in self.genes if gene.slot is None)])
-        if scalars not in (["bank_size", "image_size"], sorted(_SCALARS)):
-            raise InputError(
-                f"search space {self.name}: found {scalars} beside the slots, expected one "
-                "bank_size, one image_size and at most one supernet"
-            )
-        check_image_size(self.fixed.get("image_size", IMAGE_SIZES[0]))
-        check_bank_size(self.fixed.get("bank_size"))
+        levels = {gene.name for gene in self.genes if gene.is_level}
         for gene in self.genes:
-            if not levels.issuperset(gene.active_if) or (gene.field == "level" and gene.active_if):
+            if gene.slot is not None and self._slots(gene.field) != slots:
+                raise InputError(
+                    f"search space {self.name}: expected a gene {gene.field} for each slot, or for "
+                    "none"
+                )
+            if not levels.issuperset(gene.active_if) or (gene.is_level and gene.active_if):
                 raise InputError(
                     f"search space {self.name}: gene {gene.name} depends on "
                     f"{list(gene.active_if)}, expected level genes, and nothing for a level gene"
                 )
+        whole = [*self.fixed, *(gene.field for gene in self.genes if gene.slot is None)]
+        if len(set(whole)) != len(whole) or not {"image_size", "bank_size"} <= set(whole):
+            raise InputError(
+                f"search space {self.name}: found {sorted(whole)} beside the slots, expected one "
+                "image_size, one bank_size and nothing twice"
+            )
+        for name, value in self.fixed.items():
+            self._check_value(_part_of(name), name, value)
 
-    def _slots(self, field: str) -> list[int]:
-        return sorted(g.slot for g in self.genes if g.field == field and g.slot is not None)
+    def _slots(self, name: str) -> list[int]:
+        return sorted(g.slot for g in self.genes if g.field == name and g.slot is not None)
 
     def _check(self, gene: Gene) -> None:
-        checks: dict[str, Callable[[object], None]] = {
-            "supernet": _check_name,
-            "image_size": check_image_size,
-            "bank_size": check_bank_size,
-            "level": check_level,
-            "patch_size": check_patch_size,
-            "kernel_size": check_kernel_size,
-            "expand_ratio": check_expand_ratio,
-            "depth": check_depth,
-        }
         where = f"search space {self.name}: gene {gene.name}"
-        if gene.field not in checks:
-            raise InputError(f"{where} sets {gene.field!r}, expected one of {sorted(checks)}")
-        if (gene.slot is None) != (gene.field in _SCALARS):
-            raise InputError(f"{where} has slot {gene.slot!r}, which does not suit {gene.field}")
+        if gene.part not in PARTS:
+            raise InputError(f"{where} is of the part {gene.part!r}, expected one of {PARTS}")
+        if gene.is_level and gene.slot is None:
+            raise InputError(f"{where} chooses a level, expected a slot")
         if not gene.choices or len(set(gene.choices)) != len(gene.choices):
             raise InputError(f"{where}: choices {gene.choices} are not distinct, or none")
-        if gene.field == "level" and all(isinstance(choice, bool) for choice in gene.choices):
+        if gene.is_level and all(isinstance(choice, bool) for choice in gene.choices):
             return
         for choice in gene.choices:
-            if gene.field == "level" and choice is None:
+            if gene.is_level and choice is None:
                 continue
             try:
-                checks[gene.field](choice)
+                self._check_value(gene.part, gene.field, choice)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
 
-    def choices(self, field: str) -> list[int]:
-        """Numbers that a field is chosen from, such as all image sizes."""
-        values = [choice for g in self.genes if g.field == field for choice in g.choices]
-        values += [self.fixed[field]] if field in self.fixed else []
-        return [value for value in values if type(value) is int]
+    def _check_value(self, part: str, name: str, value: Choice) -> None:
+        """Raises InputError unless a field can have the value; the backbone's own fields are left
+        to its family."""
+        if part == "input":
+            Input.check(name, value)
+        elif part == "head":
+            Head.check(name, value)
+        elif name == "level":
+            check_level(value)
+
+    def choices(self, name: str) -> list[Choice]:
+        """Values that a field is chosen from, such as all image sizes."""
+        values = [choice for g in self.genes if g.field == name for choice in g.choices]
+        return values + ([self.fixed[name]] if name in self.fixed else [])
 
     def by_gene(self, values: Mapping[str, Choice]) -> dict[str, Choice]:
         """Values by gene, from those by gene ("stage_0_kernel_size") or for all genes of a field
@@ -192,27 +148,32 @@ class SearchSpace:
             InputError: If the genome has another length, an index out of range or no level.
         """
         genome = self._indices(genome)
-        values: dict[str, Any] = {"supernet": self.name, **self.fixed}
-        slotted: dict[str, dict[int, Any]] = {
-            name: {} for name in ("level", "patch_size", *_ELASTIC)
-        }
+        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        for name, value in self.fixed.items():
+            parts[_part_of(name)][name] = value
+        chosen: dict[int, int] = {}
         for gene, choice in zip(self.genes, genome, strict=True):
-            if gene.slot is None:
-                values[gene.field] = gene.choices[choice]
-            elif gene.field != "level":
-                slotted[gene.field][gene.slot] = gene.choices[choice]
-            elif (level := gene.level(choice)) is not None:
-                slotted["level"][gene.slot] = level
-        levels = slotted["level"]
-        chosen = sorted((level, slotted["patch_size"][slot]) for slot, level in levels.items())
+            if gene.is_level and gene.slot is not None:
+                level = gene.level(choice)
+                if level is not None:
+                    chosen[gene.slot] = level
         # What lies behind the deepest level is not run, so it is no part of the architecture.
-        run = [slot for slot in self._slots("level") if slot <= max(levels, default=-1)]
-        for name in _ELASTIC:
-            values[f"{name}s"] = tuple(slotted[name][slot] for slot in run if slotted[name])
+        run = [slot for slot in self._slots("level") if slot <= max(chosen, default=-1)]
+        slots = {"backbone": run, "head": sorted(chosen, key=lambda slot: chosen[slot])}
+        of_slots: dict[tuple[str, str], dict[int, Choice]] = {}
+        for gene, choice in zip(self.genes, genome, strict=True):
+            value = gene.choices[choice]
+            if gene.slot is None:
+                parts[gene.part][gene.field] = value
+            elif not gene.is_level:
+                of_slots.setdefault((gene.part, gene.field), {})[gene.slot] = value
+        for (part, name), values in of_slots.items():
+            parts[part][name] = tuple(values[slot] for slot in slots[part])
+        network = parts["backbone"].pop("network", self.name)
         return Architecture(
-            levels=tuple(level for level, _ in chosen),
-            patch_sizes=tuple(patch_size for _, patch_size in chosen),
-            **values,
+            input=Input.decode(parts["input"]),
+            backbone=Backbone(network, tuple(sorted(chosen.values())), Settings(parts["backbone"])),
+            head=Head.decode(parts["head"]),
         )
 
     def encode(self, architecture: Architecture) -> tuple[int, ...]:
@@ -221,51 +182,66 @@ class SearchSpace:
         Raises:
             InputError: If the space does not hold the architecture, naming what it lacks.
         """
-        supernets = [gene for gene in self.genes if gene.field == "supernet"]
-        if not supernets and architecture.supernet != self.name:
+        backbone = architecture.backbone
+        chosen = any(gene.field == "network" for gene in self.genes)
+        if not chosen and backbone.network != self.name:
             raise InputError(
-                f"search space {self.name}: the architecture is one of {architecture.supernet}"
+                f"search space {self.name}: the architecture is one of {backbone.network}"
             )
-        for name, value in self.fixed.items():
-            if getattr(architecture, name) != value:
+        found: dict[str, Choice | tuple[Choice, ...]] = {
+            "network": backbone.network,
+            **backbone.setting,
+            **architecture.input.encode(),
+            **architecture.head.encode(),
+        }
+        for name, expected in self.fixed.items():
+            if found.get(name) != expected:
                 raise InputError(
-                    f"search space {self.name}: {name} is {getattr(architecture, name)!r}, "
-                    f"expected {value!r}"
+                    f"search space {self.name}: {name} is {found.get(name)!r}, expected "
+                    f"{expected!r}"
                 )
-        patch_sizes = dict(zip(architecture.levels, architecture.patch_sizes, strict=True))
         slots: dict[int, int] = {}
         for gene in self.genes:
-            for choice in range(len(gene.choices) if gene.field == "level" else 0):
+            for choice in range(len(gene.choices) if gene.is_level else 0):
                 level = gene.level(choice)
-                if level in patch_sizes and gene.slot is not None:
+                if gene.slot is not None and level is not None and level in backbone.levels:
                     slots[gene.slot] = level
-        absent = patch_sizes.keys() - slots.values()
+        absent = set(backbone.levels) - set(slots.values())
         if absent:
             raise InputError(f"search space {self.name}: it has no level {min(absent)}")
         run = [slot for slot in self._slots("level") if slot <= max(slots)]
-        values: dict[str, dict[int, int]] = {
-            "patch_size": {slot: patch_sizes[level] for slot, level in slots.items()}
-        }
-        for name in _ELASTIC:
-            found = getattr(architecture, f"{name}s")
-            expected = len(run) if self._slots(name) else 0
-            if len(found) != expected:
-                raise InputError(
-                    f"search space {self.name}: {len(found)} values of {name}, expected {expected}"
-                )
-            values[name] = dict(zip(run, found, strict=False))
+        of_part = {"backbone": run, "head": sorted(slots, key=lambda slot: slots[slot])}
+        known = {gene.field for gene in self.genes} | {"network", *self.fixed}
+        self._refuse_unknown(architecture, known)
         genome = []
         for gene in self.genes:
-            if gene.slot is None:
-                genome.append(self._find(gene, gene.choices, getattr(architecture, gene.field)))
-            elif gene.field == "level":
+            if gene.is_level and gene.slot is not None:
                 choices = tuple(gene.level(choice) for choice in range(len(gene.choices)))
                 genome.append(self._find(gene, choices, slots.get(gene.slot)))
-            elif gene.slot in values[gene.field]:
-                genome.append(self._find(gene, gene.choices, values[gene.field][gene.slot]))
+                continue
+            value = found.get(gene.field)
+            if gene.slot is None:
+                genome.append(self._find(gene, gene.choices, value))
+                continue
+            places = of_part[gene.part]
+            if not isinstance(value, tuple) or len(value) != len(places):
+                count = len(value) if isinstance(value, tuple) else 0
+                raise InputError(
+                    f"search space {self.name}: {count} values of {gene.field}, expected "
+                    f"{len(places)}"
+                )
+            if gene.slot in places:
+                of_slot = value[places.index(gene.slot)]
+                genome.append(self._find(gene, gene.choices, of_slot))
             else:
                 genome.append(0)
         return tuple(genome)
+
+    def _refuse_unknown(self, architecture: Architecture, known: set[str]) -> None:
+        """Raises InputError where the architecture sets what no gene of the space sets."""
+        for name in (*architecture.backbone.setting, *architecture.head.steps):
+            if name not in known:
+                raise InputError(f"search space {self.name}: it has no gene for {name}")
 
     def active(self, genome: Sequence[int]) -> tuple[bool, ...]:
         """For each gene, whether it counts in this genome."""
@@ -273,7 +249,7 @@ class SearchSpace:
         chosen = {
             gene.name
             for gene, choice in zip(self.genes, genome, strict=True)
-            if gene.field == "level" and gene.level(choice) is not None
+            if gene.is_level and gene.level(choice) is not None
         }
         return tuple(
             not gene.active_if or not chosen.isdisjoint(gene.active_if) for gene in self.genes
@@ -338,7 +314,7 @@ class SearchSpace:
         """Exact number of distinct architectures."""
         # Level genes that share no dependent gene are independent, so the on/off patterns are
         # enumerated within each group only; a backbone with 24 levels has 2^24 patterns in all.
-        groups = [{gene.name} for gene in self.genes if gene.field == "level"]
+        groups = [{gene.name} for gene in self.genes if gene.is_level]
         for gene in self.genes:
             joined = [group for group in groups if group & set(gene.active_if)]
             if len(joined) > 1:
@@ -350,7 +326,7 @@ class SearchSpace:
             total *= sum(counts)
             empty *= counts[0]
         free = math.prod(
-            len(gene.choices) for gene in self.genes if gene.field != "level" and not gene.active_if
+            len(gene.choices) for gene in self.genes if not gene.is_level and not gene.active_if
         )
         return free * (total - empty)
 
@@ -379,9 +355,11 @@ class SearchSpace:
                 {
                     "name": gene.name,
                     "choices": list(gene.choices),
+                    "part": gene.part,
                     "field": gene.field,
                     "slot": gene.slot,
                     "active_if": list(gene.active_if),
+                    "per_level": gene.per_level,
                 }
                 for gene in self.genes
             ],
@@ -420,7 +398,7 @@ class SearchSpace:
                 )
         return tuple(int(choice) for choice in genome)
 
-    def _find(self, gene: Gene, choices: Sequence[Choice], value: Choice) -> int:
+    def _find(self, gene: Gene, choices: Sequence[Choice], value: object) -> int:
         for index, choice in enumerate(choices):
             if type(choice) is type(value) and choice == value:  # True == 1 is no match
                 return index
@@ -430,31 +408,105 @@ class SearchSpace:
         )
 
 
+def compose_space(
+    supernet: Supernet,
+    *,
+    preset: Preset | None = None,
+    choices: Mapping[str, Sequence[Choice]] | None = None,
+) -> SearchSpace:
+    """The search space of a supernet: genes of the backbone, the input and the head.
+
+    Args:
+        supernet: What the backbones are cut from.
+        preset: How it is searched; the supernet's default if None.
+        choices: Choices by field, such as "image_size", "patch_size", "bank_size" or a step of the
+            head, where they are not those of the preset.
+
+    Raises:
+        InputError: A field is unknown or the preset's own, a choice is out of range, or the
+            backbone does not take an image size.
+    """
+    space = compose_genes(
+        supernet.name,
+        supernet.genes(),
+        preset=preset or supernet.presets["default"],
+        choices=choices,
+    )
+    for size in space.choices("image_size"):
+        assert isinstance(size, int)
+        supernet.require_image_size(size)
+    return space
+
+
+def compose_genes(
+    name: str,
+    backbone: Sequence[Gene],
+    *,
+    preset: Preset,
+    choices: Mapping[str, Sequence[Choice]] | None = None,
+) -> SearchSpace:
+    """As `compose_space`, from the backbone's genes alone.
+
+    The order is that of the genome: genes of the whole backbone, of the input, of the head, then
+    level by level those of the backbone and of the head.
+    """
+    given = choices or {}
+    for field_name in given:
+        if field_name in preset.own:
+            option = f"--{field_name.replace('_', '-')}s"
+            raise InputError(f"{option} is given, but the preset has its own")
+    merged = {**preset.choices, **given}
+    whole = [
+        *(gene for gene in backbone if gene.slot is None),
+        *Input.genes(merged),
+        *Head.genes(merged),
+    ]
+    by_level: list[Gene] = []
+    for gene in backbone:
+        if gene.slot is not None:
+            by_level.append(gene)
+        if gene.is_level:
+            by_level += Head.level_genes(gene, merged)
+    known = {gene.field for gene in (*whole, *by_level) if gene.part != "backbone"}
+    for field_name in given:
+        if field_name not in known:
+            raise InputError(f"choices of {field_name!r} are given, expected {sorted(known)}")
+    fixed: dict[str, Choice] = {}
+    if preset.fix_single_choices:
+        fixed = {g.field: g.choices[0] for g in whole if len(g.choices) == 1}
+    genes = [gene for gene in whole if gene.field not in fixed] + by_level
+    return SearchSpace(name, tuple(genes), fixed)
+
+
+def _part_of(name: str) -> str:
+    """The part of a field that is fixed."""
+    if name == "image_size":
+        return "input"
+    return "backbone" if name == "network" else "head"
+
+
 def _gene(value: Any) -> Gene:
-    names = {"name", "choices", "field", "slot", "active_if"}
-    if not isinstance(value, Mapping) or value.keys() != names:
-        raise InputError(f"search space: a gene is {value!r}, expected the fields {sorted(names)}")
-    types = {"name": str, "choices": list, "field": str, "slot": int | None, "active_if": list}
+    types = {
+        "name": str,
+        "choices": list,
+        "part": str,
+        "field": str,
+        "slot": int | None,
+        "active_if": list,
+        "per_level": str,
+    }
+    if not isinstance(value, Mapping) or value.keys() != types.keys():
+        raise InputError(f"search space: a gene is {value!r}, expected the fields {sorted(types)}")
     for name, kind in types.items():
         if not isinstance(value[name], kind) or isinstance(value[name], bool):
             raise InputError(f"search space: {name} of a gene is {value[name]!r}")
     for choice in value["choices"]:
-        if not isinstance(choice, int | str | None):
+        if not isinstance(choice, int | float | str | None):
             raise InputError(
-                f"search space: gene {value['name']} has a choice {choice!r}, expected an "
-                "integer, a bool, a text or null"
+                f"search space: gene {value['name']} has a choice {choice!r}, expected a number, "
+                "a bool, a text or null"
             )
     if not all(isinstance(name, str) for name in value["active_if"]):
         raise InputError(f"search space: gene {value['name']} depends on {value['active_if']!r}")
-    return Gene(
-        name=value["name"],
-        choices=tuple(value["choices"]),
-        field=value["field"],
-        slot=value["slot"],
-        active_if=tuple(value["active_if"]),
-    )
-
-
-def _check_name(value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"supernet is {value!r}, expected a name")
+    lists = {name: tuple(value[name]) for name in ("choices", "active_if")}
+    return Gene(**{**value, **lists})

@@ -16,10 +16,13 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autopatch.detector import Architecture
 from autopatch.errors import InputError, one_line
+from autopatch.genes import Choice
+from autopatch.published.flops import PublishedCost
+from autopatch.published.once_for_all import backbone_cost, block_names, describe_setting
+from autopatch.search import SearchSpace
 from autopatch.search._optuna import close_storage, connect, open_storage, quiet
-from autopatch.supernet import Architecture, SearchSpace
-from autopatch.supernet.space import Choice
 
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 _TABLES = {"alembic_version", "studies", "trials", "version_info"}
@@ -44,6 +47,18 @@ class PublishedTrial:
     flops: int
     rwap: float
     metrics: Mapping[str, float]
+
+    @property
+    def cost(self) -> PublishedCost:
+        """Its cost by the published rule."""
+        return backbone_cost(self.architecture.backbone, self.architecture.input.size)
+
+    def describe(self) -> str:
+        """Short text such as "224 px, w1.2, kernels 7 3, ratios 6 4, block 2 p3 + block 7 p5, all
+        patches"."""
+        backbone = self.architecture.backbone
+        head = self.architecture.head.describe(block_names(backbone))
+        return f"{self.architecture.input.size} px, {describe_setting(backbone)}, {head}"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopatch.supernet.architecture import KERNEL_SIZES
-from autopatch.supernet.elastic import (
-    SubnetSetting,
+from autopatch.published.network import (
+    KERNEL_SIZES,
+    OnceForAllSetting,
     block_channels,
     block_stride,
     make_block,
@@ -56,7 +56,7 @@ class PublishedCost:
         return 2 * self.macs + self.bias_flops + 2 * self.bn_elements + self.activation_elements
 
 
-def published_cost(width: float, setting: SubnetSetting, image_size: int) -> PublishedCost:
+def published_cost(width: float, setting: OnceForAllSetting, image_size: int) -> PublishedCost:
     """Counts a subnet.
 
     Args:

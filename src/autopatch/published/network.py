@@ -34,8 +34,10 @@ from torch import nn
 from torch.func import functional_call
 
 from autopatch.errors import InputError
-from autopatch.supernet.architecture import EXPAND_RATIOS, KERNEL_SIZES, Level
+from autopatch.supernet import Level
 
+KERNEL_SIZES = (3, 5, 7)
+EXPAND_RATIOS = (3, 4, 6)
 DEPTHS = (2, 3, 4)
 BLOCKS_PER_STAGE = max(DEPTHS)
 _KERNEL_STEPS = tuple(pairwise(sorted(KERNEL_SIZES, reverse=True)))
@@ -65,7 +67,7 @@ _SqueezeExcite: Any = partial(
 
 
 @dataclass(frozen=True)
-class SubnetSetting:
+class OnceForAllSetting:
     """What an elastic network is set to.
 
     Attributes:
@@ -111,7 +113,7 @@ class SubnetSetting:
         ]
 
 
-LARGEST = SubnetSetting(
+LARGEST = OnceForAllSetting(
     kernel_sizes=(max(KERNEL_SIZES),) * len(STAGES) * BLOCKS_PER_STAGE,
     expand_ratios=(max(EXPAND_RATIOS),) * len(STAGES) * BLOCKS_PER_STAGE,
     depths=(max(DEPTHS),) * len(STAGES),
@@ -175,7 +177,7 @@ class StaticNetwork(nn.Module):
         setting: What is run.
     """
 
-    def __init__(self, width: float, setting: SubnetSetting) -> None:
+    def __init__(self, width: float, setting: OnceForAllSetting) -> None:
         super().__init__()
         self.levels = setting.levels
         self.stem, first = make_first_layers(width)
@@ -224,7 +226,9 @@ class OnceForAllMobileNetV3(StaticNetwork):
         self.register_state_dict_post_hook(_to_published)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_published)  # type: ignore[no-untyped-call]
 
-    def forward(self, images: torch.Tensor, setting: SubnetSetting = LARGEST) -> list[torch.Tensor]:
+    def forward(
+        self, images: torch.Tensor, setting: OnceForAllSetting = LARGEST
+    ) -> list[torch.Tensor]:
         """Feature maps of a subnet, as `get_active_subnet(setting)` gives them, bit for bit; with
         gradients to the shared weights."""
         with torch.device("meta"):
@@ -232,7 +236,7 @@ class OnceForAllMobileNetV3(StaticNetwork):
         maps: list[torch.Tensor] = functional_call(network, self._active_state(network), (images,))
         return maps
 
-    def get_active_subnet(self, setting: SubnetSetting) -> StaticNetwork:
+    def get_active_subnet(self, setting: OnceForAllSetting) -> StaticNetwork:
         """A network of its own with a copy of its part of the weights; frozen, in eval mode."""
         with torch.device("meta"):
             network = StaticNetwork(self.width, setting)

@@ -28,7 +28,7 @@ from torch import nn
 from torch.func import functional_call
 
 from autopatch.errors import InputError
-from autopatch.supernet.architecture import Level
+from autopatch.supernet.backbone import Level
 from autopatch.supernet.timm_features import LEAST_STRIDE, feature_levels, features_model
 
 RATIOS = (6, 4, 3)

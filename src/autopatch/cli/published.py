@@ -1,0 +1,160 @@
+"""The command for published studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autopatch.cli.console import note, progress, table
+from autopatch.cli.options import (
+    BankSizes,
+    CacheGib,
+    Device,
+    LegacyOrder,
+    Protocol,
+    RecalibrateBn,
+    Reserve,
+    Resume,
+    Seed,
+    Shots,
+    choices_by_name,
+    integers,
+)
+from autopatch.cli.options import bank_sizes as parse_bank_sizes
+from autopatch.cli.search import search_outcome
+from autopatch.cli.tables import print_front
+from autopatch.errors import InputError
+
+if TYPE_CHECKING:
+    from autopatch.published.evaluation import ImportedStudy
+    from autopatch.published.studies import PublishedTrial
+
+
+def import_study(
+    file: Annotated[
+        Path, typer.Argument(help="Published study database (Optuna SQLite).", metavar="FILE")
+    ],
+    study: Annotated[
+        str | None, typer.Option(help="Name of one study; all of them if absent.")
+    ] = None,
+    trials: Annotated[
+        str | None, typer.Option(help="Trials to evaluate, such as 0,3; all if absent.")
+    ] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter that a study did not search, such as kernel_size=7."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Evaluate on this folder in the MVTec-AD layout.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make for the evaluations.")] = None,
+    weights: Annotated[
+        str, typer.Option(help="'auto' (published), a folder that holds them, or 'random'.")
+    ] = "auto",
+    shots: Shots = 1,
+    seed: Seed = 0,
+    reserve: Reserve = 4,
+    protocol: Protocol = "autopatch",
+    bank_sizes: BankSizes = None,
+    recalibrate_bn: RecalibrateBn = False,
+    cache_gib: CacheGib = 4.0,
+    device: Device = "cpu",
+    legacy_order: LegacyOrder = None,
+    resume: Resume = False,
+) -> None:
+    """Lists the architectures of a published study; with --data evaluates them on your images."""
+    from autopatch.published.evaluation import choose_trials
+    from autopatch.published.evaluation import import_study as import_published
+    from autopatch.published.space import published_space
+    from autopatch.published.studies import load_published
+
+    wanted = integers("--trials", trials)
+    given = choices_by_name("--fixed", fixed or [])
+    if data is None and (out is not None or wanted is not None):
+        raise InputError("--out and --trials need --data, the images to evaluate on")
+    if data is not None and out is None:
+        raise InputError("--data needs --out, a folder to make for the evaluations")
+    if data is None or out is None:
+        names = None if study is None else [study]
+        published = load_published(file, published_space(), studies=names, fixed=given)
+        _print_published(published.trials)
+        if published.others:
+            note(f"others that failed or were not finished: {published.others}")
+        return
+    bank = parse_bank_sizes(bank_sizes) or (None,)
+    if len(bank) != 1:
+        raise InputError(f"--bank-size is '{bank_sizes}', expected one")
+    numbers = None if wanted is None else [number for number in wanted if number is not None]
+    _print_published(choose_trials(file, study=study, trials=numbers, fixed=given))
+    with search_outcome(out), progress() as bar:
+        imported = import_published(
+            file,
+            data,
+            out,
+            study=study,
+            trials=numbers,
+            fixed=given,
+            bank_size=bank[0],
+            weights=weights,
+            shots=shots,
+            seed=seed,
+            reserve=reserve,
+            protocol=protocol,
+            legacy_order=legacy_order,
+            recalibrate_batch_norm=recalibrate_bn,
+            cache_gib=cache_gib,
+            device=device,
+            resume=resume,
+            progress=bar,
+        )
+    print_front(imported.run)
+    note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
+    _print_compared(imported)
+
+
+def _print_published(trials: Sequence[PublishedTrial]) -> None:
+    ordered = sorted(trials, key=lambda t: (t.study, t.flops, t.number))
+    for study, of_study in groupby(ordered, key=lambda trial: trial.study):
+        table(
+            f"{study}: published architectures, with the FLOPs and rwAP stored there",
+            ["architecture", "trial", "GFLOP", "GMAC", "rwAP"],
+            [
+                [
+                    t.describe(),
+                    str(t.number),
+                    f"{t.flops / 1e9:.2f}",
+                    f"{t.cost.macs / 1e9:.2f}",
+                    f"{100 * t.rwap:.1f}",
+                ]
+                for t in of_study
+            ],
+        )
+    others = [trial for trial in ordered if trial.flops != trial.cost.flops]
+    if others:
+        trial = others[0]
+        note(
+            f"FLOPs stored for {len(others)} of {len(ordered)} are not those of the published "
+            f"rule, the first: trial {trial.number} of {trial.study} has {trial.flops:,}, the rule "
+            f"gives {trial.cost.flops:,}"
+        )
+    elif ordered:
+        note("all FLOPs stored are those of the published rule")
+
+
+def _print_compared(imported: ImportedStudy) -> None:
+    rows = []
+    for published, trial in imported.pairs():
+        found = ["failed", ""]
+        if trial is not None and trial.evaluation is not None:
+            found = [str(trial.number), f"{100 * trial.evaluation.metrics['rwAP']:.1f}"]
+        rows.append([str(published.number), f"{100 * published.rwap:.1f}", *found])
+    features = "; RANDOM features" if imported.run.supernet.random_features else ""
+    table(
+        f"{imported.published[0].study}: rwAP published and here{features}",
+        ["published trial", "published rwAP", "trial here", "rwAP here"],
+        rows,
+    )

@@ -1,0 +1,257 @@
+"""What a result was made from: the contents and roles of files, and in words how they differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from autopatch.data.images import ImageInput, in_threads, to_pil
+from autopatch.data.samples import relative_path
+from autopatch.data.splits import Split
+from autopatch.errors import InputError
+from autopatch.files import sha256_of
+
+_NAMED_FILES = 3
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """A sample in a role.
+
+    Attributes:
+        role: One of `autopatch.data.splits.ROLES`.
+        path: The image relative to the folder of the data set, with forward slashes.
+        sha256: Digest of the image file, None if it is missing.
+        mask: The mask, as `path`; None if the sample has none.
+        mask_sha256: Digest of the mask file, None if it is missing or there is none.
+        type: Type of the sample.
+        group: Group of the sample, None if unknown.
+    """
+
+    role: str
+    path: str
+    sha256: str | None
+    mask: str | None
+    mask_sha256: str | None
+    type: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a split: which image plays which role, with which content, mask and group.
+
+    Attributes:
+        entries: One for each sample of each role, in the order of `digest`.
+    """
+
+    entries: tuple[ManifestEntry, ...]
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(set(self.entries), key=_canonical))
+        object.__setattr__(self, "entries", ordered)
+
+    @classmethod
+    def of(cls, split: Split, root: Path) -> Manifest:
+        """Reads the files of a split. Each is read once; one that is missing has no digest.
+
+        Args:
+            split: The roles.
+            root: Folder of the data set.
+
+        Raises:
+            InputError: A file does not lie under `root`, or is there but cannot be read.
+        """
+        samples = [(role, sample) for role, part in split.roles.items() for sample in part]
+        files = sorted(
+            {file for _, sample in samples for file in (sample.image, sample.mask) if file}
+        )
+        names = {file: relative_path(file, root) for file in files}
+        digests = dict(zip(files, in_threads(_digest_of, files), strict=True))
+        return cls(
+            tuple(
+                ManifestEntry(
+                    role=role,
+                    path=names[sample.image],
+                    sha256=digests[sample.image],
+                    mask=None if sample.mask is None else names[sample.mask],
+                    mask_sha256=None if sample.mask is None else digests[sample.mask],
+                    type=sample.type,
+                    group=sample.group,
+                )
+                for role, sample in samples
+            )
+        )
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over all entries, as 64 hexadecimal digits."""
+        lines = [_canonical(entry) for entry in self.entries]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def differences(self, now: Manifest) -> str | None:
+        """Says in one line how the files differ from what they were; None if they do not.
+
+        Args:
+            now: The manifest to compare with; `self` is the earlier one.
+
+        Returns:
+            Each kind of difference with up to three files, as in "2 images were changed:
+            test/dent/003.png, test/dent/007.png; 1 mask is missing: ground_truth/dent/001.png".
+        """
+        earlier, later = _by_image(self), _by_image(now)
+        if self.entries == now.entries:
+            return None
+        found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        for path in sorted(earlier.keys() | later.keys()):
+            for kind, file in _compare(path, earlier.get(path), later.get(path)):
+                found[kind].append(file)
+        said = [_KINDS[kind](sorted(set(files))) for kind, files in found.items() if files]
+        return "; ".join(said) or "other files are missing than before"
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives the manifest as JSON values."""
+        return {"entries": [asdict(entry) for entry in self.entries]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+        """Reads what `to_json` gave.
+
+        Raises:
+            InputError: The document is not a manifest.
+        """
+        try:
+            entries = tuple(ManifestEntry(**entry) for entry in document["entries"])
+            for entry in entries:
+                for name, value in asdict(entry).items():
+                    if not isinstance(value, str) and (value is not None or name in _NEVER_NONE):
+                        raise TypeError(f"{name} is {value!r}")
+        except KeyError as error:
+            raise InputError(
+                f"manifest: no entry {error}, expected what Manifest.to_json gave"
+            ) from None
+        except TypeError as error:
+            raise InputError(f"manifest: {error}, expected what Manifest.to_json gave") from None
+        return cls(entries)
+
+
+def pixels_digest(images: Iterable[ImageInput]) -> str:
+    """SHA-256 of images in any order and wherever they lie, as 64 hexadecimal digits.
+
+    A file counts by its content, another image by its shape and its pixels as 8-bit RGB.
+
+    Raises:
+        InputError: A file cannot be read, or an image is of no kind that `to_pil` takes.
+    """
+    digests = sorted(in_threads(_image_digest, enumerate(images)))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+_NEVER_NONE = frozenset({"role", "path", "type"})
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What a manifest says of one image; sets, as it may say it once for each role."""
+
+    roles: frozenset[str]
+    sha256: frozenset[str | None]
+    masks: frozenset[tuple[str, str | None]]
+    types: frozenset[str]
+    groups: frozenset[str | None]
+
+
+def _by_image(manifest: Manifest) -> dict[str, _Image]:
+    """The images that are there; those whose file is missing are left out."""
+    entries: dict[str, list[ManifestEntry]] = {}
+    for entry in manifest.entries:
+        if entry.sha256 is not None:
+            entries.setdefault(entry.path, []).append(entry)
+    return {
+        path: _Image(
+            roles=frozenset(entry.role for entry in of_image),
+            sha256=frozenset(entry.sha256 for entry in of_image),
+            masks=frozenset(
+                (entry.mask, entry.mask_sha256) for entry in of_image if entry.mask is not None
+            ),
+            types=frozenset(entry.type for entry in of_image),
+            groups=frozenset(entry.group for entry in of_image),
+        )
+        for path, of_image in entries.items()
+    }
+
+
+_Difference: TypeAlias = tuple[str, str]  # kind, file
+
+
+def _compare(path: str, earlier: _Image | None, later: _Image | None) -> list[_Difference]:
+    if earlier is None or later is None:
+        return [("image missing" if later is None else "image new", path)]
+    found = [
+        (kind, path)
+        for kind, was, now in (
+            ("image changed", earlier.sha256, later.sha256),
+            ("role", earlier.roles, later.roles),
+            ("type", earlier.types, later.types),
+            ("group", earlier.groups, later.groups),
+        )
+        if was != now
+    ]
+    was = {mask: digest for mask, digest in earlier.masks if digest is not None}
+    now = {mask: digest for mask, digest in later.masks if digest is not None}
+    gone, come = sorted(was.keys() - now.keys()), sorted(now.keys() - was.keys())
+    renamed = [mask for mask in gone if was[mask] in {now[new] for new in come}]
+    if renamed:
+        come = [mask for mask in come if now[mask] not in {was[old] for old in renamed}]
+    found += [("mask renamed", mask) for mask in renamed]
+    found += [("mask missing", mask) for mask in gone if mask not in renamed]
+    found += [("mask new", mask) for mask in come]
+    found += [("mask changed", mask) for mask in was.keys() & now.keys() if was[mask] != now[mask]]
+    return found
+
+
+def _said(one: str, many: str) -> Callable[[list[str]], str]:
+    def say(files: list[str]) -> str:
+        text = one if len(files) == 1 else many.format(len(files))
+        more = ", ..." if len(files) > _NAMED_FILES else ""
+        return f"{text}: {', '.join(files[:_NAMED_FILES])}{more}"
+
+    return say
+
+
+_KINDS = {
+    "image missing": _said("1 image is missing", "{} images are missing"),
+    "image new": _said("1 image is new", "{} images are new"),
+    "image changed": _said("1 image was changed", "{} images were changed"),
+    "mask missing": _said("1 mask is missing", "{} masks are missing"),
+    "mask new": _said("1 mask is new", "{} masks are new"),
+    "mask changed": _said("1 mask was changed", "{} masks were changed"),
+    "mask renamed": _said("1 mask was renamed", "{} masks were renamed"),
+    "role": _said("1 image has another role", "{} images have another role"),
+    "type": _said("the type of 1 image was changed", "the type of {} images was changed"),
+    "group": _said("the group of 1 image was changed", "the group of {} images was changed"),
+}
+
+
+def _canonical(entry: ManifestEntry) -> str:
+    """An entry as one line of JSON: role, path, image, mask, type, group."""
+    return json.dumps(list(asdict(entry).values()))
+
+
+def _digest_of(file: Path) -> str | None:
+    return sha256_of(file) if file.is_file() else None
+
+
+def _image_digest(numbered: tuple[int, ImageInput]) -> bytes:
+    index, image = numbered
+    if isinstance(image, str | os.PathLike):
+        return bytes.fromhex(sha256_of(image))
+    pixels = np.asarray(to_pil(image, name=f"images[{index}]"))
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()

@@ -1,0 +1,186 @@
+"""Patch features: what a backbone says of each place of an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from autopatch.data import ImageInput, ImageReader, load_images
+from autopatch.detector.architecture import Architecture
+from autopatch.detector.head import Head
+from autopatch.detector.steps import STEPS, FeatureTransform
+from autopatch.kernels import aggregate_patches
+from autopatch.supernet import Subnet, Supernet
+
+_RECALIBRATED_AT_A_TIME = 16  # images: the result depends on it
+
+
+class PatchAggregator(nn.Module):
+    """Feature maps to patch features: pooled, resized, concatenated, and transformed by the head's
+    steps.
+
+    Args:
+        patch_sizes: Patch size of each level.
+        transforms: Of the steps, in order.
+    """
+
+    def __init__(
+        self, patch_sizes: Sequence[int], transforms: Sequence[FeatureTransform] = ()
+    ) -> None:
+        super().__init__()
+        self.patch_sizes = tuple(patch_sizes)
+        self.transforms = nn.ModuleList(transforms)
+
+    @classmethod
+    def of(cls, head: Head, channels: Sequence[int]) -> PatchAggregator:
+        """The module of a head, its steps not fitted.
+
+        Args:
+            head: Patch sizes and steps.
+            channels: Channels of each level.
+        """
+        transforms: list[FeatureTransform] = []
+        features = sum(channels)
+        for name, value in head.active_steps():
+            transform = STEPS[name].features(value, features, tuple(channels))
+            if transform is not None:
+                transforms.append(transform)
+                features = transform.out_features
+        return cls(head.patch_sizes, transforms)
+
+    def fit(self, patches: torch.Tensor) -> torch.Tensor:
+        """Fits the steps one after the other.
+
+        Args:
+            patches: Pooled features of good patches, `[M, D]`.
+
+        Returns:
+            The transformed features, `[M, D']`.
+        """
+        for transform in self.transforms:
+            assert isinstance(transform, FeatureTransform)
+            transform.fit(patches)
+            patches = transform(patches)
+        return patches
+
+    def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Patch features `[N * H * W, D]` of maps `[N, C_l, H_l, W_l]`; H, W are `grid` of them."""
+        patches: torch.Tensor = aggregate_patches(feature_maps, self.patch_sizes)
+        for transform in self.transforms:
+            patches = transform(patches)
+        return patches
+
+
+class PatchFeatureExtractor(nn.Module):
+    """A backbone and what aggregates its feature maps.
+
+    Args:
+        subnet: The backbone.
+        aggregator: Makes patch features of its maps.
+    """
+
+    def __init__(self, subnet: Subnet, aggregator: PatchAggregator) -> None:
+        super().__init__()
+        self.subnet = subnet
+        self.aggregator = aggregator
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Patch features `[N, H, W, D]` of pixels `[N, 3, S, S]`, uint8."""
+        maps = self.subnet(self.subnet.normalize(images))
+        height, width = grid(maps)
+        patches: torch.Tensor = self.aggregator(maps)
+        return patches.reshape(-1, height, width, patches.shape[1])
+
+
+def images_at_a_time(device: torch.device) -> int:
+    """Images of a batch: it bounds the memory taken and moves results by no more than rounding. A
+    GPU needs more to be busy."""
+    return 64 if device.type == "cuda" else 16
+
+
+def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Patch positions of an image, (H, W): those of the largest feature map."""
+    return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
+
+
+def cut_subnet(
+    supernet: Supernet,
+    architecture: Architecture,
+    good: Sequence[ImageInput],
+    device: torch.device | str = "cpu",
+) -> Subnet:
+    """The subnet of an architecture, ready for use: batch norm recalibrated where the supernet asks
+    for that, then folded.
+
+    Args:
+        supernet: The backbones.
+        architecture: One of its architectures.
+        good: Images that batch norm is recalibrated on.
+        device: Where it is to run.
+    """
+    size = architecture.input.size
+    subnet = supernet.get_active_subnet(architecture.backbone).to(device)
+    if supernet.recalibrate_batch_norm:
+        # Batches count alike, so they are of one size, give or take an image.
+        count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
+        ends = [len(good) * i // count for i in range(count + 1)]
+        subnet.recalibrate(
+            subnet.normalize(load_images(good[first:end], size).to(device))
+            for first, end in pairwise(ends)
+        )
+    subnet.fold(size)
+    return subnet
+
+
+def feature_maps(
+    subnet: Subnet,
+    image_size: int,
+    images: Sequence[ImageInput],
+    told: Callable[[int, int], None] | None = None,
+    *,
+    reader: ImageReader | None = None,
+) -> Iterator[list[torch.Tensor]]:
+    """Feature maps of images, batch by batch, on the subnet's device.
+
+    Args:
+        subnet: The backbone.
+        image_size: Side that images are resized to.
+        images: Files, or images in memory.
+        told: Called after every batch with how many images are done, and how many there are.
+        reader: Decodes the images and may keep them; one that keeps nothing if None.
+    """
+    at_a_time = images_at_a_time(subnet.device)
+    reader = reader or ImageReader(cache_bytes=0)
+    done = 0
+    for pixels in reader.batches(images, image_size, at_a_time):
+        with torch.inference_mode():
+            maps = subnet(subnet.normalize(pixels.to(subnet.device)))
+        yield maps
+        done += len(pixels)
+        if told is not None:
+            told(done, len(images))
+
+
+def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[torch.Tensor]:
+    """Feature maps of `count` images, channels last, from batches; without a second copy of all."""
+    stacked: list[torch.Tensor] = []
+    first = 0
+    for batch in batches:
+        if not stacked:
+            stacked = [
+                torch.empty(
+                    (count, *m.shape[1:]),
+                    dtype=m.dtype,
+                    device=m.device,
+                    memory_format=torch.channels_last,
+                )
+                for m in batch
+            ]
+        for whole, part in zip(stacked, batch, strict=True):
+            whole[first : first + len(part)] = part
+        first += len(batch[0])
+    return stacked

@@ -1,0 +1,168 @@
+"""The head of an architecture: what becomes of the backbone's feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autopatch.detector.steps import STEPS
+from autopatch.errors import InputError
+from autopatch.genes import Choice, Gene, Setting, Settings, is_integer
+
+PATCH_SIZES = range(1, 17)
+"""Patch sizes that there can be."""
+
+DEFAULT_PATCH_SIZES = (1, 3, 5, 7)
+DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Patches, memory bank, and the steps that are on.
+
+    Attributes:
+        patch_sizes: Side of the average-pooled patch for each chosen level, 1 to 16.
+        bank_size: Patches kept in the memory bank; None keeps all.
+        steps: Values of the optional steps by name. Those that are off are dropped.
+
+    Raises:
+        InputError: A value is of another type or out of its range, or a step is unknown.
+    """
+
+    patch_sizes: tuple[int, ...]
+    bank_size: int | None = None
+    steps: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.patch_sizes, tuple):
+            raise InputError(
+                f"head: patch_sizes is {self.patch_sizes!r}, expected a tuple of integers"
+            )
+        for patch_size in self.patch_sizes:
+            check_patch_size(patch_size)
+        check_bank_size(self.bank_size)
+        if not isinstance(self.steps, Mapping):
+            raise InputError(f"head: steps is {self.steps!r}, expected values by name")
+        on = {}
+        for name, value in self.steps.items():
+            step = STEPS[name]
+            values = value if isinstance(value, tuple | list) else (value,)
+            if isinstance(value, tuple | list) != step.per_level or (
+                step.per_level and len(values) != len(self.patch_sizes)
+            ):
+                expected = f"{len(self.patch_sizes)} values" if step.per_level else "one value"
+                raise InputError(f"head: {name} is {value!r}, expected {expected}")
+            for each in values:
+                step.check(each)
+            if any(each != step.off for each in values):
+                on[name] = value
+        object.__setattr__(self, "steps", Settings(on))
+
+    def active_steps(self) -> list[tuple[str, Setting]]:
+        """Names and values of the steps that are on, in the order in which they run."""
+        return [(name, self.steps[name]) for name in STEPS if name in self.steps]
+
+    @staticmethod
+    def genes(choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
+        """Genes of the head as a whole.
+
+        Args:
+            choices: Choices by field, where they are not the default ones.
+        """
+        bank_sizes = tuple(choices.get("bank_size", DEFAULT_BANK_SIZES))
+        return [
+            Gene("bank_size", bank_sizes, "head", "bank_size"),
+            *(
+                Gene(name, values, "head", name)
+                for name, values in _step_choices(choices, per_level=False)
+            ),
+        ]
+
+    @staticmethod
+    def level_genes(level: Gene, choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
+        """Genes of the head for one level.
+
+        Args:
+            level: The backbone's gene that chooses it.
+            choices: Choices by field, where they are not the default ones.
+        """
+        fields = [
+            ("patch_size", tuple(choices.get("patch_size", DEFAULT_PATCH_SIZES))),
+            *_step_choices(choices, per_level=True),
+        ]
+        return [
+            Gene(level.per_level.format(name), values, "head", name, level.slot, (level.name,))
+            for name, values in fields
+        ]
+
+    @staticmethod
+    def check(field: str, value: Choice) -> None:
+        """Raises InputError unless a field can have the value."""
+        if field == "patch_size":
+            check_patch_size(value)
+        elif field == "bank_size":
+            check_bank_size(value)
+        else:
+            STEPS[field].check(value)
+
+    @classmethod
+    def decode(cls, values: Mapping[str, Any]) -> Head:
+        """The head of gene values by field, those of levels as tuples."""
+        core = {"patch_size", "bank_size"}
+        return cls(
+            patch_sizes=values["patch_size"],
+            bank_size=values["bank_size"],
+            steps=Settings({name: value for name, value in values.items() if name not in core}),
+        )
+
+    def encode(self) -> dict[str, Setting]:
+        """Gene values by field, those of steps that are off included; `decode` reads them back."""
+        values: dict[str, Setting] = {
+            "patch_size": self.patch_sizes,
+            "bank_size": self.bank_size,
+        }
+        for name in STEPS:
+            step = STEPS[name]
+            off = (step.off,) * len(self.patch_sizes) if step.per_level else step.off
+            values[name] = self.steps.get(name, off)
+        return values
+
+    def describe(self, levels: Sequence[str]) -> str:
+        """The head in words, such as "stride 4 p3 + stride 8 p3, bank 5000".
+
+        Args:
+            levels: Names of the chosen levels.
+        """
+        bank = "all patches" if self.bank_size is None else f"bank {self.bank_size}"
+        pooled = [f"{name} p{size}" for name, size in zip(levels, self.patch_sizes, strict=True)]
+        steps = [STEPS[name].describe(value) for name, value in self.active_steps()]
+        return ", ".join([" + ".join(pooled), bank, *steps])
+
+
+def _step_choices(
+    choices: Mapping[str, Sequence[Choice]], *, per_level: bool
+) -> list[tuple[str, tuple[Choice, ...]]]:
+    """Names and choices of the steps that are to be searched."""
+    found = []
+    for name in STEPS:
+        step = STEPS[name]
+        values = tuple(choices.get(name, step.choices))
+        if step.per_level == per_level and values != (step.off,):
+            found.append((name, values))
+    return found
+
+
+def check_patch_size(value: object) -> None:
+    """Raises InputError unless the value is a patch size."""
+    if not is_integer(value) or value not in PATCH_SIZES:
+        raise InputError(
+            f"patch size is {value!r}, expected an integer from {PATCH_SIZES[0]} to "
+            f"{PATCH_SIZES[-1]}"
+        )
+
+
+def check_bank_size(value: object) -> None:
+    """Raises InputError unless the value is a bank size or None."""
+    if value is not None and (not is_integer(value) or value < 1):
+        raise InputError(f"bank size is {value!r}, expected an integer from 1, or None for all")

@@ -1,0 +1,36 @@
+"""PatchCore's usual setting, which every search is compared with."""
+
+from __future__ import annotations
+
+import math
+
+from autopatch.detector.architecture import Architecture
+from autopatch.detector.head import Head
+from autopatch.detector.input import Input
+from autopatch.detector.memory import MAX_CORESET_SAMPLE
+from autopatch.supernet import Supernet
+
+_IMAGE_SIZE = 224
+_PATCH_SIZE = 3
+
+
+def patchcore_architecture(supernet: Supernet, *, images: int) -> Architecture | None:
+    """PatchCore's usual setting of a supernet: levels of stride 8 and 16 of the largest subnet,
+    patch size 3, images of 224 px, a coreset of 10 % of the patches, `MAX_CORESET_SAMPLE` at most.
+
+    Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
+
+    Args:
+        supernet: The backbones.
+        images: Good images that the bank is made of.
+
+    Returns:
+        The architecture; None if the supernet has no such levels.
+    """
+    backbone = supernet.patchcore()
+    if backbone is None:
+        return None
+    patches = images * math.prod(supernet.grid(backbone, _IMAGE_SIZE))
+    bank_size = min(max(round(patches / 10), 1), MAX_CORESET_SAMPLE)
+    head = Head((_PATCH_SIZE,) * len(backbone.levels), bank_size)
+    return Architecture(Input(_IMAGE_SIZE), backbone, head)

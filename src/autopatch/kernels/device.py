@@ -1,0 +1,60 @@
+"""Devices, and what the native module can use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from autopatch import _C
+from autopatch.errors import InputError
+
+
+@dataclass(frozen=True)
+class NativeInfo:
+    """The native module and its machine.
+
+    Attributes:
+        cuda_built: Whether the CUDA kernels were built.
+        detected_isa: The best instruction set of the CPU.
+        active_isa: The one in use, which AUTOPATCH_ISA may lower.
+    """
+
+    cuda_built: bool
+    detected_isa: str
+    active_isa: str
+
+
+def native_info() -> NativeInfo:
+    """What the native module can use."""
+    from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
+
+    return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name, if kernels can run on it.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:<number>".
+
+    Raises:
+        InputError: There is no such device, or it cannot be used.
+    """
+    text = str(device)
+    kind, _, number = text.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise InputError(f"--device is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
+    if kind == "cuda":
+        if not _C.cuda_built:
+            raise InputError(
+                f"--device is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
+                "is found"
+            )
+        if not torch.cuda.is_available():
+            raise InputError(f"--device is '{text}', but torch finds no usable GPU")
+        if int(number or 0) >= torch.cuda.device_count():
+            raise InputError(
+                f"--device is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
+            )
+    return torch.device(text)

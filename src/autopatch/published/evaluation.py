@@ -1,0 +1,168 @@
+"""Architectures of a published study, evaluated on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from autopatch.data import Dataset
+from autopatch.detector import Architecture
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.genes import Choice
+from autopatch.kernels import usable_device
+from autopatch.progress import Progress
+from autopatch.published.once_for_all import OFA_MBV3, PUBLISHED
+from autopatch.published.space import published_space
+from autopatch.published.studies import PublishedTrial, load_published
+from autopatch.runs import (
+    Machine,
+    Run,
+    SplitRequest,
+    SupernetSource,
+    check_new_run,
+    open_dataset,
+    perform_search,
+    split_dataset,
+)
+from autopatch.search import Plan, Trial, compose_space, resolve_objectives
+
+
+@dataclass(frozen=True)
+class ImportedStudy:
+    """Published trials and what they are worth here.
+
+    Attributes:
+        run: The evaluations.
+        published: The trials, their bank sizes those of the run.
+    """
+
+    run: Run
+    published: tuple[PublishedTrial, ...]
+
+    def pairs(self) -> list[tuple[PublishedTrial, Trial | None]]:
+        """Each published trial and the trial here, None where it failed."""
+        here = {t.architecture: t for t in self.run.trials if t.evaluation is not None}
+        return [(trial, here.get(trial.architecture)) for trial in self.published]
+
+
+def import_study(
+    file: StrPath,
+    data: StrPath | Dataset,
+    out: StrPath,
+    *,
+    study: str | None = None,
+    trials: Sequence[int] | None = None,
+    fixed: Mapping[str, Choice] | None = None,
+    bank_size: int | None = None,
+    weights: StrPath = "auto",
+    shots: int = 1,
+    seed: int = 0,
+    reserve: int = 4,
+    protocol: str = "autopatch",
+    legacy_order: StrPath | None = None,
+    recalibrate_batch_norm: bool = False,
+    cache_gib: float = 4.0,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> ImportedStudy:
+    """Evaluates the architectures of a published study on a data set.
+
+    Args:
+        file: Published study database (Optuna SQLite).
+        data: Folder in the MVTec-AD layout, or a data set.
+        out: Folder to make for the evaluations.
+        study: Name of the study; needed where the file holds several.
+        trials: Numbers of the trials to evaluate, all if None.
+        fixed: Values of parameters that the study did not search, such as {"kernel_size": 7}.
+        bank_size: Patches in the bank, all as published if None.
+        weights: "auto" (published), a folder that holds them, or "random".
+        shots: Validation images of each anomaly type, at least 1.
+        seed: Of the split and the banks.
+        reserve: Images of each anomaly type that are never in the test part.
+        protocol: Of the split: "autopatch" as published, or "random".
+        legacy_order: Text file with the names of the good images, in the order to use.
+        recalibrate_batch_norm: Whether subnets get the good images' statistics.
+        cache_gib: Memory for feature maps that are kept, in GiB.
+        device: "cpu", "cuda" or "cuda:<number>".
+        resume: Whether to go on in `out`.
+        progress: Told of every trial.
+
+    Raises:
+        InputError: The file, an argument or an image is wrong.
+        SearchError: Every trial failed.
+    """
+    out = Path(out)
+    check_new_run(out, shots=shots, resume=resume)
+    chosen = choose_trials(file, study=study, trials=trials, fixed=fixed)
+    machine = Machine(cache_gib, usable_device(device))
+    source = SupernetSource.find(OFA_MBV3, weights, recalibrate_batch_norm=recalibrate_batch_norm)
+    request = SplitRequest(
+        shots=shots, reserve=reserve, seed=seed, protocol=protocol, legacy_order=legacy_order
+    )
+    dataset = open_dataset(data, request)
+    split = split_dataset(dataset, request, progress)
+    supernet = source.load(seed=seed, progress=progress)
+    published = tuple(
+        replace(t, architecture=_with_bank(t.architecture, bank_size)) for t in chosen
+    )
+    architectures = tuple(dict.fromkeys(t.architecture for t in published))
+    plan = Plan(
+        compose_space(supernet, preset=PUBLISHED, choices={"bank_size": (bank_size,)}),
+        evaluations=len(architectures),
+        seed=seed,
+        initial=architectures,
+        objectives=resolve_objectives(PUBLISHED.objectives),
+        settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
+    )
+    run = perform_search(
+        out,
+        dataset.root,
+        split=split,
+        source=source,
+        request=request,
+        supernet=supernet,
+        plan=plan,
+        machine=machine,
+        resume=resume,
+        progress=progress,
+    )
+    return ImportedStudy(run, published)
+
+
+def choose_trials(
+    file: StrPath,
+    *,
+    study: str | None = None,
+    trials: Sequence[int] | None = None,
+    fixed: Mapping[str, Choice] | None = None,
+) -> list[PublishedTrial]:
+    """Finished trials of one study of a file; see `import_study`.
+
+    Raises:
+        InputError: The file cannot be read, holds several studies or none, or lacks a trial.
+    """
+    file = Path(file)
+    names = None if study is None else [study]
+    found = load_published(file, published_space(), studies=names, fixed=fixed).trials
+    studies = sorted({trial.study for trial in found})
+    if not studies:
+        raise InputError(f"{file}: holds no finished trial to evaluate")
+    if len(studies) != 1:
+        raise InputError(f"{file}: holds the studies {studies}; choose one with --study")
+    by_number = {trial.number: trial for trial in found}
+    for number in trials or ():
+        if number not in by_number:
+            raise InputError(
+                f"--trials: study {studies[0]} has no finished trial {number}, but "
+                f"{', '.join(map(str, by_number))}"
+            )
+    return [trial for trial in found if trials is None or trial.number in trials]
+
+
+def _with_bank(architecture: Architecture, bank_size: int | None) -> Architecture:
+    return replace(architecture, head=replace(architecture.head, bank_size=bank_size))

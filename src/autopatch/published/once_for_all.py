@@ -1,0 +1,374 @@
+"""The published Once-for-All networks as supernets: a kernel size and an expand ratio a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from autopatch.errors import InputError
+from autopatch.genes import Choice, Gene, Settings
+from autopatch.progress import Progress
+from autopatch.published.flops import PublishedCost, published_cost
+from autopatch.published.network import (
+    BLOCKS_PER_STAGE,
+    DEPTHS,
+    EXPAND_RATIOS,
+    KERNEL_SIZES,
+    STAGES,
+    OnceForAllMobileNetV3,
+    OnceForAllSetting,
+    StaticNetwork,
+    block_level,
+)
+from autopatch.published.weights import file_in_folder, official_weights, weights_in_file
+from autopatch.supernet import (
+    Backbone,
+    Level,
+    LoadOptions,
+    Preset,
+    Subnet,
+    Supernet,
+    check_channels,
+    random_provenance,
+)
+
+OFA_MBV3 = "ofa_mbv3"
+"""Name of the space of both published networks."""
+
+NETWORKS = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w1.2"}
+"""Published names of the networks, by width."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PUBLISHED = Preset(
+    objectives=("published_flops", "rwAP"),
+    choices={"image_size": (224,), "patch_size": tuple(range(1, 17)), "bank_size": (None,)},
+    own=("image_size", "patch_size"),
+    fix_single_choices=True,
+    from_baseline=False,
+)
+"""The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, FLOPs of the
+backbone by the published rule.
+
+Kerssies & Vanschoren, Neural Architecture Search for Visual Anomaly Segmentation, AutoML 2023.
+"""
+
+_WIDTHS = {name: width for width, name in NETWORKS.items()}
+
+
+class OnceForAllSupernet(Supernet):
+    """One or both published networks; every choice of stages is a subnet. Made by `load_supernet`.
+
+    A backbone's levels are block numbers, 1 to 20, four a stage. A stage runs its blocks up to
+    the one that is a level, but at least two (AutoPatch, Kerssies & Vanschoren, AutoML 2023). The
+    setting holds a "kernel_size" and an "expand_ratio" for each stage up to that of the deepest
+    level.
+
+    Args:
+        name: "ofa_mbv3", or the name of the one network.
+        networks: By name.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel deviations.
+        provenance: One line that says where the weights come from.
+        random_features: Whether the weights are random.
+        recalibrate_batch_norm: Whether subnets get the good images' statistics.
+    """
+
+    presets: ClassVar = {"default": Preset(fix_single_choices=True), "published": PUBLISHED}
+
+    def __init__(
+        self,
+        name: str,
+        networks: Mapping[str, OnceForAllMobileNetV3],
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        provenance: str,
+        random_features: bool = False,
+        recalibrate_batch_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            mean=mean,
+            std=std,
+            provenance=provenance,
+            random_features=random_features,
+            recalibrate_batch_norm=recalibrate_batch_norm,
+        )
+        self.networks = tuple(networks)
+        self._networks = dict(networks)
+
+    def genes(self) -> list[Gene]:
+        """Kernel size, expand ratio and block of each stage, and the network where there are
+        several."""
+        return stage_genes(self.networks)
+
+    def all_levels(self, network: str) -> tuple[Level, ...]:
+        """The blocks, each of which can be a level."""
+        blocks = range(1, len(STAGES) * BLOCKS_PER_STAGE + 1)
+        return tuple(block_level(block, _WIDTHS[network]) for block in blocks)
+
+    def largest(self, levels: Sequence[int] | None = None) -> Backbone:
+        """The widest network, nothing left out; its levels are the last blocks of the stages."""
+        name = max(self.networks, key=lambda each: _WIDTHS[each])
+        ends = range(BLOCKS_PER_STAGE, len(STAGES) * BLOCKS_PER_STAGE + 1, BLOCKS_PER_STAGE)
+        chosen = tuple(ends if levels is None else levels)
+        run = _stage(chosen[-1]) + 1
+        return Backbone(
+            name,
+            chosen,
+            Settings(
+                {
+                    "kernel_size": (max(KERNEL_SIZES),) * run,
+                    "expand_ratio": (max(EXPAND_RATIOS),) * run,
+                }
+            ),
+        )
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises InputError unless the backbone is a subnet of these networks."""
+        self.check_network(backbone)
+        once_for_all_setting(backbone)
+
+    def get_active_subnet(self, backbone: Backbone) -> Subnet:
+        """The static module of a backbone, with weights of its own.
+
+        Raises:
+            InputError: The backbone is of another supernet, or of no valid setting.
+        """
+        self.check_network(backbone)
+        setting = once_for_all_setting(backbone)
+        recipe = {"network": backbone.network, **asdict(setting)}
+        return Subnet(
+            self._networks[backbone.network].get_active_subnet(setting),
+            {key: list(v) if isinstance(v, tuple) else v for key, v in recipe.items()},
+            self.levels(backbone),
+            mean=self.mean,
+            std=self.std,
+            provenance=self.provenance,
+        )
+
+    def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
+        """Height and width of the feature map of every block: every halving rounds up."""
+        return {
+            level.index: (-(-image_size // level.stride),) * 2 for level in self.all_levels(network)
+        }
+
+    def flops(self, backbone: Backbone, image_size: int) -> int:
+        """FLOPs of a subnet for one image, two a multiply-add of convolutions."""
+        self.check_network(backbone)
+        return 2 * backbone_cost(backbone, image_size).conv_macs
+
+    def describe(self, backbone: Backbone) -> str:
+        """Short text such as "w1.2, kernels 7 3, ratios 6 4"."""
+        return describe_setting(backbone)
+
+    def level_names(self, backbone: Backbone) -> tuple[str, ...]:
+        """The chosen blocks, such as "block 7"."""
+        return block_names(backbone)
+
+
+class OnceForAllFamily:
+    """The published networks, both or one of them."""
+
+    usage = f"{OFA_MBV3}, {', '.join(NETWORKS.values())}"
+
+    def load(
+        self, space: str, weights: str, options: LoadOptions, progress: Progress | None
+    ) -> OnceForAllSupernet:
+        """The networks of a space with their weights, see `load_supernet`."""
+        names = _networks(space)
+        if options.timm_kwargs is not None:
+            raise InputError(f"timm_kwargs are given, but {space} is no model of timm")
+        networks = {}
+        for name, width in names.items():
+            if weights == "random":
+                networks[name] = random_network(width, seed=options.seed)
+            else:
+                networks[name] = _trained(name, width, weights, len(names) == 1, progress)
+        if weights == "random":
+            provenance = random_provenance(options.seed)
+        elif weights == "auto":
+            provenance = "weights of the published Once-for-All networks"
+        else:
+            provenance = f"weights of {Path(weights).name}"
+        if options.recalibrate_batch_norm:
+            provenance += ", batch norm recalibrated on the good images"
+        return OnceForAllSupernet(
+            space,
+            networks,
+            mean=check_channels("mean", options.mean or IMAGENET_MEAN),
+            std=check_channels("std", options.std or IMAGENET_STD),
+            provenance=provenance,
+            random_features=weights == "random",
+            recalibrate_batch_norm=options.recalibrate_batch_norm,
+        )
+
+    def weights_files(self, space: str, weights: str) -> list[Path]:
+        """The file of one network, or the file of each network in a folder."""
+        path = Path(weights)
+        if path.is_dir():
+            return [file_in_folder(path, name) for name in _networks(space)]
+        return [path]
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """The static network of a setting, with random weights."""
+        values = {key: tuple(recipe[key]) for key in OnceForAllSetting.__dataclass_fields__}
+        return StaticNetwork(_WIDTHS[recipe["network"]], OnceForAllSetting(**values))
+
+
+FAMILY = OnceForAllFamily()
+
+
+def stage_genes(networks: Sequence[str] = tuple(_WIDTHS)) -> list[Gene]:
+    """The backbone's genes, with the names and in the order of the published studies.
+
+    Args:
+        networks: Names of the networks to choose from.
+    """
+    genes = []
+    if len(networks) > 1:
+        genes.append(Gene("supernet_name", tuple(networks), "backbone", "network"))
+    blocks = [f"stage_{stage}_block" for stage in range(len(STAGES))]
+    for stage in range(len(STAGES)):
+        first = BLOCKS_PER_STAGE * stage + 1
+        later = tuple(blocks[stage:])
+        choices: dict[str, tuple[Choice, ...]] = {
+            "kernel_size": KERNEL_SIZES,
+            "expand_ratio": EXPAND_RATIOS,
+        }
+        for field, values in choices.items():
+            genes.append(Gene(f"stage_{stage}_{field}", values, "backbone", field, stage, later))
+        genes.append(
+            Gene(
+                blocks[stage],
+                (None, *range(first, first + BLOCKS_PER_STAGE)),
+                "backbone",
+                "level",
+                stage,
+                per_level=f"stage_{stage}_{{}}",
+            )
+        )
+    return genes
+
+
+def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
+    """What the elastic network is set to for a backbone.
+
+    Raises:
+        InputError: It has no such block, or not a kernel size and an expand ratio for each stage
+            up to that of its deepest level.
+    """
+    stages = [_stage(block) for block in backbone.levels]
+    if min(backbone.levels) < 1 or max(stages) >= len(STAGES):
+        last = len(STAGES) * BLOCKS_PER_STAGE
+        raise InputError(f"blocks are {list(backbone.levels)}, expected 1 to {last}")
+    run = max(stages) + 1
+    names = ("kernel_size", "expand_ratio")
+    if set(backbone.setting) != set(names):
+        raise InputError(
+            f"{backbone.network}: the setting has {sorted(backbone.setting)}, expected "
+            f"{list(names)}"
+        )
+    sizes: dict[str, tuple[Any, ...]] = {}
+    for name in names:
+        values = backbone.setting[name]
+        if not isinstance(values, tuple) or len(values) != run:
+            raise InputError(
+                f"{backbone.network}: {name} is {values!r}, expected {run} values: one for every "
+                f"stage up to that of block {backbone.levels[-1]}"
+            )
+        sizes[name] = values
+    depths = [min(DEPTHS)] * len(STAGES)
+    for stage, block in zip(stages, backbone.levels, strict=True):
+        depths[stage] = max(depths[stage], (block - 1) % BLOCKS_PER_STAGE + 1)
+    behind = len(STAGES) - run
+    kernel_sizes = (*sizes["kernel_size"], *(min(KERNEL_SIZES),) * behind)
+    expand_ratios = (*sizes["expand_ratio"], *(min(EXPAND_RATIOS),) * behind)
+    return OnceForAllSetting(
+        kernel_sizes=tuple(size for size in kernel_sizes for _ in range(BLOCKS_PER_STAGE)),
+        expand_ratios=tuple(ratio for ratio in expand_ratios for _ in range(BLOCKS_PER_STAGE)),
+        depths=tuple(depths),
+        levels=backbone.levels,
+    )
+
+
+def backbone_cost(backbone: Backbone, image_size: int) -> PublishedCost:
+    """Cost of a backbone of the published networks for one image by the published rule.
+
+    Raises:
+        InputError: It is of no valid setting, or of another network.
+    """
+    if backbone.network not in _WIDTHS:
+        raise InputError(f"{backbone.network} has no published FLOPs, only total FLOPs")
+    width, setting = _WIDTHS[backbone.network], once_for_all_setting(backbone)
+    return published_cost(width, setting, image_size)
+
+
+def describe_setting(backbone: Backbone) -> str:
+    """Short text such as "w1.2, kernels 7 3, ratios 6 4"."""
+    parts = [f"w{_WIDTHS[backbone.network]}"]
+    for word, name in (("kernels", "kernel_size"), ("ratios", "expand_ratio")):
+        values = backbone.setting[name]
+        assert isinstance(values, tuple)
+        parts.append(f"{word} {' '.join(map(str, values))}")
+    return ", ".join(parts)
+
+
+def block_names(backbone: Backbone) -> tuple[str, ...]:
+    """The chosen blocks, such as "block 7"."""
+    return tuple(f"block {block}" for block in backbone.levels)
+
+
+def random_network(width: float, *, seed: int) -> OnceForAllMobileNetV3:
+    """An elastic network of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = OnceForAllMobileNetV3(width)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+    return network.eval().requires_grad_(False)
+
+
+def _stage(block: int) -> int:
+    """The stage of a block, from 0."""
+    return (block - 1) // BLOCKS_PER_STAGE
+
+
+def _networks(space: str) -> dict[str, float]:
+    """Widths of the networks of a space, by name."""
+    return {name: width for width, name in NETWORKS.items() if space in (OFA_MBV3, name)}
+
+
+def _trained(
+    name: str,
+    width: float,
+    weights: str,
+    alone: bool,
+    progress: Progress | None,
+) -> OnceForAllMobileNetV3:
+    network = OnceForAllMobileNetV3(width)
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    path = Path(weights)
+    if weights == "auto":
+        state = official_weights(name, expected, progress=progress)
+    elif weights == "pretrained":
+        raise InputError(f"weights 'pretrained' are those of timm's hub, for {name} give 'auto'")
+    elif path.is_dir():
+        state = weights_in_file(file_in_folder(path, name), name, expected)
+    elif alone:
+        state = weights_in_file(path, name, expected)
+    else:
+        raise InputError(
+            f"{path}: no such folder, expected one that holds the weights of both networks; for "
+            f"those of one give its name as the space, such as {name}"
+        )
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,85 @@
+"""The split of the AutoPatch paper, protocol `"autopatch"` of `autopatch.data.make_split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autopatch.data.samples import Dataset, Sample, common_folder
+from autopatch.data.splits import MIN_IMAGES, Split, with_reserve
+from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath
+
+
+def published_split(
+    dataset: Dataset, *, shots: int, reserve: int, seed: int, legacy_order: StrPath | None = None
+) -> Split:
+    """Chooses the roles as the published code does, see `autopatch.data.make_split`.
+
+    Args:
+        dataset: The images, without groups.
+        shots: Validation images of each anomaly type.
+        reserve: Images of each anomaly type that are kept out of the test part.
+        seed: Recorded; nothing is chosen at random.
+        legacy_order: A text file with the order of the training images, None for the data set's.
+
+    Raises:
+        InputError: Images have groups, there are too few for a role, or the order does not name
+            each training image once.
+    """
+    if any(sample.group is not None for sample in dataset.train + dataset.test):
+        raise InputError("protocol: 'autopatch' with groups, expected 'random', which keeps them")
+    train = dataset.train if legacy_order is None else _in_order(dataset, Path(legacy_order))
+    count = sum(not sample.label for sample in dataset.test)
+    if not 0 < count <= len(train) - MIN_IMAGES:
+        raise InputError(
+            f"{dataset.root}: {count} images in test/good and {len(train)} in train/good, "
+            "expected at least 1 in test/good and 2 more in train/good, since protocol "
+            "'autopatch' holds as many out of train/good as test/good has"
+        )
+    holdout = train[:count]
+    reserved = {
+        kind: [sample for sample in dataset.test if sample.type == kind][:reserve]
+        for kind in dataset.types
+    }
+    kept_out = {sample for samples in reserved.values() for sample in samples}
+    split = Split(
+        protocol="autopatch",
+        seed=seed,
+        shots=shots,
+        reserve=reserve,
+        fit=train[count:],
+        holdout=holdout,
+        calibration=holdout,
+        validation=(),
+        reserved_unused=(),
+        test=tuple(sample for sample in dataset.test if sample not in kept_out),
+        notes=(
+            "the published split has no calibration part: the threshold is set from the "
+            f"{count} hold-out images, on which the search was scored too",
+        ),
+    )
+    return with_reserve(split, reserved)
+
+
+def _in_order(dataset: Dataset, order: Path) -> tuple[Sample, ...]:
+    """The training images in the order of a file of names."""
+    try:
+        names = order.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{order}: cannot be read: {one_line(error)}") from None
+    folder = common_folder(dataset.train, dataset.root)
+    samples = {sample.image.name: sample for sample in dataset.train}
+    for number, name in enumerate(names, start=1):
+        if name not in samples:
+            raise InputError(
+                f"{order}: line {number} is {name!r}, expected the name of an image of {folder}"
+            )
+        if name in names[: number - 1]:
+            raise InputError(f"{order}: line {number} names {name!r} again, expected each once")
+    missing = sorted(samples.keys() - set(names))
+    if missing:
+        raise InputError(
+            f"{order}: lacks {missing[0]!r} and {len(missing) - 1} others of the {len(samples)} "
+            f"images of {folder}"
+        )
+    return tuple(samples[name] for name in names)

@@ -1,0 +1,37 @@
+"""Runs: a search and what is made of it, one call for each command.
+
+- `run_search`: searches a folder of images; `Run`: the result, and `Run.open` an earlier one; it
+  fits, evaluates and reports.
+- `TestResults`, `DetectorResult`: a run on its test part.
+- `write_predictions`: predictions of images in a folder; `WrittenPredictions`.
+- `run_demo`: the whole job on drawn images. `system_info`: what is installed.
+- `perform_search`, `Machine`, `SupernetSource`, `SplitRequest`, `open_dataset`, `split_dataset`,
+  `check_new_run`: the parts of a search, for other ways to make one.
+"""
+
+from autopatch.runs.demo import run_demo
+from autopatch.runs.info import system_info
+from autopatch.runs.predictions import WrittenPredictions, write_predictions
+from autopatch.runs.results import DetectorResult, TestResults
+from autopatch.runs.run import PATCHCORE, Run
+from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
+from autopatch.runs.source import SplitRequest, SupernetSource, open_dataset, split_dataset
+
+__all__ = [
+    "PATCHCORE",
+    "DetectorResult",
+    "Machine",
+    "Run",
+    "SplitRequest",
+    "SupernetSource",
+    "TestResults",
+    "WrittenPredictions",
+    "check_new_run",
+    "open_dataset",
+    "perform_search",
+    "run_demo",
+    "run_search",
+    "split_dataset",
+    "system_info",
+    "write_predictions",
+]

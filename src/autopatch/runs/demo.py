@@ -1,0 +1,65 @@
+"""The whole job on drawn images."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from autopatch.data import draw_textures
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.progress import Progress
+from autopatch.runs.predictions import write_predictions
+from autopatch.runs.run import Run
+from autopatch.runs.search import run_search
+from autopatch.supernet import DEFAULT_SPACE
+
+logger = logging.getLogger(__name__)
+
+
+def run_demo(
+    out: StrPath = "autopatch-demo",
+    *,
+    evaluations: int = 24,
+    space: str = DEFAULT_SPACE,
+    weights: StrPath = "auto",
+    progress: Progress | None = None,
+) -> Run:
+    """Draws textured parts with defects, searches, fits, evaluates, reports and predicts.
+
+    Args:
+        out: Folder to make, with "data", "run" and "predictions" in it.
+        evaluations: Architectures to evaluate.
+        space: Search space.
+        weights: See `load_supernet`.
+        progress: Told of every step.
+
+    Raises:
+        InputError: The folder exists, or an argument is wrong.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out}: exists; remove it or give another --out")
+    if str(weights) == "random":
+        logger.info("the features of this demo are RANDOM, so expect poor figures")
+    try:
+        logger.info("drawing textured parts into %s", draw_textures(out / "data"))
+        run = run_search(
+            out / "data",
+            out / "run",
+            space=space,
+            weights=weights,
+            shots=2,
+            evaluations=evaluations,
+            choices={"image_size": (128, 224), "bank_size": (500, 1000, 2500)},
+            progress=progress,
+        )
+    except InputError:
+        shutil.rmtree(out, ignore_errors=True)  # so that the corrected call finds its place free
+        raise
+    detector = run.fit(progress=progress)
+    run.evaluate(progress=progress)
+    run.report(progress=progress)
+    write_predictions(detector, out / "data" / "test", out / "predictions", progress=progress)
+    return run

@@ -1,0 +1,140 @@
+"""The report of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from autopatch.data import load_masks
+from autopatch.detector import Detector, patchcore_architecture
+from autopatch.progress import Progress
+from autopatch.report import Candidate, Failure, Report, draw_cases, write_report
+from autopatch.runs.folder import DETECTOR, REPORT
+from autopatch.runs.predictions import color_scale
+from autopatch.runs.results import TestResults
+from autopatch.runs.run import Run
+from autopatch.search import WITHOUT_OUTCOME
+
+
+def write_run_report(run: Run, *, device: torch.device, progress: Progress | None = None) -> Path:
+    """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
+    pictures of cases if `fit` has.
+
+    Args:
+        run: The search.
+        device: Where the detector predicts.
+        progress: Told of every batch of images.
+
+    Returns:
+        The page.
+    """
+    fitted = (run.path / DETECTOR).is_file()
+    detector = Detector.load(run.path / DETECTOR, device=device) if fitted else None
+    notes: list[str] = []
+    results = _results(run, detector, notes)
+    supernet = run.supernet
+    report = Report(
+        dataset=str(run.data),
+        space=f"{run.space.name}, {run.space.size():,} architectures",
+        weights=supernet.provenance,
+        random_features=supernet.random_features,
+        split=run.split,
+        seed=run.seed,
+        evaluations=run.evaluations,
+        objectives=run.objectives,
+        optimizer=run.optimizer,
+        candidates=_candidates(run, results),
+        failures=[
+            Failure(t.number, t.architecture.describe(supernet), str(t.reason))
+            for t in run.trials
+            if t.evaluation is None and t.reason not in WITHOUT_OUTCOME
+        ],
+        notes=notes,
+    )
+    if detector is not None:
+        report = _with_cases(run, detector, report, progress)
+    else:
+        notes.append(f"No fitted detector yet, so no pictures: autopatch fit {run.path}")
+    return write_report(run.path / REPORT, report)
+
+
+def _results(run: Run, detector: Detector | None, notes: list[str]) -> TestResults | None:
+    """The results on the test part, if they belong to the detector and the search as it is."""
+    results = TestResults.load(run.path)
+    if results is None:
+        notes.append(f"No test figures yet: autopatch evaluate {run.path}")
+        return None
+    if detector is not None and not results.belongs_to(detector):
+        notes.append(
+            "The test figures belong to another fit and are left out: "
+            f"autopatch evaluate {run.path}"
+        )
+        return None
+    if {row.trial for row in results.front} != {trial.number for trial in run.front.trials}:
+        notes.append(
+            "The search has grown since it was measured, so the test figures are left out: "
+            f"autopatch evaluate {run.path}"
+        )
+        return None
+    return results
+
+
+def _candidates(run: Run, results: TestResults | None) -> list[Candidate]:
+    """All evaluated trials, and the PatchCore setting where it was measured."""
+    front = run.front
+    supernet = run.supernet
+    measured = results.rows if results is not None else ()
+    on_front = {trial.number for trial in front.trials}
+    tests = {row.trial: row.metrics for row in measured if row.kind == "front"}
+    candidates = [
+        Candidate(
+            number=trial.number,
+            label=trial.architecture.describe(supernet),
+            values=trial.evaluation.values,
+            backbone_flops=supernet.flops(
+                trial.architecture.backbone, trial.architecture.input.size
+            ),
+            validation=trial.evaluation.metrics,
+            on_front=trial.number in on_front,
+            is_pick=trial.number == front.pick.number,
+            test=tests.get(trial.number),
+        )
+        for trial in run.trials
+        if trial.evaluation is not None
+    ]
+    patchcore = patchcore_architecture(supernet, images=len(run.split.fit))
+    for row in measured:
+        if row.kind == "patchcore" and patchcore is not None:
+            candidates.append(
+                Candidate(
+                    number=None,
+                    label=row.label,
+                    values=row.values,
+                    backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
+                    is_patchcore=True,
+                    test=row.metrics,
+                )
+            )
+    return candidates
+
+
+def _with_cases(run: Run, detector: Detector, report: Report, progress: Progress | None) -> Report:
+    test = run.split.test
+    prediction = detector.predict([sample.image for sample in test], progress=progress)
+    cases = draw_cases(
+        test,
+        prediction.anomaly_map.numpy(force=True),
+        load_masks(test, detector.evaluation_size).numpy(),
+        prediction.pred_score.tolist(),
+        color_scale(detector),
+        threshold=detector.threshold.value,
+        warning="RANDOM features" if run.supernet.random_features else "",
+    )
+    return replace(
+        report,
+        threshold=detector.threshold.describe(),
+        fitted=detector.architecture.describe(run.supernet),
+        cases=cases,
+    )

@@ -1,0 +1,208 @@
+"""Detectors of a run on its test part, which nothing has seen before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopatch.data import load_images, load_masks
+from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
+from autopatch.errors import InputError
+from autopatch.files import write_json
+from autopatch.progress import Progress
+from autopatch.runs.folder import TEST_RESULTS, read_json
+from autopatch.search import CandidateEvaluator, FittedCandidate
+
+if TYPE_CHECKING:
+    from autopatch.runs.run import Run
+
+_VERSION = 2
+_TIMED_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """A detector on the test part.
+
+    Attributes:
+        kind: "fitted", "patchcore" or "front".
+        label: Its architecture in words.
+        trial: Number of the trial of the front, None for the others.
+        values: Of the search's objectives by name, on the test part.
+        metrics: By name.
+        milliseconds: Median time of one decoded image, None where it was not taken.
+    """
+
+    kind: str
+    label: str
+    trial: int | None
+    values: Mapping[str, float]
+    metrics: Mapping[str, float]
+    milliseconds: float | None
+
+
+@dataclass(frozen=True)
+class TestResults:
+    """All that was measured of a run on its test part.
+
+    Attributes:
+        features: Where the weights come from.
+        fitted: Architecture of the fitted detector.
+        data_digest: Of the data set.
+        rows: The fitted detector, the PatchCore setting if the backbone has one, then the front by
+            ascending cost.
+    """
+
+    __test__ = False  # not a test of pytest
+
+    features: str
+    fitted: Architecture
+    data_digest: str
+    rows: tuple[DetectorResult, ...]
+
+    def belongs_to(self, detector: Detector) -> bool:
+        """Whether the fitted detector measured is this one, and not one fitted later."""
+        return (self.fitted, self.data_digest) == (detector.architecture, detector.data_digest)
+
+    @property
+    def front(self) -> list[DetectorResult]:
+        """The rows of the front."""
+        return [row for row in self.rows if row.kind == "front"]
+
+    @property
+    def best_of_front(self) -> DetectorResult:
+        """The row of the front of highest test rwAP: not attainable, chosen with test labels."""
+        return max(self.front, key=lambda row: row.metrics["rwAP"])
+
+    def save(self, run: Path) -> Path:
+        """Writes evaluation.json into the run folder.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        document: dict[str, Any] = asdict(self) | {
+            "version": _VERSION,
+            "fitted": self.fitted.to_json(),
+        }
+        return write_json(run / TEST_RESULTS, document)
+
+    @classmethod
+    def load(cls, run: Path) -> TestResults | None:
+        """What `save` wrote, None if nothing has been.
+
+        Raises:
+            InputError: The file is damaged, or of an earlier version.
+        """
+        path = run / TEST_RESULTS
+        if not path.is_file():
+            return None
+        document = read_json(path)
+        if document.get("version") != _VERSION:
+            raise InputError(f"{path}: written by another version of autopatch; run evaluate again")
+        try:
+            return cls(
+                features=document["features"],
+                fitted=Architecture.from_json(document["fitted"]),
+                data_digest=document["data_digest"],
+                rows=tuple(DetectorResult(**row) for row in document["rows"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged ({error}); run evaluate again") from error
+
+
+def evaluate_run(
+    run: Run, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
+) -> TestResults:
+    """Measures a fitted detector, the PatchCore setting, and every trial of the front, all on the
+    detector's device.
+
+    The test part is used for nothing before this. The best of the front by test rwAP is not a
+    result one can have: it is chosen with the test labels, and shows what choosing costs.
+
+    Args:
+        run: The search.
+        detector: Fitted on the images of its split.
+        cache_bytes: Memory for feature maps that are kept.
+        progress: Told of every batch of images.
+
+    Raises:
+        InputError: The detector was fitted on other images than the run's, or has other weights.
+    """
+    if detector.data_digest != run.data_digest:
+        raise InputError(
+            f"the detector was fitted on other images than those {run.path} keeps for that, and "
+            "may know its test part"
+        )
+    if detector.provenance != run.supernet.provenance:
+        raise InputError(
+            f"the detector has {detector.provenance}, the run {run.supernet.provenance}"
+        )
+    rows = [_measured("fitted", run, detector, progress)]
+    architecture = patchcore_architecture(run.supernet, images=len(run.split.fit))
+    if architecture is not None:
+        baseline = run.fit_architecture(architecture, device=detector.device, progress=progress)
+        rows.append(_measured("patchcore", run, baseline, progress))
+    evaluator = CandidateEvaluator(
+        run.supernet,
+        fit=run.split.fit,
+        scored=run.split.test,
+        objectives=run.objectives,
+        seed=run.seed,
+        cache_bytes=cache_bytes,
+        device=detector.device,
+    )
+    trials = run.front.trials
+    for done, trial in enumerate(trials):
+        if progress is not None:
+            progress("front on the test part", done, len(trials))
+        evaluation = evaluator(trial.architecture)
+        rows.append(
+            DetectorResult(
+                kind="front",
+                label=trial.architecture.describe(run.supernet),
+                trial=trial.number,
+                values=evaluation.values,
+                metrics=evaluation.metrics,
+                milliseconds=None,
+            )
+        )
+    if progress is not None:
+        progress("front on the test part", len(trials), len(trials))
+    return TestResults(
+        features=detector.provenance,
+        fitted=detector.architecture,
+        data_digest=run.data_digest,
+        rows=tuple(rows),
+    )
+
+
+def _measured(kind: str, run: Run, detector: Detector, progress: Progress | None) -> DetectorResult:
+    test = run.split.test
+    paths = [sample.image for sample in test]
+    maps = detector.predict(paths, progress=progress).anomaly_map
+    images = load_images(paths[:_TIMED_IMAGES], detector.architecture.input.size)
+    seconds = []
+    for image in images.split(1):
+        started = time.perf_counter()
+        detector.predict(image).pred_score.tolist()  # which waits for the device
+        seconds.append(time.perf_counter() - started)
+    masks = load_masks(test, detector.evaluation_size)
+    metrics = score_maps(maps, masks, [sample.type for sample in test])
+    candidate = FittedCandidate(
+        supernet=run.supernet,
+        architecture=detector.architecture,
+        bank_rows=len(detector.memory),
+        metrics=metrics,
+    )
+    return DetectorResult(
+        kind=kind,
+        label=detector.architecture.describe(run.supernet),
+        trial=None,
+        values={o.name: float(o.measure(candidate)) for o in run.objectives},
+        metrics=metrics,
+        milliseconds=1e3 * statistics.median(seconds),
+    )

@@ -1,0 +1,381 @@
+"""A search that has been made: its front, and the detectors fitted from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autopatch.data import Manifest, Split
+from autopatch.detector import Architecture, Detector, patchcore_architecture
+from autopatch.errors import InputError
+from autopatch.files import StrPath, restored_path
+from autopatch.kernels import usable_device
+from autopatch.progress import Progress
+from autopatch.report import PAGE
+from autopatch.runs.folder import (
+    DETECTOR,
+    MANIFEST,
+    REPORT,
+    STUDY,
+    TEST_RESULTS,
+    read_json,
+    read_split,
+    require_same_data,
+)
+from autopatch.runs.results import TestResults, evaluate_run
+from autopatch.runs.source import SupernetSource
+from autopatch.search import (
+    WITHOUT_OUTCOME,
+    Front,
+    Objective,
+    SearchSpace,
+    Trial,
+    load_settings,
+    load_trials,
+    non_dominated,
+)
+from autopatch.supernet import Supernet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+PATCHCORE = "patchcore"
+"""Names PatchCore's usual setting where an architecture is asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read back.
+
+    Attributes:
+        path: The folder.
+        data: Folder of the data set.
+        source: The backbone.
+        space: What was searched.
+        objectives: What the search minimized and maximized, a cost first and the quality last.
+        seed: Of split, bank and optimizer.
+        evaluations: Architectures asked for.
+        split: Roles of the images.
+        trials: All trials by number.
+        optimizer: What proposed the architectures, in words.
+        data_digest: Of images, masks, roles, types and groups when the search was made.
+    """
+
+    path: Path
+    data: Path
+    source: SupernetSource
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    seed: int
+    evaluations: int
+    split: Split
+    trials: tuple[Trial, ...]
+    optimizer: str
+    data_digest: str
+
+    @classmethod
+    def open(
+        cls, path: StrPath, *, data: StrPath | None = None, weights: StrPath | None = None
+    ) -> Run:
+        """Reads a run folder.
+
+        Args:
+            path: The folder.
+            data: Folder of the data set, where it was moved; the folder knows it else.
+            weights: File or folder of the weights, where they were moved.
+
+        Raises:
+            InputError: The folder or a part of it is missing or damaged, or an image of the split
+                is gone.
+        """
+        path = Path(path)
+        if not (path / STUDY).is_file():
+            raise InputError(f"{path}: no {STUDY} in it, expected the folder of a search")
+        settings = load_settings(path / STUDY)
+        try:
+            paths = settings["unchecked"]["paths"]
+            source = SupernetSource.restore(settings["source"], paths["weights"], path, weights)
+            space = SearchSpace.from_json(settings["space"])
+            objectives = tuple(map(Objective.from_json, settings["objectives"]))
+            versions = settings["versions"]
+            library = next(iter(versions))
+            optimizer = f"{settings['sampler']} ({library} {versions[library]})"
+            numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
+            digest = str(settings["data_digest"])
+            root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
+        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise InputError(
+                f"{path / STUDY}: a setting is missing or damaged, or of another version of "
+                f"autopatch ({error})"
+            ) from error
+        if not root.is_dir():
+            raise InputError(f"{root}: the data set of {path} is not there; give --data")
+        if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
+            raise InputError(
+                f"{path / MANIFEST}: not the one that the search was made with; search again"
+            )
+        return cls(
+            path=path,
+            data=root,
+            source=source,
+            space=space,
+            objectives=objectives,
+            split=read_split(path, root),
+            trials=load_trials(path / STUDY),
+            optimizer=optimizer,
+            data_digest=digest,
+            **numbers,
+        )
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The backbone of the search, loaded when it is first asked for.
+
+        Raises:
+            InputError: The weights are not there, or are others than those of the search.
+        """
+        return self.source.load(seed=self.seed)
+
+    @property
+    def detector_path(self) -> Path:
+        """Where `fit` puts the detector."""
+        return self.path / DETECTOR
+
+    @property
+    def results_path(self) -> Path:
+        """Where `evaluate` puts its results."""
+        return self.path / TEST_RESULTS
+
+    @property
+    def report_path(self) -> Path:
+        """The page that `report` writes."""
+        return self.path / REPORT / PAGE
+
+    @property
+    def front(self) -> Front:
+        """The front of what has been evaluated.
+
+        Raises:
+            InputError: Nothing has.
+        """
+        done = [trial for trial in self.trials if trial.reason not in WITHOUT_OUTCOME]
+        trials = non_dominated(done, self.objectives)
+        if not trials:
+            raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
+        failed = sum(trial.evaluation is None for trial in done)
+        return Front(trials=trials, objectives=self.objectives, evaluated=len(done), failed=failed)
+
+    @property
+    def pick(self) -> Trial:
+        """The trial of the front with the highest validation rwAP.
+
+        Raises:
+            InputError: Nothing has been evaluated.
+        """
+        return self.front.pick
+
+    def trial(self, number: int) -> Trial:
+        """An evaluated trial.
+
+        Raises:
+            InputError: There is none of that number, or it failed.
+        """
+        for trial in self.trials:
+            if trial.number == number:
+                if trial.evaluation is None:
+                    raise InputError(f"{self.path}: trial {number} failed: {trial.reason}")
+                return trial
+        raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
+
+    def require_same_data(self) -> None:
+        """Raises InputError, in words, where images, masks or groups were changed since the
+        search."""
+        require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
+
+    def fit(
+        self,
+        architecture: Architecture | StrPath | int | None = None,
+        *,
+        false_alarm_rate: float = 0.05,
+        out: StrPath | None = None,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
+    ) -> Detector:
+        """Fits a detector on the good images, sets its threshold, and saves it.
+
+        Args:
+            architecture: An architecture, its JSON file, the number of a trial, or "patchcore" for
+                PatchCore's usual setting; the pick of the search if None.
+            false_alarm_rate: Share of good images that may be called anomalous.
+            out: File to write; "detector.safetensors" in the run folder if None.
+            device: "cpu", "cuda" or "cuda:<number>".
+            progress: Told of every batch of images.
+
+        Raises:
+            InputError: The file exists, images were changed since the search, or the architecture
+                cannot be fitted.
+        """
+        where = usable_device(device)
+        target = Path(out) if out is not None else self.detector_path
+        if target.exists():
+            raise InputError(f"{target}: exists; remove it or give another --out")
+        if not 0 < false_alarm_rate < 1:
+            raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
+        self.require_same_data()
+        detector = self.fit_architecture(
+            self._chosen(architecture),
+            false_alarm_rate=false_alarm_rate,
+            device=where,
+            progress=progress,
+        )
+        detector.save(target)
+        return detector
+
+    def fit_architecture(
+        self,
+        architecture: Architecture,
+        *,
+        false_alarm_rate: float = 0.05,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
+    ) -> Detector:
+        """As `fit`, of a given architecture; nothing is checked or saved."""
+        return Detector.fit(
+            [sample.image for sample in self.split.fit],
+            supernet=self.supernet,
+            architecture=architecture,
+            calibration=[sample.image for sample in self.split.calibration],
+            false_alarm_rate=false_alarm_rate,
+            seed=self.seed,
+            data_digest=self.data_digest,
+            device=device,
+            progress=progress,
+        )
+
+    def _chosen(self, architecture: Architecture | StrPath | int | None) -> Architecture:
+        if isinstance(architecture, Architecture):
+            return architecture
+        if architecture is None:
+            pick = self.pick
+            assert pick.evaluation is not None
+            quality = self.objectives[-1]
+            value = quality.display(pick.evaluation.values[quality.name])
+            logger.info("trial %d, of best validation %s: %.1f", pick.number, quality.name, value)
+            return pick.architecture
+        if isinstance(architecture, int):
+            return self.trial(architecture).architecture
+        if architecture == PATCHCORE:
+            setting = patchcore_architecture(self.supernet, images=len(self.split.fit))
+            if setting is None:
+                raise InputError(
+                    f"--patchcore: {self.supernet.name} has no levels of stride 8 and 16"
+                )
+            return setting
+        path = Path(architecture)
+        try:
+            document: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not readable as JSON ({error})") from error
+        return Architecture.from_json(document)
+
+    def evaluate(
+        self,
+        detector: StrPath | None = None,
+        *,
+        cache_gib: float = 4.0,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
+    ) -> TestResults:
+        """Measures a fitted detector, the PatchCore setting and the front on the test part, and
+        saves the results in the run folder.
+
+        Args:
+            detector: File of the detector; "detector.safetensors" in the run folder if None.
+            cache_gib: Memory for feature maps that are kept, in GiB.
+            device: "cpu", "cuda" or "cuda:<number>".
+            progress: Told of every batch of images.
+
+        Raises:
+            InputError: There is no such detector, it is not one of this run, or images were changed
+                since the search.
+        """
+        file = Path(detector) if detector is not None else self.detector_path
+        if not file.is_file():
+            raise InputError(
+                f"{file}: no such file; fit a detector first: autopatch fit {self.path}"
+            )
+        loaded = Detector.load(file, device=usable_device(device))
+        self.require_same_data()
+        results = evaluate_run(self, loaded, cache_bytes=cache_bytes(cache_gib), progress=progress)
+        results.save(self.path)
+        return results
+
+    def report(
+        self, *, device: str | torch.device = "cpu", progress: Progress | None = None
+    ) -> Path:
+        """Writes the report: the front, with test figures if `evaluate` has run, and with threshold
+        and pictures of cases if `fit` has.
+
+        Args:
+            device: "cpu", "cuda" or "cuda:<number>".
+            progress: Told of every batch of images.
+
+        Returns:
+            The page, "report/report.html" in the run folder.
+
+        Raises:
+            InputError: Images were changed since the search, or the report cannot be written.
+        """
+        from autopatch.runs.report import write_run_report
+
+        where = usable_device(device)
+        self.require_same_data()
+        return write_run_report(self, device=where, progress=progress)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All trials as a table: number, state, whether on the front, the pick, parameters,
+        objectives, metrics, timings in seconds, and why a trial has no result.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+        front = {t.number for t in non_dominated(self.trials, self.objectives)}
+        pick = self.pick.number if front else None
+        rows = []
+        for trial in self.trials:
+            row: dict[str, Any] = {
+                "trial": trial.number,
+                "on_front": trial.number in front,
+                "is_pick": trial.number == pick,
+                "reason": trial.reason,
+            }
+            row |= {f"params.{k}": v for k, v in self.space.parameters(trial.genome).items()}
+            if trial.evaluation is not None:
+                row |= {f"values.{k}": v for k, v in trial.evaluation.values.items()}
+                row |= {f"metrics.{k}": v for k, v in trial.evaluation.metrics.items()}
+                row |= {f"timings.{k}": v for k, v in trial.evaluation.timings.items()}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def cache_bytes(cache_gib: float) -> int:
+    """Gibibytes in bytes.
+
+    Raises:
+        InputError: They are out of range.
+    """
+    if not 0 <= cache_gib < 2**20:
+        raise InputError(f"--cache-gib is {cache_gib}, expected 0 or more")
+    return int(cache_gib * 2**30)

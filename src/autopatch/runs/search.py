@@ -1,0 +1,348 @@
+"""A search from a folder of images to a run folder, in one call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autopatch.data import Dataset, Split
+from autopatch.detector import patchcore_architecture
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.genes import Choice
+from autopatch.kernels import usable_device
+from autopatch.progress import Progress
+from autopatch.runs.folder import open_search, require_new
+from autopatch.runs.run import Run, cache_bytes
+from autopatch.runs.source import SplitRequest, SupernetSource, open_dataset, split_dataset
+from autopatch.search import (
+    CandidateEvaluator,
+    Plan,
+    SearchSpace,
+    Trial,
+    compose_space,
+    load_trials,
+    resolve_objectives,
+    search,
+)
+from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
+
+logger = logging.getLogger(__name__)
+
+_QUIET_SECONDS = 5.0  # of a candidate, before it is told how far it is
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how candidates are evaluated; it has no influence on the results.
+
+    Attributes:
+        cache_gib: Memory for feature maps that are kept, in GiB.
+        device: "cpu", "cuda" or "cuda:<number>".
+        executor: Evaluates candidates, in this process if None.
+        workers: Candidates the executor is given at a time.
+    """
+
+    cache_gib: float = 4.0
+    device: str | torch.device = "cpu"
+    executor: Executor | None = None
+    workers: int = 1
+
+
+def run_search(
+    data: StrPath | Dataset,
+    out: StrPath,
+    *,
+    space: str = DEFAULT_SPACE,
+    weights: StrPath = "auto",
+    preset: str = "default",
+    sampler: str = "nsga2",
+    objectives: Sequence[str] | None = None,
+    choices: Mapping[str, Sequence[Choice]] | None = None,
+    fixed: Mapping[str, Choice] | None = None,
+    shots: int = 1,
+    evaluations: int = 60,
+    seed: int = 0,
+    population: int = 12,
+    reserve: int = 4,
+    protocol: str = "random",
+    group_regex: str | None = None,
+    groups: StrPath | None = None,
+    legacy_order: StrPath | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    timm_kwargs: Mapping[str, Any] | None = None,
+    recalibrate_batch_norm: bool = False,
+    cache_gib: float = 4.0,
+    device: str | torch.device = "cpu",
+    executor: Executor | None = None,
+    workers: int = 1,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Searches a space for detectors that trade cost against quality on a few anomalies.
+
+    What a reader should know of the search is logged by `logging`, under "autopatch".
+
+    Args:
+        data: Folder in the MVTec-AD layout, or a data set.
+        out: Folder to make for the search.
+        space: Search space: "autopatch_s", "timm:<model name>", "elastic:<model name>", "ofa_mbv3",
+            one of its networks, or a registered one.
+        weights: See `load_supernet`.
+        preset: "default", or another one of the space, such as "published" of "ofa_mbv3".
+        sampler: What proposes architectures: "nsga2", or "tpe" as in the published search.
+        objectives: Names of registered objectives, a cost first and the quality last; those of the
+            preset if None.
+        choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head),
+            where they are not those of the preset.
+        fixed: A single choice for a gene, or for all genes of a field, by name.
+        shots: Validation images of each anomaly type, at least 1.
+        evaluations: Architectures to evaluate.
+        seed: Of the split, the banks and the optimizer.
+        population: Architectures a generation.
+        reserve: Images of each anomaly type that are never in the test part.
+        protocol: Of the split: "random", or "autopatch" as published.
+        group_regex: Images whose names agree in this pattern's first group stay together.
+        groups: CSV file with the columns file,group: images that stay together.
+        legacy_order: Text file with the names of the good images, in the order to use with the
+            protocol "autopatch".
+        mean: Channel means of the input, where the weights do not say.
+        std: Channel deviations, where the weights do not say.
+        timm_kwargs: Arguments of the timm model, where the weights do not say.
+        recalibrate_batch_norm: Whether subnets of "ofa_mbv3" get the good images' statistics.
+        cache_gib: Memory for feature maps that are kept, in GiB.
+        device: "cpu", "cuda" or "cuda:<number>": where all but the reading of images runs.
+        executor: Evaluates candidates, in this process if None.
+        workers: Candidates the executor is given at a time.
+        resume: Whether to go on with the search in `out`; it ends at the front of an uninterrupted
+            one.
+        progress: Told of every candidate, and of a candidate that takes long.
+
+    Returns:
+        The finished search.
+
+    Raises:
+        InputError: An argument, an image or a file is wrong, or the folder exists or cannot be
+            written.
+        SearchError: Every candidate failed.
+    """
+    out = Path(out)
+    check_new_run(out, shots=shots, resume=resume)
+    machine = Machine(cache_gib, usable_device(device), executor, workers)
+    source = SupernetSource.find(
+        space,
+        weights,
+        mean=mean,
+        std=std,
+        timm_kwargs=timm_kwargs,
+        recalibrate_batch_norm=recalibrate_batch_norm,
+    )
+    request = SplitRequest(
+        shots=shots,
+        reserve=reserve,
+        seed=seed,
+        protocol=protocol,
+        group_regex=group_regex,
+        groups=groups,
+        legacy_order=legacy_order,
+    )
+    dataset = open_dataset(data, request)
+    split = split_dataset(dataset, request, progress)
+    supernet = source.load(seed=seed, progress=progress)
+    searched = _preset(supernet, preset)
+    search_space = compose_space(supernet, preset=searched, choices=choices)
+    if fixed:
+        try:
+            search_space = search_space.narrowed(fixed)
+        except InputError as error:
+            raise InputError(f"--fixed: {error}") from None
+    plan = Plan(
+        search_space,
+        evaluations=evaluations,
+        seed=seed,
+        population=population,
+        initial=_baselines(search_space, supernet, split) if searched.from_baseline else (),
+        sampler=sampler,
+        objectives=resolve_objectives(objectives or searched.objectives),
+    )
+    return perform_search(
+        out,
+        dataset.root,
+        split=split,
+        source=source,
+        request=request,
+        supernet=supernet,
+        plan=plan,
+        machine=machine,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def perform_search(
+    out: Path,
+    root: Path,
+    *,
+    split: Split,
+    source: SupernetSource,
+    request: SplitRequest,
+    supernet: Supernet,
+    plan: Plan,
+    machine: Machine,
+    resume: bool,
+    progress: Progress | None,
+) -> Run:
+    """Carries out a plan in a run folder.
+
+    Args:
+        out: The folder.
+        root: Folder of the data set.
+        split: Roles of its images.
+        source: Where the backbone comes from.
+        request: What the split was asked for.
+        supernet: The backbone.
+        plan: What to search.
+        machine: Where to evaluate.
+        resume: Whether to go on in the folder.
+        progress: Told of every candidate.
+
+    Raises:
+        InputError: See `run_search`.
+        SearchError: Every candidate failed.
+    """
+    space = plan.space
+    logger.info("%s: %s", root, _describe_split(split))
+    for line in split.notes:
+        logger.info("  %s", line)
+    logger.info("%s: %s; %s architectures", supernet.name, supernet.provenance, f"{space.size():,}")
+    told = _SearchProgress(progress)
+    evaluator = CandidateEvaluator(
+        supernet,
+        fit=split.fit,
+        scored=(*split.holdout, *split.validation),
+        objectives=plan.objectives,
+        seed=plan.seed,
+        cache_bytes=cache_bytes(machine.cache_gib),
+        device=machine.device,
+        progress=told.candidate,
+    )
+    _warn_of_large_maps(evaluator, space, supernet, machine.cache_gib)
+    with open_search(
+        out, split=split, root=root, source=source, request=request, plan=plan, resume=resume
+    ) as study:
+        told.start(sum(t.evaluation is not None for t in study.trials()), plan.evaluations)
+        front = search(
+            evaluator,
+            study,
+            progress=told.trial,
+            executor=machine.executor,
+            workers=machine.workers,
+        )
+        failed = [t for t in load_trials(study.path) if t.evaluation is None]
+    if front.note:
+        logger.info(front.note)
+    if front.failed:
+        logger.warning("%d candidates failed, the first: %s", front.failed, failed[0].reason)
+    given = source.weights if source.weights_sha256 is not None else None
+    return Run.open(out, data=root, weights=given)
+
+
+def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
+    """Raises InputError where a search cannot begin, before anything is read."""
+    if shots < 1:
+        raise InputError(
+            f"--shots is {shots}: a search needs at least 1 image of each anomaly type"
+        )
+    if not resume:
+        require_new(out)
+
+
+def _preset(supernet: Supernet, name: str) -> Preset:
+    if name not in supernet.presets:
+        raise InputError(
+            f"--space-preset is '{name}', expected one of {', '.join(supernet.presets)} for "
+            f"{supernet.name}"
+        )
+    return supernet.presets[name]
+
+
+def _baselines(space: SearchSpace, supernet: Supernet, split: Split) -> tuple[Any, ...]:
+    """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
+    so that the pick is never worse than that on the validation part; nothing if the space lacks it.
+    """
+    setting = patchcore_architecture(supernet, images=len(split.fit))
+    sizes = [size for size in space.choices("bank_size") if isinstance(size, int)]
+    if setting is None or not sizes or setting.head.bank_size is None:
+        return ()
+    wanted = setting.head.bank_size
+    nearest = min(sizes, key=lambda size: abs(size - wanted))
+    architecture = replace(setting, head=replace(setting.head, bank_size=nearest))
+    try:
+        space.encode(architecture)
+    except InputError:
+        return ()
+    return (architecture,)
+
+
+def _warn_of_large_maps(
+    evaluator: CandidateEvaluator, space: SearchSpace, supernet: Supernet, cache_gib: float
+) -> None:
+    any_one = space.decode(space.sample(np.random.default_rng(0)))
+    single = replace(any_one.backbone, levels=any_one.backbone.levels[-1:])
+    if supernet.shared(single) == single:
+        return  # maps serve one candidate each, and are let go in any case
+    of_each_size = [
+        replace(any_one, input=replace(any_one.input, size=size))
+        for size in space.choices("image_size")
+        if isinstance(size, int)
+    ]
+    for size, needed in evaluator.too_large_to_keep(of_each_size).items():
+        logger.info(
+            "feature maps at %d px need %.1f GiB, more than --cache-gib %g: they are computed anew "
+            "for each candidate",
+            size,
+            needed / 2**30,
+            cache_gib,
+        )
+
+
+def _describe_split(split: Split) -> str:
+    anomalous = sum(sample.label for sample in split.test)
+    return (
+        f"{len(split.fit)} good images to fit, {len(split.holdout)} good and "
+        f"{len(split.validation)} anomalous to search with, {len(split.calibration)} good for the "
+        f"threshold; test part: {len(split.test) - anomalous} good, {anomalous} anomalous"
+    )
+
+
+class _SearchProgress:
+    """Tells how far the search is, and a single candidate if it takes long."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._began: float | None = None
+
+    def start(self, done: int, total: int) -> None:
+        self._began = time.monotonic()
+        if self._progress is not None:
+            self._progress("search", done, total)
+
+    def trial(self, done: int, total: int, trial: Trial, front: int) -> None:
+        self._began = time.monotonic()
+        if self._progress is not None:
+            self._progress(f"search: front of {front}", done, total)
+
+    def candidate(self, step: str, done: int, total: int) -> None:
+        if self._progress is None or self._began is None:
+            return
+        if time.monotonic() - self._began > _QUIET_SECONDS:
+            self._progress(f"candidate: {step}", done, total)

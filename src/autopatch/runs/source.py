@@ -1,0 +1,221 @@
+"""Where the backbone and the images of a run come from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autopatch.data import Dataset, MVTecAD, Split, make_split, require_valid
+from autopatch.errors import InputError
+from autopatch.files import StrPath, restored_path, stored_path
+from autopatch.progress import Progress
+from autopatch.supernet import Supernet, load_supernet, weights_files
+
+
+@dataclass(frozen=True)
+class SupernetSource:
+    """The backbone of a run; made by `find`.
+
+    Attributes:
+        space: Name of the search space, such as "timm:mobilenetv2_100".
+        weights: Absolute path of a weights file or folder, or a word such as "random".
+        mean: Channel means, None for those of the weights.
+        std: Channel deviations, None for those of the weights.
+        timm_kwargs: Arguments of the timm model, None for those of the weights.
+        weights_sha256: Of the weights files, None where there are none.
+        recalibrate_batch_norm: Whether subnets get the statistics of the good images.
+    """
+
+    space: str
+    weights: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    timm_kwargs: Mapping[str, Any] | None = None
+    weights_sha256: str | None = None
+    recalibrate_batch_norm: bool = False
+
+    @classmethod
+    def find(
+        cls,
+        space: str,
+        weights: StrPath,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        timm_kwargs: Mapping[str, Any] | None = None,
+        recalibrate_batch_norm: bool = False,
+    ) -> SupernetSource:
+        """The source with the hash of its weights; see `load_supernet`.
+
+        Raises:
+            InputError: The space is unknown, or the weights cannot be read.
+        """
+        text = os.fspath(weights)
+        files = weights_files(space, text)
+        return cls(
+            space=space,
+            weights=str(Path(text).resolve()) if files else text,
+            mean=None if mean is None else tuple(mean),
+            std=None if std is None else tuple(std),
+            timm_kwargs=timm_kwargs,
+            weights_sha256=_sha256(files) if files else None,
+            recalibrate_batch_norm=recalibrate_batch_norm,
+        )
+
+    def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
+        """The backbone.
+
+        Args:
+            seed: Of random weights.
+            progress: Told of a download, in MiB.
+
+        Raises:
+            InputError: The weights are not there any more or do not fit, or are not those the
+                search was made with.
+        """
+        if self.weights_sha256 is not None:
+            found = _sha256(weights_files(self.space, self.weights))
+            if found != self.weights_sha256:
+                raise InputError(
+                    f"{self.weights}: not the weights that the search was made with, or changed "
+                    "since"
+                )
+
+        def told(step: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(f"{step}, MiB", done >> 20, total >> 20)
+
+        return load_supernet(
+            self.space,
+            self.weights,
+            mean=self.mean,
+            std=self.std,
+            timm_kwargs=self.timm_kwargs,
+            seed=seed,
+            recalibrate_batch_norm=self.recalibrate_batch_norm,
+            progress=told,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed search must have the same: all but where the weights lie."""
+        values = asdict(self)
+        if self.weights_sha256 is not None:
+            del values["weights"]
+        return values
+
+    def stored_weights(self, run: Path) -> str:
+        """The weights as a run folder keeps them."""
+        if self.weights_sha256 is None:
+            return self.weights
+        return stored_path(self.weights, run)
+
+    @classmethod
+    def restore(
+        cls, settings: Mapping[str, Any], stored_weights: str, run: Path, weights: StrPath | None
+    ) -> SupernetSource:
+        """The source of a run folder.
+
+        Args:
+            settings: What `settings` gave.
+            stored_weights: What `stored_weights` gave.
+            run: The folder, which may have moved.
+            weights: Where the weights are now, None for where the folder says.
+        """
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+        source = cls(**{**values, "weights": stored_weights})
+        if source.weights_sha256 is None:
+            if weights is not None:
+                raise InputError(
+                    f"--weights is '{os.fspath(weights)}', but the search was made with "
+                    f"'{source.weights}'"
+                )
+            return source
+        where = restored_path(stored_weights, run) if weights is None else Path(weights)
+        if not where.exists():
+            raise InputError(f"{where}: the weights of the search are not there; give --weights")
+        return replace(source, weights=str(where.resolve()))
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """How the images of a data set are shared out.
+
+    Attributes:
+        shots: Validation images of each anomaly type.
+        reserve: Images of each anomaly type that are never in the test part.
+        seed: Of the order.
+        protocol: A name of `PROTOCOLS`.
+        group_regex: What groups images by file name, None for no groups.
+        groups: Table of the images' groups, None for no groups.
+        legacy_order: List of the names of the good images, None for the order of the protocol.
+    """
+
+    shots: int = 1
+    reserve: int = 4
+    seed: int = 0
+    protocol: str = "random"
+    group_regex: str | None = None
+    groups: StrPath | None = None
+    legacy_order: StrPath | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed search must have the same; groups and order show in the images' roles."""
+        return {"shots": self.shots, "reserve": self.reserve, "protocol": self.protocol}
+
+
+def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
+    """The data set of a folder in the MVTec-AD layout, or the one that is given.
+
+    Raises:
+        InputError: The folder does not have this layout, or groups are asked of a data set that is
+            no folder.
+    """
+    if isinstance(data, str | os.PathLike):
+        root = Path(data).absolute()
+        return MVTecAD.scan(root, group_regex=request.group_regex, groups_csv=request.groups)
+    if request.group_regex is not None or request.groups is not None:
+        raise InputError("groups are given, but the data set has groups of its own")
+    return data
+
+
+def split_dataset(
+    dataset: Dataset, request: SplitRequest, progress: Progress | None = None
+) -> Split:
+    """The roles of a data set's images, all of which are sound.
+
+    Args:
+        dataset: The images.
+        request: How to share them out.
+        progress: Told of every image that was read.
+
+    Raises:
+        InputError: The request does not suit the data set, or an image or a mask is not sound.
+    """
+    split = make_split(
+        dataset,
+        shots=request.shots,
+        reserve=request.reserve,
+        seed=request.seed,
+        protocol=request.protocol,
+        legacy_order=request.legacy_order,
+    )
+    require_valid(dataset, progress=progress)
+    return split
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Hash of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

@@ -1,0 +1,187 @@
+"""What a search can aim at: numbers measured on a fitted candidate, each with its direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from autopatch.errors import InputError
+from autopatch.registry import Registry
+
+if TYPE_CHECKING:
+    from autopatch.detector import Architecture
+    from autopatch.supernet import Supernet
+
+MINIMIZE = "minimize"
+MAXIMIZE = "maximize"
+
+
+@dataclass(frozen=True)
+class FittedCandidate:
+    """What an objective is measured on.
+
+    Attributes:
+        supernet: The backbones.
+        architecture: Of the detector.
+        bank_rows: Patches in its bank.
+        metrics: Its quality on the scored images by name, such as "rwAP".
+    """
+
+    supernet: Supernet
+    architecture: Architecture
+    bank_rows: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One number that a search minimizes or maximizes.
+
+    Attributes:
+        name: Its key in `Evaluation.values` and in the record.
+        label: The name in words.
+        unit: Of displayed values, such as "GFLOP" or "%".
+        scale: A displayed value is the value divided by this: 1e9 for GFLOP, 0.01 for %.
+        direction: "minimize" or "maximize".
+        measure: Gives the value; finite, and below 2**53 in magnitude. An exception makes the
+            candidate a failed one. No part of comparisons between objectives.
+
+    Raises:
+        InputError: A value is of another type or out of its range.
+    """
+
+    name: str
+    label: str
+    unit: str
+    scale: float
+    direction: str
+    measure: Callable[[FittedCandidate], float] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for attribute in ("name", "label", "unit"):
+            value = getattr(self, attribute)
+            if not isinstance(value, str) or not (value or attribute == "unit"):
+                raise InputError(f"objective {self.name!r}: {attribute} is {value!r}")
+        if not isinstance(self.scale, int | float) or not self.scale > 0:
+            raise InputError(
+                f"objective {self.name!r}: scale is {self.scale!r}, expected a number above 0"
+            )
+        if self.direction not in (MINIMIZE, MAXIMIZE):
+            raise InputError(
+                f"objective {self.name!r}: direction is {self.direction!r}, expected "
+                f"{MINIMIZE!r} or {MAXIMIZE!r}"
+            )
+
+    @property
+    def is_maximized(self) -> bool:
+        """Whether more is better."""
+        return self.direction == MAXIMIZE
+
+    def loss(self, value: float) -> float:
+        """What is minimized: the value, or 1 - value where the objective is maximized."""
+        return 1.0 - value if self.is_maximized else float(value)
+
+    def display(self, value: float) -> float:
+        """The value in `unit`."""
+        return value / self.scale
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the measure, as JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Objective:
+        """Reads what `to_json` wrote; nothing has to be registered for that.
+
+        The measure is that of the registered objective of this name, looked up when it is called;
+        it raises InputError where there is none.
+
+        Raises:
+            InputError: A field is missing, unknown or out of its range.
+        """
+        names = [f.name for f in fields(cls) if f.compare]
+        if not isinstance(value, Mapping) or set(value) != set(names):
+            raise InputError(f"objective: found {value!r}, expected a JSON object with {names}")
+        name = value["name"]
+
+        def measure(candidate: FittedCandidate) -> float:
+            if name not in OBJECTIVES:
+                raise InputError(f"objective {name!r} is not registered in this process")
+            return OBJECTIVES[name].measure(candidate)
+
+        return cls(**value, measure=measure)
+
+
+def resolve_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
+    """The registered objectives of these names.
+
+    Raises:
+        InputError: A name is unknown or there twice, or there is none.
+    """
+    return checked_objectives(OBJECTIVES[name] for name in names)
+
+
+def checked_objectives(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
+    """The objectives of one search.
+
+    Raises:
+        InputError: Two have one name, or there is none.
+    """
+    checked = tuple(objectives)
+    names = [objective.name for objective in checked]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"objectives are {names}, expected at least one, and none twice")
+    return checked
+
+
+def _total_flops(candidate: FittedCandidate) -> float:
+    from autopatch.detector import total_flops
+
+    supernet, architecture = candidate.supernet, candidate.architecture
+    backbone, size = architecture.backbone, architecture.input.size
+    height, width = supernet.grid(backbone, size)
+    channels = sum(level.channels for level in supernet.levels(backbone))
+    flops = supernet.flops(backbone, size)
+    return total_flops(flops, height * width, candidate.bank_rows, channels)
+
+
+def _rwap(candidate: FittedCandidate) -> float:
+    if "rwAP" not in candidate.metrics:
+        raise ValueError(f"metrics are {sorted(candidate.metrics)}, expected rwAP among them")
+    value = candidate.metrics["rwAP"]
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"rwAP is {value}, expected a value in [0, 1]")
+    return value
+
+
+TOTAL_FLOPS = Objective(
+    name="total_flops",
+    label="total FLOPs (backbone and nearest neighbors)",
+    unit="GFLOP",
+    scale=1e9,
+    direction=MINIMIZE,
+    measure=_total_flops,
+)
+
+RWAP = Objective(
+    name="rwAP",
+    label="rwAP",
+    unit="%",
+    scale=0.01,
+    direction=MAXIMIZE,
+    measure=_rwap,
+)
+
+DEFAULT_OBJECTIVES = (TOTAL_FLOPS.name, RWAP.name)
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    {
+        "total_flops": "autopatch.search.objectives:TOTAL_FLOPS",
+        "rwAP": "autopatch.search.objectives:RWAP",
+        "published_flops": "autopatch.published.objectives:PUBLISHED_FLOPS",
+    },
+)
+"""Objectives by name. By convention a search has a cost first, which pictures put on the x axis,
+and the quality last, by which the detector is picked."""

@@ -1,0 +1,190 @@
+"""Families of backbones, and supernets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.progress import Progress
+from autopatch.registry import Registry
+from autopatch.supernet.backbone import Level
+from autopatch.supernet.subnet import Subnet
+from autopatch.supernet.supernet import Supernet
+from autopatch.supernet.weights import check_channels
+
+DEFAULT_SPACE = "autopatch_s"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What can be said of weights beside where they are.
+
+    Attributes:
+        mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
+        std: Channel deviations; None for those of the weights.
+        timm_kwargs: Arguments of `timm.create_model`; None for those of the weights.
+        seed: Of random weights.
+        recalibrate_batch_norm: Whether subnets get the statistics of the good images.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    timm_kwargs: Mapping[str, Any] | None = None
+    seed: int = 0
+    recalibrate_batch_norm: bool = False
+
+
+class Family(Protocol):
+    """Backbones of one kind.
+
+    Attributes:
+        usage: How its spaces are named, such as "timm:<model name>".
+    """
+
+    usage: str
+
+    def load(
+        self, space: str, weights: str, options: LoadOptions, progress: Progress | None
+    ) -> Supernet:
+        """A supernet with its weights; see `load_supernet`."""
+        ...
+
+    def weights_files(self, space: str, weights: str) -> list[Path]:
+        """The files that `load` reads; none for a word such as "random"."""
+        ...
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """A static network without weights, from the recipe of a `Subnet`.
+
+        Raises:
+            InputError: The network cannot be built.
+            KeyError, TypeError: It is no recipe.
+        """
+        ...
+
+
+_TIMM = "autopatch.supernet.timm_supernet:FAMILY"
+_ELASTIC = "autopatch.supernet.elastic_supernet:FAMILY"
+_ONCE_FOR_ALL = "autopatch.published.once_for_all:FAMILY"
+
+FAMILIES: Registry[Family] = Registry(
+    "search space",
+    {
+        "autopatch_s": _ELASTIC,
+        "timm": _TIMM,
+        "elastic": _ELASTIC,
+        "ofa_mbv3": _ONCE_FOR_ALL,
+        "ofa_mbv3_d234_e346_k357_w1.0": _ONCE_FOR_ALL,
+        "ofa_mbv3_d234_e346_k357_w1.2": _ONCE_FOR_ALL,
+    },
+)
+"""Families by the name of their spaces, up to a colon if it has one."""
+
+WEIGHTS_WORDS = ("auto", "pretrained", "random")
+"""Weights that are not files."""
+
+
+def find_family(space: str) -> Family:
+    """The family of a space or a network.
+
+    Raises:
+        InputError: It is unknown.
+    """
+    kind = space.partition(":")[0]
+    if kind not in FAMILIES:
+        usages = dict.fromkeys(FAMILIES[name].usage for name in FAMILIES)
+        raise InputError(f"search space '{space}' is unknown, expected {' or '.join(usages)}")
+    return FAMILIES[kind]
+
+
+def load_supernet(
+    space: str = DEFAULT_SPACE,
+    weights: StrPath = "auto",
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    timm_kwargs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    recalibrate_batch_norm: bool = False,
+    progress: Progress | None = None,
+) -> Supernet:
+    """A supernet with its weights.
+
+    Args:
+        space: "autopatch_s", "timm:<model name>", "elastic:<model name of timm>", "ofa_mbv3", the
+            name of one of its two networks, or that of a registered family.
+        weights: "random"; of autopatch_s "auto" for those in this package, or a .safetensors file;
+            of an elastic network its file; of timm a file or "pretrained" for those of timm's hub;
+            of Once-for-All "auto" for the published ones, downloaded once, a folder that holds
+            them, or for a single network its file.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel deviations.
+        timm_kwargs: Arguments of `timm.create_model`.
+        seed: Of random weights.
+        recalibrate_batch_norm: Whether subnets get the statistics of the good images; Once-for-All
+            only.
+        progress: Told of a download.
+
+    Raises:
+        InputError: The space is unknown, the weights cannot be had or do not fit, or an argument
+            does not belong to the space.
+    """
+    options = LoadOptions(
+        mean=mean,
+        std=std,
+        timm_kwargs=timm_kwargs,
+        seed=seed,
+        recalibrate_batch_norm=recalibrate_batch_norm,
+    )
+    return find_family(space).load(space, str(weights), options, progress)
+
+
+def weights_files(space: str, weights: str) -> list[Path]:
+    """The files that `load_supernet` reads; none for a word such as "random" or "auto".
+
+    Raises:
+        InputError: The space is unknown, there is no such file or folder, or the folder does not
+            hold what is asked for.
+    """
+    family = find_family(space)
+    if weights in WEIGHTS_WORDS:
+        return []
+    if not weights or not Path(weights).exists():
+        raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
+    return family.weights_files(space, weights)
+
+
+def build_network(recipe: Mapping[str, Any]) -> nn.Module:
+    """A static network without weights, from the recipe of a `Subnet`.
+
+    Raises:
+        InputError: The recipe names no known network, or the network cannot be built.
+        KeyError, TypeError: It is no recipe.
+    """
+    return find_family(str(recipe["network"])).build(recipe)
+
+
+def restore_subnet(header: Mapping[str, Any]) -> Subnet:
+    """A subnet from its `to_header()`, with random weights; `load_state_dict` gives it its own.
+
+    Raises:
+        InputError: The network cannot be built.
+        KeyError, TypeError, ValueError: The header is not one.
+    """
+    subnet = Subnet(
+        build_network(header["recipe"]),
+        header["recipe"],
+        [Level(*level) for level in header["levels"]],
+        mean=check_channels("mean", header["mean"]),
+        std=check_channels("std", header["std"]),
+        provenance=header["provenance"],
+    )
+    subnet.fold_pairs([(before, behind) for before, behind in header["folded"]])
+    return subnet.to(memory_format=torch.channels_last)
