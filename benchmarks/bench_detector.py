@@ -4,8 +4,8 @@
     python benchmarks/bench_detector.py --threads 2 --bank whole
 
 All have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank and
-images, decoded by the same code, which reads ahead: decoding is the time that one waits for it. Each
-runs in a process of its own. Their maps are compared: one that differs is an error.
+images, decoded by the same code; each runs in a process of its own. That code reads ahead: decoding
+is the time spent waiting for it. Their maps are compared: one that differs is an error.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from autopatch.detector import (
     MAX_CORESET_SAMPLE,
     Architecture,
     Detector,
+    Head,
+    Input,
     MemoryBank,
-    patchcore_architecture,
 )
 from autopatch.kernels import reference
 from autopatch.supernet import Subnet, TimmSupernet, load_supernet
@@ -200,9 +201,13 @@ class Autopatch(Pipeline):
         self.supernet = job.supernet()
 
     def fit(self, images: Sequence[Path]) -> None:
-        architecture = patchcore(self.supernet, len(images))
-        if self.job.bank == "whole":
-            architecture = replace(architecture, head=replace(architecture.head, bank_size=None))
+        architecture = patchcore(self.supernet)
+        if self.job.bank == "coreset":
+            height, width = self.supernet.grid(architecture.backbone, architecture.input.size)
+            bank_size = round(len(images) * height * width / 10)
+            architecture = replace(
+                architecture, head=replace(architecture.head, bank_size=bank_size)
+            )
         # A detector needs calibration images: one, so that its time does not count.
         self.detector = Detector.fit(
             images,
@@ -222,7 +227,7 @@ class Peer(Pipeline):
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
         supernet = job.supernet()
-        architecture = patchcore(supernet, images=1)  # of any number: its bank is not asked for
+        architecture = patchcore(supernet)
         self.size = architecture.input.size
         # The network up to the deepest level, channels last, with its batch norm.
         self.subnet = supernet.get_active_subnet(architecture.backbone)
@@ -343,10 +348,11 @@ class Anomalib(Peer):
                 self.model(batch.contiguous())
 
 
-def patchcore(supernet: TimmSupernet, images: int) -> Architecture:
-    architecture = patchcore_architecture(supernet, images=images)
-    assert architecture is not None
-    return architecture
+def patchcore(supernet: TimmSupernet) -> Architecture:
+    """PatchCore's usual setting, with all patches in the bank."""
+    backbone = supernet.patchcore()
+    assert backbone is not None
+    return Architecture(Input(224), backbone, Head((3,) * len(backbone.levels)))
 
 
 CLASSES: dict[str, type[Pipeline]] = {

@@ -29,11 +29,11 @@ def main() -> None:
         )
         print(" best of the front on test: rwAP / GFLOP |")
         print("|---|---|---|---|")
-        rows = [(run, *chosen(run)) for run in members]
-        for run, pick, patchcore, best in rows:
+        rows = [chosen(run) for run in members]
+        for run, (pick, patchcore, best) in zip(members, rows, strict=True):
             cells = [figures(run, pick), figures(run, patchcore)]
             print(f"| {run.seed} | {' | '.join(cells)} | {percent(best)} / {cost(run, best)} |")
-        columns = [spread(row[i] for row in rows) for i in (1, 2, 3)]
+        columns = [spread(column) for column in zip(*rows, strict=True)]
         print(f"| mean +- deviation of rwAP | {' | '.join(columns)} |")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from autopatch import _C
+from autopatch.data import draw_textures
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -42,6 +44,41 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions on a GPU in float32, which torch computes in TF32 by default."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Maps are too small for more, which wait for each other where others use the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn data set in the MVTec-AD layout."""
+    root = tmp_path_factory.mktemp("textures") / "data"
+    return draw_textures(root, seed=1, image_size=64, train=16, test_good=4, per_type=6)
+
+
+@pytest.fixture
+def autopatch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process; gives exit code, standard output and standard error."""
+    from autopatch.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autopatch", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code
+        captured = capsys.readouterr()
+        return (0 if code is None else code), captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,30 @@
+import copy
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from autopatch.data import draw_textures, load_images
-from autopatch.detector import Detector, images_digest, stack_maps
+from autopatch.data import draw_textures, load_images, pixels_digest
+from autopatch.detector import (
+    Architecture,
+    Detector,
+    Head,
+    ImagePrediction,
+    Input,
+    MemoryBank,
+    patchcore_architecture,
+    stack_maps,
+)
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, load_supernet
+from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:tf_mobilenetv3_small_075"
-ARCHITECTURE = Architecture(NAME, 64, (1, 3), (3, 2), 60)
+ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +44,18 @@ def new(root):
 
 
 @pytest.fixture(scope="module")
-def detector(good):
-    supernet = load_supernet(NAME, "random", seed=2)
-    return Detector.fit(supernet, ARCHITECTURE, good[:12], calibration=good[12:], seed=3)
+def supernet():
+    return load_supernet(NAME, "random", seed=2)
+
+
+@pytest.fixture(scope="module")
+def detector(supernet, good):
+    return fit(supernet, good[:12], calibration=good[12:])
+
+
+def fit(supernet, images, *, architecture=ARCHITECTURE, **options):
+    options = {"seed": 3} | options
+    return Detector.fit(images, supernet=supernet, architecture=architecture, **options)
 
 
 @pytest.fixture
@@ -43,84 +65,313 @@ def saved(detector, tmp_path):
 
 
 def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
-    loaded = Detector.load(saved)
+    loaded = Detector.load(str(saved))
     before, after = detector.predict(new), loaded.predict(new)
-    assert torch.equal(before.maps, after.maps)
-    assert torch.equal(before.scores, after.scores)
-    assert torch.equal(before.anomalous, after.anomalous)
+    assert torch.equal(before.anomaly_map, after.anomaly_map)
+    assert torch.equal(before.pred_score, after.pred_score)
+    assert torch.equal(before.pred_label, after.pred_label)
+    assert torch.equal(detector.calibration_scores, loaded.calibration_scores)
     assert loaded.threshold == detector.threshold
+    assert loaded.usual_distance == detector.usual_distance
+    assert loaded.evaluation_size == detector.evaluation_size
     assert loaded.architecture == detector.architecture
     assert loaded.total_flops == detector.total_flops
-    assert loaded.fitted_on == detector.fitted_on
-    assert loaded.subnet.provenance == detector.subnet.provenance
+    assert loaded.data_digest == detector.data_digest
+    assert loaded.provenance == detector.provenance
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
 def test_a_detector_says_the_same_on_every_device(
-    detector, saved, good, new, device, exact_convolutions
+    detector, saved, supernet, good, new, device, exact_convolutions
 ):
-    supernet = load_supernet(NAME, "random", seed=2)
-    fitted = Detector.fit(
-        supernet, ARCHITECTURE, good[:12], calibration=good[12:], seed=3, device=device
-    )
+    fitted = fit(supernet, good[:12], calibration=good[12:], device=device)
     loaded = Detector.load(saved, device=device)
+    moved = Detector.load(saved).to(device)
     expected = detector.predict(new)
-    for on_device in (fitted, loaded):
+    for on_device in (fitted, loaded, moved):
         assert on_device.device.type == device.type
         found = on_device.predict(new)
-        assert {t.device.type for t in (found.maps, found.scores, found.anomalous)} == {device.type}
-        largest = float(expected.maps.max())
-        torch.testing.assert_close(found.maps.cpu(), expected.maps, rtol=0, atol=1e-4 * largest)
+        tensors = (found.anomaly_map, found.pred_score, found.pred_label, found.pred_mask)
+        assert {t.device.type for t in tensors} == {device.type}
+        largest = float(expected.anomaly_map.max())
+        torch.testing.assert_close(
+            found.anomaly_map.cpu(), expected.anomaly_map, rtol=0, atol=1e-4 * largest
+        )
     fitted.save(saved)
     assert Detector.load(saved).threshold.value == pytest.approx(detector.threshold.value, rel=1e-4)
 
 
 def test_prediction(detector, new):
     prediction = detector.predict(new)
-    assert prediction.maps.shape == (len(new), 224, 224)
-    assert torch.equal(prediction.scores, prediction.maps.flatten(1).amax(dim=1))
-    assert prediction.anomalous.tolist() == [
-        score > detector.threshold.value for score in prediction.scores.tolist()
-    ]
+    limit = detector.threshold.value
+    assert prediction.anomaly_map.shape == (len(new), 224, 224)
+    assert torch.equal(prediction.pred_score, prediction.anomaly_map.flatten(1).amax(dim=1))
+    assert prediction.pred_label.tolist() == [s > limit for s in prediction.pred_score.tolist()]
+    assert torch.equal(prediction.pred_mask, prediction.anomaly_map > limit)
 
 
-def test_pixels_in_place_of_files(detector, new):
-    pixels = load_images(new, ARCHITECTURE.image_size)
-    assert torch.equal(detector.predict(pixels).maps, detector.predict(new).maps)
+def test_a_prediction_iterates_over_its_images(detector, new):
+    prediction = detector.predict(new)
+    assert len(prediction) == len(new)
+    images = list(prediction)
+    assert len(images) == len(new)
+    for i, image in enumerate(images):
+        assert isinstance(image, ImagePrediction)
+        assert torch.equal(image.anomaly_map, prediction.anomaly_map[i])
+        assert image.pred_score == float(prediction.pred_score[i])
+        assert image.pred_label is bool(prediction.pred_label[i])
+        assert torch.equal(image.pred_mask, prediction.pred_mask[i])
+    assert prediction[-1].pred_score == images[-1].pred_score
+
+
+def test_a_score_at_the_threshold_is_good(detector, new):
+    maps = detector.predict(new[:1]).anomaly_map
+    score = maps.flatten(1).amax(dim=1)
+    # 0.1 lies below the float32 nearest to it.
+    for scores, limit in ((score, float(score)), (torch.tensor([0.1]), 0.1)):
+        prediction = replace(detector.predict([]), pred_score=scores, threshold=limit)
+        prediction = replace(prediction, anomaly_map=maps)
+        assert not prediction.pred_label.any()
+        assert not prediction[0].pred_label
+
+
+def as_hwc(path, dtype):
+    values = np.asarray(Image.open(path).convert("RGB"))
+    if dtype == np.uint16:
+        return values.astype(np.uint16) * 257
+    return values if dtype == np.uint8 else (values / 255).astype(dtype)
+
+
+def test_images_of_any_kind_say_what_their_files_say(detector, new):
+    expected = detector.predict(new).anomaly_map
+    opened = [Image.open(path) for path in new]
+    arrays = [as_hwc(path, np.uint8) for path in new]
+    tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
+    for images in (
+        [str(path) for path in new],
+        tuple(new),
+        (path for path in new),
+        opened,
+        arrays,
+        np.stack(arrays),
+        [as_hwc(path, np.uint16) for path in new],
+        [as_hwc(path, np.float32) for path in new],
+        [as_hwc(path, np.float64) for path in new],
+        tensors,
+        torch.stack(tensors),
+        torch.stack(tensors).float() / 255,
+        [new[0], str(new[1]), opened[2], arrays[3], tensors[4], *new[5:]],
+    ):
+        assert torch.equal(detector.predict(images).anomaly_map, expected)
+
+
+def test_one_image_of_any_kind(detector, new):
+    array = as_hwc(new[0], np.uint8)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = detector.predict(new[:1]).anomaly_map
+    for image in (new[0], str(new[0]), Image.open(new[0]), array, tensor, tensor[None]):
+        found = detector.predict(image)
+        assert len(found) == 1
+        assert torch.equal(found.anomaly_map, expected)
+
+
+def test_images_of_a_folder(detector, root):
+    inside = sorted((root / "test").rglob("*.png"))
+    expected = detector.predict(inside).anomaly_map
+    for folder in (root / "test", str(root / "test")):
+        assert torch.equal(detector.predict(folder).anomaly_map, expected)
+
+
+def test_images_of_other_sizes_are_resized(detector, new, tmp_path):
+    with Image.open(new[0]) as image:
+        wide = image.convert("RGB").resize((90, 70))
+    wide.save(tmp_path / "wide.png")
+    on_file = detector.predict(tmp_path / "wide.png").anomaly_map
+    assert torch.equal(detector.predict(np.asarray(wide)).anomaly_map, on_file)
+    assert torch.equal(detector.predict([wide]).anomaly_map, on_file)
+
+
+def test_pixels_of_the_architectures_size_are_taken_as_they_are(detector, new):
+    pixels = load_images(new, ARCHITECTURE.input.size)
+    expected = detector.predict(new)
+    assert torch.equal(detector.predict(pixels).anomaly_map, expected.anomaly_map)
+    maps, scores = detector(pixels)
+    assert torch.equal(maps, expected.anomaly_map)
+    assert torch.equal(scores, expected.pred_score)
 
 
 def test_an_image_alone_scores_as_in_a_batch(detector, new):
-    together = detector.predict(new).scores
-    alone = torch.cat([detector.predict([path]).scores for path in new])
+    together = detector.predict(new).pred_score
+    alone = torch.cat([detector.predict([path]).pred_score for path in new])
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=0)
 
 
 def test_the_threshold_is_an_order_statistic_of_the_calibration_scores(detector, good):
-    scores = detector.predict(good[12:]).scores.sort().values
+    scores = detector.predict(good[12:]).pred_score.sort().values
     assert detector.threshold.images == len(scores)
     assert detector.threshold.value == pytest.approx(float(scores[-1]), rel=1e-5)
+    torch.testing.assert_close(detector.calibration_scores.sort().values, scores, rtol=1e-5, atol=0)
 
 
-def test_no_images(detector, good):
-    assert detector.predict([]).maps.shape == (0, 224, 224)
-    supernet = load_supernet(NAME, "random")
+def test_good_images_alone_are_enough(supernet, good, root, new):
+    folder = fit(supernet, root / "train" / "good", data_digest="of a folder")
+    text = fit(supernet, str(root / "train" / "good"))
+    files = fit(supernet, good)
+    other = fit(supernet, good, seed=4)
+    expected = files.predict(new).anomaly_map
+    for detector in (folder, text):
+        assert torch.equal(detector.predict(new).anomaly_map, expected)
+        assert detector.threshold == files.threshold
+    assert not torch.equal(other.predict(new).anomaly_map, expected)
+    # A fifth of 22 is kept for the threshold.
+    assert files.threshold.images == 4
+    assert folder.data_digest == "of a folder"
+    assert text.data_digest == files.data_digest == pixels_digest(good)
+
+
+def test_the_images_of_the_threshold_are_not_those_of_the_bank(supernet, good, new):
+    every_patch = replace(ARCHITECTURE, head=Head((3, 2), None))
+    detector = fit(supernet, good, architecture=every_patch)
+    places = len(detector.memory) // (len(good) - 4)
+    assert len(detector.memory) == places * (len(good) - 4)
+    in_bank = [float(s) < 1e-6 for s in detector.predict(good).pred_score]
+    assert in_bank.count(False) == 4
+    held_out = [path for path, known in zip(good, in_bank, strict=True) if not known]
+    given = [path for path in good if path not in held_out]
+    same = fit(supernet, given, architecture=every_patch, calibration=held_out)
+    assert torch.equal(same.predict(new).anomaly_map, detector.predict(new).anomaly_map)
+    assert same.threshold == detector.threshold
+
+
+def test_the_default_detector(good, new):
+    detector = Detector.fit(good[:6])
+    assert detector.architecture == patchcore_architecture(load_supernet(), images=4)
+    assert "weights of autopatch_s in this package" in detector.provenance
+    assert detector.predict(new[:2]).anomaly_map.shape == (2, 224, 224)
+    assert detector.threshold.images == 2
+
+
+def test_a_supernet_by_name(good, monkeypatch):
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        return load_supernet(name, "random")
+
+    monkeypatch.setattr("autopatch.detector.detector.load_supernet", load)
+    detector = Detector.fit(good[:6], supernet=NAME)
+    assert asked == [NAME]
+    assert detector.architecture.backbone.levels == (2, 3)
+
+
+def test_no_images(detector, supernet, good):
+    empty = detector.predict([])
+    assert empty.anomaly_map.shape == (0, 224, 224)
+    assert empty.pred_label.shape == (0,)
+    assert list(empty) == []
     for images, calibration, name in ([], good, "images"), (good, [], "calibration"):
         with pytest.raises(InputError, match=f"`{name}` is empty"):
-            Detector.fit(supernet, ARCHITECTURE, images, calibration=calibration)
+            fit(supernet, images, calibration=calibration)
 
 
-def test_architecture_of_another_backbone(good):
-    other = Architecture("timm:resnet18", 64, (1,), (3,), 10)
+def test_too_few_images_to_set_some_aside(supernet, good):
+    with pytest.raises(InputError, match="`images` has 3, expected at least 4"):
+        fit(supernet, good[:3])
+    assert fit(supernet, good[:4]).threshold.images == 2
+
+
+def test_images_that_are_not_there(detector, supernet, tmp_path):
+    for use in (detector.predict, lambda images: fit(supernet, images)):
+        with pytest.raises(InputError, match="nowhere: no such file or folder"):
+            use(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"nowhere\.png: no such file"):
+        detector.predict([tmp_path / "nowhere.png"])
+    with pytest.raises(InputError, match="no image in this folder"):
+        detector.predict(tmp_path)
+
+
+def test_architecture_of_another_backbone(supernet, good):
+    other = Architecture(Input(64), Backbone("timm:resnet18", (1,)), Head((3,), 10))
     with pytest.raises(InputError, match=r"timm:resnet18.*tf_mobilenetv3"):
-        Detector.fit(load_supernet(NAME, "random"), other, good, calibration=good)
+        fit(supernet, good, architecture=other, calibration=good)
 
 
 @pytest.mark.parametrize(
-    "images", [torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 65, 64, dtype=torch.uint8)]
+    "images",
+    [
+        torch.zeros(1, 2, 64, 64, dtype=torch.uint8),
+        torch.zeros(64, 64, dtype=torch.uint8),
+        torch.full((1, 3, 64, 64), 2.0),
+        torch.zeros(1, 3, 64, 64, dtype=torch.int64),
+        np.zeros((64, 64, 5), np.uint8),
+        [3],
+        3,
+    ],
 )
 def test_pixels_that_do_not_fit(detector, images):
-    with pytest.raises(ValueError, match=r"expected torch.uint8 \[N, 3, 64, 64\]"):
+    with pytest.raises(InputError) as error:
         detector.predict(images)
+    assert str(error.value).startswith("images")
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
+    one = fit(supernet, good[:12], calibration=good[12:])
+    larger = replace(ARCHITECTURE, head=Head((3, 2), 90))
+    other = fit(supernet, good[:14], architecture=larger, calibration=good[14:], seed=1)
+    assert len(one.memory) != len(other.memory)
+    assert len(one.calibration_scores) != len(other.calibration_scores)
+    one.load_state_dict(copy.deepcopy(other.state_dict()))
+    expected, found = other.predict(new), one.predict(new)
+    assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    assert torch.equal(found.pred_label, expected.pred_label)
+    assert torch.equal(one.calibration_scores, other.calibration_scores)
+    assert one.threshold == other.threshold
+    assert one.usual_distance == other.usual_distance
+    assert one.data_digest == other.data_digest
+    # The two do not share memory.
+    one.memory.bank.zero_()
+    assert torch.equal(other.predict(new).anomaly_map, expected.anomaly_map)
+
+
+def test_a_copy_says_the_same(detector, new):
+    copied = copy.deepcopy(detector)
+    assert torch.equal(copied.predict(new).anomaly_map, detector.predict(new).anomaly_map)
+
+
+def test_nothing_of_a_detector_is_trained(detector, new):
+    assert not detector.training
+    assert not any(p.requires_grad for p in detector.parameters())
+    assert not detector.predict(new[:1]).anomaly_map.requires_grad
+
+
+def test_the_extractor_is_a_module_of_its_own(detector, supernet, good, new):
+    pixels = load_images(new[:3], 64)
+    features = detector.extractor(pixels)
+    assert features.shape == (3, 16, 16, detector.memory.bank.shape[1])
+    other = fit(load_supernet(NAME, "random", seed=9), good, calibration=good).extractor
+    assert not torch.equal(other(pixels), features)
+    state = detector.extractor.state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    other.load_state_dict(state)
+    assert torch.equal(other(pixels), features)
+    # The detector is its parts.
+    distances = MemoryBank(detector.memory.bank)(features.flatten(0, 2)).reshape(3, 16, 16)
+    maps = torch.nn.functional.interpolate(
+        distances[:, None], size=(224, 224), mode="bilinear", align_corners=False
+    )
+    assert torch.equal(maps[:, 0], detector.predict(new[:3]).anomaly_map)
+
+
+def test_export_with_any_number_of_images(detector, new):
+    pixels = load_images(new, 64)
+    count = torch.export.Dim("images", min=1, max=64)
+    program = torch.export.export(detector, (pixels[:3],), dynamic_shapes={"images": {0: count}})
+    for images in (1, 3, len(new)):
+        maps, scores = program.module()(pixels[:images])
+        expected_maps, expected_scores = detector(pixels[:images])
+        assert torch.equal(maps, expected_maps)
+        assert torch.equal(scores, expected_scores)
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, 0.5, -1])
@@ -149,14 +400,18 @@ def rewrite(path, *, tensors=None, **changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tensors": {"bank": torch.zeros(4, 5)}},
-        {"tensors": {"subnet.backbone.conv_stem.weight": torch.zeros(2, 2)}},
+        {"tensors": {"memory.bank": torch.zeros(4, 5)}},
+        {"tensors": {"memory.bank": torch.full((4, 5), float("nan"))}},
+        {"tensors": {"memory.bank": torch.zeros(5)}},
+        {"tensors": {"extractor.subnet.network.conv_stem.weight": torch.zeros(2, 2)}},
         {"evaluation_size": "x"},
         {"evaluation_size": 0},
         {"usual_distance": None},
         {"threshold": {"value": 1.0}},
-        {"format": 99},
-        {"architecture": ARCHITECTURE.to_json() | {"levels": [1, 2]}},
+        {"usual_distance": float("nan")},
+        {"data_digest": None},
+        {"architecture": replace(ARCHITECTURE, backbone=Backbone(NAME, (1, 2))).to_json()},
+        {"architecture": {"supernet": NAME, "image_size": 64}},
     ],
 )
 def test_damaged_contents(saved, changes):
@@ -167,12 +422,16 @@ def test_damaged_contents(saved, changes):
     assert "\n" not in str(error.value)
 
 
-def test_digest_of_images(good, tmp_path):
-    assert images_digest(good[:3]) == images_digest(good[2::-1])
-    assert images_digest(good[:3]) != images_digest(good[:2])
-    moved = tmp_path / "moved.png"
-    moved.write_bytes(good[0].read_bytes())
-    assert images_digest([moved]) == images_digest([good[0]])
+@pytest.mark.parametrize(
+    ("number", "fragment"),
+    [(2, "an earlier version of autopatch"), (99, "update autopatch"), ("x", "format x")],
+)
+def test_other_formats(saved, number, fragment):
+    rewrite(saved, format=number)
+    with pytest.raises(InputError, match=fragment) as error:
+        Detector.load(saved)
+    assert str(error.value).startswith(f"{saved}: ")
+    assert "\n" not in str(error.value)
 
 
 def test_stacked_maps_are_those_of_the_batches():

@@ -1,7 +1,17 @@
 import pytest
 import torch
+from torch import nn
 
-from autopatch.detector import MAX_CORESET_SAMPLE, MemoryBank, memory, total_flops
+from autopatch.detector import (
+    MAX_CORESET_SAMPLE,
+    Head,
+    MemoryBank,
+    PatchAggregator,
+    fit_head,
+    scoring,
+    total_flops,
+)
+from autopatch.errors import InputError
 from autopatch.kernels import aggregate_patches, reference
 
 
@@ -13,33 +23,43 @@ def feature_maps(images=20, seed=0):
     ]
 
 
+def fitted(maps, patch_sizes, *, bank_size, seed=0, size=20):
+    return fit_head(maps, Head(patch_sizes, bank_size), size=size, seed=seed)
+
+
+def bank_of(maps, patch_sizes, *, bank_size, seed=0):
+    return fitted(maps, patch_sizes, bank_size=bank_size, seed=seed).memory.bank
+
+
 def test_all_patches_are_kept_in_order():
     maps = feature_maps()
-    bank = MemoryBank.fit(maps, (3, 1), bank_size=None).bank
+    bank = bank_of(maps, (3, 1), bank_size=None)
     expected = reference.aggregate_patches(maps, (3, 1))
     torch.testing.assert_close(bank, expected)
 
 
 def test_a_bank_larger_than_the_patches_keeps_them_all():
-    assert len(MemoryBank.fit(feature_maps(), (1, 1), bank_size=5000).bank) == 20 * 64
+    assert len(bank_of(feature_maps(), (1, 1), bank_size=5000)) == 20 * 64
 
 
 def test_the_bank_is_the_coreset_of_the_patches():
     maps = feature_maps()
-    bank = MemoryBank.fit(maps, (3, 3), bank_size=40, seed=5).bank
+    bank = bank_of(maps, (3, 3), bank_size=40, seed=5)
     patches = reference.aggregate_patches(maps, (3, 3))
     start = int(torch.randint(len(patches), (), generator=torch.Generator().manual_seed(5)))
     indices, _ = reference.greedy_coreset(patches, 40, start=start)
     torch.testing.assert_close(bank, patches[indices])
+    alone = MemoryBank.fit(aggregate_patches(maps, (3, 3)), bank_size=40, seed=5)
+    assert torch.equal(alone.bank, bank)
 
 
 def test_a_sample_of_the_patches_bounds_the_coreset(monkeypatch):
-    monkeypatch.setattr(memory, "MAX_CORESET_SAMPLE", 100)
+    monkeypatch.setattr(scoring, "MAX_CORESET_SAMPLE", 100)
     maps = feature_maps()
     patches = aggregate_patches(maps, (1, 1))
     generator = torch.Generator().manual_seed(3)
     sample = torch.randperm(len(patches), generator=generator)[:100].sort().values
-    bank = MemoryBank.fit(maps, (1, 1), bank_size=100, seed=3).bank
+    bank = bank_of(maps, (1, 1), bank_size=100, seed=3)
     # The coreset of all 100 sampled rows is those rows, in another order.
     expected = {tuple(row.tolist()) for row in patches[sample]}
     assert {tuple(row.tolist()) for row in bank} == expected
@@ -47,44 +67,95 @@ def test_a_sample_of_the_patches_bounds_the_coreset(monkeypatch):
 
 def test_seed_decides():
     first, again, other = (
-        MemoryBank.fit(feature_maps(), (3, 3), bank_size=50, seed=seed).bank for seed in (1, 1, 2)
+        bank_of(feature_maps(), (3, 3), bank_size=50, seed=seed) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_maps_are_squared_distances_resized_bilinearly():
-    bank = MemoryBank.fit(feature_maps(), (3, 3), bank_size=60)
+    head = fitted(feature_maps(), (3, 3), bank_size=60)
     maps = feature_maps(images=19, seed=9)
-    found = bank.anomaly_maps(maps, 20)
-    distances, _ = reference.nearest_neighbors(reference.aggregate_patches(maps, (3, 3)), bank.bank)
+    found = head.anomaly_maps(maps)
+    patches = reference.aggregate_patches(maps, (3, 3))
+    distances, _ = reference.nearest_neighbors(patches, head.memory.bank)
     expected = torch.nn.functional.interpolate(
         distances.reshape(19, 1, 8, 8), size=(20, 20), mode="bilinear", align_corners=False
     ).squeeze(1)
     assert found.shape == (19, 20, 20)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        head.memory(patches.float()).double(), distances.flatten(), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("at_a_time", "steps"), [(1, range(1, 20)), (60 * 64 * 7, (7, 14, 19))])
 def test_large_banks_are_searched_in_steps_one_is_told_of(monkeypatch, at_a_time, steps):
-    bank = MemoryBank.fit(feature_maps(), (3, 3), bank_size=60)
+    head = fitted(feature_maps(), (3, 3), bank_size=60)
     maps = feature_maps(images=19, seed=9)
-    whole = bank.anomaly_maps(maps, 20)
-    monkeypatch.setattr(memory, "_DISTANCES_AT_A_TIME", at_a_time)
+    whole = head.anomaly_maps(maps)
+    monkeypatch.setattr(scoring, "_DISTANCES_AT_A_TIME", at_a_time)
     told = []
-    assert torch.equal(bank.anomaly_maps(maps, 20, lambda *step: told.append(step)), whole)
+    assert torch.equal(head.anomaly_maps(maps, lambda *step: told.append(step)), whole)
     assert told == [(done, 19) for done in steps]
 
 
 def test_images_of_the_bank_have_distance_zero():
     maps = feature_maps(images=3)
-    assert MemoryBank.fit(maps, (3, 3), bank_size=None).anomaly_maps(maps, 8).max() == 0
+    assert fitted(maps, (3, 3), bank_size=None, size=8).anomaly_maps(maps).max() == 0
 
 
 def test_bank_larger_than_the_sample():
     maps = [torch.zeros(1, 1, 300, 300)]
     with pytest.raises(ValueError, match="bank_size"):
-        MemoryBank.fit(maps, (1,), bank_size=MAX_CORESET_SAMPLE + 1)
+        fitted(maps, (1,), bank_size=MAX_CORESET_SAMPLE + 1)
+
+
+def test_the_bank_is_the_state_of_the_module():
+    patches = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    bank, other = MemoryBank(patches[:200]), MemoryBank(torch.zeros(3, 12))
+    assert isinstance(bank, nn.Module)
+    state = bank.state_dict()
+    assert list(state) == ["bank"]  # not the screen, which belongs to the device
+    other.load_state_dict(state)
+    assert len(other) == 200
+    assert torch.equal(other(patches), bank(patches))
+    expected, _ = reference.nearest_neighbors(patches, patches[:200])
+    torch.testing.assert_close(other(patches).double(), expected[:, 0], rtol=1e-5, atol=1e-6)
+    assert other.screen.shape == bank.screen.shape
+    state["bank"].zero_()  # what was loaded is a copy
+    assert other.bank.abs().sum() > 0
+
+
+def test_the_bank_of_a_parent_is_loaded_with_it():
+    patches = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    whole = nn.ModuleDict({"inner": MemoryBank(patches[:20])})
+    other = nn.ModuleDict({"inner": MemoryBank(patches[:7])})
+    other.load_state_dict(whole.state_dict())
+    assert torch.equal(other["inner"](patches), whole["inner"](patches))
+
+
+def test_a_bank_stays_float32():
+    patches = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    bank = MemoryBank(patches[:20]).double()
+    assert bank.bank.dtype == torch.float32
+    assert torch.equal(bank(patches), MemoryBank(patches[:20])(patches))
+
+
+def test_a_bank_without_memory_has_no_screen():
+    bank = MemoryBank(torch.randn(20, 4)).to("meta")
+    assert bank.bank.is_meta
+    assert bank.screen is None
+
+
+def test_the_aggregator_pools_as_the_kernel():
+    maps = feature_maps(images=2)
+    assert torch.equal(PatchAggregator((3, 1))(maps), aggregate_patches(maps, (3, 1)))
+
+
+def test_an_unknown_step():
+    with pytest.raises(InputError, match="step of the head is 'blur'"):
+        Head((3,), 10, {"blur": 2})
 
 
 def test_total_flops():

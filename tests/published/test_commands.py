@@ -12,10 +12,17 @@ from optuna.storages import RDBStorage
 from safetensors.torch import save_file
 
 from autopatch.detector import Detector
-from autopatch.search import load_published, load_settings, load_trials
-from autopatch.supernet import load_supernet, official, published_space, stages_cost
+from autopatch.errors import InputError
+from autopatch.published import weights as published_weights
+from autopatch.published.evaluation import import_study
+from autopatch.published.once_for_all import backbone_cost
+from autopatch.published.space import published_space
+from autopatch.published.studies import load_published
+from autopatch.runs import Run
+from autopatch.search import load_settings, load_trials
+from autopatch.supernet import load_supernet
 
-DUMP = Path(__file__).parents[1] / "search" / "published_study.sql"
+DUMP = Path(__file__).with_name("published_study.sql")
 FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
 
 
@@ -45,10 +52,15 @@ def database(tmp_path_factory):
 
 
 def results(run):
-    return [
-        (trial.genome, trial.evaluation.cost, trial.evaluation.metrics)
-        for trial in load_trials(run / "study.db")
-    ]
+    found = []
+    for trial in load_trials(run / "study.db"):
+        cost, _ = trial.evaluation.values.values()
+        found.append((trial.genome, cost, trial.evaluation.metrics))
+    return found
+
+
+def cost_of(trial):
+    return backbone_cost(trial.architecture.backbone, trial.architecture.input.size)
 
 
 def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path):
@@ -61,12 +73,15 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
     assert "the size of the bank is not as published" in out
     settings = load_settings(run / "study.db")
     assert settings["sampler"] == "tpe"
-    assert settings["cost"] == "published_flops"
+    assert [each["name"] for each in settings["objectives"]] == ["published_flops", "rwAP"]
     assert settings["initial"] == []
     for trial in load_trials(run / "study.db"):
-        assert trial.evaluation.cost == stages_cost(trial.architecture).flops
-        assert trial.architecture.image_size == 224
-        assert trial.architecture.bank_size == 40
+        assert trial.evaluation.values == {
+            "published_flops": cost_of(trial).flops,
+            "rwAP": trial.evaluation.metrics["rwAP"],
+        }
+        assert trial.architecture.input.size == 224
+        assert trial.architecture.head.bank_size == 40
 
     code, out, err = autopatch("fit", run)
     assert code == 0, err
@@ -84,7 +99,7 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
             if row["trial"]:
                 number = int(row["trial"])
                 trial = load_trials(run / "study.db")[number]
-                assert int(row["published_flops"]) == trial.evaluation.cost
+                assert float(row["published_flops"]) == trial.evaluation.values["published_flops"]
 
 
 def test_a_published_search_resumes_as_if_it_had_not_ended(autopatch, published, tmp_path):
@@ -130,7 +145,7 @@ def test_listing_a_published_study(autopatch, database):
     trial = load_published(database, published_space(), studies=[FULL]).trials[2]
     assert "FLOPs stored for 5 of 5 are not those of the published rule" in flops
     assert f"trial 2 of {FULL} has 192,000,000" in flops
-    assert flops.endswith(f"the rule gives {stages_cost(trial.architecture).flops:,}")
+    assert flops.endswith(f"the rule gives {cost_of(trial).flops:,}")
     code, out, err = autopatch(
         *("import-study", database, "--fixed", "kernel_size=7", "--fixed", "expand_ratio=6"),
         *("--fixed", "supernet_name=ofa_mbv3_d234_e346_k357_w1.2"),
@@ -150,7 +165,7 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
             "UPDATE trial_values SET value = ? WHERE objective = 0 AND trial_id IN (SELECT "
             "trial_id FROM trials JOIN studies USING (study_id) WHERE study_name = ? AND "
             "number = ?)",
-            (stages_cost(trial.architecture).flops, FULL, trial.number),
+            (cost_of(trial).flops, FULL, trial.number),
         )
     connection.commit()
     connection.close()
@@ -160,7 +175,7 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
     (line,) = [line for line in out.splitlines() if "│     2 │" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     trial = load_published(copy, published_space(), studies=[FULL]).trials[2]
-    assert cells[2:4] == ["0.58", f"{stages_cost(trial.architecture).macs / 1e9:.2f}"]
+    assert cells[2:4] == ["0.58", f"{cost_of(trial).macs / 1e9:.2f}"]
 
 
 def test_a_published_ablation_in_a_given_order(autopatch, published, textures, tmp_path):
@@ -178,10 +193,13 @@ def test_a_published_ablation_in_a_given_order(autopatch, published, textures, t
     assert code == 0, err
     assert "GMAC" in out
     for trial in load_trials(run / "study.db"):
-        assert trial.architecture.supernet == "ofa_mbv3_d234_e346_k357_w1.2"
-        assert set(trial.architecture.kernel_sizes) == {7}
-        assert set(trial.architecture.expand_ratios) == {6}
-        assert trial.architecture.levels[0] > 4
+        backbone = trial.architecture.backbone
+        assert backbone.network == "ofa_mbv3_d234_e346_k357_w1.2"
+        assert {name: set(values) for name, values in backbone.setting.items()} == {
+            "kernel_size": {7},
+            "expand_ratio": {6},
+        }
+        assert backbone.levels[0] > 4
     split = json.loads((run / "split.json").read_text())
     assert [Path(each["path"]).name for each in split["holdout"] + split["fit"]] == names
     code, _, err = autopatch(*arguments, "--resume")
@@ -192,7 +210,7 @@ def test_a_published_ablation_in_a_given_order(autopatch, published, textures, t
 def test_other_files_beside_the_weights_are_no_matter(autopatch, published, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
-    for name, network in load_supernet("ofa_mbv3", "random", seed=5).networks.items():
+    for name, network in load_supernet("ofa_mbv3", "random", seed=5)._networks.items():
         save_file(network.state_dict(), weights / f"{name}.safetensors")
     run = tmp_path / "run"
     arguments = [*published, "--weights", weights, "--out", run]
@@ -239,7 +257,7 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         }
         space = published_space(bank_sizes=(40,))
         assert trial.architecture == space.decode(space.genome(values))
-        assert trial.evaluation.cost == stages_cost(trial.architecture).flops
+        assert trial.evaluation.values["published_flops"] == cost_of(trial).flops
     connection.close()
     assert autopatch("fit", run)[0] == 0
 
@@ -276,9 +294,11 @@ def test_mistakes_of_a_published_search(autopatch, published, tmp_path, argument
 
 def test_weights_that_cannot_be_downloaded(autopatch, published, tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOPATCH_CACHE", str(tmp_path / "cache"))
-    name, checkpoint = next(iter(official.OFFICIAL.items()))
-    unreachable = official.OfficialCheckpoint(name, "http://127.0.0.1:9/x", checkpoint.git_blob)
-    monkeypatch.setitem(official.OFFICIAL, name, unreachable)
+    name, checkpoint = next(iter(published_weights.OFFICIAL.items()))
+    unreachable = published_weights.OfficialCheckpoint(
+        name, "http://127.0.0.1:9/x", checkpoint.git_blob
+    )
+    monkeypatch.setitem(published_weights.OFFICIAL, name, unreachable)
     code, _, err = autopatch(*published, "--weights", "auto", "--out", tmp_path / "run")
     assert code == 2
     assert "127.0.0.1:9" in err
@@ -305,3 +325,65 @@ def test_mistakes_of_import_study(autopatch, database, arguments, message):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_published_study_in_python(database, textures, tmp_path):
+    out = tmp_path / "run"
+    told = []
+    imported = import_study(
+        str(database),
+        str(textures),
+        str(out),
+        study=FULL,
+        trials=[4, 1],
+        bank_size=40,
+        weights="random",
+        reserve=2,
+        progress=lambda step, done, total: told.append(step),
+    )
+    assert told
+    assert [trial.number for trial in imported.published] == [1, 4]
+    assert {trial.architecture.head.bank_size for trial in imported.published} == {40}
+    pairs = imported.pairs()
+    assert [published for published, _ in pairs] == list(imported.published)
+    for published, trial in pairs:
+        assert trial.architecture == published.architecture
+        assert trial.evaluation.values["published_flops"] == published.cost.flops
+    run = Run.open(str(out))
+    assert run.trials == imported.run.trials
+    assert [objective.name for objective in run.objectives] == ["published_flops", "rwAP"]
+    with pytest.raises(InputError, match="exists; give --resume"):
+        import_study(str(database), str(textures), str(out), study=FULL)
+    again = import_study(
+        database,
+        textures,
+        out,
+        study=FULL,
+        trials=[1, 4],
+        bank_size=40,
+        weights="random",
+        reserve=2,
+        resume=True,
+    )
+    assert again.run.trials == run.trials
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"study": None}, "holds the studies|it has no supernet_name"),
+        ({"trials": [3]}, "no finished trial 3, but 0, 1, 2, 4, 5"),
+        ({"study": "other"}, "no study 'other'"),
+        ({"shots": 0}, "--shots is 0"),
+        ({"weights": "no_such_folder"}, "no_such_folder"),
+        ({"data": "no_such_data"}, "no_such_data"),
+        ({"file": "no_such_file"}, "no_such_file: no such file"),
+    ],
+)
+def test_mistakes_of_a_published_study_in_python(database, textures, tmp_path, arguments, message):
+    out = tmp_path / "run"
+    given = {"file": database, "data": textures, "study": FULL, "weights": "random"}
+    with pytest.raises(InputError, match=message) as caught:
+        import_study(**{**given, **arguments}, out=str(out))
+    assert "\n" not in str(caught.value)
+    assert not out.exists()

@@ -19,15 +19,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from autopatch.data import MVTecAD, make_split
 from autopatch.detector import Detector
-from autopatch.search.candidates import CandidateEvaluator
-from autopatch.supernet import OnceForAllMobileNetV3, OnceForAllSupernet, published_space
+from autopatch.published.network import OnceForAllMobileNetV3
+from autopatch.published.once_for_all import PUBLISHED, OnceForAllSupernet
+from autopatch.published.space import published_space
+from autopatch.search import CandidateEvaluator, resolve_objectives
 
 try:
     from skimage.measure import label
 except ImportError:
     label = None
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 NAMES = {"1.0": "ofa_mbv3_d234_e346_k357_w1.0", "1.2": "ofa_mbv3_d234_e346_k357_w1.2"}
 WEIGHT_SEEDS = {"1.0": 3101, "1.2": 3102}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -197,7 +199,7 @@ class OriginalNetwork:
 def read(samples):
     images = []
     for sample in samples:
-        with Image.open(sample.path) as file:
+        with Image.open(sample.image) as file:
             resized = file.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         images.append(np.asarray(resized) / 255)
     pixels = (np.stack(images) - np.array(MEAN)) / np.array(STD)
@@ -345,14 +347,14 @@ def test_the_architectures_cover_the_space():
         patch_sizes = [
             patch_size
             for each in architectures
-            for level, patch_size in zip(each.levels, each.patch_sizes, strict=True)
+            for level, patch_size in zip(each.backbone.levels, each.head.patch_sizes, strict=True)
             if (level - 1) // 4 == stage
         ]
         assert 0 < len(patch_sizes) < len(architectures)
         assert {patch_size % 2 for patch_size in patch_sizes} == {0, 1}
-        run = [each for each in architectures if len(each.kernel_sizes) > stage]
-        assert {each.kernel_sizes[stage] for each in run} == {3, 5, 7}
-        assert {each.expand_ratios[stage] for each in run} == {3, 4, 6}
+        for name, choices in (("kernel_size", {3, 5, 7}), ("expand_ratio", {3, 4, 6})):
+            values = [each.backbone.setting[name] for each in architectures]
+            assert {each[stage] for each in values if len(each) > stage} == choices
 
 
 @pytest.mark.parametrize("genome", draw(), ids=lambda genome: "-".join(map(str, genome)))
@@ -362,23 +364,30 @@ def test_an_architecture(genome, states, supernet, split):
     expected = original(states[parameters["supernet_name"]], parameters, split.fit, scored)
 
     evaluator = CandidateEvaluator(
-        supernet, fit=split.fit, scored=scored, cost="published_flops", evaluation_size=SIDE
+        supernet,
+        fit=split.fit,
+        scored=scored,
+        objectives=resolve_objectives(PUBLISHED.objectives),
+        evaluation_size=SIDE,
     )
     evaluation = evaluator(architecture)
     found = {name: evaluation.metrics[name] for name in expected.metrics}
     assert found == pytest.approx(expected.metrics, rel=RELATIVE, abs=0)
-    assert evaluation.cost == expected.flops
+    assert evaluation.values == {
+        "published_flops": expected.flops,
+        "rwAP": evaluation.metrics["rwAP"],
+    }
 
     detector = Detector.fit(
-        supernet,
-        architecture,
-        [sample.path for sample in split.fit],
-        calibration=[split.holdout[0].path],
+        [sample.image for sample in split.fit],
+        supernet=supernet,
+        architecture=architecture,
+        calibration=[split.holdout[0].image],
     )
-    paths = [sample.path for sample in scored]
+    paths = [sample.image for sample in scored]
     prediction = detector.predict(paths)
     assert_close(detector.memory.bank, expected.bank)
-    assert_close(prediction.maps, expected.maps)
-    assert_close(prediction.scores, expected.maps.flatten(1).amax(dim=1))
+    assert_close(prediction.anomaly_map, expected.maps)
+    assert_close(prediction.pred_score, expected.maps.flatten(1).amax(dim=1))
     detector.evaluation_size = expected.scores.shape[-1]  # maps of the patch scores themselves
-    assert_close(detector.predict(paths).maps, expected.scores)
+    assert_close(detector.predict(paths).anomaly_map, expected.scores)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.supernet import PublishedCost, SubnetSetting, published_cost, published_space
-from autopatch.supernet.elastic import LARGEST, StaticNetwork
-from autopatch.supernet.once_for_all import subnet_setting
+from autopatch.published.flops import PublishedCost, published_cost
+from autopatch.published.network import LARGEST, OnceForAllSetting, StaticNetwork
+from autopatch.published.once_for_all import once_for_all_setting
+from autopatch.published.space import published_space
 
 HERE = Path(__file__).parent
 COMPONENTS = ("conv_macs", "transform_macs", "bias_flops", "bn_elements", "activation_elements")
@@ -26,10 +27,10 @@ def rows() -> list[dict[str, str]]:
 
 def setting_of(
     kernels: Sequence[int], ratios: Sequence[int], blocks: Sequence[int | None]
-) -> SubnetSetting:
+) -> OnceForAllSetting:
     """A choice of stages: the first two blocks and those up to the one that is extracted."""
     depths = [2 if b is None else max(2, b - 4 * stage) for stage, b in enumerate(blocks)]
-    return SubnetSetting(
+    return OnceForAllSetting(
         tuple(kernel for kernel in kernels for _ in range(4)),
         tuple(ratio for ratio in ratios for _ in range(4)),
         tuple(depths),
@@ -98,7 +99,7 @@ def test_points_of_the_published_space(
         parameters[f"stage_{s}_block"] = blocks[s]
         parameters[f"stage_{s}_patch_size"] = 1 + s
     space = published_space()
-    setting = subnet_setting(space.decode(space.genome(parameters)))
+    setting = once_for_all_setting(space.decode(space.genome(parameters)).backbone)
     assert published_cost(float(width), setting, 224).flops == flops
 
 
@@ -112,7 +113,7 @@ def test_points_of_the_published_space(
     ],
 )
 def test_convolutions_cost_what_torch_counts(
-    width: float, setting: SubnetSetting, image_size: int
+    width: float, setting: OnceForAllSetting, image_size: int
 ) -> None:
     with torch.device("meta"):
         network, image = StaticNetwork(width, setting), torch.empty(1, 3, image_size, image_size)

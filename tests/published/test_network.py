@@ -19,8 +19,14 @@ import pytest
 import torch
 
 from autopatch.errors import InputError
-from autopatch.supernet import OnceForAllMobileNetV3, SubnetSetting
-from autopatch.supernet.elastic import LARGEST, StaticNetwork, block_level, transform_kernels
+from autopatch.published.network import (
+    LARGEST,
+    OnceForAllMobileNetV3,
+    OnceForAllSetting,
+    StaticNetwork,
+    block_level,
+    transform_kernels,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,8 +45,10 @@ STATE_SHA256 = {
 }
 
 
-def setting_of(kernels: str, ratios: str, depths: str, levels: tuple[int, ...]) -> SubnetSetting:
-    return SubnetSetting(*(tuple(map(int, text)) for text in (kernels, ratios, depths)), levels)
+def setting_of(
+    kernels: str, ratios: str, depths: str, levels: tuple[int, ...]
+) -> OnceForAllSetting:
+    return OnceForAllSetting(*(tuple(map(int, text)) for text in (kernels, ratios, depths)), levels)
 
 
 # Width, kernel sizes, expand ratios, depths, levels, shape of the images. Three of them have
@@ -80,14 +88,14 @@ def images_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 
 
-def random_settings(count: int) -> list[SubnetSetting]:
+def random_settings(count: int) -> list[OnceForAllSetting]:
     rng = np.random.default_rng(7)
     settings = []
     for _ in range(count):
         depths = rng.choice((2, 3, 4), 5)
         stages = [stage for stage in range(5) if rng.random() < 0.6] or [2]
         settings.append(
-            SubnetSetting(
+            OnceForAllSetting(
                 tuple(rng.choice((3, 5, 7), 20).tolist()),
                 tuple(rng.choice((3, 4, 6), 20).tolist()),
                 tuple(depths.tolist()),

@@ -19,14 +19,18 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
-from autopatch.search import TPE, PublishedTrials, load_published
+from autopatch.published.once_for_all import backbone_cost
+from autopatch.published.space import published_space
+from autopatch.published.studies import PublishedTrials, load_published
+from autopatch.search import TPE, SearchSpace
 from autopatch.search._optuna import quiet
-from autopatch.supernet import Architecture, SearchSpace, published_space
+from autopatch.supernet import Backbone
 
 NARROW, WIDE = "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2"
 FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
-ABLATION = {"supernet": WIDE, "kernel_size": 7, "expand_ratio": 6}
+ABLATION = {"network": WIDE, "kernel_size": 7, "expand_ratio": 6}
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +78,21 @@ def test_trials_as_optuna_3_1_wrote_them(upgraded: Path, published: SearchSpace)
     assert [trial.number for trial in found.trials] == [0, 1, 2, 4, 5]
     assert {trial.study for trial in found.trials} == {FULL}
     # Stages 2 and 3 are run, but no level; patch sizes of theirs do not count.
+    setting = {"kernel_size": (5, 7, 3, 5, 3), "expand_ratio": (6, 4, 4, 3, 6)}
     assert found.trials[2].architecture == Architecture(
-        supernet=WIDE,
-        image_size=224,
-        levels=(1, 6, 17),
-        patch_sizes=(7, 10, 14),
-        bank_size=None,
-        kernel_sizes=(5, 7, 3, 5, 3),
-        expand_ratios=(6, 4, 4, 3, 6),
+        Input(224), Backbone(WIDE, (1, 6, 17), setting), Head((7, 10, 14), None)
     )
     # Nor does anything of the last stage, behind the deepest level.
-    assert found.trials[1].architecture.levels == (4, 8, 11, 13)
-    assert found.trials[1].architecture.kernel_sizes == (3, 3, 7, 5)
+    assert found.trials[1].architecture.backbone.levels == (4, 8, 11, 13)
+    assert found.trials[1].architecture.backbone.setting["kernel_size"] == (3, 3, 7, 5)
     assert found.trials[2].flops == 192_000_000
     assert found.trials[2].rwap == 0.24
     assert found.trials[2].metrics == {"val_wAP": 0.24, "test_wAP": 17 / 64}
+    assert found.trials[2].cost == backbone_cost(found.trials[2].architecture.backbone, 224)
+    assert found.trials[2].describe() == (
+        "224 px, w1.2, kernels 5 7 3 5 3, ratios 6 4 4 3 6, block 1 p7 + block 6 p10 + block 17 "
+        "p14, all patches"
+    )
 
 
 def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:
@@ -97,14 +101,13 @@ def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:
     ):
         load_published(upgraded, published)
     found = load_published(upgraded, published, fixed=ABLATION | {"stage_1_kernel_size": 3})
-    ablated = [trial.architecture for trial in found.trials if trial.study == FIXED]
-    assert [architecture.supernet for architecture in ablated] == [WIDE] * 3
-    assert ablated[1].kernel_sizes == (7, 3, 7, 7, 7)
-    assert ablated[1].expand_ratios == (6,) * 5
+    ablated = [trial.architecture.backbone for trial in found.trials if trial.study == FIXED]
+    assert [backbone.network for backbone in ablated] == [WIDE] * 3
+    assert ablated[1].setting == {"kernel_size": (7, 3, 7, 7, 7), "expand_ratio": (6,) * 5}
     # A parameter that a trial has is its own.
     full = load_published(upgraded, published, studies=[FULL])
     assert tuple(trial for trial in found.trials if trial.study == FULL) == full.trials
-    assert found.trials[1].architecture.supernet == NARROW
+    assert found.trials[1].architecture.backbone.network == NARROW
     assert len(found.trials) == 8
 
 
@@ -185,7 +188,7 @@ def test_not_a_study_database(tmp_path: Path, published: SearchSpace) -> None:
         ),
         (
             "UPDATE trial_params SET param_value = 0 WHERE param_name LIKE '%block'",
-            f"study {FULL}, trial 0: architecture: no level is chosen",
+            f"study {FULL}, trial 0: backbone: no level is chosen",
         ),
         ("UPDATE trial_values SET value = 0.5 WHERE objective = 0", "trial 0: FLOPs are 0.5"),
         ("UPDATE trial_values SET value = 53 WHERE objective = 1", "trial 0: wAP is 53.0"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import socket
 import threading
@@ -20,15 +21,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import official, read_safetensors
-from autopatch.supernet.official import (
+from autopatch.files import cache_folder
+from autopatch.published import weights
+from autopatch.published.weights import (
     OFFICIAL,
     OfficialCheckpoint,
-    cache_folder,
     file_in_folder,
     official_weights,
     weights_in_file,
 )
+from autopatch.supernet import read_safetensors
 
 State = dict[str, torch.Tensor]
 NET = "ofa_mbv3_d234_e346_k357_w1.0"
@@ -277,7 +279,7 @@ def test_a_transfer_that_stalls(
     site: Site, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish()
-    monkeypatch.setattr(official, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(weights, "_TIMEOUT_SECONDS", 0.1)
     site.before = lambda: time.sleep(0.5)
     assert "timed out" in refused(tmp_path)
 
@@ -461,7 +463,7 @@ def test_nestings_either_way() -> None:
     }
     for ours, theirs in ((flat, nested), (nested, flat)):
         for key, name in zip(ours, theirs, strict=True):
-            assert official._own_key(name, {k: torch.Size(s) for k, s in ours.items()}) == key
+            assert weights._own_key(name, {k: torch.Size(s) for k, s in ours.items()}) == key
 
 
 def test_kept_tensors_are_plain(publish: Publish, tmp_path: Path) -> None:
@@ -544,12 +546,10 @@ def test_a_cache_that_cannot_be_written(
     one_line(caught)
     assert site.requests == 0
 
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as opened:
-            opened.write(content[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     message = refused(tmp_path / "cache")
     assert str(tmp_path / "cache" / FILE) in message
     assert "No space left" in message

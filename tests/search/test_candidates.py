@@ -1,15 +1,25 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 
 from autopatch.data import MVTecAD, draw_textures, make_split
-from autopatch.search.candidates import CandidateEvaluator, FeatureMaps
-from autopatch.supernet import Architecture, load_supernet
+from autopatch.detector import Architecture, Head, Input
+from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
+from autopatch.search.candidates import FeatureMaps
+from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:tf_mobilenetv3_small_075"
 
 
+def architecture_of(size, levels, patch_sizes, bank_size):
+    return Architecture(Input(size), Backbone(NAME, levels), Head(patch_sizes, bank_size))
+
+
 def at(size, levels):
-    return Architecture(NAME, size, tuple(levels), (1,) * len(levels), None)
+    return architecture_of(size, tuple(levels), (1,) * len(levels), None)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def test_maps_are_kept_within_the_budget(split, supernet, monkeypatch):
     computed = []
     compute = maps._compute
     monkeypatch.setattr(
-        maps, "_compute", lambda whole: computed.append(whole.image_size) or compute(whole)
+        maps, "_compute", lambda whole: computed.append(whole.input.size) or compute(whole)
     )
     for size in (64, 96, 64, 96):
         maps.get(at(size, [2]))
@@ -47,7 +57,7 @@ def test_maps_are_kept_within_the_budget(split, supernet, monkeypatch):
 
 def test_the_budget_counts_what_is_kept(split, supernet):
     maps = FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache_bytes=1 << 30)
-    kept = maps.get(at(96, supernet.shared_levels))
+    kept = maps.get(at(96, supernet.largest().levels))
     assert maps.bytes_needed(at(96, [2])) == sum(4 * m.numel() for m in kept)
 
 
@@ -60,21 +70,39 @@ def test_kept_maps_are_those_of_the_subnet(split, supernet):
         assert torch.equal(kept, computed)
 
 
+def test_threads_share_what_is_kept(split, supernet, monkeypatch):
+    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=1 << 30)
+    computed = []
+    compute = maps._compute
+
+    def slowly(whole):
+        computed.append(whole.input.size)
+        time.sleep(0.05)  # so that the other threads ask meanwhile
+        return compute(whole)
+
+    monkeypatch.setattr(maps, "_compute", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda level: maps.get(at(32, [level])), (1, 2, 1, 2)))
+    assert computed == [32]
+    assert found[0][0] is found[2][0]
+    assert found[1][0] is found[3][0]
+
+
 def test_a_candidate_scores_the_same_on_every_device(split, supernet, device, exact_convolutions):
     scored = (*split.holdout, *split.validation)
-    architecture = Architecture(NAME, 64, (2, 3), (3, 1), 40)
+    architecture = architecture_of(64, (2, 3), (3, 1), 40)
     on_cpu, on_device = (
         CandidateEvaluator(supernet, fit=split.fit, scored=scored, device=where)(architecture)
         for where in ("cpu", device)
     )
-    assert on_device.cost == on_cpu.cost
+    assert on_device.values["total_flops"] == on_cpu.values["total_flops"]
     assert on_device.metrics == pytest.approx(on_cpu.metrics, abs=1e-4)
 
 
 def test_a_candidate_scores_the_same_in_any_order(split, supernet):
     scored = (*split.holdout, *split.validation)
-    first = Architecture(NAME, 64, (2, 3), (3, 1), 40)
-    second = Architecture(NAME, 96, (1,), (2,), 30)
+    first = architecture_of(64, (2, 3), (3, 1), 40)
+    second = architecture_of(96, (1,), (2,), 30)
 
     def evaluator(**options):
         return CandidateEvaluator(supernet, fit=split.fit, scored=scored, seed=5, **options)
@@ -84,7 +112,30 @@ def test_a_candidate_scores_the_same_in_any_order(split, supernet):
     assert other(second).metrics == results[1].metrics
     assert other(first).metrics == results[0].metrics
     assert uncached(first).metrics == results[0].metrics
-    assert uncached(first).cost == results[0].cost
+    assert uncached(first).values == results[0].values
+
+
+def test_values_are_those_of_the_objectives(split, supernet):
+    scored = (*split.holdout, *split.validation)
+    seen = []
+
+    def rows(candidate):
+        seen.append(candidate)
+        return candidate.bank_rows
+
+    mine = Objective("rows", "rows of the bank", "", 1.0, "minimize", rows)
+    objectives = (mine, *resolve_objectives(["total_flops", "rwAP"]))
+    architecture = architecture_of(64, (2,), (3,), 40)
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored, objectives=objectives)
+    found = evaluator(architecture)
+    assert list(found.values) == ["rows", "total_flops", "rwAP"]
+    assert found.values["rows"] == 40
+    assert found.values["rwAP"] == found.metrics["rwAP"]
+    assert [c.architecture for c in seen] == [architecture]
+    assert seen[0].metrics == found.metrics
+    usual = CandidateEvaluator(supernet, fit=split.fit, scored=scored)(architecture)
+    assert usual.values == {name: found.values[name] for name in ("total_flops", "rwAP")}
+    assert set(found.timings) == {"features", "bank", "neighbors", "metrics"}
 
 
 def test_what_does_not_fit_is_named(split, supernet):
@@ -103,9 +154,18 @@ def test_banks_beyond_the_patches_are_one_detector(split, supernet, monkeypatch)
     score = evaluator._score
     monkeypatch.setattr(evaluator, "_score", lambda a: runs.append(a) or score(a))
     results = [
-        evaluator(Architecture(NAME, 64, (2,), (3,), size))
+        evaluator(architecture_of(64, (2,), (3,), size))
         for size in (patches, patches + 1, 10 * patches, None, patches - 1)
     ]
     assert len(runs) == 2
     assert results[0] == results[1] == results[2] == results[3]
-    assert results[4].cost < results[0].cost
+    assert results[4].values["total_flops"] < results[0].values["total_flops"]
+
+
+def test_an_image_that_changes_is_read_again(split, supernet, tmp_path):
+    image = tmp_path / "image.png"
+    image.write_bytes(split.fit[0].image.read_bytes())
+    maps = FeatureMaps(supernet, fit=[replace(split.fit[0], image=image)], scored=(), cache_bytes=0)
+    before = maps.get(at(64, [2]))
+    image.write_bytes(split.test[-1].image.read_bytes())
+    assert not torch.equal(maps.get(at(64, [2]))[0], before[0])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,6 @@ METADATA = {
     "mean": "[0.5, 0.5, 0.5]",
     "std": "[0.25, 0.25, 0.25]",
 }
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other where others use the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

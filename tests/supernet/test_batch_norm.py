@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from autopatch.supernet.batch_norm import fold_batch_norm
+from autopatch.supernet.batch_norm import find_folding, fold_batch_norm
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -24,6 +24,10 @@ def with_statistics(module: nn.Module) -> nn.Module:
             for value in (part.bias, part.running_mean):
                 value.data.normal_(generator=generator)
     return module.eval().requires_grad_(False)
+
+
+def folded_of(module: nn.Module, image: torch.Tensor) -> nn.Module:
+    return fold_batch_norm(module, find_folding(module, image))
 
 
 def batch_norms(module: nn.Module) -> int:
@@ -43,7 +47,7 @@ def test_timm_models_keep_their_maps(name: str, left: int) -> None:
     # In double precision: how far float32 rounds depends on the weights drawn.
     model = with_statistics(timm.create_model(name, features_only=True)).double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = fold_batch_norm(model, IMAGES[:1].double())
+    folded = folded_of(model, IMAGES[:1].double())
     assert batch_norms(model) > batch_norms(folded) == left
     for image_size in (64, 96):
         images = torch.nn.functional.interpolate(IMAGES.double(), image_size)
@@ -92,7 +96,7 @@ class OneMap(nn.Sequential):
 )
 def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
     module = with_statistics(make())
-    folded = fold_batch_norm(module, IMAGES[:1])
+    folded = folded_of(module, IMAGES[:1])
     assert batch_norms(folded) == 1
     torch.testing.assert_close(folded(IMAGES), module(IMAGES), rtol=1e-5, atol=1e-5)
 
@@ -100,12 +104,15 @@ def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
 def test_an_output_that_is_taken_twice_is_kept_with_a_warning() -> None:
     module = with_statistics(Chain(read_twice=True))
     with pytest.warns(UserWarning, match="Chain runs with its batch norm"):
-        assert fold_batch_norm(module, IMAGES[:1]) is module
+        assert find_folding(module, IMAGES[:1]) == []
+    kept = fold_batch_norm(module, [])
+    assert batch_norms(kept) == 1
+    assert torch.equal(kept(IMAGES)[0], module(IMAGES)[0])
 
 
 def test_without_batch_norm_nothing_is_done() -> None:
     module = OneMap(nn.Conv2d(3, 3, 1))
-    assert fold_batch_norm(module, IMAGES[:1]) is module
+    assert find_folding(module, IMAGES[:1]) == []
 
 
 def test_other_threads_run_modules_meanwhile() -> None:
@@ -125,7 +132,14 @@ def test_other_threads_run_modules_meanwhile() -> None:
         running = pool.submit(run)
         try:
             for _ in range(5):
-                fold_batch_norm(module, IMAGES[:1])
+                assert len(find_folding(module, IMAGES[:1])) == batch_norms(module)
         finally:
             done.set()
         assert running.result() > 0
+
+
+@pytest.mark.parametrize("pair", [("0", "2"), ("1", "0"), ("0", "x"), ("x", "1")])
+def test_pairs_of_another_module_are_refused(pair: tuple[str, str]) -> None:
+    module = with_statistics(OneMap(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} are no convolution"):
+        fold_batch_norm(module, [pair])

@@ -2,13 +2,22 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+from autopatch.detector import Architecture, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, ElasticTimmNetwork, Subnet, load_supernet
-from autopatch.supernet.elastic_timm import ElasticSetting, sections, static_network
+from autopatch.search import compose_space
+from autopatch.supernet import (
+    Backbone,
+    ElasticSetting,
+    ElasticTimmNetwork,
+    load_supernet,
+    restore_subnet,
+)
+from autopatch.supernet.elastic_network import sections, static_network
 
 MODELS = {"mobilenetv2_100": {"pad_type": "same"}, "tf_mobilenetv3_small_075": {}}
 
@@ -177,22 +186,21 @@ def supernet():
 
 
 def test_every_genome_is_an_architecture(supernet):
-    import numpy as np
-
-    space = supernet.search_space(image_sizes=(64, 96), bank_sizes=(10, None))
+    space = compose_space(supernet, choices={"image_size": (64, 96), "bank_size": (10, None)})
     rng = np.random.default_rng(0)
     for _ in range(50):
         genome = space.sample(rng)
         architecture = space.decode(genome)
         assert space.encode(architecture) == genome
         assert Architecture.from_json(architecture.to_json()) == architecture
-        assert supernet.grid(architecture)[0] == architecture.image_size // 4 // 2 ** (
-            architecture.levels[0] - 1
-        )
-        assert f"{architecture.image_size} px, ratios " in supernet.describe(architecture)
-    architecture = space.decode(genome)
-    subnet = supernet.get_active_subnet(architecture)
-    restored = Subnet.restore(subnet.to_header(), subnet.state_dict())
+        size, backbone = architecture.input.size, architecture.backbone
+        supernet.check(backbone)
+        assert supernet.grid(backbone, size)[0] == size // 4 // 2 ** (backbone.levels[0] - 1)
+        assert f"{size} px, ratios " in architecture.describe(supernet)
+        assert supernet.shared(backbone) == backbone
+    subnet = supernet.get_active_subnet(backbone)
+    restored = restore_subnet(subnet.to_header())
+    restored.load_state_dict(subnet.state_dict())
     pixels = torch.randint(
         0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(6)
     )
@@ -201,28 +209,62 @@ def test_every_genome_is_an_architecture(supernet):
 
 def test_flops_fall_with_ratio_and_depth(supernet):
     def flops(ratios, depths):
-        return supernet.flops(
-            Architecture(supernet.name, 64, (2,), (1,), None, expand_ratios=ratios, depths=depths)
-        )
+        setting = {"expand_ratio": ratios, "depth": depths}
+        return supernet.flops(Backbone(supernet.name, (2,), setting), 64)
 
     assert flops((6, 6), (2, 3)) > flops((6, 4), (2, 3)) > flops((6, 3), (2, 3))
     assert flops((6, 6), (2, 3)) > flops((6, 6), (2, 2)) > flops((6, 6), (2, 1))
 
 
 def test_patchcore_is_the_largest(supernet):
-    architecture = supernet.patchcore(bank_size=7)
-    assert architecture.levels == (2, 3)
-    assert (architecture.expand_ratios, architecture.depths) == ((6, 6, 6), (2, 3, 4))
-    assert supernet.grid(architecture) == (28, 28)
+    backbone = supernet.patchcore()
+    assert backbone.levels == (2, 3)
+    assert backbone.setting == {"expand_ratio": (6, 6, 6), "depth": (2, 3, 4)}
+    assert supernet.grid(backbone, 224) == (28, 28)
+    architecture = patchcore_architecture(supernet, images=10)
+    assert architecture.backbone == backbone
+    assert (architecture.input.size, architecture.head.patch_sizes) == (224, (3, 3))
+    assert architecture.head.bank_size == 10 * 28 * 28 // 10
+
+
+def test_named_backbones(supernet):
+    named = supernet.named()
+    assert named == {"largest": supernet.largest(), "patchcore": supernet.patchcore()}
+    assert named["largest"].levels == (1, 2, 3, 4)
+    assert named["largest"].setting == {"expand_ratio": (6,) * 4, "depth": (2, 3, 4, 3)}
+    for backbone in named.values():
+        supernet.get_active_subnet(backbone)
+    shallow = supernet.largest((2,))
+    assert shallow.setting == {"expand_ratio": (6, 6), "depth": (2, 3)}
+    supernet.check(shallow)
 
 
 def test_what_an_elastic_network_refuses(supernet):
-    with pytest.raises(InputError, match="no kernel sizes"):
-        supernet.flops(Architecture(supernet.name, 64, (1,), (1,), None, (3,), (6,), (1,)))
+    setting = {"expand_ratio": (6,), "depth": (2,)}
+    for changed, named in (
+        ({**setting, "kernel_size": (3,)}, r"\['depth', 'expand_ratio', 'kernel_size'\], expected"),
+        ({"depth": (2,)}, r"\['depth'\], expected \['expand_ratio', 'depth'\]"),
+        ({}, r"\[\], expected"),
+        ({**setting, "depth": 2}, "expected integers"),
+        ({**setting, "depth": (2.0,)}, "expected integers"),
+        ({**setting, "expand_ratio": (True,)}, "expected integers"),
+        ({**setting, "expand_ratio": (5,)}, "expand ratio is 5"),
+        ({**setting, "depth": (2, 2)}, "2 depths, expected 1"),
+    ):
+        backbone = Backbone(supernet.name, (1,), changed)
+        for ask in (
+            supernet.check,
+            supernet.get_active_subnet,
+            lambda backbone: supernet.flops(backbone, 64),
+        ):
+            with pytest.raises(InputError, match=named):
+                ask(backbone)
     with pytest.raises(InputError, match="the backbone is elastic:mobilenetv2_100"):
-        supernet.flops(Architecture("elastic:x", 64, (1,), (1,), None))
+        supernet.flops(Backbone("elastic:x", (1,)), 64)
+    with pytest.raises(InputError, match="no level 0"):
+        supernet.flops(Backbone(supernet.name, (0, 1), setting), 64)
     with pytest.raises(InputError, match="map of stride 32 is 1 wide"):
-        supernet.search_space(image_sizes=(32,))
+        compose_space(supernet, choices={"image_size": (32,)})
     with pytest.raises(InputError, match="nothing to recalibrate"):
         load_supernet("elastic:mobilenetv2_100", "random", recalibrate_batch_norm=True)
     with pytest.raises(InputError, match="has no weights 'pretrained'"):

@@ -14,15 +14,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.errors import InputError
-from autopatch.supernet import (
+from autopatch.detector import (
+    MAX_CORESET_SAMPLE,
     Architecture,
-    Level,
-    SearchSpace,
-    Subnet,
-    TimmSupernet,
-    load_supernet,
+    Head,
+    Input,
+    patchcore_architecture,
 )
+from autopatch.errors import InputError
+from autopatch.search import SearchSpace, compose_space
+from autopatch.supernet import Backbone, Level, TimmSupernet, load_supernet, restore_subnet
 
 # One model for each way in which timm extracts features, and image sizes that are fast.
 FAMILIES = [
@@ -37,16 +38,18 @@ FAMILIES = [
 ]
 
 
-def at(supernet: TimmSupernet, levels: Sequence[int], image_size: int = 64) -> Architecture:
-    return Architecture(supernet.name, image_size, tuple(levels), (1,) * len(levels), None)
+def at(supernet: TimmSupernet, levels: Sequence[int]) -> Backbone:
+    return Backbone(supernet.name, tuple(levels))
+
+
+def levels_of(supernet: TimmSupernet) -> tuple[Level, ...]:
+    return supernet.all_levels(supernet.name)
 
 
 def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
     # Not every torch counts the attention kernel of the CPU; as matrix products all of them do.
     products = sdpa_kernel(SDPBackend.MATH)
     images = torch.zeros(1, 3, image_size, image_size)
-    with torch.no_grad():
-        model(images)  # the first run of a subnet prepares it
     with products, FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return counter.get_total_flops()
@@ -55,12 +58,12 @@ def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
 @pytest.mark.parametrize(("model", "image_size"), FAMILIES)
 def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size: int) -> None:
     supernet = load_supernet(f"timm:{model}", "random", seed=1)
-    indices = [level.index for level in supernet.levels]
+    indices = [level.index for level in levels_of(supernet)]
     with torch.random.fork_rng():
         torch.manual_seed(1)
         whole = timm.create_model(model, features_only=True, out_indices=indices)
     whole = whole.eval().to(memory_format=torch.channels_last)
-    assert whole.feature_info.reduction() == [level.stride for level in supernet.levels]
+    assert whole.feature_info.reduction() == [level.stride for level in levels_of(supernet)]
     images = torch.randn(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = dict(zip(indices, whole(images), strict=True))
@@ -83,9 +86,11 @@ def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size
             size = image_size // level.stride
             assert feature_map.shape == (2, level.channels, size, size)
         counts.append(flops_of_run(subnet, image_size))
-        assert supernet.flops(at(supernet, levels, image_size)) == counts[-1]
-        assert supernet.grid(at(supernet, levels, image_size)) == tuple(maps[0].shape[2:])
-        assert subnet.cost(image_size) == (tuple(maps[0].shape[2:]), counts[-1])
+        assert supernet.flops(at(supernet, levels), image_size) == counts[-1]
+        assert supernet.grid(at(supernet, levels), image_size) == tuple(maps[0].shape[2:])
+        assert subnet.trace(image_size) == ([tuple(m.shape[2:]) for m in maps], counts[-1])
+        grids = supernet.grids(supernet.name, image_size)
+        assert [grids[level] for level in levels] == [tuple(m.shape[2:]) for m in maps]
     assert counts[0] > counts[2] > counts[1]
     assert counts[0] <= flops_of_run(whole, image_size)
 
@@ -94,12 +99,12 @@ def test_flops_depend_on_the_deepest_level_alone(supernet: TimmSupernet) -> None
     for count in (1, 2, 3, 4):
         for levels in combinations([1, 2, 3, 4], count):
             subnet = supernet.get_active_subnet(at(supernet, levels))
-            assert supernet.flops(at(supernet, levels, 64)) == flops_of_run(subnet, 64)
+            assert supernet.flops(at(supernet, levels), 64) == flops_of_run(subnet, 64)
 
 
 def test_levels_of_stride_4_and_above(supernet: TimmSupernet) -> None:
     assert supernet.name == "timm:mobilenetv2_050"
-    assert supernet.levels == (
+    assert levels_of(supernet) == (
         Level(1, 4, 16),
         Level(2, 8, 16),
         Level(3, 16, 48),
@@ -115,22 +120,27 @@ def test_levels_that_cannot_be_chosen(supernet: TimmSupernet, levels: list[int])
 
 def test_architectures_of_others_are_refused(supernet: TimmSupernet) -> None:
     with pytest.raises(InputError, match=r"of timm:x, the backbone is timm:mobilenetv2_050"):
-        supernet.get_active_subnet(replace(at(supernet, [1]), supernet="timm:x"))
-    elastic = replace(at(supernet, [1]), kernel_sizes=(3,), expand_ratios=(4,))
-    with pytest.raises(InputError, match="no kernel sizes"):
-        supernet.get_active_subnet(elastic)
+        supernet.get_active_subnet(replace(at(supernet, [1]), network="timm:x"))
+    elastic = Backbone(supernet.name, (1,), {"kernel_size": (3,), "expand_ratio": (4,)})
+    for ask in (
+        supernet.check,
+        supernet.get_active_subnet,
+        lambda backbone: supernet.flops(backbone, 64),
+    ):
+        with pytest.raises(InputError, match="no expand_ratio or kernel_size to choose"):
+            ask(elastic)
 
 
 def test_arguments_of_timm_count(supernet: TimmSupernet) -> None:
     dilated = load_supernet(
         "timm:mobilenetv2_050", "random", timm_kwargs={"output_stride": 16, "pad_type": "same"}
     )
-    assert [level.stride for level in dilated.levels] == [4, 8, 16, 16]
-    names = [gene.name for gene in dilated.search_space().genes]
+    assert [level.stride for level in levels_of(dilated)] == [4, 8, 16, 16]
+    names = [gene.name for gene in compose_space(dilated).genes]
     assert [name for name in names if name.startswith("use")] == [
         f"use_level{index}" for index in (1, 2, 3, 4)
     ]
-    assert dilated.flops(at(dilated, [4], 64)) > supernet.flops(at(supernet, [4]))
+    assert dilated.flops(at(dilated, [4]), 64) > supernet.flops(at(supernet, [4]), 64)
 
 
 def test_images_are_normalized(supernet: TimmSupernet) -> None:
@@ -151,7 +161,7 @@ def test_random_weights_follow_the_seed_and_say_so() -> None:
         load_supernet("timm:mobilenetv2_050", "random", seed=seed) for seed in (1, 1, 2)
     )
     tensors = [
-        each.get_active_subnet(at(each, [1])).backbone.state_dict()[key]
+        each.get_active_subnet(at(each, [1])).network.state_dict()[key]
         for each in (first, again, other)
     ]
     assert torch.equal(tensors[0], tensors[1])
@@ -163,23 +173,30 @@ def test_random_weights_follow_the_seed_and_say_so() -> None:
 
 def test_subnets_share_the_weights(supernet: TimmSupernet) -> None:
     one, two = (
-        supernet.get_active_subnet(at(supernet, [level])).backbone.conv_stem.weight
+        supernet.get_active_subnet(at(supernet, [level])).network.conv_stem.weight
         for level in (1, 4)
     )
     assert one.data_ptr() == two.data_ptr()
 
 
-@pytest.mark.parametrize("model", ["mobilenetv2_050", "swin_tiny_patch4_window7_224"])
-def test_a_subnet_is_restored_from_header_and_state(model: str) -> None:
-    size = 64 if model.startswith("mobile") else 224
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize(
+    "model", ["mobilenetv2_050", "resnetv2_18", "swin_tiny_patch4_window7_224"]
+)
+def test_a_subnet_is_restored_from_header_and_state(model: str, folds: bool) -> None:
+    size = 224 if model.startswith("swin") else 64
     supernet = load_supernet(f"timm:{model}", "random", seed=5)
-    levels = [level.index for level in supernet.levels][:2]
+    levels = [level.index for level in levels_of(supernet)][:2]
     subnet = supernet.get_active_subnet(at(supernet, levels))
+    if folds:
+        subnet.fold(size)
     header = json.loads(json.dumps(subnet.to_header()))
     state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
-    restored = Subnet.restore(header, state)
+    restored = restore_subnet(header)
+    restored.load_state_dict(state)
     assert restored.to_header() == subnet.to_header()
-    assert restored.cost(size) == subnet.cost(size)
+    assert restored.trace(size) == subnet.trace(size)
+    assert not restored.training
     images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
     with torch.inference_mode():
         for ours, like in zip(
@@ -197,70 +214,98 @@ def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:
         {**state, "more": torch.zeros(1)},
         {**state, key: torch.zeros(1)},
     ):
-        with pytest.raises(InputError, match="do not fit"):
-            Subnet.restore(header, wrong)
+        with pytest.raises(RuntimeError, match="Error"):
+            restore_subnet(header).load_state_dict(wrong)
     for change in (
-        {"recipe": {**header["recipe"], "supernet": "timm:no_such_model"}},
-        {"recipe": {**header["recipe"], "supernet": "no_such_supernet"}},
+        {"recipe": {**header["recipe"], "network": "timm:no_such_model"}},
+        {"recipe": {**header["recipe"], "network": "no_such_network"}},
         {"recipe": {**header["recipe"], "timm_kwargs": {"checkpoint_path": "x"}}},
         {"std": [0, 1, 1]},
     ):
         with pytest.raises(InputError):
-            Subnet.restore({**header, **change}, state)
+            restore_subnet({**header, **change})
+    for absent in header:
+        with pytest.raises(KeyError):
+            restore_subnet({key: value for key, value in header.items() if key != absent})
+    for pair in (["conv_stem", "no_such_part"], ["bn1", "conv_stem"]):
+        with pytest.raises(ValueError, match="no convolution and batch norm"):
+            restore_subnet({**header, "folded": [pair]})
+    with pytest.raises(ValueError, match="unpack"):
+        restore_subnet({**header, "folded": [["conv_stem"]]})
 
 
 def test_names_of_levels(supernet: TimmSupernet) -> None:
-    whole = Architecture(supernet.name, 224, (2, 4), (3, 1), None)
-    assert supernet.describe(whole) == "224 px, stride 8 p3 + stride 32 p1, all patches"
+    whole = Architecture(Input(224), at(supernet, (2, 4)), Head((3, 1), None))
+    assert whole.describe(supernet) == "224 px, stride 8 p3 + stride 32 p1, all patches"
+    assert supernet.describe(whole.backbone) == ""
+    assert supernet.level_names(whole.backbone) == ("stride 8", "stride 32")
     vit = load_supernet("timm:vit_tiny_patch16_224", "random")
-    same_stride = replace(whole, supernet=vit.name, bank_size=5000)
-    assert vit.describe(same_stride) == "224 px, level 2 p3 + level 4 p1, bank 5000"
+    same_stride = Architecture(Input(224), at(vit, (2, 4)), Head((3, 1), 5000))
+    assert same_stride.describe(vit) == "224 px, level 2 p3 + level 4 p1, bank 5000"
 
 
 def test_search_space(supernet: TimmSupernet) -> None:
-    space = supernet.search_space(image_sizes=(64, 96), patch_sizes=(1, 3), bank_sizes=(100, None))
+    choices = {"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (100, None)}
+    space = compose_space(supernet, choices=choices)
     assert space.name == supernet.name
-    assert {gene.name: gene.choices for gene in space.genes} == {
-        "image_size": (64, 96),
-        "bank_size": (100, None),
-        **{f"use_stride{s}": (False, True) for s in (4, 8, 16, 32)},
-        **{f"patch_size_stride{s}": (1, 3) for s in (4, 8, 16, 32)},
-    }
+    wanted: list[tuple[str, tuple[object, ...]]] = [
+        ("image_size", (64, 96)),
+        ("bank_size", (100, None)),
+    ]
+    for s in (4, 8, 16, 32):
+        wanted += [(f"use_stride{s}", (False, True)), (f"patch_size_stride{s}", (1, 3))]
+    assert [(gene.name, gene.choices) for gene in space.genes] == wanted
     assert space.size() == 2 * 2 * (3**4 - 1)
     assert SearchSpace.from_json(space.to_json()) == space
 
 
 @pytest.mark.parametrize(
-    "choices", [{"image_sizes": (16,)}, {"patch_sizes": (17,)}, {"bank_sizes": (0,)}]
+    "choices", [{"image_size": (16,)}, {"patch_size": (17,)}, {"bank_size": (0,)}]
 )
 def test_choices_out_of_range(supernet: TimmSupernet, choices: dict[str, tuple[int]]) -> None:
     with pytest.raises(InputError):
-        supernet.search_space(**choices)
+        compose_space(supernet, choices=choices)
 
 
 def test_backbones_of_one_image_size() -> None:
     vit = load_supernet("timm:vit_tiny_patch16_224", "random")
-    assert [level.index for level in vit.levels] == list(range(12))
-    assert vit.search_space(image_sizes=(224,)).size() == 5 * (5**12 - 1)
+    assert [level.index for level in levels_of(vit)] == list(range(12))
+    space = compose_space(vit, choices={"image_size": (224,)})
+    assert space.size() == 5 * (5**12 - 1)
     with pytest.raises(InputError, match="160"):
-        vit.search_space()
-    assert vit.patchcore(bank_size=10) is None
+        compose_space(vit)
+    assert vit.patchcore() is None
+    assert patchcore_architecture(vit, images=10) is None
+    assert vit.named() == {"largest": vit.largest()}
     flexible = load_supernet(
         "timm:vit_tiny_patch16_224", "random", timm_kwargs={"dynamic_img_size": True}
     )
-    assert flexible.grid(at(flexible, [9, 11], 160)) == (10, 10)
+    assert flexible.grid(at(flexible, [9, 11]), 160) == (10, 10)
 
 
 def test_patchcore_setting(supernet: TimmSupernet) -> None:
-    architecture = supernet.patchcore(bank_size=1000)
+    architecture = patchcore_architecture(supernet, images=13)
     assert architecture is not None
-    assert supernet.describe(architecture) == ("224 px, stride 8 p3 + stride 16 p3, bank 1000")
+    patches = 13 * 28 * 28
+    text = f"224 px, stride 8 p3 + stride 16 p3, bank {round(patches / 10)}"
+    assert architecture.describe(supernet) == text
+    many = patchcore_architecture(supernet, images=1000)
+    assert many is not None
+    assert many.head.bank_size == MAX_CORESET_SAMPLE
+
+
+def test_named_backbones_and_shared_maps(supernet: TimmSupernet) -> None:
+    largest, patchcore = at(supernet, (1, 2, 3, 4)), at(supernet, (2, 3))
+    assert supernet.named() == {"largest": largest, "patchcore": patchcore}
+    assert supernet.shared(patchcore) == supernet.shared(largest) == largest
+    assert supernet.largest((2, 4)) == at(supernet, (2, 4))
 
 
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
         ("mobilenetv2_050", "timm:"),
+        ("timm", "timm:<model name>"),
         ("ofa_mbv4", "ofa_mbv3"),
         ("timm:mobilnetv2_050", "mobilenetv2_050"),
         ("timm:mobilenetv2_050.no_such_tag", "no_such_tag"),
@@ -296,7 +341,7 @@ def test_real_weights(shared_weights: Path, model: str) -> None:
     assert supernet.mean == supernet.std == (0.5, 0.5, 0.5)
     assert not supernet.random_features
     assert f"{model}.safetensors" in supernet.provenance
-    assert supernet.search_space().size() == 15 * (5**4 - 1)
+    assert compose_space(supernet).size() == 15 * (5**4 - 1)
     subnet = supernet.get_active_subnet(at(supernet, [1, 2, 3, 4]))
     ramp = torch.linspace(0, 255, 160).to(torch.uint8).expand(1, 3, 160, 160)
     with torch.inference_mode():

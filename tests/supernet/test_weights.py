@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import Architecture, load_supernet, read_weights
+from autopatch.supernet import Backbone, load_supernet, read_weights
 
 WriteWeights = Callable[..., Path]
 SPACE = "timm:mobilenetv2_050"
@@ -33,9 +33,7 @@ def test_tensors_reach_the_subnet(
     assert supernet.mean == (0.5, 0.5, 0.5)
     assert supernet.std == (0.25, 0.25, 0.25)
     assert not supernet.random_features
-    state = supernet.get_active_subnet(
-        Architecture(SPACE, 64, (1,), (1,), None)
-    ).backbone.state_dict()
+    state = supernet.get_active_subnet(Backbone(SPACE, (1,))).network.state_dict()
     assert state[KEY].dtype == torch.float32
     assert torch.equal(state[KEY], classifier_state[KEY].half().float())
     # Not in the subnet: what lies after the deepest level.
@@ -51,11 +49,10 @@ def test_keys_of_whole_models_fit_their_feature_extractors(model: str, tmp_path:
     supernet = load_supernet(
         f"timm:{model}", str(path), mean=(0, 0, 0), std=(1, 1, 1), timm_kwargs={}
     )
-    level = supernet.levels[1].index
+    level = supernet.all_levels(supernet.name)[1].index
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
-        architecture = Architecture(supernet.name, 224, (level,), (1,), None)
-        (ours,) = supernet.get_active_subnet(architecture)(images)
+        (ours,) = supernet.get_active_subnet(Backbone(supernet.name, (level,)))(images)
         (timms,) = whole.forward_intermediates(images, indices=[level], intermediates_only=True)
     torch.testing.assert_close(ours, timms, rtol=1e-4, atol=1e-4)
 

@@ -28,7 +28,7 @@ class CheckedFolder:
     Attributes:
         problems: One line each.
         counts: Number of images of each part, such as "test/good".
-        groups: Number of groups of images.
+        groups: Number of groups of images, 0 where none are known.
     """
 
     problems: tuple[str, ...]
@@ -58,7 +58,7 @@ def check_folder(
     counts = {"train/good": len(dataset.train)}
     for kind in (GOOD, *dataset.types):
         counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
-    groups = {sample.group for sample in (*dataset.train, *dataset.test)}
+    groups = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
     return CheckedFolder(tuple(check(dataset, progress=progress)), counts, len(groups))
 
 

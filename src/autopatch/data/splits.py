@@ -94,15 +94,19 @@ class Split:
         return document
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], root: Path) -> Split:
+    def from_json(
+        cls, document: Mapping[str, Any], root: Path, *, require_files: bool = True
+    ) -> Split:
         """Reads what `to_json` gave.
 
         Args:
             document: The JSON values.
             root: Folder of the data set, which may have moved.
+            require_files: Whether all files must be there.
 
         Raises:
-            InputError: The document is not a split, or a file of it is missing under `root`.
+            InputError: The document is not a split, or a file that must be there is missing under
+                `root`.
         """
         root = Path(root)
         try:
@@ -130,6 +134,8 @@ class Split:
             raise InputError(f"split: no entry {error}, expected what Split.to_json gave") from None
         except (TypeError, ValueError) as error:
             raise InputError(f"split: {error}, expected what Split.to_json gave") from None
+        if not require_files:
+            return split
         files = {
             path
             for samples in roles.values()

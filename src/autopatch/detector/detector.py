@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -260,7 +261,11 @@ class Detector(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside tensors."""
-        return {"threshold": asdict(self.threshold), "usual_distance": self.usual_distance}
+        return {
+            "threshold": asdict(self.threshold),
+            "usual_distance": self.usual_distance,
+            "data_digest": self.data_digest,
+        }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Reads what `get_extra_state` gave."""
@@ -268,6 +273,7 @@ class Detector(nn.Module):
         threshold["interval"] = tuple(threshold["interval"])
         self.threshold = Threshold(**threshold)
         self.usual_distance = float(state["usual_distance"])
+        self.data_digest = str(state["data_digest"])
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -293,7 +299,6 @@ class Detector(nn.Module):
             "architecture": self.architecture.to_json(),
             "subnet": self.extractor.subnet.to_header(),
             "evaluation_size": self.evaluation_size,
-            "data_digest": self.data_digest,
             **self.get_extra_state(),
         }
         try:
@@ -361,8 +366,12 @@ class Detector(nn.Module):
 
 def _list(images: Images) -> list[ImageInput]:
     """One image, many, or those of a folder, as a list."""
-    if isinstance(images, str | Path) and Path(images).is_dir():
-        return list(folder_images(Path(images)))
+    if isinstance(images, str | os.PathLike):
+        path = Path(images)
+        if path.is_dir():
+            return list(folder_images(path))
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder, expected images")
     return as_images(images)
 
 

@@ -80,7 +80,7 @@ class MemoryBank(nn.Module):
         device = self.bank.device
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.bank.device != device or self.bank.dtype != torch.float32:
-            self._set(self.bank)
+            self._set(self.bank.float())
         return self
 
     def _load_from_state_dict(

@@ -55,10 +55,12 @@ class Prediction:
         return len(self.anomaly_map)
 
     def __getitem__(self, index: int) -> ImagePrediction:
-        anomaly_map = self.anomaly_map[index]
-        score = float(self.pred_score[index])
+        anomaly_map, score = self.anomaly_map[index], self.pred_score[index]
         return ImagePrediction(
-            anomaly_map, score, score > self.threshold, anomaly_map > self.threshold
+            anomaly_map,
+            float(score),
+            bool(score > self.threshold),
+            anomaly_map > self.threshold,
         )
 
     def __iter__(self) -> Iterator[ImagePrediction]:

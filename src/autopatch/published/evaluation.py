@@ -127,6 +127,7 @@ def import_study(
         request=request,
         supernet=supernet,
         plan=plan,
+        preset=PUBLISHED,
         machine=machine,
         resume=resume,
         progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from autopatch.errors import InputError
-from autopatch.genes import Choice, Gene, Settings
+from autopatch.genes import Choice, Gene, Settings, is_integer
 from autopatch.progress import Progress
 from autopatch.published.flops import PublishedCost, published_cost
 from autopatch.published.network import (
@@ -35,6 +36,7 @@ from autopatch.supernet import (
     Supernet,
     check_channels,
     random_provenance,
+    unknown_space,
 )
 
 OFA_MBV3 = "ofa_mbv3"
@@ -46,12 +48,28 @@ NETWORKS = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+
+def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
+    """Where a search is not the published one."""
+    lines = []
+    if fixed.get("bank_size", 0) is not None:
+        lines.append("the size of the bank is not as published: there it holds all patches")
+    installed = version("optuna")
+    if sampler == "tpe" and int(installed.split(".")[0]) >= 5:
+        lines.append(
+            f"TPE of Optuna {installed} weighs trials otherwise than the published one; Optuna "
+            "below 5 comes nearer"
+        )
+    return lines
+
+
 PUBLISHED = Preset(
     objectives=("published_flops", "rwAP"),
     choices={"image_size": (224,), "patch_size": tuple(range(1, 17)), "bank_size": (None,)},
     own=("image_size", "patch_size"),
     fix_single_choices=True,
     from_baseline=False,
+    remarks=_differences,
 )
 """The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, FLOPs of the
 backbone by the published rule.
@@ -219,8 +237,11 @@ class OnceForAllFamily:
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """The static network of a setting, with random weights."""
+        name = recipe["network"]
+        if name not in _WIDTHS:
+            raise InputError(f"{name} is no network, expected one of {', '.join(_WIDTHS)}")
         values = {key: tuple(recipe[key]) for key in OnceForAllSetting.__dataclass_fields__}
-        return StaticNetwork(_WIDTHS[recipe["network"]], OnceForAllSetting(**values))
+        return StaticNetwork(_WIDTHS[name], OnceForAllSetting(**values))
 
 
 FAMILY = OnceForAllFamily()
@@ -284,6 +305,8 @@ def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
                 f"{backbone.network}: {name} is {values!r}, expected {run} values: one for every "
                 f"stage up to that of block {backbone.levels[-1]}"
             )
+        if not all(map(is_integer, values)):
+            raise InputError(f"{backbone.network}: {name} is {values!r}, expected integers")
         sizes[name] = values
     depths = [min(DEPTHS)] * len(STAGES)
     for stage, block in zip(stages, backbone.levels, strict=True):
@@ -344,7 +367,10 @@ def _stage(block: int) -> int:
 
 def _networks(space: str) -> dict[str, float]:
     """Widths of the networks of a space, by name."""
-    return {name: width for width, name in NETWORKS.items() if space in (OFA_MBV3, name)}
+    names = {name: width for width, name in NETWORKS.items() if space in (OFA_MBV3, name)}
+    if not names:
+        raise unknown_space(space)
+    return names
 
 
 def _trained(

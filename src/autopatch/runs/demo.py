@@ -44,7 +44,8 @@ def run_demo(
     if str(weights) == "random":
         logger.info("the features of this demo are RANDOM, so expect poor figures")
     try:
-        logger.info("drawing textured parts into %s", draw_textures(out / "data"))
+        logger.info("drawing textured parts into %s", out / "data")
+        draw_textures(out / "data")
         run = run_search(
             out / "data",
             out / "run",

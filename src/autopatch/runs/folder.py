@@ -16,7 +16,7 @@ from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
 from autopatch.files import new_folder, stored_path, write_json
 from autopatch.runs.source import SplitRequest, SupernetSource
-from autopatch.search import SAMPLERS, Plan, Study
+from autopatch.search import SAMPLERS, Plan, Study, load_settings
 
 STUDY = "study.db"
 SPLIT = "split.json"
@@ -83,13 +83,32 @@ def open_search(
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
     with _only_searcher(path):
         if resume:
-            # Where the request differs, the record names the setting.
-            stored = read_split(path, root)
-            same = ("protocol", "seed", "shots", "reserve")
-            if all(getattr(stored, name) == getattr(split, name) for name in same):
-                require_same_data(path, manifest, root)
+            plan = _same_inputs(path, plan, source, manifest, root)
         with Study.resume(path / STUDY, plan) as study:
             yield study
+
+
+def _same_inputs(
+    path: Path, plan: Plan, source: SupernetSource, manifest: Manifest, root: Path
+) -> Plan:
+    """The plan of a search to resume, whose images and weights are those it was started with.
+
+    Another request gives the images other roles: the plan then has the stored digest, so that the
+    record names the setting that differs.
+
+    Raises:
+        InputError: Images, masks, groups or weights were changed.
+    """
+    stored = load_settings(path / STUDY)
+    given = plan.to_json()
+    same = ("protocol", "seed", "shots", "reserve")
+    if any(stored.get(name) != given[name] for name in same):
+        return replace(plan, settings={**plan.settings, "data_digest": stored.get("data_digest")})
+    require_same_data(path, manifest, root)
+    was, now = stored.get("source", {}), given["source"]
+    if was.get("space") == now["space"] and was.get("weights_sha256") != now["weights_sha256"]:
+        raise source.changed()
+    return plan
 
 
 def require_new(path: Path) -> None:
@@ -108,12 +127,12 @@ def require_same_data(run: Path, now: Manifest, root: Path) -> None:
 
 
 def read_split(run: Path, root: Path) -> Split:
-    """The roles of the images of a run.
+    """The roles of the images of a run; `require_same_data` tells of those that are missing.
 
     Raises:
-        InputError: The file cannot be read, or an image of it is missing.
+        InputError: The file cannot be read.
     """
-    return Split.from_json(read_json(run / SPLIT), root)
+    return Split.from_json(read_json(run / SPLIT), root, require_files=False)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

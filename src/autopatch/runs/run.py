@@ -93,8 +93,8 @@ class Run:
             weights: File or folder of the weights, where they were moved.
 
         Raises:
-            InputError: The folder or a part of it is missing or damaged, or an image of the split
-                is gone.
+            InputError: The folder or a part of it is missing or damaged, or the folder of the data
+                set or the weights are not where they were.
         """
         path = Path(path)
         if not (path / STUDY).is_file():
@@ -110,12 +110,13 @@ class Run:
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
             digest = str(settings["data_digest"])
-            root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
+            root = restored_path(paths["data"], path) if data is None else Path(data)
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
                 f"{path / STUDY}: a setting is missing or damaged, or of another version of "
                 f"autopatch ({error})"
             ) from error
+        root = root.absolute()
         if not root.is_dir():
             raise InputError(f"{root}: the data set of {path} is not there; give --data")
         if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
@@ -341,8 +342,8 @@ class Run:
         return write_run_report(self, device=where, progress=progress)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """All trials as a table: number, state, whether on the front, the pick, parameters,
-        objectives, metrics, timings in seconds, and why a trial has no result.
+        """All trials as a table: number, whether it is on the front, whether it is the pick, why it
+        has no result, parameters, objectives, metrics, and timings in seconds.
 
         Raises:
             ImportError: pandas is not installed.

@@ -121,7 +121,8 @@ def run_search(
         recalibrate_batch_norm: Whether subnets of "ofa_mbv3" get the good images' statistics.
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>": where all but the reading of images runs.
-        executor: Evaluates candidates, in this process if None.
+        executor: Evaluates candidates, one after the other if None; one of threads, which share
+            the feature maps.
         workers: Candidates the executor is given at a time.
         resume: Whether to go on with the search in `out`; it ends at the front of an uninterrupted
             one.
@@ -182,6 +183,7 @@ def run_search(
         request=request,
         supernet=supernet,
         plan=plan,
+        preset=searched,
         machine=machine,
         resume=resume,
         progress=progress,
@@ -197,6 +199,7 @@ def perform_search(
     request: SplitRequest,
     supernet: Supernet,
     plan: Plan,
+    preset: Preset,
     machine: Machine,
     resume: bool,
     progress: Progress | None,
@@ -211,6 +214,7 @@ def perform_search(
         request: What the split was asked for.
         supernet: The backbone.
         plan: What to search.
+        preset: How the space is searched.
         machine: Where to evaluate.
         resume: Whether to go on in the folder.
         progress: Told of every candidate.
@@ -224,6 +228,8 @@ def perform_search(
     for line in split.notes:
         logger.info("  %s", line)
     logger.info("%s: %s; %s architectures", supernet.name, supernet.provenance, f"{space.size():,}")
+    for line in preset.remarks(space.fixed, plan.sampler):
+        logger.info(line)
     told = _SearchProgress(progress)
     evaluator = CandidateEvaluator(
         supernet,

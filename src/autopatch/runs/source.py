@@ -58,7 +58,7 @@ class SupernetSource:
         files = weights_files(space, text)
         return cls(
             space=space,
-            weights=str(Path(text).resolve()) if files else text,
+            weights=str(Path(text).absolute()) if files else text,
             mean=None if mean is None else tuple(mean),
             std=None if std is None else tuple(std),
             timm_kwargs=timm_kwargs,
@@ -80,10 +80,7 @@ class SupernetSource:
         if self.weights_sha256 is not None:
             found = _sha256(weights_files(self.space, self.weights))
             if found != self.weights_sha256:
-                raise InputError(
-                    f"{self.weights}: not the weights that the search was made with, or changed "
-                    "since"
-                )
+                raise self.changed()
 
         def told(step: str, done: int, total: int) -> None:
             if progress is not None:
@@ -98,6 +95,12 @@ class SupernetSource:
             seed=seed,
             recalibrate_batch_norm=self.recalibrate_batch_norm,
             progress=told,
+        )
+
+    def changed(self) -> InputError:
+        """The error where the weights are not those of the search."""
+        return InputError(
+            f"{self.weights}: not the weights that the search was made with, or changed since"
         )
 
     def settings(self) -> dict[str, Any]:
@@ -124,6 +127,10 @@ class SupernetSource:
             stored_weights: What `stored_weights` gave.
             run: The folder, which may have moved.
             weights: Where the weights are now, None for where the folder says.
+
+        Raises:
+            InputError: The weights are not there, or are given for a search that has no file of
+                them.
         """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -131,7 +138,7 @@ class SupernetSource:
         }
         source = cls(**{**values, "weights": stored_weights})
         if source.weights_sha256 is None:
-            if weights is not None:
+            if weights is not None and os.fspath(weights) != source.weights:
                 raise InputError(
                     f"--weights is '{os.fspath(weights)}', but the search was made with "
                     f"'{source.weights}'"
@@ -140,7 +147,7 @@ class SupernetSource:
         where = restored_path(stored_weights, run) if weights is None else Path(weights)
         if not where.exists():
             raise InputError(f"{where}: the weights of the search are not there; give --weights")
-        return replace(source, weights=str(where.resolve()))
+        return replace(source, weights=str(where.absolute()))
 
 
 @dataclass(frozen=True)

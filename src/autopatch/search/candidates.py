@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,8 @@ class FeatureMaps:
     Where the supernet says that architectures share feature maps, these are computed and kept
     together. The least recently used maps are dropped first, within `cache_bytes`; maps that do not
     fit on their own are computed anew each time, for the levels asked for, and let go with the
-    candidate. Maps in use do not count towards the limit. Decoded images are kept as well.
+    candidate. Maps in use do not count towards the limit. Decoded images are kept as well. Several
+    threads may use it; one of them computes maps at a time.
 
     Args:
         supernet: The backbones.
@@ -58,10 +60,15 @@ class FeatureMaps:
         self._reader = ImageReader()
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, architecture: Architecture) -> list[torch.Tensor]:
         """Maps `[N, C_l, H_l, W_l]` of the architecture's levels, channels last in memory; those of
         the fit images first."""
+        with self._lock:
+            return self._get(architecture)
+
+    def _get(self, architecture: Architecture) -> list[torch.Tensor]:
         whole = self._kept_together(architecture)
         if whole not in self._cache:
             needed = self.bytes_needed(whole)

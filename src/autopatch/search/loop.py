@@ -195,11 +195,9 @@ def _outcome(future: Future[Evaluation], plan: Plan) -> Evaluation | str:
     error = future.exception()
     if error is None:
         evaluation = future.result()
-        expected = [objective.name for objective in plan.objectives]
-        if evaluation.values.keys() != set(expected):
-            return (
-                f"ValueError: values are {sorted(evaluation.values)}, expected those of {expected}"
-            )
+        found, expected = sorted(evaluation.values), [o.name for o in plan.objectives]
+        if found != sorted(expected):
+            return f"ValueError: values are {found}, expected those of {expected}"
         return evaluation
     if not isinstance(error, Exception) or isinstance(error, InputError | BrokenExecutor):
         raise error

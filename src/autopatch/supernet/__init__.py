@@ -23,6 +23,7 @@ from autopatch.supernet.family import (
     LoadOptions,
     load_supernet,
     restore_subnet,
+    unknown_space,
     weights_files,
 )
 from autopatch.supernet.subnet import Subnet
@@ -59,5 +60,6 @@ __all__ = [
     "read_safetensors",
     "read_weights",
     "restore_subnet",
+    "unknown_space",
     "weights_files",
 ]

@@ -37,7 +37,7 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
     if not any(type(part) in _BATCH_NORMS for part in module.modules()):
         return []
     with torch.inference_mode(False), torch.no_grad():  # weights may be used in either mode
-        pairs = _pairs(module, image)
+        pairs = _pairs(_sharing_copy(module), image)
         folded = fold_batch_norm(module, pairs)
         for found, expected in zip(folded(image), module(image), strict=True):
             if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
@@ -59,17 +59,26 @@ def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
     Args:
         module: A network.
         pairs: What `find_folding` found.
+
+    Raises:
+        ValueError: A pair does not name a convolution and a batch norm of the module.
     """
-    shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
-    folded = copy.deepcopy(module, shared)
+    folded = _sharing_copy(module)
+    parts = dict(folded.named_modules())
     with torch.inference_mode(False), torch.no_grad():
         for before, behind in pairs:
-            convolution, batch_norm = map(folded.get_submodule, (before, behind))
-            assert isinstance(convolution, nn.Conv2d)
-            assert isinstance(batch_norm, nn.BatchNorm2d)
+            convolution, batch_norm = parts.get(before), parts.get(behind)
+            if not isinstance(convolution, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
+                raise ValueError(f"{before} and {behind} are no convolution and batch norm")
             folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
             folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
     return folded
+
+
+def _sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy of the modules, with the same tensors: hooks on it are not seen by other threads."""
+    shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:

@@ -22,7 +22,7 @@ from autopatch.supernet.elastic_network import (
     check_setting,
     static_network,
 )
-from autopatch.supernet.family import LoadOptions
+from autopatch.supernet.family import LoadOptions, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.weights import find_source, load_into, random_provenance
@@ -172,6 +172,8 @@ class ElasticFamily:
         Raises:
             InputError: The weights cannot be had or do not fit, or as `find_source` says.
         """
+        if space != AUTOPATCH_S and not space.startswith(ELASTIC):
+            raise unknown_space(space)
         if options.recalibrate_batch_norm:
             raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
         packaged = weights == "auto" and space == AUTOPATCH_S

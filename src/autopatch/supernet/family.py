@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,14 @@ def find_family(space: str) -> Family:
     """
     kind = space.partition(":")[0]
     if kind not in FAMILIES:
-        usages = dict.fromkeys(FAMILIES[name].usage for name in FAMILIES)
-        raise InputError(f"search space '{space}' is unknown, expected {' or '.join(usages)}")
+        raise unknown_space(space)
     return FAMILIES[kind]
+
+
+def unknown_space(space: str) -> InputError:
+    """What is raised for a space that no family has; it lists how theirs are named."""
+    usages = dict.fromkeys(FAMILIES[name].usage for name in FAMILIES)
+    return InputError(f"search space '{space}' is unknown, expected {' or '.join(usages)}")
 
 
 def load_supernet(
@@ -143,7 +149,7 @@ def load_supernet(
         seed=seed,
         recalibrate_batch_norm=recalibrate_batch_norm,
     )
-    return find_family(space).load(space, str(weights), options, progress)
+    return find_family(space).load(space, os.fspath(weights), options, progress)
 
 
 def weights_files(space: str, weights: str) -> list[Path]:

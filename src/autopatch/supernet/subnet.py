@@ -123,9 +123,13 @@ class Subnet(nn.Module):
         self.fold_pairs(find_folding(self.network, image))
 
     def fold_pairs(self, pairs: Sequence[Pair]) -> None:
-        """Folds batch norms that are known to fold; `fold` finds them."""
+        """Folds batch norms that are known to fold; `fold` finds them.
+
+        Raises:
+            ValueError: A pair does not name a convolution and a batch norm of the network.
+        """
         self.network = fold_batch_norm(self.network, pairs).requires_grad_(False)
-        self.folded = tuple(pairs)
+        self.folded += tuple(pairs)
 
     def trace(self, image_size: int) -> tuple[list[tuple[int, int]], int]:
         """Height and width of each feature map of an image, and FLOPs of one image, two a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -27,6 +27,8 @@ class Preset:
         fix_single_choices: Whether a field of the whole architecture with a single choice is no
             gene.
         from_baseline: Whether the search begins with PatchCore's setting.
+        remarks: What a user should know of a search, from the values by field that no gene sets and
+            the name of the sampler.
     """
 
     objectives: tuple[str, ...] = ("total_flops", "rwAP")
@@ -34,6 +36,7 @@ class Preset:
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False
     from_baseline: bool = True
+    remarks: Callable[[Mapping[str, Choice], str], Sequence[str]] = lambda fixed, sampler: ()
 
 
 class Supernet(ABC):
@@ -154,8 +157,9 @@ class Supernet(ABC):
         """FLOPs of a subnet for one image, two a multiply-add of convolutions and matrix products.
 
         Raises:
-            InputError: The backbone does not take images of this size.
+            InputError: See `check`, or the backbone does not take images of this size.
         """
+        self.check(backbone)
         # All layers up to the deepest level run, whichever other levels are chosen.
         key = replace(backbone, levels=backbone.levels[-1:]), image_size
         if key not in self._flops:

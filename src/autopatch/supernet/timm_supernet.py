@@ -18,7 +18,7 @@ from autopatch.errors import InputError
 from autopatch.genes import Gene
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
-from autopatch.supernet.family import LoadOptions
+from autopatch.supernet.family import LoadOptions, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
@@ -163,6 +163,8 @@ class TimmFamily:
         Raises:
             InputError: The weights cannot be had or do not fit, or as `find_source` says.
         """
+        if not space.startswith(TIMM):
+            raise unknown_space(space)
         if options.recalibrate_batch_norm:
             raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
         if weights == "auto":

@@ -1,0 +1,179 @@
+"""Optional steps of the head: off values, features and maps, files, and their genes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from autopatch.data import draw_textures
+from autopatch.detector import (
+    STEPS,
+    Architecture,
+    Detector,
+    FeatureTransform,
+    Head,
+    Input,
+    Step,
+)
+from autopatch.errors import InputError
+from autopatch.search import compose_space
+from autopatch.supernet import Supernet, load_supernet
+
+
+class _Standardize(FeatureTransform):
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.out_features = features
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+
+    def fit(self, patches: torch.Tensor) -> None:
+        self.mean, self.deviation = patches.mean(0), patches.std(0)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return (patches - self.mean) / self.deviation
+
+
+class Standardization(Step):
+    off, choices = False, (False,)
+
+    def check(self, value):
+        if not isinstance(value, bool):
+            raise InputError(f"standardization is {value!r}, expected true or false")
+
+    def describe(self, value):
+        return "standardized"
+
+    def features(self, value, features, channels):
+        return _Standardize(features)
+
+
+class _Weigh(FeatureTransform):
+    weights: torch.Tensor
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.out_features = len(weights)
+        self.register_buffer("weights", weights)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches * self.weights
+
+
+class LevelWeight(Step):
+    off, choices, per_level = 1, (1,), True
+
+    def check(self, value):
+        if value not in (1, 2):
+            raise InputError(f"level weight is {value!r}, expected 1 or 2")
+
+    def describe(self, value):
+        return f"levels weighted {' '.join(map(str, value))}"
+
+    def features(self, value, features, channels):
+        weights = [float(w) for w, count in zip(value, channels, strict=True) for _ in range(count)]
+        return _Weigh(torch.tensor(weights))
+
+
+@pytest.fixture
+def steps() -> Iterator[None]:
+    STEPS.register("level_weight", LevelWeight())
+    STEPS.register("standardization", Standardization())
+    yield
+    STEPS.unregister("level_weight")
+    STEPS.unregister("standardization")
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    return load_supernet("timm:mobilenetv2_050", "random")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = draw_textures(
+        tmp_path_factory.mktemp("steps") / "data", image_size=64, train=8, test_good=1, per_type=1
+    )
+    return sorted((root / "train" / "good").iterdir())
+
+
+def test_steps_that_are_off_are_not_mentioned(steps: None) -> None:
+    plain = Head((3, 3), 50)
+    off = Head((3, 3), 50, {"standardization": False, "level_weight": (1, 1)})
+    assert plain == off
+    assert hash(plain) == hash(off)
+    on = Head((3, 3), 50, {"standardization": True, "level_weight": (1, 2)})
+    assert on.describe(["a", "b"]) == "a p3 + b p3, bank 50, levels weighted 1 2, standardized"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"standardization": 1}, "standardization is 1"),
+        ({"level_weight": 2}, "level_weight is 2, expected 2 values"),
+        ({"level_weight": (2,)}, "expected 2 values"),
+        ({"level_weight": (1, 3)}, "level weight is 3"),
+        ({"standardization": (True, True)}, "expected one value"),
+        ({"sharpness": 3}, "step of the head is 'sharpness'"),
+    ],
+)
+def test_values_that_a_step_cannot_have(steps: None, values: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Head((3, 3), 50, values)
+
+
+def test_steps_on_features(
+    steps: None, supernet: Supernet, good: list[Path], tmp_path: Path
+) -> None:
+    backbone = supernet.patchcore()
+    heads = [
+        Head((1, 1), None),
+        Head((1, 1), None, {"level_weight": (1, 2), "standardization": True}),
+    ]
+    plain, fitted = (
+        Detector.fit(
+            good[2:],
+            supernet=supernet,
+            architecture=Architecture(Input(64), backbone, head),
+            calibration=good[:2],
+        )
+        for head in heads
+    )
+    channels = [level.channels for level in supernet.levels(backbone)]
+    weighted = plain.memory.bank.clone()
+    weighted[:, channels[0] :] *= 2
+    expected = (weighted - weighted.mean(0)) / weighted.std(0)
+    assert torch.equal(fitted.memory.bank, expected)
+
+    fitted.save(tmp_path / "detector.safetensors")
+    loaded = Detector.load(tmp_path / "detector.safetensors")
+    assert loaded.architecture == fitted.architecture
+    assert torch.equal(loaded.predict(good).anomaly_map, fitted.predict(good).anomaly_map)
+    assert not torch.equal(plain.predict(good).anomaly_map, fitted.predict(good).anomaly_map)
+
+
+def test_genes_of_steps(steps: None, supernet: Supernet) -> None:
+    default = compose_space(supernet)
+    assert not [gene for gene in default.genes if gene.field in STEPS]
+    space = compose_space(
+        supernet, choices={"standardization": (False, True), "level_weight": (1, 2)}
+    )
+    names = [gene.name for gene in space.genes]
+    assert names[2] == "standardization"
+    assert "level_weight_stride8" in names
+    # Each level: off, or 4 patch sizes x 2 weights.
+    assert space.size() == 2 * default.size() * (9**4 - 1) // (5**4 - 1)
+    architecture = Architecture(
+        Input(224),
+        supernet.patchcore(),
+        Head((3, 3), 500, {"standardization": True, "level_weight": (2, 1)}),
+    )
+    assert space.decode(space.encode(architecture)) == architecture
+    with pytest.raises(InputError, match="no gene for level_weight"):
+        default.encode(architecture)

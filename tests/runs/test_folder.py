@@ -1,0 +1,216 @@
+"""What lies in a run folder, and who may search in it."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from autopatch.data import MVTecAD, Split, make_split
+from autopatch.errors import InputError
+from autopatch.runs import Run, SplitRequest, SupernetSource, run_search
+from autopatch.runs.folder import STUDY, open_search
+from autopatch.search import Plan, compose_space, load_settings
+
+
+def results(run):
+    return [(t.genome, t.evaluation.values, t.evaluation.metrics) for t in run.trials]
+
+
+@pytest.fixture
+def arguments(moved, settings):
+    """What `open_search` is given in place of `run_search`."""
+    source = SupernetSource.find(settings["space"], settings["weights"])
+    request = SplitRequest(shots=1, reserve=2, seed=4)
+    root = moved / "data"
+    split = make_split(MVTecAD.scan(root), shots=1, reserve=2, seed=4)
+    space = compose_space(source.load(seed=4), choices=settings["choices"])
+    return {
+        "split": split,
+        "root": root,
+        "source": source,
+        "request": request,
+        "plan": Plan(space, evaluations=4, seed=4, population=4),
+    }
+
+
+def test_the_folder_gives_back_what_it_was_made_of(finished, arguments, moved):
+    assert finished.split == arguments["split"]
+    assert finished.source == arguments["source"]
+    assert finished.space == arguments["plan"].space
+    assert finished.objectives == arguments["plan"].objectives
+    assert finished.data == moved / "data"
+    assert (finished.seed, finished.evaluations) == (4, 4)
+    assert finished.optimizer.startswith("nsga2 (pymoo ")
+    assert len(finished.trials) == 4
+    files = {path.name for path in finished.path.iterdir()}
+    assert files >= {"study.db", "split.json", "manifest.json"}
+
+
+def test_no_path_of_the_machine_is_kept(origin):
+    for file in ("split.json", "manifest.json"):
+        assert str(origin) not in (origin / "run" / file).read_text()
+    paths = load_settings(origin / "run" / STUDY)["unchecked"]["paths"]
+    assert paths == {"data": "../data", "weights": "../weights.safetensors"}
+
+
+def test_a_path_that_begins_where_the_process_is(moved, monkeypatch):
+    monkeypatch.chdir(moved)
+    run = Run.open("run")
+    assert run.data == moved / "data"
+    assert run.source.weights == str(moved / "weights.safetensors")
+    monkeypatch.chdir("..")
+    run.require_same_data()
+
+
+def test_one_process_at_a_time(arguments, tmp_path):
+    with open_search(tmp_path / "run", resume=False, **arguments):
+        code = (
+            "import sys; from pathlib import Path; from autopatch.runs import folder\n"
+            "with folder._only_searcher(Path(sys.argv[1])): pass"
+        )
+        other = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True
+        )
+    assert other.returncode != 0
+    assert "another process is searching" in other.stderr
+    with open_search(tmp_path / "run", resume=True, **arguments):
+        pass
+
+
+def test_a_folder_that_exists_is_left_alone(settings, finished):
+    before = (finished.path / STUDY).read_bytes()
+    with pytest.raises(InputError, match="exists; give --resume"):
+        run_search(out=finished.path, **settings)
+    assert (finished.path / STUDY).read_bytes() == before
+
+
+def test_nothing_to_resume(settings, tmp_path):
+    with pytest.raises(InputError, match=r"no study\.db in it, nothing to resume"):
+        run_search(out=tmp_path / "run", resume=True, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made(arguments, tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        open_search(tmp_path / "file" / "run", resume=False, **arguments),
+    ):
+        pass
+
+
+def test_a_finished_search_resumes_to_itself(settings, finished):
+    again = run_search(out=finished.path, resume=True, **settings)
+    assert results(again) == results(finished)
+    more = run_search(out=finished.path, resume=True, **settings | {"evaluations": 5})
+    assert results(more)[:4] == results(finished)
+    assert len(more.trials) == more.evaluations == 5
+
+
+def test_resume_with_moved_data_and_weights_keeps_the_new_places(settings, finished, moved):
+    places = {
+        "data": shutil.move(moved / "data", moved.parent / "images"),
+        "weights": shutil.move(moved / "weights.safetensors", moved.parent / "w.safetensors"),
+    }
+    run_search(out=finished.path, resume=True, **settings | places)
+    again = Run.open(finished.path)
+    assert again.data == moved.parent / "images"
+    assert again.source.weights == str(moved.parent / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("other", "fragment"),
+    [
+        ({"seed": 5}, "seed = 4, cannot resume it with 5"),
+        ({"reserve": 3}, "reserve = 2, cannot resume it with 3"),
+        ({"population": 5}, "population = 4, cannot resume it with 5"),
+        ({"sampler": "tpe"}, "tpe"),
+        ({"mean": (0.1, 0.2, 0.3)}, "source.mean"),
+    ],
+)
+def test_a_resume_with_another_setting_names_it(settings, finished, other, fragment):
+    before = (finished.path / STUDY).read_bytes()
+    with pytest.raises(InputError, match=fragment) as error:
+        run_search(out=finished.path, resume=True, **settings | other)
+    assert "\n" not in str(error.value)
+    assert "digest" not in str(error.value)
+    assert (finished.path / STUDY).read_bytes() == before
+
+
+def test_a_refused_resume_changes_nothing(finished, arguments):
+    before = (finished.path / STUDY).read_bytes()
+    split = arguments["split"]
+    other = arguments | {
+        "split": replace(split, fit=split.fit[:-1]),
+        "plan": replace(arguments["plan"], evaluations=9),
+    }
+    with (
+        pytest.raises(InputError, match="1 image is missing: train/good/"),
+        open_search(finished.path, resume=True, **other),
+    ):
+        pass
+    assert (finished.path / STUDY).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"protocol": 3}', "[1, 2"])
+def test_damaged_split(finished, damage):
+    (finished.path / "split.json").write_text(damage)
+    with pytest.raises(InputError, match=r"split\.json|split"):
+        Run.open(finished.path)
+
+
+def test_another_manifest(finished):
+    file = finished.path / "manifest.json"
+    document = json.loads(file.read_text())
+    document["entries"][0]["sha256"] = "0" * 64
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"manifest\.json: not the one") as error:
+        Run.open(finished.path)
+    assert "\n" not in str(error.value)
+    file.unlink()
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
+        Run.open(finished.path)
+
+
+def test_a_run_of_an_earlier_version(finished, settings):
+    connection = sqlite3.connect(finished.path / STUDY)
+    with connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key = 'format'")
+    connection.close()
+    for use in (
+        lambda: Run.open(finished.path),
+        lambda: run_search(out=finished.path, resume=True, **settings),
+    ):
+        with pytest.raises(
+            InputError, match="a search of an earlier version of autopatch"
+        ) as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+def test_a_setting_that_is_missing(finished):
+    connection = sqlite3.connect(finished.path / STUDY)
+    with connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key = 'versions'")
+    connection.close()
+    with pytest.raises(InputError, match="a setting is missing or damaged") as error:
+        Run.open(finished.path)
+    assert "\n" not in str(error.value)
+
+
+def test_not_a_run_folder(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a search"):
+        Run.open(str(tmp_path))
+
+
+def test_a_split_is_read_where_files_are_missing(finished, moved):
+    path = finished.split.fit[0].image
+    path.unlink()
+    assert Run.open(finished.path).split == finished.split
+    document = json.loads((finished.path / "split.json").read_text())
+    with pytest.raises(InputError, match="missing"):
+        Split.from_json(document, moved / "data")

@@ -1,0 +1,152 @@
+"""Detectors of a run on its test part."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autopatch.data import draw_textures
+from autopatch.detector import Detector
+from autopatch.errors import InputError
+from autopatch.runs import Run, TestResults, run_search, write_predictions
+from autopatch.runs.results import evaluate_run
+
+
+def test_results(finished):
+    detector = finished.fit()
+    assert TestResults.load(finished.path) is None
+    found = finished.evaluate()
+    kinds = [row.kind for row in found.rows]
+    assert kinds == ["fitted", "patchcore", *["front"] * len(finished.front.trials)]
+    # The pick fitted as a detector and scored as a candidate are the same thing.
+    pick = next(row for row in found.front if row.trial == finished.pick.number)
+    assert found.rows[0].metrics == pytest.approx(pick.metrics, rel=1e-5)
+    assert found.rows[0].values["total_flops"] == pick.values["total_flops"]
+    assert found.rows[0].values["total_flops"] == detector.total_flops
+    assert found.rows[0].values["rwAP"] == found.rows[0].metrics["rwAP"]
+    assert found.best_of_front.metrics["rwAP"] == max(r.metrics["rwAP"] for r in found.front)
+    assert found.belongs_to(detector)
+    assert [row.milliseconds is None for row in found.rows] == [k == "front" for k in kinds]
+    costs = [row.values["total_flops"] for row in found.front]
+    assert sorted(costs) == costs
+
+    assert TestResults.load(finished.path) == found
+    page = finished.report().read_text()
+    assert found.rows[0].label in page
+    assert finished.report_path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (lambda d: {}, "another version of autopatch; run evaluate again"),
+        (lambda d: d | {"version": 1}, "another version of autopatch; run evaluate again"),
+        (lambda d: {k: v for k, v in d.items() if k != "rows"}, "damaged"),
+        (lambda d: d | {"rows": [{"kind": "front"}]}, "damaged"),
+        (lambda d: d | {"rows": None}, "damaged"),
+        (lambda d: d | {"fitted": {"supernet": "timm:x"}}, "damaged"),
+    ],
+)
+def test_results_that_cannot_be_read(finished, change, fragment):
+    row = {"kind": "front", "label": "a", "trial": 0, "values": {}, "metrics": {}}
+    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
+    file = found.save(finished.path)
+    assert TestResults.load(finished.path) == found
+    document = json.loads(file.read_text()) | {"rows": [row | {"milliseconds": None}]}
+    file.write_text(json.dumps(change(document)))
+    for use in (lambda: TestResults.load(finished.path), finished.report):
+        with pytest.raises(InputError, match=fragment) as error:
+            use()
+        assert str(error.value).startswith(f"{file}: ")
+        assert "\n" not in str(error.value)
+
+
+def test_a_detector_of_another_split_is_not_measured(finished, settings, tmp_path):
+    # The same images and the same architecture, but other roles.
+    other = run_search(out=tmp_path / "run", **settings | {"seed": 5, "evaluations": 1})
+    detector = other.fit(finished.pick.architecture)
+    with pytest.raises(InputError, match="fitted on other images"):
+        finished.evaluate(other.detector_path)
+    with pytest.raises(InputError, match="fitted on other images"):
+        evaluate_run(finished, detector, cache_bytes=1 << 30)
+
+
+def test_a_detector_of_another_data_set_is_not_measured(finished, settings, tmp_path):
+    images = draw_textures(
+        tmp_path / "images", seed=9, image_size=64, train=14, test_good=3, per_type=4
+    )
+    alone = tmp_path / "alone.safetensors"
+    Detector.fit(
+        images / "train" / "good",
+        supernet=finished.supernet,
+        architecture=finished.pick.architecture,
+    ).save(alone)
+    with pytest.raises(InputError, match="may know its test part") as error:
+        finished.evaluate(alone)
+    assert "\n" not in str(error.value)
+    assert not finished.results_path.exists()
+
+
+def test_a_detector_of_other_weights_is_not_measured(finished, moved, tmp_path, detector_file):
+    renamed = shutil.copy(moved / "weights.safetensors", tmp_path / "others.safetensors")
+    run = Run.open(finished.path, weights=renamed)
+    with pytest.raises(InputError, match=r"weights of weights\.safetensors, the run weights of o"):
+        run.evaluate(detector_file)
+
+
+def test_results_of_another_fit_are_left_out_of_the_report(finished):
+    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
+    found.save(finished.path)
+    assert not found.belongs_to(finished.fit("patchcore"))
+    assert "belong to another fit" in finished.report().read_text()
+
+
+def test_predictions_are_written(finished, detector_file, tmp_path):
+    good = finished.data / "test" / "good"
+    detector = Detector.load(detector_file)
+    one = write_predictions(str(detector_file), str(good / "000.png"), str(tmp_path / "one"))
+    many = write_predictions(detector, [finished.data / "test"], tmp_path / "many")
+    assert (one.images, many.images) == (1, 3 + 3 * 4)
+    assert one.features == detector.provenance
+    assert one.threshold == detector.threshold.describe()
+    assert many.anomalous == int(detector.predict(finished.data / "test").pred_label.sum())
+    written = np.load(tmp_path / "many" / "maps" / "good" / "000.npy")
+    alone = np.load(tmp_path / "one" / "maps" / "000.npy")
+    np.testing.assert_allclose(written, alone, rtol=1e-4, atol=1e-5 * alone.max())
+    with Image.open(tmp_path / "one" / "overlays" / "000.png") as picture:
+        picture.load()
+    with pytest.raises(InputError, match="exists, expected a new folder"):
+        write_predictions(detector, good, tmp_path / "one")
+
+
+def test_predictions_of_a_broken_image_leave_nothing(finished, detector_file, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(finished.split.test[0].image, images / "a.png")
+    (images / "b.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"b\.png"):
+        write_predictions(detector_file, images, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "images"]
+
+
+def test_two_images_of_one_name_are_refused(finished, detector_file, tmp_path):
+    files = [finished.data / "test" / kind / "000.png" for kind in ("good", "hole")]
+    with pytest.raises(InputError, match="would overwrite the results"):
+        write_predictions(detector_file, files, tmp_path / "out")
+    for images, fragment in (
+        ([tmp_path / "nowhere"], "no such file or folder"),
+        ([finished.path / "report"], "no such file or folder"),
+        ([finished.path], "no image in this folder"),
+    ):
+        with pytest.raises(InputError, match=fragment):
+            write_predictions(detector_file, images, tmp_path / "out")
+
+
+def test_a_detector_that_grew_is_measured_again(finished):
+    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
+    found.save(finished.path)
+    grown = replace(finished, trials=finished.trials)
+    assert "The search has grown since it was measured" in grown.report().read_text()

@@ -1,0 +1,220 @@
+"""A finished search: what it says, and what is fitted from it."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autopatch.detector import Detector, patchcore_architecture
+from autopatch.errors import InputError
+from autopatch.runs import Run, run_search, search
+from autopatch.search import compose_space
+
+
+def test_trials_by_number(finished):
+    assert finished.trial(2).number == 2
+    with pytest.raises(InputError, match="no trial 9"):
+        finished.trial(9)
+
+
+def test_the_patchcore_setting_is_evaluated_first(finished):
+    fit = finished.split.fit
+    setting = patchcore_architecture(finished.supernet, images=len(fit))
+    # Levels of stride 8 and 16 at 224: 28 x 28 patches an image, a tenth of which are kept.
+    assert setting.backbone.levels == (2, 3)
+    assert setting.head.bank_size == round(len(fit) * 28 * 28 / 10)
+    first = finished.trials[0].architecture
+    assert first == replace(setting, head=replace(setting.head, bank_size=80))
+    rwap = finished.pick.evaluation.metrics["rwAP"]
+    assert rwap >= finished.trials[0].evaluation.metrics["rwAP"]
+
+
+def test_no_baseline_where_the_space_lacks_it(finished):
+    choices = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
+    small = compose_space(finished.supernet, choices=choices)
+    assert search._baselines(small, finished.supernet, finished.split) == ()
+
+
+def test_front_and_pick(finished):
+    values = [t.evaluation.values for t in finished.front.trials]
+    assert sorted(values, key=lambda v: v["total_flops"]) == values
+    assert sorted(values, key=lambda v: v["rwAP"]) == values
+    assert finished.pick == finished.front.pick == finished.front.trials[-1]
+    assert finished.front.evaluated == 4
+    with pytest.raises(InputError, match="no candidate has been evaluated yet"):
+        replace(finished, trials=()).front  # noqa: B018
+
+
+def test_fit_saves_the_pick(finished, caplog):
+    with caplog.at_level(logging.INFO, logger="autopatch"):
+        detector = finished.fit()
+    assert detector.architecture == finished.pick.architecture
+    assert f"trial {finished.pick.number}, of best validation rwAP" in caplog.text
+    loaded = Detector.load(finished.detector_path)
+    assert loaded.threshold == detector.threshold
+    assert loaded.data_digest == finished.data_digest
+    with pytest.raises(InputError, match="exists; remove it or give another --out"):
+        finished.fit()
+
+
+def test_what_is_fitted(finished, tmp_path):
+    fitted = []
+
+    def fit(architecture):
+        detector = finished.fit(architecture, out=str(tmp_path / f"{len(fitted)}.safetensors"))
+        fitted.append(detector)
+        return detector.architecture
+
+    cheap = finished.front.trials[0]
+    assert fit(cheap.number) == cheap.architecture
+    assert fit(cheap.architecture) == cheap.architecture
+    (tmp_path / "a.json").write_text(json.dumps(cheap.architecture.to_json()))
+    assert fit(tmp_path / "a.json") == fit(str(tmp_path / "a.json")) == cheap.architecture
+    test = [sample.image for sample in finished.split.test]
+    maps = [detector.predict(test).anomaly_map for detector in fitted]
+    assert all(torch.equal(m, maps[0]) for m in maps)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        (None, "not readable as JSON"),
+        ("{", "not readable as JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"supernet": "timm:x", "image_size": 64}', "earlier version of autopatch"),
+    ],
+)
+def test_an_architecture_file_that_is_none(finished, tmp_path, text, fragment):
+    file = tmp_path / "a.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=fragment) as error:
+        finished.fit(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not finished.detector_path.exists()
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1])
+def test_false_alarm_rate_out_of_range(finished, rate):
+    with pytest.raises(InputError, match="--false-alarm-rate"):
+        finished.fit(false_alarm_rate=rate)
+
+
+def test_no_detector_to_evaluate(finished):
+    with pytest.raises(InputError, match="fit a detector first"):
+        finished.evaluate()
+
+
+def hole(data, kind, number):
+    return data / kind / "hole" / f"{number:03d}{'_mask' if kind == 'ground_truth' else ''}.png"
+
+
+def swap(*files):
+    """Each file gets the content of the next."""
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, [*contents[1:], contents[0]], strict=True):
+        file.write_bytes(content)
+
+
+CHANGES = {
+    "2 masks were changed: ground_truth/hole/000_mask.png, ground_truth/hole/001_mask.png": (
+        lambda data: swap(hole(data, "ground_truth", 0), hole(data, "ground_truth", 1))
+    ),
+    "2 images were changed: test/hole/000.png, test/hole/002.png": (
+        lambda data: swap(hole(data, "test", 0), hole(data, "test", 2))
+    ),
+    "1 image was changed: train/good/003.png": (
+        lambda data: (data / "train" / "good" / "003.png").write_bytes(
+            hole(data, "test", 0).read_bytes()
+        )
+    ),
+    "1 image is missing: train/good/005.png": (
+        lambda data: (data / "train" / "good" / "005.png").unlink()
+    ),
+    "1 mask is missing: ground_truth/hole/001_mask.png": (
+        lambda data: hole(data, "ground_truth", 1).unlink()
+    ),
+    "ground_truth/hole/003_mask.png": (  # renamed
+        lambda data: hole(data, "ground_truth", 3).rename(data / "ground_truth/hole/003.png")
+    ),
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_data_that_changed_since_the_search(finished, detector_file, settings, words):
+    CHANGES[words](finished.data)
+    opened = Run.open(finished.path)
+    assert opened.front.trials == finished.front.trials
+    said = []
+    for use in (
+        opened.require_same_data,
+        opened.fit,
+        lambda: opened.evaluate(detector_file),
+        opened.report,
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        said.append(str(error.value))
+    assert len(set(said)) == 1
+    assert said[0].startswith(f"{finished.data}: ")
+    if words.startswith("ground_truth"):
+        words = f"1 mask is missing: {words}"
+    assert f": {words}, since the search of {finished.path}" in said[0]
+    assert "\n" not in said[0]
+    assert opened.data_digest[:8] not in said[0]
+    files = {"study.db", "split.json", "manifest.json", ".lock"}
+    assert {path.name for path in finished.path.iterdir()} <= files
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_data_that_changed_are_not_searched_again(finished, settings, words):
+    CHANGES[words](finished.data)
+    expected = {
+        "1 mask is missing": "no mask",  # the folder is refused as it is
+        "ground_truth/hole": f"1 mask was renamed: {words}",
+        "1 image is missing": words,
+    }.get(words.partition(":")[0].rpartition("/")[0] or words.partition(":")[0], words)
+    with pytest.raises(InputError) as error:
+        run_search(out=finished.path, resume=True, **settings | {"evaluations": 6})
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert finished.data_digest[:8] not in str(error.value)
+    assert Run.open(finished.path).evaluations == 4
+
+
+def test_a_new_group_is_told(finished, settings):
+    with pytest.raises(InputError, match=r"the group of \d+ images was changed"):
+        run_search(out=finished.path, resume=True, group_regex=r"^(.*)$", **settings)
+
+
+def test_all_trials_as_a_table(finished):
+    pytest.importorskip("pandas")
+    table = finished.to_dataframe()
+    assert list(table["trial"]) == [0, 1, 2, 3]
+    assert list(table["trial"][table["on_front"]]) == sorted(
+        t.number for t in finished.front.trials
+    )
+    assert list(table["trial"][table["is_pick"]]) == [finished.pick.number]
+    assert table["reason"].isna().all()
+    for trial, (_, row) in zip(finished.trials, table.iterrows(), strict=True):
+        assert row["values.total_flops"] == trial.evaluation.values["total_flops"]
+        assert row["values.rwAP"] == row["metrics.rwAP"] == trial.evaluation.metrics["rwAP"]
+        assert row["timings.bank"] == trial.evaluation.timings["bank"]
+        assert row["params.image_size"] == trial.architecture.input.size
+        assert row["params.bank_size"] == trial.architecture.head.bank_size
+
+
+def test_failed_trials_are_in_the_table(finished):
+    pytest.importorskip("pandas")
+    first, *others = finished.trials
+    failed = replace(first, evaluation=None, reason="MemoryError")
+    table = replace(finished, trials=(failed, *others)).to_dataframe()
+    assert table["reason"][0] == "MemoryError"
+    assert table["values.rwAP"].isna().tolist() == [True, False, False, False]
+    assert not table["on_front"][0]
+    none = replace(finished, trials=(failed,)).to_dataframe()
+    assert not none["is_pick"].any()
+    assert len(replace(finished, trials=()).to_dataframe()) == 0

@@ -1,0 +1,147 @@
+"""One call for a search."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from autopatch.data import MVTecAD, Sample
+from autopatch.errors import InputError
+from autopatch.runs import Run, run_search
+from autopatch.search import OBJECTIVES, FittedCandidate, Objective
+
+SMALL = {
+    "space": "timm:tf_mobilenetv3_small_075",
+    "weights": "random",
+    "reserve": 2,
+    "evaluations": 6,
+    "population": 3,
+    "choices": {"image_size": (32, 64), "patch_size": (1, 3), "bank_size": (20, 40)},
+}
+
+
+def results(run):
+    return [(t.genome, t.evaluation.values, t.evaluation.metrics) for t in run.trials]
+
+
+@pytest.fixture(scope="module")
+def data(origin) -> Path:
+    return origin / "data"
+
+
+@pytest.fixture(scope="module")
+def expected(data, tmp_path_factory) -> Run:
+    return run_search(str(data), str(tmp_path_factory.mktemp("small") / "run"), **SMALL)
+
+
+def test_two_workers_find_the_same_front(data, expected, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        run = run_search(data, tmp_path / "run", executor=pool, workers=2, **SMALL)
+    assert [t.genome for t in run.front.trials] == [t.genome for t in expected.front.trials]
+    assert sorted(results(run), key=str) == sorted(results(expected), key=str)
+    assert run.pick.architecture == expected.pick.architecture
+
+
+def test_maps_that_are_not_kept_change_nothing(data, expected, tmp_path):
+    run = run_search(data, tmp_path / "run", cache_gib=0, **SMALL)
+    assert results(run) == results(expected)
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A data set of its own, of the images of another."""
+
+    root: Path
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    types: tuple[str, ...]
+
+
+def test_a_data_set_in_place_of_a_folder(data, expected, tmp_path):
+    folder = MVTecAD.scan(data)
+    mine = Mine(folder.root, folder.train, folder.test, folder.types)
+    run = run_search(mine, tmp_path / "run", **SMALL)
+    assert results(run) == results(expected)
+    assert run.data_digest == expected.data_digest
+    run.fit()
+    again = run_search(mine, tmp_path / "run", resume=True, **SMALL)
+    assert results(again) == results(expected)
+    with pytest.raises(InputError, match="groups of its own"):
+        run_search(mine, tmp_path / "other", group_regex="x", **SMALL)
+
+
+def test_images_outside_the_root_are_refused(data, tmp_path):
+    folder = MVTecAD.scan(data)
+    mine = Mine(folder.root / "train", folder.train, folder.test, folder.types)
+    with pytest.raises(InputError, match="not under"):
+        run_search(mine, tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_relative_folder(data, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    run = run_search("data", tmp_path / "run", **SMALL)
+    assert results(run) == results(expected)
+    monkeypatch.chdir(tmp_path)
+    Run.open("run").require_same_data()
+
+
+def test_an_objective_of_ones_own(data, tmp_path):
+    def rows(candidate: FittedCandidate) -> float:
+        return candidate.bank_rows
+
+    OBJECTIVES.register("rows", Objective("rows", "rows of the bank", "", 1.0, "minimize", rows))
+    try:
+        run = run_search(data, tmp_path / "run", objectives=["rows", "rwAP"], **SMALL)
+    finally:
+        OBJECTIVES.unregister("rows")
+    assert {t.evaluation.values["rows"] for t in run.trials} <= {20, 40}
+    opened = Run.open(run.path)
+    assert [o.name for o in opened.objectives] == ["rows", "rwAP"]
+    assert opened.pick == run.pick
+    # Nothing of it is measured in this process any more, and that is said.
+    opened.fit()
+    with pytest.raises(InputError, match="objective 'rows' is not registered in this process"):
+        opened.evaluate()
+
+
+def test_progress_is_told(data, tmp_path):
+    told = []
+    run_search(data, tmp_path / "run", progress=lambda *step: told.append(step), **SMALL)
+    assert ("search", 0, 6) in told
+    assert [done for step, done, _ in told if step.startswith("search: front of")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    assert {step for step, _, _ in told} >= {"read images", "search"}
+
+
+@pytest.mark.parametrize(
+    ("other", "fragment"),
+    [
+        ({"shots": 0}, "--shots is 0"),
+        ({"space": "nas:x"}, "search space 'nas:x' is unknown"),
+        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"preset": "published"}, "--space-preset is 'published'"),
+        ({"objectives": ["flops"]}, "objective is 'flops', expected one of"),
+        ({"objectives": ["rwAP", "rwAP"]}, "none twice"),
+        ({"choices": {"image_sizes": (64,)}}, "image_sizes"),
+        ({"fixed": {"kernel_size": 3}}, "--fixed: "),
+        ({"sampler": "annealing"}, "annealing"),
+        ({"protocol": "annealing"}, "annealing"),
+        ({"device": "gpu"}, "--device is 'gpu'"),
+        ({"cache_gib": -1}, "--cache-gib is -1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"reserve": 9}, "9"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(data, tmp_path, other, fragment):
+    with pytest.raises(InputError, match=fragment) as error:
+        run_search(data, tmp_path / "run", **SMALL | other)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,116 @@
+"""Where images and weights of a run are, after they were moved or changed."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autopatch.data import MVTecAD
+from autopatch.errors import InputError
+from autopatch.runs import Run, SplitRequest, SupernetSource, open_dataset, run_search
+
+
+def predictions(run, out):
+    return run.fit(out=out).predict([s.image for s in run.split.test]).anomaly_map
+
+
+def test_run_and_data_and_weights_are_moved_together(finished, origin, tmp_path):
+    before = predictions(Run.open(origin / "run"), tmp_path / "before.safetensors")
+    shutil.rmtree(tmp_path / "hidden", ignore_errors=True)
+    assert str(origin) not in f"{finished.data} {finished.source.weights}"
+    assert torch.equal(predictions(finished, tmp_path / "after.safetensors"), before)
+
+
+def test_data_alone_are_moved(finished, moved, tmp_path):
+    shutil.move(moved / "data", tmp_path / "images")
+    with pytest.raises(InputError, match="give --data") as error:
+        Run.open(finished.path)
+    assert str(moved / "data") in str(error.value)
+    assert "\n" not in str(error.value)
+    for place in (tmp_path / "images", str(tmp_path / "images")):
+        run = Run.open(finished.path, data=place)
+        assert run.data == tmp_path / "images"
+        run.require_same_data()
+    run.fit("patchcore")
+
+
+def test_weights_alone_are_moved(finished, moved, tmp_path):
+    shutil.move(moved / "weights.safetensors", tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="give --weights") as error:
+        Run.open(finished.path)
+    assert str(moved / "weights.safetensors") in str(error.value)
+    assert "\n" not in str(error.value)
+    for place in (tmp_path / "w.safetensors", str(tmp_path / "w.safetensors")):
+        run = Run.open(finished.path, weights=place)
+        assert run.supernet.provenance == "weights of w.safetensors"
+    run.fit("patchcore")
+
+
+def test_data_of_another_folder_are_refused(finished, moved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    run = Run.open(finished.path, data=tmp_path / "empty")
+    with pytest.raises(InputError, match=r"images are missing: .*, since the search"):
+        run.fit()
+
+
+def change(weights):
+    state = load_file(weights)
+    save_file(
+        {key: torch.zeros_like(value) for key, value in state.items()},
+        weights,
+        metadata={"timm_model": "tf_mobilenetv3_small_075"},
+    )
+
+
+def test_weights_changed_since_the_search(finished, moved, settings):
+    weights = moved / "weights.safetensors"
+    change(weights)
+    message = "not the weights that the search was made with, or changed since"
+    for use in (
+        lambda: finished.supernet,
+        lambda: finished.fit("patchcore"),
+        lambda: Run.open(finished.path, weights=weights).supernet,
+        lambda: run_search(
+            out=finished.path, resume=True, **settings, mean=(0.5,) * 3, std=(0.5,) * 3
+        ),
+        lambda: run_search(out=finished.path, resume=True, **settings | {"weights": "random"}),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_weights_of_a_search_without_a_file(settings, tmp_path):
+    source = SupernetSource.find(settings["space"], "random")
+    stored = source.stored_weights(tmp_path)
+    assert SupernetSource.restore(source.settings(), stored, tmp_path, None) == source
+    assert SupernetSource.restore(source.settings(), stored, tmp_path, "random") == source
+    with pytest.raises(InputError, match="the search was made with 'random'"):
+        SupernetSource.restore(source.settings(), stored, tmp_path, settings["weights"])
+
+
+def test_settings_do_not_say_where_the_weights_are(settings, moved):
+    source = SupernetSource.find(settings["space"], settings["weights"], mean=[0.1, 0.2, 0.3])
+    stored = source.settings()
+    assert "weights" not in stored
+    assert len(stored["weights_sha256"]) == 64
+    back = SupernetSource.restore(stored, source.stored_weights(moved / "r"), moved / "r", None)
+    assert back == source
+
+
+def test_weights_that_are_a_link(settings, tmp_path):
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(settings["weights"])
+    source = SupernetSource.find(settings["space"], link)
+    assert source.weights == str(link)
+    assert source.stored_weights(tmp_path / "run") == "../link.safetensors"
+
+
+def test_a_data_set_has_groups_of_its_own(moved):
+    dataset = MVTecAD.scan(moved / "data")
+    assert open_dataset(dataset, SplitRequest()) is dataset
+    assert open_dataset(str(moved / "data"), SplitRequest()) == dataset
+    with pytest.raises(InputError, match="groups of its own"):
+        open_dataset(dataset, SplitRequest(group_regex=r"(\d+)"))
