@@ -35,22 +35,9 @@ def write_bytes_atomically(path: StrPath, data: bytes) -> Path:
     Raises:
         InputError: The file cannot be written.
     """
-    target = Path(path)
-    unfinished = _hidden_sibling(target, "partial")
-    try:
-        try:
-            with unfinished.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(target)
-        except BaseException:
-            _remove_file(unfinished)
-            raise
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise _cannot_be_written(path, error) from error
-    return target
+    with new_file(path) as unfinished:
+        unfinished.write_bytes(data)
+    return Path(path)
 
 
 def write_text_atomically(path: StrPath, text: str) -> Path:
@@ -73,6 +60,35 @@ def write_json(path: StrPath, document: Mapping[str, Any]) -> Path:
         InputError: The file cannot be written.
     """
     return write_text_atomically(path, json.dumps(document, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def new_file(path: StrPath) -> Iterator[Path]:
+    """Makes a file that appears whole or not at all, for what writes a file by itself.
+
+    The body fills a hidden file beside `path`, which takes its place at the end, and is removed
+    after an error.
+
+    Yields:
+        The hidden file, empty.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    target = Path(path)
+    unfinished = _hidden_sibling(target, "partial")
+    try:
+        try:
+            unfinished.touch(exist_ok=False)
+            yield unfinished
+            _sync(unfinished)
+            unfinished.replace(target)
+        except BaseException:
+            _remove_file(unfinished)
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ def predictions(run, out):
 
 def test_run_and_data_and_weights_are_moved_together(finished, origin, tmp_path):
     before = predictions(Run.open(origin / "run"), tmp_path / "before.safetensors")
-    shutil.rmtree(tmp_path / "hidden", ignore_errors=True)
     assert str(origin) not in f"{finished.data} {finished.source.weights}"
     assert torch.equal(predictions(finished, tmp_path / "after.safetensors"), before)
 
@@ -59,7 +58,12 @@ def change(weights):
     save_file(
         {key: torch.zeros_like(value) for key, value in state.items()},
         weights,
-        metadata={"timm_model": "tf_mobilenetv3_small_075"},
+        metadata={
+            "timm_model": "tf_mobilenetv3_small_075",
+            "timm_kwargs": "{}",
+            "mean": "[0.5,0.5,0.5]",
+            "std": "[0.5,0.5,0.5]",
+        },
     )
 
 
@@ -71,9 +75,7 @@ def test_weights_changed_since_the_search(finished, moved, settings):
         lambda: finished.supernet,
         lambda: finished.fit("patchcore"),
         lambda: Run.open(finished.path, weights=weights).supernet,
-        lambda: run_search(
-            out=finished.path, resume=True, **settings, mean=(0.5,) * 3, std=(0.5,) * 3
-        ),
+        lambda: run_search(out=finished.path, resume=True, **settings),
         lambda: run_search(out=finished.path, resume=True, **settings | {"weights": "random"}),
     ):
         with pytest.raises(InputError) as error:

@@ -285,7 +285,10 @@ class Run:
             document: Any = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
-        return Architecture.from_json(document)
+        try:
+            return Architecture.from_json(document)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def evaluate(
         self,

@@ -60,7 +60,7 @@ class FeatureMaps:
         self._reader = ImageReader()
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # an executor may have threads
 
     def get(self, architecture: Architecture) -> list[torch.Tensor]:
         """Maps `[N, C_l, H_l, W_l]` of the architecture's levels, channels last in memory; those of

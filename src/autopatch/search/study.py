@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.detector import Architecture
 from autopatch.errors import InputError, one_line
+from autopatch.files import new_file
 from autopatch.search._optuna import close_storage, connect, open_storage, quiet
 from autopatch.search.evaluation import Evaluation
 from autopatch.search.front import Trial
@@ -157,13 +158,7 @@ class Study:
             raise InputError(f"{path}: exists, expected a new file")
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such folder, cannot write {path.name}")
-        unfinished = path.with_name(f".{path.name}.tmp")
-        try:
-            unfinished.unlink(missing_ok=True)
-            unfinished.touch()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        with quiet():
+        with new_file(path) as unfinished, quiet():
             storage = open_storage(unfinished)
             study = optuna.create_study(
                 study_name=_NAME,
@@ -173,8 +168,7 @@ class Study:
             study.set_metric_names([objective.name for objective in plan.objectives])
             for name, value in stored.items():
                 study.set_user_attr(name, value)
-        close_storage(storage)
-        unfinished.replace(path)
+            close_storage(storage)
         return cls(path, plan)
 
     @classmethod
