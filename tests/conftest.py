@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -65,9 +66,13 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def autopatch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs a command in this process; gives exit code, standard output and standard error."""
     from autopatch.cli import main
+
+    # A command prints what the package logs, which concerns no other test.
+    logger = logging.getLogger("autopatch")
+    before = logger.level, logger.propagate, [*logger.handlers]
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["autopatch", *map(str, arguments)])
@@ -78,7 +83,8 @@ def autopatch(
         captured = capsys.readouterr()
         return (0 if code is None else code), captured.out, captured.err
 
-    return run
+    yield run
+    logger.level, logger.propagate, logger.handlers[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import autopatch
 
-ORDER = ["cli", "report", "search", "detector", "data", "supernet", "kernels"]
-ALLOWED = {name: set(ORDER[i + 1 :]) | {"errors", "progress"} for i, name in enumerate(ORDER)}
+ORDER = [
+    "cli",
+    "published",
+    "runs",
+    "report",
+    "search",
+    "detector",
+    "data",
+    "supernet",
+    "kernels",
+]
+GROUND = {"errors", "progress", "genes", "registry", "files"}
+ALLOWED = {name: set(ORDER[i + 1 :]) | GROUND for i, name in enumerate(ORDER)}
 ALLOWED["data"] -= {"supernet"}
 ALLOWED["kernels"] = {"_C", "errors"}
 EVERYWHERE = {"__version__"}
@@ -16,7 +27,8 @@ PACKAGE = Path(autopatch.__file__).parent
 
 
 def imported_parts(file):
-    """First part of each autopatch name that a file imports, and foreign modules."""
+    """First part of each autopatch name that a file imports, and foreign modules. Strings such as
+    those of registries are none of them."""
     own, foreign = set(), set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -37,14 +49,31 @@ def imported_parts(file):
     return own, foreign
 
 
+def test_every_module_has_its_place():
+    parts = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert parts == {*ORDER, *GROUND, "__init__", "__main__"}
+
+
 def test_imports_go_one_way():
     for part in ORDER:
         for file in (PACKAGE / part).rglob("*.py"):
             own, _ = imported_parts(file)
             forbidden = own - ALLOWED[part] - EVERYWHERE - {part}
-            if part == "cli":
-                forbidden -= {"_C"}  # `autopatch info`
             assert not forbidden, f"{file} imports {sorted(forbidden)}"
+
+
+def test_ground_modules_import_no_part():
+    for name in GROUND:
+        own, _ = imported_parts(PACKAGE / f"{name}.py")
+        assert own <= GROUND, f"{name}.py imports {sorted(own)}"
+
+
+def test_the_native_module_is_known_to_kernels_alone():
+    for file in PACKAGE.rglob("*.py"):
+        own, _ = imported_parts(file)
+        assert "_C" not in own or file.is_relative_to(PACKAGE / "kernels"), file
 
 
 def test_kernels_need_torch_and_numpy_alone():
@@ -68,3 +97,7 @@ def test_the_package_is_quick_to_import():
 def test_every_public_name_exists():
     for name in autopatch.__all__:
         assert getattr(autopatch, name) is not None
+    for part in ORDER:
+        module = __import__(f"autopatch.{part}", fromlist=["__all__"])
+        for name in getattr(module, "__all__", ()):
+            assert getattr(module, name) is not None

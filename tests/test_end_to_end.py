@@ -15,8 +15,7 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Detector, score_maps
-from autopatch.search import Plan, Study, load_trials, search
-from autopatch.search.candidates import CandidateEvaluator
+from autopatch.search import CandidateEvaluator, Plan, Study, compose_space, load_trials, search
 from autopatch.supernet import load_supernet
 
 NAME = "tf_mobilenetv3_small_075"
@@ -52,9 +51,8 @@ def run(model, tmp_path_factory):
     data = draw_textures(folder / "data", seed=2, image_size=80, train=14, test_good=3, per_type=5)
     split = make_split(MVTecAD.scan(data), shots=2, reserve=3, seed=SEED)
     supernet = load_supernet(f"timm:{NAME}", str(weights))
-    space = supernet.search_space(
-        image_sizes=(64, 96), patch_sizes=(1, 2, 3, 5), bank_sizes=(30, 90)
-    )
+    choices = {"image_size": (64, 96), "patch_size": (1, 2, 3, 5), "bank_size": (30, 90)}
+    space = compose_space(supernet, choices=choices)
     evaluator = CandidateEvaluator(
         supernet, fit=split.fit, scored=(*split.holdout, *split.validation), seed=SEED
     )
@@ -62,10 +60,10 @@ def run(model, tmp_path_factory):
     with Study.create(folder / "study.db", plan) as study:
         front = search(evaluator, study)
     detector = Detector.fit(
-        supernet,
-        front.pick.architecture,
-        [sample.path for sample in split.fit],
-        calibration=[sample.path for sample in split.calibration],
+        [sample.image for sample in split.fit],
+        supernet=supernet,
+        architecture=front.pick.architecture,
+        calibration=[sample.image for sample in split.calibration],
         seed=SEED,
     )
     detector.save(folder / "detector.safetensors")
@@ -79,7 +77,7 @@ def run(model, tmp_path_factory):
 def read(samples, size):
     images = []
     for sample in samples:
-        with Image.open(sample.path) as file:
+        with Image.open(sample.image) as file:
             resized = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         images.append(np.asarray(resized, np.float32) / 255)
     pixels = (np.stack(images) - np.float32(MEAN)) / np.float32(STD)
@@ -100,12 +98,12 @@ def read_masks(samples):
 
 def patch_features(model, architecture, samples):
     with torch.no_grad():
-        every_level = model(read(samples, architecture.image_size))
-    maps = [every_level[level].double() for level in architecture.levels]
+        every_level = model(read(samples, architecture.input.size))
+    maps = [every_level[level].double() for level in architecture.backbone.levels]
     size = max(m.shape[-2:] for m in maps)
     pooled = [
         F.avg_pool2d(m, p, stride=1, padding=int((p - 1) / 2))
-        for m, p in zip(maps, architecture.patch_sizes, strict=True)
+        for m, p in zip(maps, architecture.head.patch_sizes, strict=True)
     ]
     resized = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in pooled]
     return torch.cat(resized, dim=1).permute(0, 2, 3, 1)  # [N, H, W, D]
@@ -129,7 +127,7 @@ def memory_bank(patches, size):
 
 
 def anomaly_maps(model, architecture, fit, samples):
-    bank = memory_bank(patch_features(model, architecture, fit), architecture.bank_size)
+    bank = memory_bank(patch_features(model, architecture, fit), architecture.head.bank_size)
     patches = patch_features(model, architecture, samples)
     nearest = squared_distances(patches.flatten(0, 2), bank).amin(dim=1)
     scores = nearest.reshape(len(samples), 1, *patches.shape[1:3])
@@ -182,7 +180,7 @@ def per_region_overlap_area(maps, masks, regions, areas):
 
 
 def total_flops(model, architecture, fit_images):
-    deepest = model.feature_info.module_name()[architecture.levels[-1]]
+    deepest = model.feature_info.module_name()[architecture.backbone.levels[-1]]
     macs = []
 
     def count(module, _inputs, output):
@@ -195,15 +193,15 @@ def total_flops(model, architecture, fit_images):
         before = not name.startswith("blocks.") or int(stage[1]) <= int(deepest.split(".")[1])
         if isinstance(module, torch.nn.Conv2d) and before:
             hooks.append(module.register_forward_hook(count))
-    size = architecture.image_size
+    size = architecture.input.size
     with torch.no_grad():
         maps = model(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
-    chosen = [maps[level] for level in architecture.levels]
+    chosen = [maps[level] for level in architecture.backbone.levels]
     queries = max(math.prod(m.shape[2:]) for m in chosen)
     channels = sum(m.shape[1] for m in chosen)
-    bank_rows = min(architecture.bank_size, fit_images * queries)
+    bank_rows = min(architecture.head.bank_size, fit_images * queries)
     return 2 * sum(macs) + 2 * queries * bank_rows * channels
 
 
@@ -217,21 +215,25 @@ def test_every_candidate_of_the_search(model, run):
         assert dict(trial.evaluation.metrics) == pytest.approx(
             metrics(maps, masks, types), rel=1e-4
         )
-        assert trial.evaluation.cost == total_flops(model, trial.architecture, len(split.fit))
+        values = trial.evaluation.values
+        assert values["total_flops"] == total_flops(model, trial.architecture, len(split.fit))
+        assert values["rwAP"] == trial.evaluation.metrics["rwAP"]
 
 
 def test_the_saved_detector(model, run):
     split, detector = run["split"], run["detector"]
-    prediction = detector.predict([sample.path for sample in split.test])
+    prediction = detector.predict([sample.image for sample in split.test])
     expected = anomaly_maps(model, detector.architecture, split.fit, split.test)
-    np.testing.assert_allclose(prediction.maps, expected, rtol=1e-4, atol=1e-6 * expected.max())
-    np.testing.assert_allclose(prediction.scores, expected.max(axis=(1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(
+        prediction.anomaly_map, expected, rtol=1e-4, atol=1e-6 * expected.max()
+    )
+    np.testing.assert_allclose(prediction.pred_score, expected.max(axis=(1, 2)), rtol=1e-4)
 
     masks, types = read_masks(split.test), [sample.type for sample in split.test]
-    found = score_maps(prediction.maps, torch.from_numpy(masks), types)
+    found = score_maps(prediction.anomaly_map, torch.from_numpy(masks), types)
     assert found == pytest.approx(metrics(expected, masks, types), rel=1e-4)
 
     calibration = anomaly_maps(model, detector.architecture, split.fit, split.calibration)
     highest = calibration.max(axis=(1, 2)).max()  # too few images for less than the maximum
     assert detector.threshold.value == pytest.approx(highest, rel=1e-4)
-    assert prediction.anomalous.tolist() == (expected.max(axis=(1, 2)) > highest).tolist()
+    assert prediction.pred_label.tolist() == (expected.max(axis=(1, 2)) > highest).tolist()

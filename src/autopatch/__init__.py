@@ -46,7 +46,7 @@ _HOMES = {
     "Run": "autopatch.runs",
     "SearchError": "autopatch.search",
     "check_folder": "autopatch.data",
-    "import_study": "autopatch.published.evaluation",
+    "import_study": "autopatch.published.imported",
     "load_supernet": "autopatch.supernet",
     "make_split": "autopatch.data",
     "run_demo": "autopatch.runs",

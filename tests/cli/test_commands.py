@@ -2,19 +2,32 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import autopatch as package
 from autopatch.detector import Detector
-from autopatch.search import load_trials
-from autopatch.search.candidates import CandidateEvaluator
+from autopatch.runs import Run, run_search
+from autopatch.search import CandidateEvaluator, load_trials
+from autopatch.supernet import load_supernet
+
+CLI = Path(package.__file__).parent / "cli"
+
+
+def test_the_command_line_is_thin():
+    for module in CLI.glob("*.py"):
+        assert len(module.read_text().splitlines()) <= 300, module.name
 
 
 def test_help_is_quick_and_names_every_command():
@@ -82,7 +95,7 @@ def test_images_that_changed_since_the_search(autopatch, search_arguments, textu
         code, _, err = autopatch(*command)
         assert code == 2
         assert err.count("\n") == 1
-        assert f"{data}: its images were changed since the search" in err
+        assert f"{data}: 1 image was changed: test/hole/005.png, since the search of {run}" in err
     assert not (tmp_path / "again.safetensors").exists()
 
 
@@ -98,6 +111,10 @@ def test_check_data(autopatch, textures):
     assert code == 0
     assert "train/good" in out
     assert "no problems" in out
+    assert "groups" not in out
+    code, out, _ = autopatch("check-data", textures, "--group-regex", r"^\d*(\d)")
+    assert code == 0
+    assert "10 groups" in out
 
 
 def test_the_demo_has_real_features(autopatch, tmp_path):
@@ -109,6 +126,130 @@ def test_the_demo_has_real_features(autopatch, tmp_path):
     patchcore = next(row for row in rows if row["kind"] == "patchcore")
     assert patchcore["metrics"]["rwAP"] > 0.4  # 0.5 by its measure; of random weights 0.03
     assert (tmp_path / "demo" / "predictions" / "scores.csv").is_file()
+    assert (tmp_path / "demo" / "run" / "report" / "report.html").is_file()
+    assert f"drawing textured parts into {tmp_path / 'demo' / 'data'}" in out
+    assert "Pareto front, validation part" in out
+    assert "PatchCore setting" in out
+
+    code, _, err = autopatch("demo", "--out", tmp_path / "demo")
+    assert code == 2
+    assert err == f"autopatch: {tmp_path / 'demo'}: exists; remove it or give another --out\n"
+
+
+def test_a_demo_that_is_refused_leaves_its_place_free(autopatch, tmp_path):
+    code, _, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "0")
+    assert code == 2
+    assert "evaluations is 0" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_demo_names_its_search(autopatch, tmp_path, monkeypatch):
+    def interrupted(self, architecture):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", interrupted)
+    code, _, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "4")
+    assert code == 130
+    assert err.strip().endswith(str(tmp_path / "demo" / "run"))
+
+
+def test_notes_of_the_package_are_printed(autopatch, search_arguments, tmp_path):
+    code, out, err = autopatch(*search_arguments, "--cache-gib", "0.0001")
+    assert code == 0, err
+    assert f"{search_arguments[1]}: 11 good images to fit, 2 good and 3 anomalous to search" in out
+    assert "RANDOM" in out
+    assert "feature maps at 96 px need" in out
+    assert "they are computed anew" in out
+    assert err == ""
+    code, out, _ = autopatch("fit", tmp_path / "run")
+    assert code == 0
+    assert "of best validation rwAP" in out
+
+
+def test_failed_candidates_are_noted(autopatch, search_arguments, monkeypatch, tmp_path):
+    scored = CandidateEvaluator.__call__
+
+    def evaluate(self, architecture):
+        if architecture.input.size == 96:
+            raise MemoryError("no room")
+        return scored(self, architecture)
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
+    code, out, err = autopatch(*search_arguments)
+    assert code == 0, err
+    assert re.search(r"\d candidates failed, the first: MemoryError: no room", out)
+
+    def fail(self, architecture):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", fail)
+    code, _, err = autopatch(*search_arguments[:-1], tmp_path / "other")
+    assert code == 1
+    assert "candidates failed, the first: MemoryError: no room" in err
+
+
+def test_python_finds_what_the_command_finds(autopatch, search_arguments, textures, tmp_path):
+    assert autopatch(*search_arguments)[0] == 0
+    run = run_search(
+        str(textures),
+        str(tmp_path / "python"),
+        space="timm:tf_mobilenetv3_small_075",
+        weights="random",
+        shots=1,
+        reserve=2,
+        evaluations=8,
+        population=4,
+        choices={"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (50, 100)},
+    )
+    same = Run.open(tmp_path / "run")
+    assert results(run) == results(same)
+    assert run.split == same.split
+    assert run.data_digest == same.data_digest
+
+    assert autopatch("fit", same.path)[0] == 0
+    fitted = run.fit()
+    test = [sample.image for sample in run.split.test]
+    by_command = Detector.load(same.detector_path).predict(test)
+    assert torch.equal(by_command.anomaly_map, fitted.predict(test).anomaly_map)
+    assert by_command.threshold == fitted.threshold.value
+
+
+def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures, tmp_path):
+    data = shutil.copytree(textures, tmp_path / "data")
+    supernet = load_supernet("timm:tf_mobilenetv3_small_075", "random")
+    network = supernet.get_active_subnet(supernet.largest()).network
+    metadata = {"timm_model": "tf_mobilenetv3_small_075", "timm_kwargs": "{}"}
+    weights = tmp_path / "weights.safetensors"
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(state, weights, metadata=metadata | dict.fromkeys(("mean", "std"), "[0.5,0.5,0.5]"))
+    search_arguments[1], search_arguments[5] = data, weights
+    assert search_arguments[4] == "--weights"
+    assert autopatch(*search_arguments, "--evaluations", "4")[0] == 0
+    run = tmp_path / "run"
+    images = data.rename(tmp_path / "images")
+    for command in (["fit", run], ["evaluate", run], ["report", run]):
+        code, _, err = autopatch(*command)
+        assert code == 2
+        assert err.count("\n") == 1
+        assert f"{data}: the data set of {run} is not there; give --data" in err
+        code, _, err = autopatch(*command, "--data", images)
+        assert code == 0, err
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    arguments = ["fit", run, "--data", images, "--out", tmp_path / "again.safetensors"]
+    code, _, err = autopatch(*arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"{weights}: the weights of the search are not there; give --weights" in err
+    code, _, err = autopatch(*arguments, "--weights", moved)
+    assert code == 0, err
+
+
+def results(run):
+    return [
+        (trial.genome, trial.evaluation.values, trial.evaluation.metrics)
+        for trial in run.trials
+        if trial.evaluation
+    ]
 
 
 def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
@@ -194,14 +335,7 @@ def test_a_killed_search_resumes_to_the_same_front(autopatch, search_arguments, 
     code, _, err = autopatch(*search_arguments, "--resume")
     assert code == 0, err
 
-    def results(path):
-        return [
-            (trial.genome, trial.evaluation.cost, trial.evaluation.metrics)
-            for trial in load_trials(path)
-            if trial.evaluation
-        ]
-
-    assert results(study) == results(tmp_path / "whole" / "study.db")
+    assert results(Run.open(tmp_path / "run")) == results(Run.open(tmp_path / "whole"))
 
 
 def test_resume_with_another_seed(autopatch, search_arguments):
@@ -209,3 +343,4 @@ def test_resume_with_another_seed(autopatch, search_arguments):
     code, _, err = autopatch(*search_arguments, "--seed", "1", "--resume")
     assert code == 2
     assert err.count("\n") == 1
+    assert "the search was started with seed = 0, cannot resume it with 1" in err

@@ -12,7 +12,7 @@ def test_a_step_that_begins_again_is_not_finished(monkeypatch):
             bars.append(self)
 
     monkeypatch.setattr(console, "Bar", Recorded)
-    with console.progress(already_done=3) as report:
+    with console.progress() as report:
         (bar,) = bars
         report("search", 3, 9)
         report("candidate: neighbors", 1, 2)

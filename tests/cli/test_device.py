@@ -10,8 +10,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopatch import _C
+from autopatch.detector import Architecture, Detector, Head, Input
 from autopatch.kernels import nearest
 from autopatch.search import load_trials
+from autopatch.supernet import Backbone, load_supernet
 
 
 class OnGPU(torch.Tensor):
@@ -43,6 +45,10 @@ class OnGPU(torch.Tensor):
     @property
     def is_cuda(self):
         return True
+
+    @property
+    def is_meta(self):
+        return False
 
     def to(self, *args, **kwargs):
         if torch.device("meta") in args:  # where torch takes it to be already
@@ -146,6 +152,38 @@ def test_tensors_of_other_devices_are_refused(gpus):
     assert gpus.down == [12]
 
 
+def test_a_detector_that_moves_makes_its_screen_anew(textures, gpus, monkeypatch):
+    name = "timm:tf_mobilenetv3_small_075"
+    detector = Detector.fit(
+        textures / "train" / "good",
+        supernet=load_supernet(name, "random"),
+        architecture=Architecture(Input(64), Backbone(name, (1,)), Head((3,), 60)),
+    )
+    images = sorted((textures / "test").rglob("*.png"))
+    expected = detector.predict(images)
+    screened = []
+
+    def make_screen(bank):
+        screened.append(bank.device)
+
+    monkeypatch.setattr(nearest, "make_cuda_screen", make_screen)
+    with gpus:
+        for device in ("cuda:1", "cuda:1", "cpu", "cuda:0", "cpu"):
+            assert detector.to(device) is detector
+            assert detector.device == torch.device(device)
+            found = detector.predict(images)
+            for tensor in (found.anomaly_map, found.pred_score, found.pred_label, found.pred_mask):
+                assert tensor.device == torch.device(device)
+            torch.testing.assert_close(
+                found.anomaly_map.cpu(), expected.anomaly_map, rtol=1e-5, atol=1e-9
+            )
+            assert [image.pred_label for image in found] == expected.pred_label.tolist()
+    # Once a device, not where it is already.
+    assert screened == [torch.device("cuda:1"), torch.device("cuda:0")]
+    assert detector.memory.screen is not None
+    assert torch.equal(detector.predict(images).anomaly_map, expected.anomaly_map)
+
+
 def test_the_whole_job_on_the_second_gpu(autopatch, search_arguments, textures, tmp_path, gpus):
     def run(device):
         folder = tmp_path / device
@@ -168,8 +206,8 @@ def test_the_whole_job_on_the_second_gpu(autopatch, search_arguments, textures, 
     with gpus:
         trials, detector = run("cuda:1")
     assert len(gpus.up) > 0
-    assert [(t.architecture, t.evaluation.metrics) for t in trials] == [
-        (t.architecture, t.evaluation.metrics) for t in expected_trials
+    assert [(t.architecture, t.evaluation.values, t.evaluation.metrics) for t in trials] == [
+        (t.architecture, t.evaluation.values, t.evaluation.metrics) for t in expected_trials
     ]
     assert detector.keys() == expected_detector.keys()
     for name, tensor in expected_detector.items():

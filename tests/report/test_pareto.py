@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,10 +125,31 @@ def test_nothing_is_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_zero_flops_have_no_place_on_the_axis(objectives: Both, tmp_path: Path) -> None:
-    free = Candidate(4, "a", {"total_flops": 0.0, "rwAP": 0.5})
-    with pytest.raises(ValueError, match=r"total_flops of trial 4 is 0\.0, expected it above 0"):
-        pareto_figure([free], tmp_path / "pareto.png", objectives=objectives)
+@pytest.mark.parametrize(("cost", "scale"), [(0.0, "linear"), (-1e9, "linear"), (1e9, "log")])
+def test_costs_that_have_no_logarithm_get_a_linear_axis(
+    objectives: Both,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cost: float,
+    scale: str,
+) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def saved(self: Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    candidates = [
+        Candidate(number, "a", {"total_flops": cost * number, "rwAP": 0.1 * number}, on_front=True)
+        for number in (1, 2, 3)
+    ]
+    pareto_figure(candidates, tmp_path / "pareto.png", objectives=objectives)
+    axes = figures[0].axes[0]
+    low, high = axes.get_xlim()
+    assert axes.get_xscale() == scale
+    assert all(low < cost * number / 1e9 < high for number in (1, 2, 3))
 
 
 def test_the_line_passes_over_what_a_further_objective_keeps_on_the_front(

@@ -136,7 +136,7 @@ def test_progress_is_told(data, tmp_path):
         ({"protocol": "annealing"}, "annealing"),
         ({"device": "gpu"}, "--device is 'gpu'"),
         ({"cache_gib": -1}, "--cache-gib is -1"),
-        ({"workers": 0}, "workers"),
+        ({"workers": 0}, "workers is 0, expected at least 1"),
         ({"reserve": 9}, "9"),
     ],
 )

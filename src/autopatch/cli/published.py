@@ -30,7 +30,7 @@ from autopatch.cli.tables import print_front
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:
-    from autopatch.published.evaluation import ImportedStudy
+    from autopatch.published.imported import ImportedStudy
     from autopatch.published.studies import PublishedTrial
 
 
@@ -67,8 +67,8 @@ def import_study(
     resume: Resume = False,
 ) -> None:
     """Lists the architectures of a published study; with --data evaluates them on your images."""
-    from autopatch.published.evaluation import choose_trials
-    from autopatch.published.evaluation import import_study as import_published
+    from autopatch.published.imported import choose_trials
+    from autopatch.published.imported import import_study as import_published
     from autopatch.published.space import published_space
     from autopatch.published.studies import load_published
 

@@ -5,7 +5,7 @@
 - `flops`, `objectives`: the first objective of the published search.
 - `protocol`: the published split.
 - `space`: `published_space`. `studies`: `load_published`, the published study databases.
-  `evaluation`: `import_study`, their architectures on other images.
+  `imported`: `import_study`, their architectures on other images.
 
 The rest of the program comes here only by name: "ofa_mbv3" among `autopatch.supernet.FAMILIES`,
 "published_flops" among `autopatch.search.OBJECTIVES`, "autopatch" among `autopatch.data.PROTOCOLS`.

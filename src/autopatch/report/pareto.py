@@ -101,21 +101,17 @@ def pareto_figure(
     Args:
         candidates: All evaluated candidates, and the PatchCore setting if it is to be compared.
         path: PNG file to write; it appears whole or not at all.
-        objectives: Those of the search. The first is the cost, on a logarithmic axis; the last is
-            the quality, whose name is also that of the metric on the test part.
+        objectives: Those of the search. The first is the cost, on a logarithmic axis unless a value
+            is not above 0; the last is the quality, whose name is also that of the metric on the
+            test part.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
         warning: Line above everything, None for none.
 
     Raises:
-        ValueError: A cost is not above 0 and has no place on a logarithmic axis.
         InputError: The file cannot be written.
     """
     cost, quality = objectives[0], objectives[-1]
-    for candidate in candidates:
-        if not candidate.values[cost.name] > 0:
-            found = candidate.values[cost.name]
-            raise ValueError(f"{cost.name} of {candidate.name} is {found}, expected it above 0")
     costs = [cost.display(c.values[cost.name]) for c in candidates]
     seen = _placed(candidates, costs, quality, [c.values for c in candidates])
     tested = _placed(candidates, costs, quality, [c.test or {} for c in candidates])
@@ -123,7 +119,7 @@ def pareto_figure(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
-        _style(axes, cost)
+        _style(axes, cost, logarithmic=all(x > 0 for x in costs))
     # The bounds are final before labels are placed, and the same for both panels.
     _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
     drawn = [_draw_validation(panels[0], seen, quality)]
@@ -172,9 +168,9 @@ def _placed(
     ]
 
 
-def _style(axes: Any, cost: Objective) -> None:
+def _style(axes: Any, cost: Objective, *, logarithmic: bool) -> None:
     unit = f"{cost.unit} an image" if cost.unit.endswith("FLOP") else cost.unit
-    axes.set_xscale("log")
+    axes.set_xscale("log" if logarithmic else "linear")
     axes.set_xlabel(_axis(short_label(cost), unit))
     axes.grid(which="major", color="#e4e4e4", linewidth=0.8)
     axes.grid(which="minor", axis="x", color="#f2f2f2", linewidth=0.6)
@@ -188,10 +184,14 @@ def _set_bounds(
 ) -> None:
     costs = costs or [0.1, 10]
     low, high = min(costs), max(costs)
-    margin = max((high / low) ** 0.1, 1.3)
-    axes.set_xlim(low / margin, high * margin)
     top = max(max(qualities, default=quality.display(1.0)), quality.display(0.05))
     axes.set_ylim(-0.05 * top, 1.18 * top)
+    if axes.get_xscale() == "linear":
+        margin = max(0.1 * (high - low), 0.5)
+        axes.set_xlim(low - margin, high + margin)
+        return
+    margin = max((high / low) ** 0.1, 1.3)
+    axes.set_xlim(low / margin, high * margin)
     spread = high / low * margin**2
     # A narrow range holds few powers of ten; more ticks then carry numbers.
     subs = (1.0,) if spread > 300 else (1.0, 2.0, 5.0) if spread > 8 else tuple(range(1, 10))

@@ -47,14 +47,21 @@ class Machine:
     Attributes:
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
-        executor: Evaluates candidates, in this process if None.
+        executor: Evaluates candidates, one after the other if None.
         workers: Candidates the executor is given at a time.
+
+    Raises:
+        InputError: `workers` is not positive.
     """
 
     cache_gib: float = 4.0
     device: str | torch.device = "cpu"
     executor: Executor | None = None
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"workers is {self.workers}, expected at least 1")
 
 
 def run_search(
