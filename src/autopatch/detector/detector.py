@@ -326,7 +326,7 @@ class Detector(nn.Module):
             aggregator = PatchAggregator.of(
                 architecture.head, [level.channels for level in subnet.levels]
             )
-            memory = MemoryBank(tensors["memory.bank"])
+            memory = MemoryBank(tensors["memory.bank"][:1])  # the rest comes with the state
             threshold = dict(document["threshold"])
             threshold["interval"] = tuple(threshold["interval"])
             detector = cls(

@@ -13,12 +13,14 @@ from autopatch.progress import Progress
 from autopatch.report import Candidate, Failure, Report, draw_cases, write_report
 from autopatch.runs.folder import DETECTOR, REPORT
 from autopatch.runs.predictions import color_scale
+from autopatch.runs.record import RunRecord
 from autopatch.runs.results import TestResults
-from autopatch.runs.run import Run
 from autopatch.search import WITHOUT_OUTCOME
 
 
-def write_run_report(run: Run, *, device: torch.device, progress: Progress | None = None) -> Path:
+def write_run_report(
+    run: RunRecord, *, device: torch.device, progress: Progress | None = None
+) -> Path:
     """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
     pictures of cases if `fit` has.
 
@@ -60,7 +62,7 @@ def write_run_report(run: Run, *, device: torch.device, progress: Progress | Non
     return write_report(run.path / REPORT, report)
 
 
-def _results(run: Run, detector: Detector | None, notes: list[str]) -> TestResults | None:
+def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> TestResults | None:
     """The results on the test part, if they belong to the detector and the search as it is."""
     results = TestResults.load(run.path)
     if results is None:
@@ -81,7 +83,7 @@ def _results(run: Run, detector: Detector | None, notes: list[str]) -> TestResul
     return results
 
 
-def _candidates(run: Run, results: TestResults | None) -> list[Candidate]:
+def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
     """All evaluated trials, and the PatchCore setting where it was measured."""
     front = run.front
     supernet = run.supernet
@@ -120,7 +122,9 @@ def _candidates(run: Run, results: TestResults | None) -> list[Candidate]:
     return candidates
 
 
-def _with_cases(run: Run, detector: Detector, report: Report, progress: Progress | None) -> Report:
+def _with_cases(
+    run: RunRecord, detector: Detector, report: Report, progress: Progress | None
+) -> Report:
     test = run.split.test
     prediction = detector.predict([sample.image for sample in test], progress=progress)
     cases = draw_cases(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autopatch.data import load_images, load_masks
 from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
@@ -15,10 +15,8 @@ from autopatch.errors import InputError
 from autopatch.files import write_json
 from autopatch.progress import Progress
 from autopatch.runs.folder import TEST_RESULTS, read_json
+from autopatch.runs.record import RunRecord
 from autopatch.search import CandidateEvaluator, FittedCandidate
-
-if TYPE_CHECKING:
-    from autopatch.runs.run import Run
 
 _VERSION = 2
 _TIMED_IMAGES = 20
@@ -115,7 +113,7 @@ class TestResults:
 
 
 def evaluate_run(
-    run: Run, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
+    run: RunRecord, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
 ) -> TestResults:
     """Measures a fitted detector, the PatchCore setting, and every trial of the front, all on the
     detector's device.
@@ -180,7 +178,9 @@ def evaluate_run(
     )
 
 
-def _measured(kind: str, run: Run, detector: Detector, progress: Progress | None) -> DetectorResult:
+def _measured(
+    kind: str, run: RunRecord, detector: Detector, progress: Progress | None
+) -> DetectorResult:
     test = run.split.test
     paths = [sample.image for sample in test]
     maps = detector.predict(paths, progress=progress).anomaly_map

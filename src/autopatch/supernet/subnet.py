@@ -31,8 +31,8 @@ class Subnet(nn.Module):
         folded: Convolutions and the batch norms that `fold` has folded into them.
     """
 
-    _mean_of_pixels: torch.Tensor
-    _std_of_pixels: torch.Tensor
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class Subnet(nn.Module):
         self.provenance = provenance
         self.folded: tuple[Pair, ...] = ()
         # On the device from the start: an upload in each batch would wait for those before it.
-        for name, values in (("_mean_of_pixels", mean), ("_std_of_pixels", std)):
+        for name, values in (("pixel_mean", mean), ("pixel_std", std)):
             of_pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(3, 1, 1)
-            self.register_buffer(name, of_pixels, persistent=False)
+            self.register_buffer(name, of_pixels)
         # Swin and a few others give their maps as [N, H, W, C].
         self._channels_last_axis = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         self.eval().requires_grad_(False)
@@ -71,7 +71,7 @@ class Subnet(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._mean_of_pixels.device
+        return self.pixel_mean.device
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class Subnet(nn.Module):
             )
         # MobileNets run a third faster on a CPU in this layout, ResNets a fifth.
         pixels = images.contiguous(memory_format=torch.channels_last)
-        return pixels.float().sub_(self._mean_of_pixels).div_(self._std_of_pixels)
+        return pixels.float().sub_(self.pixel_mean).div_(self.pixel_std)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
         """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`: the

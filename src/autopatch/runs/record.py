@@ -1,0 +1,221 @@
+"""A run folder, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from autopatch.data import Manifest, Split
+from autopatch.detector import Architecture, Detector
+from autopatch.errors import InputError
+from autopatch.files import StrPath, restored_path
+from autopatch.progress import Progress
+from autopatch.report import PAGE
+from autopatch.runs.folder import (
+    DETECTOR,
+    MANIFEST,
+    REPORT,
+    STUDY,
+    TEST_RESULTS,
+    read_json,
+    read_split,
+    require_same_data,
+)
+from autopatch.runs.source import SupernetSource
+from autopatch.search import (
+    WITHOUT_OUTCOME,
+    Front,
+    Objective,
+    SearchSpace,
+    Trial,
+    load_settings,
+    load_trials,
+    non_dominated,
+)
+from autopatch.supernet import Supernet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder, read back.
+
+    Attributes:
+        path: The folder.
+        data: Folder of the data set.
+        source: The backbone.
+        space: What was searched.
+        objectives: What the search minimized and maximized, a cost first and the quality last.
+        seed: Of split, bank and optimizer.
+        evaluations: Architectures asked for.
+        split: Roles of the images.
+        trials: All trials by number.
+        optimizer: What proposed the architectures, in words.
+        data_digest: Of images, masks, roles, types and groups when the search was made.
+    """
+
+    path: Path
+    data: Path
+    source: SupernetSource
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    seed: int
+    evaluations: int
+    split: Split
+    trials: tuple[Trial, ...]
+    optimizer: str
+    data_digest: str
+
+    @classmethod
+    def open(
+        cls, path: StrPath, *, data: StrPath | None = None, weights: StrPath | None = None
+    ) -> Self:
+        """Reads a run folder.
+
+        Args:
+            path: The folder.
+            data: Folder of the data set, where it was moved; the folder knows it else.
+            weights: File or folder of the weights, where they were moved.
+
+        Raises:
+            InputError: The folder or a part of it is missing or damaged, or the folder of the data
+                set or the weights are not where they were.
+        """
+        path = Path(path)
+        if not (path / STUDY).is_file():
+            raise InputError(f"{path}: no {STUDY} in it, expected the folder of a search")
+        settings = load_settings(path / STUDY)
+        try:
+            paths = settings["unchecked"]["paths"]
+            source = SupernetSource.restore(settings["source"], paths["weights"], path, weights)
+            space = SearchSpace.from_json(settings["space"])
+            objectives = tuple(map(Objective.from_json, settings["objectives"]))
+            versions = settings["versions"]
+            library = next(iter(versions))
+            optimizer = f"{settings['sampler']} ({library} {versions[library]})"
+            numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
+            digest = str(settings["data_digest"])
+            root = restored_path(paths["data"], path) if data is None else Path(data)
+        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise InputError(
+                f"{path / STUDY}: a setting is missing or damaged, or of another version of "
+                f"autopatch ({error})"
+            ) from error
+        root = root.absolute()
+        if not root.is_dir():
+            raise InputError(f"{root}: the data set of {path} is not there; give --data")
+        if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
+            raise InputError(
+                f"{path / MANIFEST}: not the one that the search was made with; search again"
+            )
+        return cls(
+            path=path,
+            data=root,
+            source=source,
+            space=space,
+            objectives=objectives,
+            split=read_split(path, root),
+            trials=load_trials(path / STUDY),
+            optimizer=optimizer,
+            data_digest=digest,
+            **numbers,
+        )
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The backbone of the search, loaded when it is first asked for.
+
+        Raises:
+            InputError: The weights are not there, or are others than those of the search.
+        """
+        return self.source.load(seed=self.seed)
+
+    @property
+    def detector_path(self) -> Path:
+        """Where `fit` puts the detector."""
+        return self.path / DETECTOR
+
+    @property
+    def results_path(self) -> Path:
+        """Where `evaluate` puts its results."""
+        return self.path / TEST_RESULTS
+
+    @property
+    def report_path(self) -> Path:
+        """The page that `report` writes."""
+        return self.path / REPORT / PAGE
+
+    @property
+    def front(self) -> Front:
+        """The front of what has been evaluated.
+
+        Raises:
+            InputError: Nothing has.
+        """
+        done = [trial for trial in self.trials if trial.reason not in WITHOUT_OUTCOME]
+        trials = non_dominated(done, self.objectives)
+        if not trials:
+            raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
+        failed = sum(trial.evaluation is None for trial in done)
+        return Front(trials=trials, objectives=self.objectives, evaluated=len(done), failed=failed)
+
+    @property
+    def pick(self) -> Trial:
+        """The trial of the front with the highest validation rwAP.
+
+        Raises:
+            InputError: Nothing has been evaluated.
+        """
+        return self.front.pick
+
+    def trial(self, number: int) -> Trial:
+        """An evaluated trial.
+
+        Raises:
+            InputError: There is none of that number, or it failed.
+        """
+        for trial in self.trials:
+            if trial.number == number:
+                if trial.evaluation is None:
+                    raise InputError(f"{self.path}: trial {number} failed: {trial.reason}")
+                return trial
+        raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
+
+    def require_same_data(self) -> None:
+        """Raises InputError, in words, where images, masks or groups were changed since the
+        search."""
+        require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
+
+    def fit_architecture(
+        self,
+        architecture: Architecture,
+        *,
+        false_alarm_rate: float = 0.05,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
+    ) -> Detector:
+        """Fits an architecture on the run's good images; nothing is checked or saved.
+
+        Args:
+            architecture: Of the run's supernet.
+            false_alarm_rate: Share of good images that may be called anomalous.
+            device: Where backbone and bank are kept.
+            progress: Told of every batch of images.
+        """
+        return Detector.fit(
+            [sample.image for sample in self.split.fit],
+            supernet=self.supernet,
+            architecture=architecture,
+            calibration=[sample.image for sample in self.split.calibration],
+            false_alarm_rate=false_alarm_rate,
+            seed=self.seed,
+            data_digest=self.data_digest,
+            device=device,
+            progress=progress,
+        )
