@@ -3,7 +3,8 @@
     python benchmarks/cuda_table.py measure aggregate_patches ROWS   # writes ROWS/<operator>.jsonl
     python benchmarks/cuda_table.py write ROWS FOLDER                # FOLDER/cuda_<GPU>.md
 
-They need torch, NumPy and autopatch, the one of whole detectors also timm; no network.
+They need torch, NumPy and autopatch, the one of whole detectors also timm and scipy; no
+network.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 # Checks the CUDA path on a machine with an NVIDIA GPU: builds autopatch for the card present, runs
 # all CUDA tests, some of them again under compute-sanitizer, and the benchmarks; the table of
 # results comes last. Needs python with torch, numpy, pytest, pytest-benchmark, pybind11,
-# scikit-build-core, cmake and ninja, and nvcc; no network. Nothing is installed: the build goes to a
-# temporary folder.
+# scikit-build-core, cmake and ninja, and nvcc; for whole detectors timm and scipy; no
+# network. Nothing is installed: the build goes to a temporary folder.
 #
 #   benchmarks/gpu_check.sh                  # writes benchmarks/results/cuda_<GPU>.md
 #   PYTHON=python3.12 OUT=/some/folder benchmarks/gpu_check.sh

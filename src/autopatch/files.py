@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import platformdirs
-
 from autopatch.errors import InputError, one_line
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -178,6 +176,8 @@ def cache_folder() -> Path:
             return Path(chosen).expanduser()
         except RuntimeError as error:
             raise InputError(f"AUTOPATCH_CACHE is {chosen!r}: {one_line(error)}") from None
+    import platformdirs  # here, as nothing else needs it
+
     return Path(platformdirs.user_cache_dir("autopatch", appauthor=False))
 
 

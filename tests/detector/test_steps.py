@@ -19,7 +19,6 @@ from autopatch.detector import (
     Step,
 )
 from autopatch.errors import InputError
-from autopatch.search import compose_space
 from autopatch.supernet import Supernet, load_supernet
 
 
@@ -156,24 +155,3 @@ def test_steps_on_features(
     assert loaded.architecture == fitted.architecture
     assert torch.equal(loaded.predict(good).anomaly_map, fitted.predict(good).anomaly_map)
     assert not torch.equal(plain.predict(good).anomaly_map, fitted.predict(good).anomaly_map)
-
-
-def test_genes_of_steps(steps: None, supernet: Supernet) -> None:
-    default = compose_space(supernet)
-    assert not [gene for gene in default.genes if gene.field in STEPS]
-    space = compose_space(
-        supernet, choices={"standardization": (False, True), "level_weight": (1, 2)}
-    )
-    names = [gene.name for gene in space.genes]
-    assert names[2] == "standardization"
-    assert "level_weight_stride8" in names
-    # Each level: off, or 4 patch sizes x 2 weights.
-    assert space.size() == 2 * default.size() * (9**4 - 1) // (5**4 - 1)
-    architecture = Architecture(
-        Input(224),
-        supernet.patchcore(),
-        Head((3, 3), 500, {"standardization": True, "level_weight": (2, 1)}),
-    )
-    assert space.decode(space.encode(architecture)) == architecture
-    with pytest.raises(InputError, match="no gene for level_weight"):
-        default.encode(architecture)
