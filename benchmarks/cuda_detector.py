@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from autopatch.data import MVTecAD, draw_textures, load_images
-from autopatch.detector import Detector, FittedHead, patchcore_architecture
+from autopatch.detector import Detector, patchcore_architecture
 from autopatch.kernels import reference
 from autopatch.supernet import Subnet, load_supernet
 from cuda_timing import Report, allow_tf32, median_milliseconds
@@ -129,10 +129,4 @@ def _inference(subnet: Subnet, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _rest(detector: Detector, maps: list[torch.Tensor]) -> torch.Tensor:
-    head = FittedHead(
-        detector.extractor.aggregator,
-        detector.memory,
-        detector.map_steps,
-        detector.evaluation_size,
-    )
-    return head.anomaly_maps(maps)
+    return detector.head.anomaly_maps(maps)

@@ -228,6 +228,7 @@ def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures,
     run = tmp_path / "run"
     images = data.rename(tmp_path / "images")
     for command in (["fit", run], ["evaluate", run], ["report", run]):
+        assert Run.open(run).pick.evaluation is not None
         code, _, err = autopatch(*command)
         assert code == 2
         assert err.count("\n") == 1
@@ -280,9 +281,20 @@ def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
     assert "PatchCore setting" in out
     assert "not attainable" in out
 
+    code, _, err = autopatch("fit", run, "--trial", 0, "--patchcore", "--out", tmp_path / "x")
+    assert code == 2
+    assert err == "autopatch: --trial, --patchcore and --architecture exclude one another\n"
+
+    other = tmp_path / "setting.safetensors"
+    assert autopatch("fit", run, "--patchcore", "--out", other)[0] == 0
+    code, _, err = autopatch("report", run, "--detector", other)
+    assert code == 0, err
+    assert "belong to another fit" in (run / "report" / "report.html").read_text()
+
     code, _, err = autopatch("report", run)
     assert code == 0, err
     page = (run / "report" / "report.html").read_text()
+    assert "belong to another fit" not in page
     assert "RANDOM" in page
     assert "PatchCore setting" in page
     assert (run / "report" / "pareto.png").is_file()

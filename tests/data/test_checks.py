@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from autopatch.data import MVTecAD, check, require_valid
+from autopatch.data import MVTecAD, Sample, check, check_folder, require_valid
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
@@ -45,6 +46,63 @@ def test_each_problem_is_one_line(make_dataset: MakeDataset) -> None:
         assert "\n" not in problem
     with pytest.raises(InputError, match=r"004.png: .*truncated.* \(and 4 more problems\)"):
         require_valid(dataset)
+
+
+@dataclass
+class ByHand:
+    """A data set in lists."""
+
+    root: Path
+    train: list[Sample]
+    test: list[Sample]
+    types: list[str]
+
+
+@pytest.fixture
+def by_hand(make_dataset: MakeDataset) -> ByHand:
+    scanned = MVTecAD.scan(make_dataset())
+    return ByHand(scanned.root, list(scanned.train), list(scanned.test), list(scanned.types))
+
+
+def test_a_data_set_in_lists(by_hand: ByHand) -> None:
+    assert check(by_hand) == []
+    require_valid(by_hand)
+
+
+def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:
+    good, dent = by_hand.test[0], by_hand.test[-1]
+    by_hand.test[0] = replace(good, mask=dent.mask)
+    by_hand.test[-1] = replace(dent, mask=None)
+    by_hand.train[3] = replace(by_hand.train[3], type="crack")
+    by_hand.train[4] = replace(by_hand.train[4], mask=dent.mask)
+    assert check(by_hand) == [
+        f"{by_hand.train[3].image}: an image of the type 'crack' in train, expected good ones",
+        f"{by_hand.train[4].image}: a good image with the mask {dent.mask}, expected none",
+        f"{good.image}: a good image with the mask {dent.mask}, expected none",
+        f"{dent.image}: an image of the type 'dent' without a mask, expected one",
+    ]
+    with pytest.raises(InputError, match=r"in train, expected good ones \(and 3 more problems\)"):
+        require_valid(by_hand)
+
+
+def test_a_contradiction_hides_no_other_problem(by_hand: ByHand) -> None:
+    by_hand.test[-1] = replace(by_hand.test[-1], mask=None)
+    by_hand.test[-1].image.write_bytes(b"")
+    contradiction, damage = check(by_hand)
+    assert "without a mask" in contradiction
+    assert "not an image" in damage
+
+
+def test_a_folder(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    root = make_dataset(train=3, test_good=1, anomalies={"dent": 2})
+    files = ("train/good/000", "train/good/001", "train/good/002", "test/good/000")
+    files += ("test/dent/000", "test/dent/001")
+    table = tmp_path / "groups.csv"
+    table.write_text("file,group\n" + "".join(f"{file}.png,{file[0:5]}\n" for file in files))
+    checked = check_folder(str(root), groups=str(table))
+    assert checked.problems == ()
+    assert checked.counts == {"train/good": 3, "test/good": 1, "test/dent": 2}
+    assert checked.groups == 2
 
 
 def test_mask_too_small_for_the_evaluation_size(make_dataset: MakeDataset) -> None:

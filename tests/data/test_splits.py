@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,10 @@ def test_groups_are_never_divided(seed: int) -> None:
     assert left_out > 0
     used = sum(len(getattr(split, role)) for role in GOOD_ROLES)
     assert used == 60 - left_out
-    assert any(note.startswith(f"left out {left_out} of the 60 images") for note in split.notes)
+    assert (
+        f"left out {left_out} of the 60 images of train/good: their group is also that of images "
+        "to test"
+    ) in split.notes
     lost = 8 - len(of_type(split.test, GOOD))
     assert any(note.startswith(f"left out {lost} of the 8") for note in split.notes) == bool(lost)
 
@@ -256,9 +259,11 @@ def test_published_order() -> None:
 
 def test_published_order_refuses_groups_and_small_sets() -> None:
     assert_refused(grouped_dataset(0), "'autopatch' with groups", protocol="autopatch")
-    assert_refused(dataset_of(test_good=0), "0 images in test/good", protocol="autopatch")
+    assert_refused(dataset_of(test_good=0), "0 good images to test", protocol="autopatch")
     assert_refused(
-        dataset_of(train=11), "10 images in test/good and 11 in train/good", protocol="autopatch"
+        dataset_of(train=11),
+        "10 good images to test and 11 to train on, expected .* 2 more than that to train on",
+        protocol="autopatch",
     )
 
 
@@ -309,8 +314,8 @@ class Listed:
     """A data set of another layout: all images in one folder."""
 
     root: Path
-    train: tuple[Sample, ...]
-    test: tuple[Sample, ...]
+    train: Sequence[Sample]
+    test: Sequence[Sample]
     types: tuple[str, ...] = ("crack", "dent")
 
 
@@ -326,7 +331,10 @@ def listed(root: Path, dataset: Dataset) -> Listed:
 def test_data_sets_of_another_layout(protocol: str) -> None:
     dataset = dataset_of()
     expected = make_split(dataset, shots=2, protocol=protocol)
-    split = make_split(listed(ROOT, dataset), shots=2, protocol=protocol)
+    other = listed(ROOT, dataset)
+    split = make_split(other, shots=2, protocol=protocol)
+    in_lists = replace(other, train=list(other.train), test=list(other.test))
+    assert make_split(in_lists, shots=2, protocol=protocol) == split
     for role, part in split.roles.items():
         assert [(s.type, s.image.name[-7:]) for s in part] == [
             (s.type, s.image.name) for s in expected.roles[role]

@@ -329,9 +329,72 @@ def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
     assert one.threshold == other.threshold
     assert one.usual_distance == other.usual_distance
     assert one.data_digest == other.data_digest
+    assert one.architecture == other.architecture
     # The two do not share memory.
     one.memory.bank.zero_()
     assert torch.equal(other.predict(new).anomaly_map, expected.anomaly_map)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": Input(96)},
+        {"head": Head((1, 7), 60)},
+        {"backbone": Backbone(ARCHITECTURE.backbone.network, (1, 2))},
+    ],
+)
+def test_a_state_of_another_architecture_is_refused(supernet, good, new, change):
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = fit(
+        supernet, good[:12], architecture=replace(ARCHITECTURE, **change), calibration=good[12:]
+    )
+    before = one.predict(new).anomaly_map
+    with pytest.raises(ValueError, match="the state is of"):
+        one.load_state_dict(other.state_dict())
+    assert torch.equal(one.predict(new).anomaly_map, before)
+
+
+def test_a_bank_of_other_features_is_refused():
+    bank = MemoryBank(torch.rand(5, 8))
+    kept = bank.bank.clone()
+    with pytest.raises(RuntimeError, match="size mismatch for bank"):
+        bank.load_state_dict({"bank": torch.rand(5, 9)})
+    assert torch.equal(bank.bank, kept)
+
+
+def test_pixels_of_another_size_are_refused(detector):
+    with pytest.raises(ValueError, match=r"shape \[1, 3, 100, 100\], expected \[N, 3, 64, 64\]"):
+        detector(torch.zeros(1, 3, 100, 100, dtype=torch.uint8))
+
+
+def test_half_precision(supernet, good, new):
+    detector = fit(supernet, good[:12], calibration=good[12:])
+    expected = detector.predict(new).anomaly_map
+    found = detector.to(torch.bfloat16).predict(new).anomaly_map
+    assert detector.memory.bank.dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=0.2, atol=0.1 * float(expected.max()))
+
+
+def test_some_of_a_prediction(detector, new):
+    prediction = detector.predict(new)
+    some = prediction[1:3]
+    assert len(some) == 2
+    assert torch.equal(some.anomaly_map, prediction.anomaly_map[1:3])
+    assert [image.pred_score for image in some] == [prediction[i].pred_score for i in (1, 2)]
+
+
+def test_a_folder_that_holds_more_than_good_images_is_refused(tmp_path):
+    root = draw_textures(tmp_path / "data", image_size=64, train=8, test_good=1, per_type=1)
+    with pytest.raises(InputError, match="holds train/good, expected a folder of good images"):
+        Detector.fit(root)
+    with pytest.raises(InputError, match="holds train/good"):
+        Detector.fit(root / "train" / "good", calibration=str(root))
+
+
+@pytest.mark.parametrize("rate", [0, 1, 1.5])
+def test_a_rate_that_cannot_be_is_refused_before_any_work(rate):
+    with pytest.raises(InputError, match="false_alarm_rate is"):
+        Detector.fit("nowhere", false_alarm_rate=rate)
 
 
 def test_a_copy_says_the_same(detector, new):

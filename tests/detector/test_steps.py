@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autopatch.data import draw_textures
+from autopatch.data import draw_textures, load_images
 from autopatch.detector import (
     STEPS,
     Architecture,
@@ -16,6 +16,7 @@ from autopatch.detector import (
     FeatureTransform,
     Head,
     Input,
+    ScoreTransform,
     Step,
 )
 from autopatch.errors import InputError
@@ -40,7 +41,7 @@ class _Standardize(FeatureTransform):
 
 
 class Standardization(Step):
-    off, choices = False, (False,)
+    order, off, choices = 20, False, (False,)
 
     def check(self, value):
         if not isinstance(value, bool):
@@ -66,7 +67,7 @@ class _Weigh(FeatureTransform):
 
 
 class LevelWeight(Step):
-    off, choices, per_level = 1, (1,), True
+    order, off, choices, per_level = 10, 1, (1,), True
 
     def check(self, value):
         if value not in (1, 2):
@@ -80,13 +81,90 @@ class LevelWeight(Step):
         return _Weigh(torch.tensor(weights))
 
 
+class _Relative(ScoreTransform):
+    norm: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("norm", torch.ones(()))
+
+    def fit(self, patches: torch.Tensor) -> None:
+        self.norm = patches.square().sum(1).mean()
+
+    def forward(self, patches: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+        return distances / (self.norm + patches.square().sum(1))
+
+
+class RelativeDistance(Step):
+    order, off, choices = 30, False, (False,)
+
+    def check(self, value):
+        if not isinstance(value, bool):
+            raise InputError(f"relative distance is {value!r}, expected true or false")
+
+    def describe(self, value):
+        return "relative distances"
+
+    def scores(self, value, features):
+        return _Relative()
+
+
 @pytest.fixture
 def steps() -> Iterator[None]:
-    STEPS.register("level_weight", LevelWeight())
-    STEPS.register("standardization", Standardization())
+    added = {
+        "standardization": Standardization(),
+        "relative_distance": RelativeDistance(),
+        "level_weight": LevelWeight(),
+    }
+    for name, step in added.items():
+        STEPS.register(name, step)
     yield
-    STEPS.unregister("level_weight")
-    STEPS.unregister("standardization")
+    for name in added:
+        STEPS.unregister(name)
+
+
+def test_steps_run_in_their_order_however_they_are_registered(steps: None) -> None:
+    assert list(STEPS) == ["level_weight", "standardization", "relative_distance"]
+    with pytest.raises(InputError, match=r"order 20 is that of 'standardization'"):
+        STEPS.register("another", Standardization())
+
+    class WithoutOrder(Standardization):
+        order = None
+
+    with pytest.raises(InputError, match="order is None, expected an integer"):
+        STEPS.register("another", WithoutOrder())
+    assert "another" not in STEPS
+
+
+def test_a_step_on_distances(
+    steps: None, supernet: Supernet, good: list[Path], tmp_path: Path
+) -> None:
+    backbone = supernet.patchcore()
+    assert backbone is not None
+    heads = [Head((1, 1), 40), Head((1, 1), 40, {"relative_distance": True})]
+    plain, fitted = (
+        Detector.fit(
+            good[2:],
+            supernet=supernet,
+            architecture=Architecture(Input(64), backbone, head),
+            calibration=good[:2],
+        )
+        for head in heads
+    )
+    assert torch.equal(plain.memory.bank, fitted.memory.bank)
+    pixels = load_images(good, 64)
+    patches = plain.extractor(pixels)
+    good_patches = plain.extractor(pixels[2:]).flatten(0, 2)
+    norms = patches.square().sum(-1)
+    scores = plain.memory(patches.flatten(0, 2)).reshape(norms.shape)
+    scores = scores / (good_patches.square().sum(1).mean() + norms)
+    expected = torch.nn.functional.interpolate(scores[:, None], size=(224, 224), mode="bilinear")
+    found = fitted.predict(good).anomaly_map
+    assert torch.allclose(found, expected[:, 0], rtol=1e-5, atol=1e-7)
+
+    fitted.save(tmp_path / "detector.safetensors")
+    loaded = Detector.load(tmp_path / "detector.safetensors")
+    assert torch.equal(loaded.predict(good).anomaly_map, found)
 
 
 @pytest.fixture(scope="module")

@@ -283,8 +283,11 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         (["--legacy-order", "no_such_file"], "no_such_file: cannot be read"),
         (["--weights", "pretrained"], "'auto'"),
         (["--weights", "no_such_folder"], "no_such_folder"),
-        (["--timm-kwargs", "{}"], "no model of timm"),
-        (["--space", "timm:mobilenetv2_050", "--recalibrate-bn"], "nothing to recalibrate"),
+        (["--timm-kwargs", "{}"], "timm_kwargs is given, but"),
+        (
+            ["--space", "timm:mobilenetv2_050", "--recalibrate-bn"],
+            "recalibrate_batch_norm is given, but",
+        ),
     ],
 )
 def test_mistakes_of_a_published_search(autopatch, published, tmp_path, arguments, message):

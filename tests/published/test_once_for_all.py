@@ -116,7 +116,7 @@ def size_by_hand(shared: int, blocks: int, patch_sizes: int) -> int:
 
 def test_the_published_genes(space: SearchSpace) -> None:
     assert space.name == "ofa_mbv3"
-    assert space.fixed == {"image_size": 224, "bank_size": None}
+    assert space.fixed == {"input.image_size": 224, "head.bank_size": None}
     wanted: list[tuple[str, tuple[object, ...]]] = [("supernet_name", (NARROW, WIDE))]
     for s in range(5):
         blocks = (None, 4 * s + 1, 4 * s + 2, 4 * s + 3, 4 * s + 4)
@@ -162,7 +162,7 @@ def test_the_default_space(supernet: OnceForAllSupernet) -> None:
     alone = OnceForAllSupernet(NARROW, {NARROW: supernet._networks[NARROW]}, provenance="")
     space = choices_of(alone, image_size=(33,), patch_size=(2,), bank_size=(None,))
     assert space.name == NARROW
-    assert space.fixed == {"image_size": 33, "bank_size": None}
+    assert space.fixed == {"input.image_size": 33, "head.bank_size": None}
     assert len(space.genes) == 20
     assert space.size() == size_by_hand(1, 4, 1)
     assert published_of(alone) == published_space([NARROW])

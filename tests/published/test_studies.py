@@ -25,7 +25,7 @@ from autopatch.published.once_for_all import backbone_cost
 from autopatch.published.space import published_space
 from autopatch.published.studies import PublishedTrials, load_published
 from autopatch.search import TPE, SearchSpace
-from autopatch.search._optuna import quiet
+from autopatch.search.storage import quiet
 from autopatch.supernet import Backbone
 
 NARROW, WIDE = "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2"
@@ -93,6 +93,12 @@ def test_trials_as_optuna_3_1_wrote_them(upgraded: Path, published: SearchSpace)
         "224 px, w1.2, kernels 5 7 3 5 3, ratios 6 4 4 3 6, block 1 p7 + block 6 p10 + block 17 "
         "p14, all patches"
     )
+
+
+def test_the_published_space_is_the_default(upgraded: Path, published: SearchSpace) -> None:
+    expected = load_published(upgraded, published, fixed=ABLATION)
+    assert load_published(str(upgraded), fixed=ABLATION) == expected
+    assert load_published(upgraded, space=published, fixed=ABLATION) == expected
 
 
 def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:

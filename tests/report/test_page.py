@@ -213,13 +213,29 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     plain = make_report()
     flops, rwap = plain.objectives
     worth = replace(rwap, name="worth", label="worth", unit="", scale=0.1)
-    candidates = [replace(c, values={**c.values, "worth": 0.25}) for c in plain.candidates]
+    candidates = [
+        replace(c, values={**c.values, "worth": 0.25}) if c.number is not None else c
+        for c in plain.candidates
+    ]
     report = replace(plain, candidates=candidates, objectives=(flops, worth))
     path = write_report(tmp_path / "report", report)
     text = read_page(path).text
     assert "the highest worth on the validation part, 2.50. The pick was" in text
     assert "above the PatchCore setting" not in text
     assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
+    tested = [
+        replace(c, test={**c.test, "worth": 0.15 if c.is_patchcore else 0.2}) if c.test else c
+        for c in candidates
+    ]
+    path = write_report(tmp_path / "tested", replace(report, candidates=tested))
+    text = read_page(path).text
+    assert "the pick is 0.5 of worth above the PatchCore setting" in text
+    assert "AUPRO image AUROC worth pick, trial 3" in text
+    assert "34.9 – – – – 1.50" in text
+    with (path.parent / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["test_worth"] for row in rows] == ["0.2"] * 4 + ["0.15"]
+    assert [row["worth"] for row in rows] == ["0.25"] * 4 + [""]
 
 
 def test_the_report_is_deterministic(make_report: MakeReport, tmp_path: Path) -> None:

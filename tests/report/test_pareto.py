@@ -109,6 +109,21 @@ def test_best_on_test(make_candidates: MakeCandidates, objectives: Both) -> None
     assert best_on_test([PATCHCORE, *make_candidates(3, front=3)], objectives) is None
 
 
+@pytest.mark.parametrize(("direction", "number"), [("maximize", 2), ("minimize", 0)])
+def test_best_on_test_by_the_last_objective(
+    make_candidates: MakeCandidates, objectives: Both, direction: str, number: int
+) -> None:
+    flops, rwap = objectives
+    worth = replace(rwap, name="worth", direction=direction)
+    candidates = [
+        replace(c, test={"rwAP": 0.9 - 0.1 * i, "worth": 1.0 + i})
+        for i, c in enumerate(make_candidates(3, front=3, test=True))
+    ]
+    best = best_on_test(candidates, (flops, worth))
+    assert best is not None
+    assert best.number == number
+
+
 def test_nothing_is_half_written(
     make_candidates: MakeCandidates,
     objectives: Both,

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from autopatch.data import MVTecAD, Split, make_split
+from autopatch.data import MVTecAD, Split
 from autopatch.errors import InputError
-from autopatch.runs import Run, SplitRequest, SupernetSource, run_search
+from autopatch.runs import Run, SplitRequest, SupernetSource, load_inputs, run_search
 from autopatch.runs.folder import STUDY, open_search
 from autopatch.search import Plan, compose_space, load_settings
 
@@ -24,22 +24,14 @@ def results(run):
 def arguments(moved, settings):
     """What `open_search` is given in place of `run_search`."""
     source = SupernetSource.find(settings["space"], settings["weights"])
-    request = SplitRequest(shots=1, reserve=2, seed=4)
-    root = moved / "data"
-    split = make_split(MVTecAD.scan(root), shots=1, reserve=2, seed=4)
-    space = compose_space(source.load(seed=4), choices=settings["choices"])
-    return {
-        "split": split,
-        "root": root,
-        "source": source,
-        "request": request,
-        "plan": Plan(space, evaluations=4, seed=4, population=4),
-    }
+    inputs = load_inputs(moved / "data", SplitRequest(shots=1, reserve=2, seed=4), source)
+    space = compose_space(inputs.supernet, choices=settings["choices"])
+    return {"inputs": inputs, "plan": Plan(space, evaluations=4, seed=4, population=4)}
 
 
 def test_the_folder_gives_back_what_it_was_made_of(finished, arguments, moved):
-    assert finished.split == arguments["split"]
-    assert finished.source == arguments["source"]
+    assert finished.split == arguments["inputs"].split
+    assert finished.source == arguments["inputs"].source
     assert finished.space == arguments["plan"].space
     assert finished.objectives == arguments["plan"].objectives
     assert finished.data == moved / "data"
@@ -62,7 +54,17 @@ def test_a_path_that_begins_where_the_process_is(moved, monkeypatch):
     run = Run.open("run")
     assert run.data == moved / "data"
     assert run.source.weights == str(moved / "weights.safetensors")
+    assert run.path == moved / "run"
+    monkeypatch.chdir(moved / "data")
     run.require_same_data()
+    assert Run.open(run.path, data="../data").data.samefile(run.data)
+
+
+def test_weights_for_a_search_without_a_file_of_them(settings, moved):
+    run = run_search(out=moved / "random", **settings | {"weights": "random", "evaluations": 1})
+    assert Run.open(run.path, weights="random").source == run.source
+    with pytest.raises(InputError, match="the search was made with 'random'"):
+        Run.open(run.path, weights=settings["weights"])
 
 
 def test_one_process_at_a_time(arguments, tmp_path):
@@ -128,7 +130,19 @@ def test_resume_with_moved_data_and_weights_keeps_the_new_places(settings, finis
         ({"reserve": 3}, "reserve = 2, cannot resume it with 3"),
         ({"population": 5}, "population = 4, cannot resume it with 5"),
         ({"sampler": "tpe"}, "tpe"),
-        ({"mean": (0.1, 0.2, 0.3)}, "source.mean"),
+        ({"mean": (0.1, 0.2, 0.3)}, r"with mean = null, cannot resume it with \[0.1, 0.2, 0.3\]$"),
+        (
+            {"space_options": {"timm_kwargs": {"pad_type": "same"}}},
+            'with timm_kwargs = nothing, .* {"pad_type": "same"}$',
+        ),
+        (
+            {"choices": {"image_size": (64, 224), "patch_size": (1, 5), "bank_size": (40, 80)}},
+            r"with patch_size_stride4 = \[1, 3\], cannot resume it with \[1, 5\]$",
+        ),
+        (
+            {"objectives": ["published_flops", "rwAP"]},
+            r'with objectives = \["total_flops", "rwAP"\], .* \["published_flops", "rwAP"\]$',
+        ),
     ],
 )
 def test_a_resume_with_another_setting_names_it(settings, finished, other, fragment):
@@ -142,9 +156,9 @@ def test_a_resume_with_another_setting_names_it(settings, finished, other, fragm
 
 def test_a_refused_resume_changes_nothing(finished, arguments):
     before = (finished.path / STUDY).read_bytes()
-    split = arguments["split"]
+    split = arguments["inputs"].split
     other = arguments | {
-        "split": replace(split, fit=split.fit[:-1]),
+        "inputs": replace(arguments["inputs"], split=replace(split, fit=split.fit[:-1])),
         "plan": replace(arguments["plan"], evaluations=9),
     }
     with (
@@ -153,6 +167,42 @@ def test_a_refused_resume_changes_nothing(finished, arguments):
     ):
         pass
     assert (finished.path / STUDY).read_bytes() == before
+
+
+def test_a_resume_with_images_in_another_order(finished, arguments):
+    before = (finished.path / STUDY).read_bytes()
+    for role in ("fit", "validation"):
+        images = getattr(arguments["inputs"].split, role)
+        other = replace(arguments["inputs"].split, **{role: images[::-1]})
+        with (
+            pytest.raises(
+                InputError, match=f"data: the images of the role '{role}' are in another order"
+            ) as error,
+            open_search(
+                finished.path,
+                resume=True,
+                **arguments | {"inputs": replace(arguments["inputs"], split=other)},
+            ),
+        ):
+            pass
+        assert "\n" not in str(error.value)
+    assert (finished.path / STUDY).read_bytes() == before
+
+
+def test_a_resume_with_a_data_set_in_another_order(settings, tmp_path):
+    """The order decides the bank, even where all roles stay."""
+    dataset = MVTecAD.scan(settings.pop("data"))
+    asked = settings | {"protocol": "autopatch", "out": tmp_path / "run", "evaluations": 1}
+    run = run_search(dataset, **asked)
+    assert results(run_search(dataset, resume=True, **asked)) == results(run)
+    train = dataset.train
+    other = replace(dataset, train=train[:3] + train[:2:-1])
+    with pytest.raises(InputError, match="the role 'fit' are in another order"):
+        run_search(other, resume=True, **asked)
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(sample.image.name for sample in other.train))
+    with pytest.raises(InputError, match=r"another order .* --legacy-order"):
+        run_search(dataset, resume=True, **asked, legacy_order=order)
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"protocol": 3}', "[1, 2"])

@@ -1,5 +1,6 @@
 """Detectors of a run on its test part."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -11,8 +12,19 @@ from PIL import Image
 from autopatch.data import draw_textures
 from autopatch.detector import Detector
 from autopatch.errors import InputError
-from autopatch.runs import Run, TestResults, run_search, write_predictions
+from autopatch.runs import Run, TestResults, report, run_search, write_predictions
 from autopatch.runs.results import evaluate_run
+from autopatch.search import OBJECTIVES, Objective
+
+
+def empty_results(run, data_digest=None):
+    return TestResults(
+        "features",
+        run.pick.architecture,
+        run.data_digest if data_digest is None else data_digest,
+        run.objectives,
+        (),
+    )
 
 
 def test_results(finished):
@@ -27,6 +39,7 @@ def test_results(finished):
     assert found.rows[0].values["total_flops"] == pick.values["total_flops"]
     assert found.rows[0].values["total_flops"] == detector.total_flops
     assert found.rows[0].values["rwAP"] == found.rows[0].metrics["rwAP"]
+    assert found.objectives == finished.objectives
     assert found.best_of_front.metrics["rwAP"] == max(r.metrics["rwAP"] for r in found.front)
     assert found.belongs_to(detector)
     assert [row.milliseconds is None for row in found.rows] == [k == "front" for k in kinds]
@@ -43,7 +56,8 @@ def test_results(finished):
     ("change", "fragment"),
     [
         (lambda d: {}, "another version of autopatch; run evaluate again"),
-        (lambda d: d | {"version": 1}, "another version of autopatch; run evaluate again"),
+        (lambda d: d | {"version": 2}, "another version of autopatch; run evaluate again"),
+        (lambda d: d | {"objectives": [{"name": "rwAP"}]}, "damaged"),
         (lambda d: {k: v for k, v in d.items() if k != "rows"}, "damaged"),
         (lambda d: d | {"rows": [{"kind": "front"}]}, "damaged"),
         (lambda d: d | {"rows": None}, "damaged"),
@@ -52,7 +66,7 @@ def test_results(finished):
 )
 def test_results_that_cannot_be_read(finished, change, fragment):
     row = {"kind": "front", "label": "a", "trial": 0, "values": {}, "metrics": {}}
-    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
+    found = empty_results(finished)
     file = found.save(finished.path)
     assert TestResults.load(finished.path) == found
     document = json.loads(file.read_text()) | {"rows": [row | {"milliseconds": None}]}
@@ -68,10 +82,34 @@ def test_a_detector_of_another_split_is_not_measured(finished, settings, tmp_pat
     # The same images and the same architecture, but other roles.
     other = run_search(out=tmp_path / "run", **settings | {"seed": 5, "evaluations": 1})
     detector = other.fit(finished.pick.architecture)
+    said = []
+    for use in (
+        lambda: finished.evaluate(other.detector_path),
+        lambda: finished.evaluate(detector),
+        lambda: finished.report(other.detector_path),
+        lambda: finished.report(detector),
+        lambda: evaluate_run(finished, detector, cache_bytes=1 << 30),
+    ):
+        with pytest.raises(InputError, match="fitted on other images") as error:
+            use()
+        said.append(str(error.value))
+    assert len(set(said)) == 1
+    shutil.copy(other.detector_path, finished.detector_path)
     with pytest.raises(InputError, match="fitted on other images"):
-        finished.evaluate(other.detector_path)
-    with pytest.raises(InputError, match="fitted on other images"):
-        evaluate_run(finished, detector, cache_bytes=1 << 30)
+        finished.report()
+    assert not finished.report_path.exists()
+    assert not finished.results_path.exists()
+
+
+def test_a_detector_or_its_file(finished, detector_file):
+    detector = Detector.load(detector_file)
+    by_file = finished.evaluate(str(detector_file))
+    by_object = finished.evaluate(detector)
+    assert [row.metrics for row in by_file.rows] == [row.metrics for row in by_object.rows]
+    pages = [finished.report(d).read_text() for d in (detector, detector_file, str(detector_file))]
+    assert pages[0] == pages[1] == pages[2]
+    assert detector.threshold.describe()[1:] in pages[0]
+    assert not finished.detector_path.exists()
 
 
 def test_a_detector_of_another_data_set_is_not_measured(finished, settings, tmp_path):
@@ -93,15 +131,76 @@ def test_a_detector_of_another_data_set_is_not_measured(finished, settings, tmp_
 def test_a_detector_of_other_weights_is_not_measured(finished, moved, tmp_path, detector_file):
     renamed = shutil.copy(moved / "weights.safetensors", tmp_path / "others.safetensors")
     run = Run.open(finished.path, weights=renamed)
-    with pytest.raises(InputError, match=r"weights of weights\.safetensors, the run weights of o"):
-        run.evaluate(detector_file)
+    for use in (run.evaluate, run.report):
+        with pytest.raises(InputError, match=r"weights of weights\.safetensors, the run w"):
+            use(detector_file)
 
 
 def test_results_of_another_fit_are_left_out_of_the_report(finished):
-    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
+    found = empty_results(finished)
     found.save(finished.path)
-    assert not found.belongs_to(finished.fit("patchcore"))
+    assert not found.belongs_to(finished.fit(patchcore=True))
     assert "belong to another fit" in finished.report().read_text()
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_results_of_other_images_are_left_out_of_the_report(finished, detector_file, fitted):
+    measured = finished.evaluate(detector_file)
+    detector = detector_file if fitted else None
+    assert "On the test part the pick is" in finished.report(detector).read_text()
+    replace(measured, data_digest="0" * 64).save(finished.path)
+    page = finished.report(detector).read_text()
+    assert "measured with other images than the run&#39;s and are left out" in page
+    assert "On the test part the pick is" not in page
+
+
+def test_no_value_of_the_test_part_is_shown_as_one_of_validation(
+    finished, detector_file, monkeypatch
+):
+    measured = finished.evaluate(detector_file)
+    reports = []
+    monkeypatch.setattr(report, "write_report", lambda folder, content: reports.append(content))
+    finished.report()
+    (setting,) = [c for c in reports[0].candidates if c.is_patchcore]
+    row = measured.rows[1]
+    assert setting.values == {"total_flops": row.values["total_flops"]}
+    assert setting.test == {**row.metrics, **row.values}
+    assert setting.validation == {}
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_a_quality_that_is_no_metric(settings, tmp_path, direction, sign):
+    def worth(candidate):
+        return 3 + sign * candidate.metrics["AP"]
+
+    quality = Objective("worth", "worth (of a part)", "EUR", 0.5, direction, worth)
+    OBJECTIVES.register("worth", quality)
+    try:
+        names = ["total_flops", "worth"]
+        run = run_search(out=tmp_path / "run", objectives=names, **settings)
+        detector = run.fit()
+        found = run.evaluate(detector)
+    finally:
+        OBJECTIVES.unregister("worth")
+    assert found.objectives == (OBJECTIVES["total_flops"], quality)
+    assert TestResults.load(run.path) == found
+    values = [trial.evaluation.values["worth"] for trial in run.front.trials]
+    best = max if sign > 0 else min
+    assert run.pick.evaluation.values["worth"] == best(values)
+    for row in found.rows:
+        assert row.values["worth"] == 3 + sign * row.metrics["AP"]
+    oracle = found.best_of_front
+    assert oracle.values["worth"] == best(row.values["worth"] for row in found.front)
+    page = run.report(detector).read_text()
+    assert f"chosen with the test labels), trial {oracle.trial}<" in page
+    assert "EUR of worth" in page
+    assert page.count("<th>worth EUR</th>") == 2
+    with (run.report_path.parent / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    by_trial = {str(row.trial): row.values["worth"] for row in found.front}
+    assert {row["trial"]: float(row["test_worth"]) for row in rows[:-1]} == by_trial
+    assert rows[-1]["worth"] == ""
+    assert float(rows[-1]["test_worth"]) == found.rows[1].values["worth"]
 
 
 def test_predictions_are_written(finished, detector_file, tmp_path):
@@ -146,7 +245,5 @@ def test_two_images_of_one_name_are_refused(finished, detector_file, tmp_path):
 
 
 def test_a_detector_that_grew_is_measured_again(finished):
-    found = TestResults("features", finished.pick.architecture, finished.data_digest, ())
-    found.save(finished.path)
-    grown = replace(finished, trials=finished.trials)
-    assert "The search has grown since it was measured" in grown.report().read_text()
+    empty_results(finished).save(finished.path)
+    assert "The search has grown since it was measured" in finished.report().read_text()

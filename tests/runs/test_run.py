@@ -9,7 +9,7 @@ import torch
 
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.runs import Run, run_search, search
+from autopatch.runs import Run, SplitRequest, load_inputs, run_search, search
 from autopatch.search import compose_space
 
 
@@ -34,7 +34,9 @@ def test_the_patchcore_setting_is_evaluated_first(finished):
 def test_no_baseline_where_the_space_lacks_it(finished):
     choices = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
     small = compose_space(finished.supernet, choices=choices)
-    assert search._baselines(small, finished.supernet, finished.split) == ()
+    request = SplitRequest(shots=1, reserve=2, seed=4)
+    inputs = load_inputs(finished.data, request, finished.source)
+    assert search._baselines(small, inputs) == ()
 
 
 def test_front_and_pick(finished):
@@ -62,19 +64,45 @@ def test_fit_saves_the_pick(finished, caplog):
 def test_what_is_fitted(finished, tmp_path):
     fitted = []
 
-    def fit(architecture):
-        detector = finished.fit(architecture, out=str(tmp_path / f"{len(fitted)}.safetensors"))
+    def fit(*architecture, **options):
+        out = str(tmp_path / f"{len(fitted)}.safetensors")
+        detector = finished.fit(*architecture, out=out, **options)
         fitted.append(detector)
         return detector.architecture
 
     cheap = finished.front.trials[0]
-    assert fit(cheap.number) == cheap.architecture
+    assert fit(trial=cheap.number) == cheap.architecture
     assert fit(cheap.architecture) == cheap.architecture
     (tmp_path / "a.json").write_text(json.dumps(cheap.architecture.to_json()))
     assert fit(tmp_path / "a.json") == fit(str(tmp_path / "a.json")) == cheap.architecture
     test = [sample.image for sample in finished.split.test]
     maps = [detector.predict(test).anomaly_map for detector in fitted]
     assert all(torch.equal(m, maps[0]) for m in maps)
+    setting = patchcore_architecture(finished.supernet, images=len(finished.split.fit))
+    assert fit(patchcore=True) == setting
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"architecture": "a.json", "trial": 0},
+        {"architecture": "a.json", "patchcore": True},
+        {"trial": 0, "patchcore": True},
+    ],
+)
+def test_one_thing_is_fitted(finished, options):
+    with pytest.raises(
+        InputError, match=r"^--trial, --patchcore and --architecture exclude one another$"
+    ):
+        finished.fit(**options)
+    assert not finished.detector_path.exists()
+
+
+def test_runs_are_told_apart_and_told_in_a_line(finished):
+    again = Run.open(finished.path)
+    assert again != finished
+    assert len({again, finished}) == 2
+    assert repr(finished) == f"Run({str(finished.path)!r}, 4 trials)"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +132,18 @@ def test_false_alarm_rate_out_of_range(finished, rate):
 
 
 def test_no_detector_to_evaluate(finished):
-    with pytest.raises(InputError, match="fit a detector first"):
-        finished.evaluate()
+    nowhere = finished.path / "none.safetensors"
+    for use, file in (
+        (finished.evaluate, finished.detector_path),
+        (lambda: finished.evaluate(nowhere), nowhere),
+        (lambda: finished.report(str(nowhere)), nowhere),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value).startswith(f"{file}: no such file; fit a detector first")
+    assert "No fitted detector yet" in finished.report().read_text()
+    with pytest.raises(InputError, match="--device is 'gpu'"):
+        finished.report(device="gpu")
 
 
 def hole(data, kind, number):

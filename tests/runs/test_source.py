@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from autopatch.data import MVTecAD
 from autopatch.errors import InputError
-from autopatch.runs import Run, SplitRequest, SupernetSource, open_dataset, run_search
+from autopatch.runs import Run, SplitRequest, SupernetSource, run_search
+from autopatch.runs.source import open_dataset
 
 
 def predictions(run, out):
@@ -21,29 +22,56 @@ def test_run_and_data_and_weights_are_moved_together(finished, origin, tmp_path)
     assert torch.equal(predictions(finished, tmp_path / "after.safetensors"), before)
 
 
-def test_data_alone_are_moved(finished, moved, tmp_path):
+def assert_the_record_is_there(run, finished):
+    """What needs neither images nor weights."""
+    assert run.front.trials == finished.front.trials
+    assert run.pick == finished.pick
+    assert run.trial(2) == finished.trial(2)
+    pytest.importorskip("pandas")
+    assert len(run.to_dataframe()) == 4
+
+
+def test_data_alone_are_moved(finished, moved, tmp_path, detector_file):
     shutil.move(moved / "data", tmp_path / "images")
-    with pytest.raises(InputError, match="give --data") as error:
-        Run.open(finished.path)
-    assert str(moved / "data") in str(error.value)
-    assert "\n" not in str(error.value)
+    lost = Run.open(finished.path)
+    assert_the_record_is_there(lost, finished)
+    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give --data"
+    for use in (lost.fit, lambda: lost.evaluate(detector_file), lost.report):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value) == said
+    with pytest.raises(InputError, match=r"nowhere: the data set of .* give --data"):
+        Run.open(finished.path, data=tmp_path / "nowhere").fit()
     for place in (tmp_path / "images", str(tmp_path / "images")):
         run = Run.open(finished.path, data=place)
         assert run.data == tmp_path / "images"
         run.require_same_data()
-    run.fit("patchcore")
+    run.fit(patchcore=True)
 
 
-def test_weights_alone_are_moved(finished, moved, tmp_path):
+def test_weights_alone_are_moved(finished, moved, tmp_path, detector_file, monkeypatch):
     shutil.move(moved / "weights.safetensors", tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="give --weights") as error:
-        Run.open(finished.path)
-    assert str(moved / "weights.safetensors") in str(error.value)
-    assert "\n" not in str(error.value)
+    lost = Run.open(finished.path)
+    assert_the_record_is_there(lost, finished)
+    weights = moved / "weights.safetensors"
+    said = f"{weights}: the weights of the search are not there; give --weights"
+    for use in (
+        lambda: lost.supernet,
+        lost.fit,
+        lambda: lost.evaluate(detector_file),
+        lambda: lost.report(detector_file),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value) == said
+    monkeypatch.chdir(tmp_path)
+    relative = Run.open(finished.path, weights="w.safetensors")
+    monkeypatch.chdir(moved)  # before they are looked for
+    assert relative.supernet.provenance == "weights of w.safetensors"
     for place in (tmp_path / "w.safetensors", str(tmp_path / "w.safetensors")):
         run = Run.open(finished.path, weights=place)
         assert run.supernet.provenance == "weights of w.safetensors"
-    run.fit("patchcore")
+    run.fit(patchcore=True)
 
 
 def test_data_of_another_folder_are_refused(finished, moved, tmp_path):
@@ -73,7 +101,7 @@ def test_weights_changed_since_the_search(finished, moved, settings):
     message = "not the weights that the search was made with, or changed since"
     for use in (
         lambda: finished.supernet,
-        lambda: finished.fit("patchcore"),
+        lambda: finished.fit(patchcore=True),
         lambda: Run.open(finished.path, weights=weights).supernet,
         lambda: run_search(out=finished.path, resume=True, **settings),
         lambda: run_search(out=finished.path, resume=True, **settings | {"weights": "random"}),

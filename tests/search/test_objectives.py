@@ -10,13 +10,15 @@ import pytest
 from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
 from autopatch.search import OBJECTIVES, FittedCandidate, Objective, resolve_objectives
+from autopatch.search.objectives import headings, measure_objectives
 from autopatch.supernet import Backbone, load_supernet
 
 ARCHITECTURE = Architecture(Input(64), Backbone("timm:resnet18", (1, 2)), Head((3, 1), 100))
 
 
 def candidate(**changes: Any) -> FittedCandidate:
-    values: dict[str, Any] = {"supernet": None, "architecture": ARCHITECTURE, "bank_rows": 70}
+    head = SimpleNamespace(memory=range(changes.pop("bank_rows", 70)))
+    values: dict[str, Any] = {"supernet": None, "architecture": ARCHITECTURE, "head": head}
     return FittedCandidate(**(values | {"metrics": {"rwAP": 0.25}} | changes))
 
 
@@ -44,6 +46,47 @@ def test_losses_and_displayed_values() -> None:
     assert (flops.loss(7), flops.display(3e9)) == (7.0, 3.0)
     assert (rwap.loss(0.3), rwap.display(0.5)) == (1.0 - 0.3, 50.0)
     assert (flops.unit, rwap.unit) == ("GFLOP", "%")
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "short_name", "heading"),
+    [
+        ("total_flops", "GFLOP", "total", "GFLOP"),
+        ("published_flops", "GFLOP", "published", "published GFLOP"),
+        ("thr", "img/s", "thr", "thr img/s"),
+        ("run_time", "ms", "run time", "run time ms"),
+        ("total_flops", "", "total flops", "total flops"),
+        ("total", "ms", "total", "total ms"),
+        ("worth", "", "worth", "worth"),
+        ("gflop", "GFLOP", "gflop", "gflop"),
+    ],
+)
+def test_heading(name: str, unit: str, short_name: str, heading: str) -> None:
+    objective = seconds(name=name, unit=unit)
+    assert (objective.short_name, objective.heading) == (short_name, heading)
+
+
+def test_headings_of_todays_objectives() -> None:
+    assert OBJECTIVES["total_flops"].heading == "GFLOP"
+    assert OBJECTIVES["published_flops"].heading == "published GFLOP"
+
+
+def test_no_two_headings_are_equal() -> None:
+    time, other = seconds(name="time_cpu"), seconds(name="time_gpu")
+    assert headings([time, other]) == {"time_cpu": "time cpu ms", "time_gpu": "time gpu ms"}
+    same = [seconds(name=name, unit="GFLOP") for name in ("macs", "macs_flops", "total_flops")]
+    for units in (True, False):
+        found = headings(same, units=units)
+        assert list(found) == ["macs", "macs_flops", "total_flops"]
+        assert len(set(found.values())) == 3
+
+
+def test_what_is_measured_is_by_name_and_a_float() -> None:
+    found = measure_objectives([OBJECTIVES["rwAP"], seconds()], candidate(bank_rows=4))
+    assert found == {"rwAP": 0.25, "seconds": 2.0}
+    assert list(found) == ["rwAP", "seconds"]
+    (rows,) = measure_objectives([seconds(measure=lambda c: c.bank_rows)], candidate()).values()
+    assert isinstance(rows, float)
 
 
 def test_total_flops_are_those_of_backbone_and_neighbors() -> None:

@@ -96,7 +96,7 @@ def elastic_space() -> SearchSpace:
             Gene(f"block_{slot}", (None, 2 * slot + 1, 2 * slot + 2), "backbone", "level", slot),
             Gene(f"patch_{slot}", (1, 5), "head", "patch_size", slot, later[:1]),
         ]
-    return SearchSpace("both", tuple(genes), {"image_size": 64, "bank_size": None})
+    return SearchSpace("both", tuple(genes), {"input.image_size": 64, "head.bank_size": None})
 
 
 def all_genomes(space: SearchSpace) -> list[tuple[int, ...]]:
@@ -411,11 +411,11 @@ def test_composed_in_the_order_of_the_genome() -> None:
     assert [gene.name for gene in space.genes] == names
     assert space.genes[5] == Gene("patch_size_0", (3,), "head", "patch_size", 0, ("use_0",))
     assert space.fixed == {}
-    assert space.choices("bank_size") == [10, 20]
+    assert space.choices("head", "bank_size") == [10, 20]
 
     fixed = compose_genes("both", backbone, preset=Preset(fix_single_choices=True),
                           choices=choices | {"image_size": (96,)})  # fmt: skip
-    assert fixed.fixed == {"image_size": 96}
+    assert fixed.fixed == {"input.image_size": 96}
     assert [gene.name for gene in fixed.genes] == [name for name in names if name != "image_size"]
 
 

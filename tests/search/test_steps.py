@@ -22,15 +22,15 @@ class _Step(Step):
 
 
 class Whole(_Step):
-    off, choices = 1, (1,)
+    order, off, choices = 10, 1, (1,)
 
 
 class Searched(_Step):
-    off, choices = 1, (1, 2)
+    order, off, choices = 30, 1, (1, 2)
 
 
 class OfLevels(_Step):
-    off, choices, per_level = 1, (1,), True
+    order, off, choices, per_level = 20, 1, (1,), True
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_step_with_choices_is_a_gene_of_the_default_space(
     finally:
         STEPS.unregister("searched")
     assert space.size() == 2 * plain.size()
-    assert space.choices("searched") == [1, 2]
+    assert space.choices("head", "searched") == [1, 2]
 
 
 def test_genes_of_steps(steps: None, supernet: Supernet, plain: SearchSpace) -> None:

@@ -147,7 +147,7 @@ def test_resume_with_the_same_settings_and_more_evaluations(
     settings = {"sizes": (1, 2)}
     Study.create(path, Plan(space, evaluations=5, settings=settings)).close()
     Study.resume(path, Plan(space, evaluations=5, settings=settings)).close()
-    Study.resume(path, Plan(space, evaluations=8, settings=settings)).close()
+    Study.resume(path, Plan(space, evaluations=8, settings=settings | {"none": {}})).close()
     assert load_settings(path)["evaluations"] == 8
 
 
@@ -207,8 +207,16 @@ def test_study_of_a_later_version(tmp_path: Path, space: SearchSpace) -> None:
 
 SETTINGS: dict[str, Any] = {
     "evaluations": 5,
-    "settings": {"weights": {"file": "a", "mean": [1]}},
+    "settings": {"weights": {"file": "a", "mean": [1], "own": {"kwargs": {"pad": 0}}}},
 }
+UPHILL = (
+    replace(resolve_objectives(["total_flops"])[0], direction="maximize"),
+    *resolve_objectives(["rwAP"]),
+)
+
+
+def settings_with(**weights: object) -> dict[str, Any]:
+    return {"settings": {"weights": SETTINGS["settings"]["weights"] | weights}}
 
 
 @pytest.fixture(scope="module")
@@ -227,39 +235,126 @@ def stored(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path
         ({"sampler": "tpe"}, 'sampler = "nsga2", cannot resume it with "tpe"'),
         (
             {"objectives": (OTHER, *resolve_objectives(["rwAP"]))},
-            r'objectives\[0\].name = "total_flops", cannot resume it with "cost"',
+            'objectives = ["total_flops", "rwAP"], cannot resume it with ["cost", "rwAP"]',
         ),
         (
             {"objectives": resolve_objectives(["rwAP"])},
-            r'objectives = \[{"name": "total_flops", .*, cannot resume it with \[{"name": "rwAP"',
+            'objectives = ["total_flops", "rwAP"], cannot resume it with ["rwAP"]',
         ),
-        ({"settings": {"weights": {"file": "a", "mean": [2]}}}, r"weights.mean = \[1\], .* \[2\]"),
-        ({"settings": {"weights": {"mean": [1]}}}, 'weights.file = "a", .* nothing'),
-        ({"settings": {"weights": {"file": "a", "mean": [1]}, "x": 1}}, "x = nothing, .* with 1"),
+        (
+            {"objectives": UPHILL},
+            'direction of total_flops = "minimize", cannot resume it with "maximize"',
+        ),
+        (settings_with(mean=[2]), "mean = [1], cannot resume it with [2]"),
+        (
+            settings_with(own={"kwargs": {"pad": 1}}),
+            'kwargs = {"pad": 0}, cannot resume it with {"pad": 1}',
+        ),
+        (settings_with(own={"kwargs": {}}), 'kwargs = {"pad": 0}, cannot resume it with {}'),
+        (settings_with(own={}), 'kwargs = {"pad": 0}, cannot resume it with nothing'),
+        ({"settings": {"weights": {"mean": [1]}}}, 'file = "a", cannot resume it with nothing'),
+        ({"settings": {"weights": {}}}, 'file = "a", cannot resume it with nothing'),
+        ({"settings": {}}, 'file = "a", cannot resume it with nothing'),
+        ({"settings": SETTINGS["settings"] | {"x": 1}}, "x = nothing, cannot resume it with 1"),
     ],
 )
 def test_resume_with_other_settings(
     stored: Path, space: SearchSpace, change: dict[str, Any], message: str
 ) -> None:
     before = stored.read_bytes()
-    with pytest.raises(InputError, match=message):
-        Study.resume(stored, Plan(space, **(SETTINGS | change)))
+    expected = f"{stored}: the search was started with {message}"
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        Study.resume(str(stored), Plan(space, **(SETTINGS | change)))
     assert stored.read_bytes() == before
+
+
+def changed(space: SearchSpace, index: int, **fields: object) -> SearchSpace:
+    """The space with other fields of a gene."""
+    genes = list(space.genes)
+    genes[index] = replace(genes[index], **fields)  # type: ignore[arg-type]
+    return replace(space, genes=tuple(genes))
+
+
+def refusal(path: Path, space: SearchSpace) -> str:
+    with pytest.raises(InputError) as caught:
+        Study.resume(path, Plan(space, **SETTINGS))
+    return str(caught.value).removeprefix(f"{path}: the search was started with ")
 
 
 def test_resume_with_another_space(
     stored: Path, space: SearchSpace, small_space: SearchSpace
 ) -> None:
-    document = space.to_json()
-    document["genes"][1]["choices"] = [1, 2]
-    other = SearchSpace.from_json(document)
+    assert refusal(stored, changed(space, 5, choices=(1, 3))) == (
+        "patch_size_1 = [1, 3, 5, 7], cannot resume it with [1, 3]"
+    )
+    assert refusal(stored, changed(space, 1, choices=(1, 2))) == (
+        "bank_size = [500, 1000, 2000, 5000, null], cannot resume it with [1, 2]"
+    )
+    assert refusal(stored, replace(space, name="timm:y")) == (
+        'space = "timm:x", cannot resume it with "timm:y"'
+    )
+    sizes = "image_size = [160, 224, 288], cannot resume it with "
+    assert refusal(stored, small_space) == sizes + "[32, 64]"
+    fixed = SearchSpace(space.name, space.genes[1:], {"input.image_size": 224})
+    assert refusal(stored, fixed) == sizes + "224"
+    assert refusal(stored, replace(space, genes=space.genes[:-2])) == (
+        "use_level_3 = [false, true], cannot resume it with nothing"
+    )
+
+
+def test_resume_with_genes_that_mean_something_else(stored: Path, space: SearchSpace) -> None:
+    assert refusal(stored, replace(space, genes=space.genes[::-1])).startswith(
+        'genes = ["image_size", "bank_size", "use_level_0", '
+    )
+    assert refusal(stored, changed(space, 5, active_if=())) == (
+        'active_if of gene patch_size_1 = ["use_level_1"], cannot resume it with []'
+    )
+
+
+def test_resume_with_more_genes(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    two = replace(space, genes=space.genes[:-4])
+    Study.create(path, Plan(two, evaluations=5)).close()
+    with pytest.raises(InputError, match=r"use_level_2 = nothing, cannot .* with \[false, true\]$"):
+        Study.resume(path, Plan(space, evaluations=5))
+
+
+def test_resume_with_other_initial_architectures(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    first, second = (space.decode((0, bank, 1, 2, 0, 0, 0, 0, 1, 3)) for bank in (3, 4))
+    Study.create(path, Plan(space, evaluations=5, initial=[first])).close()
+    Study.resume(path, Plan(space, evaluations=5, initial=[first])).close()
     with pytest.raises(
         InputError,
-        match=r"space.genes\[1\].choices = \[500, 1000, 2000, 5000, null\], .* with \[1, 2\]",
+        match=r'with initial = {"bank_size": 5000}, cannot resume it with {"bank_size": null}$',
     ):
-        Study.resume(stored, Plan(other, **SETTINGS))
-    with pytest.raises(InputError, match=r"study.db: the search was started with space.genes = "):
-        Study.resume(stored, Plan(small_space, **SETTINGS))
+        Study.resume(path, Plan(space, evaluations=5, initial=[second]))
+    with pytest.raises(InputError, match=r'initial = nothing, .* with {"image_size": 160, "bank'):
+        Study.resume(path, Plan(space, evaluations=5, initial=[first, second]))
+    # Genomes of another space would say nothing.
+    other = changed(space, 0, choices=(128, 160))
+    with pytest.raises(InputError, match=r"image_size = \[160, 224, 288\], .* \[128, 160\]$"):
+        Study.resume(path, Plan(other, evaluations=5, initial=[first]))
+
+
+def test_resume_of_a_damaged_record(tmp_path: Path, space: SearchSpace) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5)).close()
+    optuna_study(path).set_user_attr("space", {"name": "timm:x"})
+    with pytest.raises(InputError, match=r"not a readable study of a search \('genes'\)"):
+        Study.resume(path, Plan(space, evaluations=5))
+
+
+def test_paths_as_text(tmp_path: Path, space: SearchSpace) -> None:
+    path = str(tmp_path / "study.db")
+    with Study.create(path, Plan(space, evaluations=5)) as study:
+        study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0)
+        assert study.path == Path(path)
+    with Study.resume(path, Plan(space, evaluations=5)) as study:
+        assert study.path == Path(path)
+    assert len(load_trials(path)) == 1
+    assert load_settings(path)["evaluations"] == 5
+    assert [objective.name for objective in load_objectives(path)] == ["total_flops", "rwAP"]
 
 
 def test_resume_ends_orphans(tmp_path: Path, space: SearchSpace) -> None:

@@ -15,7 +15,7 @@ from autopatch.detector import Architecture
 from autopatch.errors import InputError
 from autopatch.published.once_for_all import OFA_MBV3, PUBLISHED, stage_genes
 from autopatch.search import TPE, Evaluation, SearchSpace, compose_genes, resolve_objectives
-from autopatch.search._optuna import quiet
+from autopatch.search.storage import quiet
 from autopatch.search.tpe import _distribution
 
 Evaluate = Callable[[Architecture], Evaluation]

@@ -26,6 +26,7 @@ from autopatch.supernet import (
     load_supernet,
     restore_subnet,
     weights_files,
+    weights_path,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -121,7 +122,8 @@ class ToyFamily:
         return ToySupernet(space, int(space.partition(":")[2]), options)
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        return [Path(weights) / "toy.bin"]
+        path = weights_path(weights)
+        return [] if path is None else [path / "toy.bin"]
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         return ToyNetwork(recipe["channels"], recipe["levels"])
@@ -178,7 +180,7 @@ def test_a_registered_family_is_searched(toy: ToyFamily) -> None:
         "patch_size_1",
     ]
     small = compose_space(supernet, preset=supernet.presets["small"])
-    assert small.choices("image_size") == [64]
+    assert small.choices("input", "image_size") == [64]
     with pytest.raises(InputError, match="--image-sizes is given, but the preset has its own"):
         compose_space(supernet, preset=supernet.presets["small"], choices={"image_size": (64, 96)})
 
@@ -198,7 +200,7 @@ def test_a_subnet_is_folded_once_and_restored(toy: ToyFamily) -> None:
     subnet.fold(64)
     assert subnet.folded == (("stages.0.0", "stages.0.1"), ("stages.1.0", "stages.1.1"))
     state = subnet.state_dict()
-    assert set(state) == {
+    assert set(state) == {"pixel_mean", "pixel_std"} | {
         f"network.stages.{n}.0.{kind}" for n in (0, 1) for kind in ("weight", "bias")
     }
     assert not any(isinstance(part, nn.BatchNorm2d) for part in subnet.modules())
@@ -241,7 +243,12 @@ def test_a_family_takes_only_its_own_spaces(space: str) -> None:
     [
         ("timm:mobilenetv2_050", "auto", {}, ("no weights of its own", "pretrained")),
         *(
-            (space, "random", {"recalibrate_batch_norm": True}, (space, "nothing to recalibrate"))
+            (
+                space,
+                "random",
+                {"recalibrate_batch_norm": True},
+                (space, "recalibrate_batch_norm is given"),
+            )
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050", "autopatch_s")
         ),
         *(
@@ -260,7 +267,7 @@ def test_a_family_takes_only_its_own_spaces(space: str) -> None:
             (space, "random", {"timm_kwargs": {"no_such": 1}}, ("no_such",))
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050")
         ),
-        ("ofa_mbv3", "random", {"timm_kwargs": {}}, ("timm_kwargs", "no model of timm")),
+        ("ofa_mbv3", "random", {"timm_kwargs": {}}, ("timm_kwargs is given", "ofa_mbv3")),
         ("elastic:mobilenetv2_050", "auto", {}, ("has no weights 'auto'",)),
         ("autopatch_s", "pretrained", {}, ("has no weights 'pretrained'", "'auto'")),
     ],

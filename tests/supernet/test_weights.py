@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import Backbone, load_supernet, read_weights
+from autopatch.supernet import Backbone, load_supernet, read_safetensors, read_weights
 
 WriteWeights = Callable[..., Path]
 SPACE = "timm:mobilenetv2_050"
@@ -23,6 +23,15 @@ def test_metadata_is_read(write_weights: WriteWeights) -> None:
     assert weights.timm_kwargs == {"pad_type": "same"}
     assert weights.mean == (0.5, 0.5, 0.5)
     assert weights.std == (0.25, 0.25, 0.25)
+
+
+def test_paths_as_text(write_weights: WriteWeights) -> None:
+    path = write_weights()
+    weights = read_weights(str(path))
+    assert weights.path == path
+    metadata, state = read_safetensors(str(path))
+    assert metadata["timm_model"] == "mobilenetv2_050"
+    assert state.keys() == weights.state.keys()
 
 
 def test_tensors_reach_the_subnet(

@@ -23,6 +23,11 @@ from autopatch.cli.search import search, search_outcome
 from autopatch.cli.tables import print_front, print_results
 from autopatch.errors import InputError
 
+FittedDetector = Annotated[
+    Path | None,
+    typer.Option("--detector", help="File that `fit` wrote; RUN/detector.safetensors if absent."),
+]
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -39,7 +44,7 @@ app.command()(search)
 def fit(
     run: RunFolder,
     trial: Annotated[
-        int | None, typer.Option(help="Trial to fit; that of highest validation rwAP if absent.")
+        int | None, typer.Option(help="Trial to fit; the pick of the search if absent.")
     ] = None,
     patchcore: Annotated[
         bool, typer.Option("--patchcore", help="Fit the PatchCore setting of the backbone instead.")
@@ -58,15 +63,14 @@ def fit(
     device: Device = "cpu",
 ) -> None:
     """Fits a searched detector on the good images and sets its threshold."""
-    from autopatch.runs import PATCHCORE, Run
+    from autopatch.runs import Run
 
-    if (trial is not None) + patchcore + (architecture is not None) > 1:
-        raise InputError("--trial, --patchcore and --architecture exclude one another")
     opened = Run.open(run, data=data, weights=weights)
-    chosen = PATCHCORE if patchcore else trial if trial is not None else architecture
     with progress() as report:
         detector = opened.fit(
-            chosen,
+            architecture,
+            trial=trial,
+            patchcore=patchcore,
             false_alarm_rate=false_alarm_rate,
             out=out,
             device=device,
@@ -103,10 +107,7 @@ def predict(
 @app.command()
 def evaluate(
     run: RunFolder,
-    detector: Annotated[
-        Path | None,
-        typer.Option(help="File that `fit` wrote; RUN/detector.safetensors if absent."),
-    ] = None,
+    detector: FittedDetector = None,
     data: MovedData = None,
     weights: MovedWeights = None,
     cache_gib: CacheGib = 4.0,
@@ -124,14 +125,18 @@ def evaluate(
 
 @app.command()
 def report(
-    run: RunFolder, data: MovedData = None, weights: MovedWeights = None, device: Device = "cpu"
+    run: RunFolder,
+    detector: FittedDetector = None,
+    data: MovedData = None,
+    weights: MovedWeights = None,
+    device: Device = "cpu",
 ) -> None:
     """Writes RUN/report: Pareto plot, table, best and worst cases."""
     from autopatch.runs import Run
 
     opened = Run.open(run, data=data, weights=weights)
     with progress() as bar:
-        page = opened.report(device=device, progress=bar)
+        page = opened.report(detector, device=device, progress=bar)
     note(f"features: {opened.supernet.provenance}")
     note(f"written: {page}")
 
@@ -145,7 +150,7 @@ def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None
     from autopatch.data import check_folder
 
     with console.status("reading images"):
-        checked = check_folder(data, group_regex=group_regex, groups_csv=groups)
+        checked = check_folder(data, group_regex=group_regex, groups=groups)
     for problem in checked.problems:
         note(problem)
     if checked.problems:

@@ -119,8 +119,10 @@ def search(
             legacy_order=legacy_order,
             mean=floats("--mean", mean),
             std=floats("--std", std),
-            timm_kwargs=json_object("--timm-kwargs", timm_kwargs),
-            recalibrate_batch_norm=recalibrate_bn,
+            space_options={
+                "timm_kwargs": json_object("--timm-kwargs", timm_kwargs),
+                "recalibrate_batch_norm": recalibrate_bn,
+            },
             cache_gib=cache_gib,
             device=device,
             resume=resume,

@@ -8,22 +8,18 @@ from autopatch.cli.console import note, table
 
 if TYPE_CHECKING:
     from autopatch.runs import Run, TestResults
+    from autopatch.search import Objective
 
-_METRICS = {
-    "rwAP": "rwAP",
-    "AP": "AP",
-    "AUROC": "AUROC",
-    "AUPRO": "AUPRO",
-    "image_AUROC": "image AUROC",
-}
 _KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore setting"}
 
 
 def print_front(run: Run) -> None:
     """The table of the front on the validation part."""
+    from autopatch.report import METRIC_TITLES
+
     front = run.front
-    costs = [objective for objective in run.objectives if objective.name not in _METRICS]
-    metrics = {name: _METRICS[name] for name in ("rwAP", "AP")}
+    columns = _columns(run)
+    metrics = {name: METRIC_TITLES[name] for name in ("rwAP", "AP")}
     rows = []
     for trial in front.trials:
         assert trial.evaluation is not None
@@ -32,31 +28,33 @@ def print_front(run: Run) -> None:
             [
                 trial.architecture.describe(run.supernet),
                 f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
-                *(f"{cost.display(found.values[cost.name]):.2f}" for cost in costs),
+                *(f"{o.display(found.values[o.name]):.2f}" for o in columns.values()),
                 *(f"{100 * found.metrics[name]:.1f}" for name in metrics),
             ]
         )
     features = "; RANDOM features" if run.supernet.random_features else ""
     table(
         f"Pareto front, validation part ({len(run.split.validation)} anomalous images){features}",
-        ["architecture", "trial", *_headings(run), *metrics.values()],
+        ["architecture", "trial", *columns, *metrics.values()],
         rows,
     )
 
 
 def print_results(run: Run, results: TestResults) -> None:
     """The table of the test part, and what its rows are."""
+    from autopatch.report import METRIC_TITLES
+
     note(f"features: {results.features}")
     anomalous = sum(sample.label for sample in run.split.test)
-    costs = [objective for objective in run.objectives if objective.name not in _METRICS]
+    columns = _columns(run)
     table(
         f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
-        ["detector", *_METRICS.values(), *_headings(run), "ms"],
+        ["detector", *METRIC_TITLES.values(), *columns, "ms"],
         [
             [
                 _KINDS.get(row.kind, f"trial {row.trial}"),
-                *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in _METRICS),
-                *(f"{cost.display(row.values[cost.name]):.2f}" for cost in costs),
+                *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in METRIC_TITLES),
+                *(f"{o.display(row.values[o.name]):.2f}" for o in columns.values()),
                 "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
             ]
             for row in results.rows
@@ -73,13 +71,10 @@ def print_results(run: Run, results: TestResults) -> None:
     )
 
 
-def _headings(run: Run) -> list[str]:
-    """Headings of the columns of costs: "GFLOP", or "published GFLOP"."""
-    headings = []
-    for objective in run.objectives:
-        if objective.name in _METRICS:
-            continue
-        kind = objective.name.partition("_")[0]
-        heading = objective.unit or objective.name
-        headings.append(heading if kind == "total" else f"{kind} {heading}")
-    return headings
+def _columns(run: Run) -> dict[str, Objective]:
+    """The objectives that are none of the metrics, by the headings of their columns."""
+    from autopatch.report import METRIC_TITLES
+    from autopatch.search.objectives import headings
+
+    titles = headings(run.objectives)
+    return {titles[o.name]: o for o in run.objectives if o.name not in METRIC_TITLES}

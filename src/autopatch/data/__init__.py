@@ -4,8 +4,8 @@
 - `mvtec`: `MVTecAD`, a folder in the MVTec-AD layout, images and masks found and paired.
 - `checks`: `check`, `check_folder` and `require_valid`, every image and mask decoded and compared.
 - `images`: `ImageInput`, files, PIL images, arrays and tensors; `to_pil`, `as_images`,
-  `read_image`, `read_mask`; stacks of them, `load_images`, `load_masks`; `ImageReader`, batches
-  read ahead and kept.
+  `read_image`, `read_mask`; `Preparation`, what gives them one size, such as `Square`; stacks of
+  them, `load_images`, `load_masks`; `ImageReader`, batches read ahead and kept.
 - `folders`: `folder_images`, `named_images`, images whatever the layout.
 - `splits`: `make_split`, which image plays which role, by one of `PROTOCOLS`; `Split`, the
   answer, JSON in and out.
@@ -23,6 +23,8 @@ from autopatch.data.images import (
     EVALUATION_SIZE,
     ImageInput,
     ImageReader,
+    Preparation,
+    Square,
     as_images,
     load_images,
     load_masks,
@@ -47,8 +49,10 @@ __all__ = [
     "MVTecAD",
     "Manifest",
     "ManifestEntry",
+    "Preparation",
     "Sample",
     "Split",
+    "Square",
     "as_images",
     "check",
     "check_folder",

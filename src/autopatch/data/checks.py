@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from autopatch.data.images import (
     EVALUATION_SIZE,
@@ -40,7 +39,7 @@ def check_folder(
     data: StrPath,
     *,
     group_regex: str | None = None,
-    groups_csv: StrPath | None = None,
+    groups: StrPath | None = None,
     progress: Progress | None = None,
 ) -> CheckedFolder:
     """Decodes every image and mask of a folder in the MVTec-AD layout.
@@ -48,18 +47,18 @@ def check_folder(
     Args:
         data: The folder.
         group_regex: See `MVTecAD.scan`.
-        groups_csv: See `MVTecAD.scan`.
+        groups: The `groups_csv` of `MVTecAD.scan`.
         progress: Told of every image.
 
     Raises:
         InputError: The folder does not have this layout, or the groups cannot be read.
     """
-    dataset = MVTecAD.scan(Path(data), group_regex=group_regex, groups_csv=groups_csv)
+    dataset = MVTecAD.scan(data, group_regex=group_regex, groups_csv=groups)
     counts = {"train/good": len(dataset.train)}
     for kind in (GOOD, *dataset.types):
         counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
-    groups = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
-    return CheckedFolder(tuple(check(dataset, progress=progress)), counts, len(groups))
+    known = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
+    return CheckedFolder(tuple(check(dataset, progress=progress)), counts, len(known))
 
 
 def check(
@@ -68,10 +67,12 @@ def check(
     evaluation_size: int = EVALUATION_SIZE,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Decodes every image and mask.
+    """Decodes every image and mask, and compares types, masks and roles.
+
+    Every image to fit on is good, every anomalous image has a mask and no good one has.
 
     Args:
-        dataset: Its `train` and `test` images.
+        dataset: The images, as tuples or lists.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
         progress: Told of every image.
 
@@ -79,14 +80,18 @@ def check(
         One line a problem, in the order of the files; none if the data set is sound.
     """
 
-    def problems(sample: Sample) -> list[str]:
+    def problems(part: tuple[Sample, bool]) -> list[str]:
+        sample, is_train = part
         found: list[str] = []
+        misplaced = _misplaced(sample, is_train)
+        if misplaced is not None:
+            found.append(misplaced)
         shape: tuple[int, int] | None = None
         try:
             shape = read_image(sample.image).size
         except InputError as error:
             found.append(str(error))
-        if sample.mask is None:
+        if sample.mask is None or not sample.label:
             return found
         try:
             mask = read_mask(sample.mask)
@@ -100,9 +105,23 @@ def check(
             found.append(str(error))
         return found
 
-    samples = dataset.train + dataset.test
+    samples = [
+        *((sample, True) for sample in dataset.train),
+        *((sample, False) for sample in dataset.test),
+    ]
     told = None if progress is None else partial(progress, "read images")
     return [problem for found in in_threads(problems, samples, told) for problem in found]
+
+
+def _misplaced(sample: Sample, is_train: bool) -> str | None:
+    """What is wrong with the type, the mask or the role of an image, whatever the files hold."""
+    if is_train and sample.label:
+        return f"{sample.image}: an image of the type {sample.type!r} in train, expected good ones"
+    if sample.label and sample.mask is None:
+        return f"{sample.image}: an image of the type {sample.type!r} without a mask, expected one"
+    if not sample.label and sample.mask is not None:
+        return f"{sample.image}: a good image with the mask {sample.mask}, expected none"
+    return None
 
 
 def require_valid(

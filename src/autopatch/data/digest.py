@@ -16,7 +16,7 @@ from autopatch.data.images import ImageInput, in_threads, to_pil
 from autopatch.data.samples import relative_path
 from autopatch.data.splits import Split
 from autopatch.errors import InputError
-from autopatch.files import sha256_of
+from autopatch.files import StrPath, sha256_of
 
 _NAMED_FILES = 3
 
@@ -59,7 +59,7 @@ class Manifest:
         object.__setattr__(self, "entries", ordered)
 
     @classmethod
-    def of(cls, split: Split, root: Path) -> Manifest:
+    def of(cls, split: Split, root: StrPath) -> Manifest:
         """Reads the files of a split. Each is read once; one that is missing has no digest.
 
         Args:

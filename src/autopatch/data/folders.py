@@ -7,14 +7,16 @@ from pathlib import Path
 
 from autopatch.data.mvtec import IMAGE_SUFFIXES
 from autopatch.errors import InputError
+from autopatch.files import StrPath
 
 
-def folder_images(folder: Path) -> list[Path]:
+def folder_images(folder: StrPath) -> list[Path]:
     """Image files below a folder, sorted; hidden files and folders are passed over.
 
     Raises:
         InputError: There is none.
     """
+    folder = Path(folder)
     found = sorted(
         path
         for path in folder.rglob("*")
@@ -27,7 +29,7 @@ def folder_images(folder: Path) -> list[Path]:
     return found
 
 
-def named_images(paths: Sequence[Path]) -> dict[Path, Path]:
+def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
     """Image files by the names their results get, without suffix: those below a given folder keep
     their place in it.
 
@@ -35,7 +37,7 @@ def named_images(paths: Sequence[Path]) -> dict[Path, Path]:
         InputError: A path does not exist, there is no image, or two results would have one name.
     """
     found: dict[Path, Path] = {}
-    for path in paths:
+    for path in map(Path, paths):
         if path.is_dir():
             pairs = [(file.relative_to(path).with_suffix(""), file) for file in folder_images(path)]
         elif path.is_file():

@@ -9,8 +9,9 @@ import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ _EXPECTED = (
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Key: TypeAlias = tuple[str, int]  # path, size
+_Key: TypeAlias = "tuple[str, Preparation]"
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
@@ -142,26 +143,56 @@ def read_mask(path: StrPath) -> Image.Image:
     return Image.fromarray(anomalous.astype(np.uint8) * np.uint8(255))
 
 
-def load_images(images: Sequence[ImageInput], image_size: int) -> torch.Tensor:
-    """Reads images and resizes each to a square (PIL bilinear, the aspect is not kept).
+class Preparation(Protocol):
+    """How an image becomes pixels; hashable, and all images become of one size."""
 
-    An image that has this size already keeps its pixels.
+    def pixels(self, image: Image.Image, /) -> npt.NDArray[np.uint8]:
+        """The pixels `[H, W, 3]` of an RGB image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Square:
+    """Images resized to a square (PIL bilinear, the aspect is not kept).
+
+    Attributes:
+        size: Its side, in pixels.
+
+    Raises:
+        InputError: The size is below 1.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        _require_size("image_size", self.size)
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The pixels `[size, size, 3]` of an RGB image."""
+        # np.array: PIL's buffer is read-only, which torch warns about.
+        return np.array(_resize(image, self.size))
+
+
+def load_images(images: Sequence[ImageInput], preparation: Preparation | int) -> torch.Tensor:
+    """Reads images and prepares each.
 
     Args:
         images: N images of any kind that `to_pil` takes.
-        image_size: S, in pixels.
+        preparation: What gives them one size; a number S is `Square(S)`, which leaves an image that
+            has this size already as it is.
 
     Returns:
-        uint8 `[N, 3, S, S]`, RGB, 0..255.
+        uint8 `[N, 3, H, W]`, RGB, 0..255.
 
     Raises:
         InputError: See `to_pil`.
     """
-    _require_size("image_size", image_size)
-    pixels = np.empty((len(images), 3, image_size, image_size), np.uint8)
+    prepared = _preparation(preparation)
+    height, width, _ = prepared.pixels(Image.new("RGB", (1, 1))).shape
+    pixels = np.empty((len(images), 3, height, width), np.uint8)
 
     def load(index: int) -> None:
-        pixels[index] = _pixels(images[index], f"images[{index}]", image_size)
+        pixels[index] = _pixels(images[index], f"images[{index}]", prepared)
 
     in_threads(load, range(len(images)))
     return torch.from_numpy(pixels)
@@ -186,29 +217,28 @@ class ImageReader:
         self._lock = threading.Lock()
 
     def batches(
-        self, images: Sequence[ImageInput], image_size: int, batch_size: int
+        self, images: Sequence[ImageInput], preparation: Preparation | int, batch_size: int
     ) -> Iterator[torch.Tensor]:
         """Gives what `load_images` gives, in batches; the next two are read meanwhile.
 
         Args:
             images: N images of any kind that `to_pil` takes.
-            image_size: S, in pixels.
+            preparation: See `load_images`.
             batch_size: Images of a batch; the last one may have fewer.
 
         Returns:
-            An iterator over uint8 `[n, 3, S, S]`. Its threads end with it, also when it is closed
+            An iterator over uint8 `[n, 3, H, W]`. Its threads end with it, also when it is closed
             early.
 
         Raises:
             InputError: A size is below 1; or, from the iterator, the first image that `to_pil`
                 refuses.
         """
-        _require_size("image_size", image_size)
         _require_size("batch_size", batch_size)
-        return self._read(images, image_size, batch_size)
+        return self._read(images, _preparation(preparation), batch_size)
 
     def _read(
-        self, images: Sequence[ImageInput], image_size: int, batch_size: int
+        self, images: Sequence[ImageInput], preparation: Preparation, batch_size: int
     ) -> Iterator[torch.Tensor]:
         with _threads() as pool:
             under_way: deque[list[Future[torch.Tensor]]] = deque()
@@ -216,7 +246,7 @@ class ImageReader:
                 for first in range(0, len(images), batch_size):
                     indices = range(first, min(first + batch_size, len(images)))
                     under_way.append(
-                        [pool.submit(self._pixels, images[i], i, image_size) for i in indices]
+                        [pool.submit(self._pixels, images[i], i, preparation) for i in indices]
                     )
                     if len(under_way) > _BATCHES_AHEAD:
                         yield torch.stack([future.result() for future in under_way.popleft()])
@@ -225,17 +255,17 @@ class ImageReader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, image: ImageInput, index: int, size: int) -> torch.Tensor:
+    def _pixels(self, image: ImageInput, index: int, preparation: Preparation) -> torch.Tensor:
         stamp = _stamp(image)
         if stamp is None or not isinstance(image, str | os.PathLike):
-            return _pixels(image, f"images[{index}]", size)
-        key = os.fspath(image), size
+            return _pixels(image, f"images[{index}]", preparation)
+        key = os.fspath(image), preparation
         with self._lock:
             stamped = self._kept.get(key)
             if stamped is not None and stamped[0] == stamp:
                 self._kept.move_to_end(key)
                 return stamped[1]
-        pixels = _pixels(image, f"images[{index}]", size)
+        pixels = _pixels(image, f"images[{index}]", preparation)
         self._keep(key, stamp, pixels)
         return pixels
 
@@ -402,10 +432,13 @@ def _pil_of_array(image: npt.NDArray[Any], name: str, found: str) -> Image.Image
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
 
 
-def _pixels(image: ImageInput, name: str, size: int) -> torch.Tensor:
-    """An image as `load_images` gives it, uint8 `[3, size, size]`."""
-    # np.array: PIL's buffer is read-only, which torch warns about.
-    pixels = np.array(_resize(to_pil(image, name=name), size))
+def _preparation(preparation: Preparation | int) -> Preparation:
+    return Square(preparation) if isinstance(preparation, int) else preparation
+
+
+def _pixels(image: ImageInput, name: str, preparation: Preparation) -> torch.Tensor:
+    """An image as `load_images` gives it, uint8 `[3, H, W]`."""
+    pixels = preparation.pixels(to_pil(image, name=name))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from autopatch.errors import InputError
+from autopatch.files import StrPath
 
 GOOD = "good"
 """The type of images without an anomaly."""
@@ -43,15 +44,15 @@ class Dataset(Protocol):
         """The folder under which all files lie."""
 
     @property
-    def train(self) -> tuple[Sample, ...]:
+    def train(self) -> Sequence[Sample]:
         """Good images to fit on."""
 
     @property
-    def test(self) -> tuple[Sample, ...]:
-        """Good images, of which there may be none, and anomalous ones."""
+    def test(self) -> Sequence[Sample]:
+        """Good images, of which there may be none, and anomalous ones, each with a mask."""
 
     @property
-    def types(self) -> tuple[str, ...]:
+    def types(self) -> Sequence[str]:
         """The anomaly types, sorted."""
 
 
@@ -60,7 +61,7 @@ def anomaly_types(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(sorted({sample.type for sample in samples if sample.label}))
 
 
-def relative_path(path: Path, root: Path) -> str:
+def relative_path(path: Path, root: StrPath) -> str:
     """A file's path relative to the folder of its data set, with forward slashes.
 
     Raises:

@@ -68,7 +68,7 @@ class Split:
         """All images that have a role, each once, sorted."""
         return sorted({sample.image for samples in self.roles.values() for sample in samples})
 
-    def to_json(self, root: Path) -> dict[str, Any]:
+    def to_json(self, root: StrPath) -> dict[str, Any]:
         """Gives the split as JSON values, with paths relative to `root`.
 
         Raises:
@@ -95,7 +95,7 @@ class Split:
 
     @classmethod
     def from_json(
-        cls, document: Mapping[str, Any], root: Path, *, require_files: bool = True
+        cls, document: Mapping[str, Any], root: StrPath, *, require_files: bool = True
     ) -> Split:
         """Reads what `to_json` gave.
 
@@ -293,7 +293,7 @@ def random_split(
     if left_out:
         notes.append(
             f"left out {left_out} of the {len(dataset.train)} images of {good_folder}: their group "
-            "also lies in the test folder"
+            "is also that of images to test"
         )
     percents = {"holdout": _HOLDOUT_PERCENT, "calibration": _CALIBRATION_PERCENT}
     if not test_good:

@@ -1,7 +1,8 @@
 """Detectors: a subnet, a memory bank of good patches, and a threshold.
 
 - `Architecture`: what a detector is made of: `Input`, `Backbone` (of `autopatch.supernet`), `Head`.
-  `STEPS`, `Step`, `FeatureTransform`: optional steps of the head, and the registry of them.
+  `STEPS`, `Step`, `FeatureTransform`, `ScoreTransform`: optional steps of the head, and the
+  registry of them.
 - `Detector`: fit, predict, save and load; `Prediction`, `ImagePrediction`: what it says.
 - `PatchFeatureExtractor`, `PatchAggregator`, `MemoryBank`: its modules. `FittedHead`, `fit_head`:
   all behind the feature maps.
@@ -28,7 +29,7 @@ from autopatch.detector.metrics import METRICS, score_maps
 from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import ImagePrediction, Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
-from autopatch.detector.steps import STEPS, FeatureTransform, Step
+from autopatch.detector.steps import STEPS, FeatureTransform, ScoreTransform, Step
 from autopatch.detector.threshold import Threshold, calibrate
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PatchAggregator",
     "PatchFeatureExtractor",
     "Prediction",
+    "ScoreTransform",
     "Step",
     "Threshold",
     "calibrate",

@@ -37,12 +37,18 @@ from autopatch.detector.extractor import (
 from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import Prediction
-from autopatch.detector.scoring import fit_head, map_steps, to_anomaly_maps
-from autopatch.detector.threshold import Threshold, calibrate
+from autopatch.detector.scoring import FittedHead, fit_head
+from autopatch.detector.threshold import Threshold, calibrate, check_rate
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath, write_bytes_atomically
 from autopatch.progress import Progress
-from autopatch.supernet import Supernet, load_supernet, read_safetensors, restore_subnet
+from autopatch.supernet import (
+    Subnet,
+    Supernet,
+    load_supernet,
+    read_safetensors,
+    restore_subnet,
+)
 
 _FORMAT = 3
 _METADATA = "autopatch_detector"
@@ -65,6 +71,7 @@ class Detector(nn.Module):
         architecture: What was fitted.
         extractor: Patch features of images.
         memory: The memory bank.
+        score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
         threshold: When an image is called anomalous.
         calibration_scores: Image scores of the calibration images, `[n]`.
@@ -79,23 +86,23 @@ class Detector(nn.Module):
         self,
         *,
         architecture: Architecture,
-        extractor: PatchFeatureExtractor,
-        memory: MemoryBank,
+        subnet: Subnet,
+        head: FittedHead,
         threshold: Threshold,
         calibration_scores: torch.Tensor,
         usual_distance: float,
-        evaluation_size: int,
         data_digest: str,
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.extractor = extractor
-        self.memory = memory
-        self.map_steps = map_steps(architecture.head, evaluation_size)
+        self.extractor = PatchFeatureExtractor(subnet, head.aggregator)
+        self.memory = head.memory
+        self.score_steps = head.score_steps
+        self.map_steps = head.map_steps
         self.threshold = threshold
         self.register_buffer("calibration_scores", calibration_scores)
         self.usual_distance = usual_distance
-        self.evaluation_size = evaluation_size
+        self.evaluation_size = head.size
         self.data_digest = data_digest
         self.eval().requires_grad_(False)
 
@@ -134,13 +141,14 @@ class Detector(nn.Module):
             InputError: An image cannot be read, there are too few, or the architecture is that of
                 another backbone.
         """
-        good = _list(images)
+        check_rate(false_alarm_rate)
+        good = _good_images(images)
         if not good:
             raise InputError("`images` is empty, expected good images to fit the bank on")
         if calibration is None:
             good, held_out = _split(good, seed)
         else:
-            held_out = _list(calibration)
+            held_out = _good_images(calibration)
         if not held_out:
             raise InputError("`calibration` is empty, expected good images for the threshold")
         if supernet is None or isinstance(supernet, str):
@@ -151,9 +159,8 @@ class Detector(nn.Module):
                 raise InputError(
                     f"{supernet.name} has no levels of stride 8 and 16, expected an architecture"
                 )
-        size = architecture.input.size
         subnet = cut_subnet(supernet, architecture, good, device)
-        maps_of_good = feature_maps(subnet, size, good, _told(progress, "fit"))
+        maps_of_good = feature_maps(subnet, architecture.input, good, _told(progress, "fit"))
         try:
             head = fit_head(
                 stack_maps(maps_of_good, len(good)),
@@ -166,18 +173,19 @@ class Detector(nn.Module):
         maps = torch.cat(
             [
                 head.anomaly_maps(batch)
-                for batch in feature_maps(subnet, size, held_out, _told(progress, "calibrate"))
+                for batch in feature_maps(
+                    subnet, architecture.input, held_out, _told(progress, "calibrate")
+                )
             ]
         )
         scores = maps.flatten(1).amax(dim=1)
         detector = cls(
             architecture=architecture,
-            extractor=PatchFeatureExtractor(subnet, head.aggregator),
-            memory=head.memory,
+            subnet=subnet,
+            head=head,
             threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
             calibration_scores=scores,
             usual_distance=float(maps.median()),
-            evaluation_size=evaluation_size,
             data_digest=data_digest or pixels_digest([*good, *held_out]),
         )
         return detector.to(device)
@@ -190,11 +198,17 @@ class Detector(nn.Module):
 
         Returns:
             Maps `[N, E, E]` and scores `[N]`, float32.
+
+        Raises:
+            ValueError: The images have another shape or dtype.
         """
-        patches = self.extractor(images)
-        count, height, width, _ = patches.shape
-        distances = self.memory(patches.flatten(0, 2)).reshape(count, height, width)
-        maps = to_anomaly_maps(distances, self.map_steps, self.evaluation_size)
+        size = self.architecture.input.size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"`images` has shape {list(images.shape)}, expected [N, 3, {size}, {size}]; "
+                "`predict` takes any"
+            )
+        maps = self.head.score(self.extractor(images))
         return maps, maps.flatten(1).amax(dim=1)
 
     def predict(self, images: Images, *, progress: Progress | None = None) -> Prediction:
@@ -240,7 +254,19 @@ class Detector(nn.Module):
             return
         found = _list(images)
         reader = ImageReader(cache_bytes=0)
-        yield from ((pixels, len(found)) for pixels in reader.batches(found, size, at_a_time))
+        batches = reader.batches(found, self.architecture.input, at_a_time)
+        yield from ((pixels, len(found)) for pixels in batches)
+
+    @property
+    def head(self) -> FittedHead:
+        """All behind the feature maps; it shares the detector's modules."""
+        return FittedHead(
+            aggregator=self.extractor.aggregator,
+            memory=self.memory,
+            score_steps=self.score_steps,
+            map_steps=self.map_steps,
+            size=self.evaluation_size,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -262,18 +288,35 @@ class Detector(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside tensors."""
         return {
+            "architecture": self.architecture.to_json(),
+            "evaluation_size": self.evaluation_size,
             "threshold": asdict(self.threshold),
             "usual_distance": self.usual_distance,
             "data_digest": self.data_digest,
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Reads what `get_extra_state` gave."""
-        threshold = dict(state["threshold"])
-        threshold["interval"] = tuple(threshold["interval"])
-        self.threshold = Threshold(**threshold)
+        """Reads what `get_extra_state` gave, of a detector of the same architecture."""
+        self.architecture = Architecture.from_json(state["architecture"])
+        self.threshold = _threshold(state)
         self.usual_distance = float(state["usual_distance"])
         self.data_digest = str(state["data_digest"])
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Takes the state of another detector of the same architecture, but for its bank size.
+
+        Raises:
+            ValueError: It is of another architecture; nothing is changed then.
+            RuntimeError: See `nn.Module.load_state_dict`.
+        """
+        if _EXTRA_STATE in state_dict:
+            found = _form(state_dict[_EXTRA_STATE])
+            expected = _form(self.get_extra_state())
+            if found != expected:
+                raise ValueError(f"the state is of {found}, expected {expected}")
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -296,9 +339,7 @@ class Detector(nn.Module):
         }
         document = {
             "format": _FORMAT,
-            "architecture": self.architecture.to_json(),
             "subnet": self.extractor.subnet.to_header(),
-            "evaluation_size": self.evaluation_size,
             **self.get_extra_state(),
         }
         try:
@@ -327,16 +368,14 @@ class Detector(nn.Module):
                 architecture.head, [level.channels for level in subnet.levels]
             )
             memory = MemoryBank(tensors["memory.bank"][:1])  # the rest comes with the state
-            threshold = dict(document["threshold"])
-            threshold["interval"] = tuple(threshold["interval"])
+            size = int(document["evaluation_size"])
             detector = cls(
                 architecture=architecture,
-                extractor=PatchFeatureExtractor(subnet, aggregator),
-                memory=memory,
-                threshold=Threshold(**threshold),
+                subnet=subnet,
+                head=FittedHead.of(architecture.head, aggregator, memory, size),
+                threshold=_threshold(document),
                 calibration_scores=tensors["calibration_scores"],
                 usual_distance=float(document["usual_distance"]),
-                evaluation_size=int(document["evaluation_size"]),
                 data_digest=str(document["data_digest"]),
             )
             detector.load_state_dict({**tensors, _EXTRA_STATE: document})
@@ -362,6 +401,34 @@ class Detector(nn.Module):
         numbers = (self.threshold.value, self.usual_distance)
         if not all(math.isfinite(number) for number in numbers) or self.evaluation_size < 1:
             raise ValueError("numbers out of range")
+
+
+def _form(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What two detectors must have in common for one to take the state of the other."""
+    architecture = dict(state["architecture"])
+    head = {k: v for k, v in architecture.pop("head").items() if k != "bank_size"}
+    return {**architecture, "head": head, "evaluation_size": state["evaluation_size"]}
+
+
+def _threshold(state: Mapping[str, Any]) -> Threshold:
+    values = dict(state["threshold"])
+    return Threshold(**{**values, "interval": tuple(values["interval"])})
+
+
+def _good_images(images: Images) -> list[ImageInput]:
+    """Images to fit on, as a list.
+
+    Raises:
+        InputError: A folder is that of a whole data set, in which there are anomalous images too.
+    """
+    if isinstance(images, str | os.PathLike):
+        for part in (Path("train", "good"), Path("ground_truth")):
+            if (Path(images) / part).is_dir():
+                raise InputError(
+                    f"{images}: holds {part}, expected a folder of good images alone, such as "
+                    f"{Path(images, 'train', 'good')}"
+                )
+    return _list(images)
 
 
 def _list(images: Images) -> list[ImageInput]:

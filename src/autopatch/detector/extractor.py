@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from autopatch.data import ImageInput, ImageReader, load_images
+from autopatch.data import ImageInput, ImageReader, Preparation
 from autopatch.detector.architecture import Architecture
 from autopatch.detector.head import Head
 from autopatch.detector.steps import STEPS, FeatureTransform
@@ -112,6 +112,8 @@ def cut_subnet(
     architecture: Architecture,
     good: Sequence[ImageInput],
     device: torch.device | str = "cpu",
+    *,
+    reader: ImageReader | None = None,
 ) -> Subnet:
     """The subnet of an architecture, ready for use: batch norm recalibrated where the supernet asks
     for that, then folded.
@@ -121,24 +123,26 @@ def cut_subnet(
         architecture: One of its architectures.
         good: Images that batch norm is recalibrated on.
         device: Where it is to run.
+        reader: See `feature_maps`.
     """
-    size = architecture.input.size
     subnet = supernet.get_active_subnet(architecture.backbone).to(device)
     if supernet.recalibrate_batch_norm:
         # Batches count alike, so they are of one size, give or take an image.
         count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
+        reader = reader or ImageReader(cache_bytes=0)
         subnet.recalibrate(
-            subnet.normalize(load_images(good[first:end], size).to(device))
+            subnet.normalize(pixels.to(device))
             for first, end in pairwise(ends)
+            for pixels in reader.batches(good[first:end], architecture.input, end - first)
         )
-    subnet.fold(size)
+    subnet.fold(architecture.input.size)
     return subnet
 
 
 def feature_maps(
     subnet: Subnet,
-    image_size: int,
+    preparation: Preparation,
     images: Sequence[ImageInput],
     told: Callable[[int, int], None] | None = None,
     *,
@@ -148,7 +152,7 @@ def feature_maps(
 
     Args:
         subnet: The backbone.
-        image_size: Side that images are resized to.
+        preparation: Gives the images one size, such as the `Input` of an architecture.
         images: Files, or images in memory.
         told: Called after every batch with how many images are done, and how many there are.
         reader: Decodes the images and may keep them; one that keeps nothing if None.
@@ -156,7 +160,7 @@ def feature_maps(
     at_a_time = images_at_a_time(subnet.device)
     reader = reader or ImageReader(cache_bytes=0)
     done = 0
-    for pixels in reader.batches(images, image_size, at_a_time):
+    for pixels in reader.batches(images, preparation, at_a_time):
         with torch.inference_mode():
             maps = subnet(subnet.normalize(pixels.to(subnet.device)))
         yield maps

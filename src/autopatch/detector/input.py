@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopatch.genes import Choice, Gene
-from autopatch.supernet import check_image_size
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-IMAGE_SIZES = (160, 224, 288)
-"""What a search chooses from by default, in pixels."""
+from autopatch.data import Square
+from autopatch.errors import InputError
+from autopatch.genes import Choice, Gene, is_integer
+
+IMAGE_SIZES = range(32, 1025)
+"""Image sizes that there can be, in pixels."""
+
+DEFAULT_IMAGE_SIZES = (160, 224, 288)
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,11 @@ class Input:
     size: int = 224
 
     def __post_init__(self) -> None:
-        check_image_size(self.size)
+        self.check("image_size", self.size)
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The pixels `[size, size, 3]` of an RGB image."""
+        return Square(self.size).pixels(image)
 
     @staticmethod
     def genes(choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
@@ -36,13 +47,19 @@ class Input:
         Args:
             choices: Choices by field, where they are not the default ones.
         """
-        sizes = tuple(choices.get("image_size", IMAGE_SIZES))
+        sizes = tuple(choices.get("image_size", DEFAULT_IMAGE_SIZES))
         return [Gene("image_size", sizes, "input", "image_size")]
 
     @staticmethod
     def check(field: str, value: Choice) -> None:
-        """Raises InputError unless a field can have the value."""
-        check_image_size(value)
+        """Raises InputError unless the input has the field, and the field can have the value."""
+        if field != "image_size":
+            raise InputError(f"the input has no field {field!r}, expected 'image_size'")
+        if not is_integer(value) or value not in IMAGE_SIZES:
+            raise InputError(
+                f"image size is {value!r}, expected an integer from {IMAGE_SIZES[0]} to "
+                f"{IMAGE_SIZES[-1]}"
+            )
 
     @classmethod
     def decode(cls, values: Mapping[str, Any]) -> Input:

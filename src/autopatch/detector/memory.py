@@ -87,7 +87,8 @@ class MemoryBank(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         bank = state_dict.get(f"{prefix}bank")
-        if isinstance(bank, torch.Tensor):
+        # A bank of other features is refused by the method of nn.Module.
+        if isinstance(bank, torch.Tensor) and bank.shape[1:] == self.bank.shape[1:]:
             self._set(bank.detach().to(self.bank.device, torch.float32, copy=True))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 
@@ -54,7 +55,16 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.anomaly_map)
 
-    def __getitem__(self, index: int) -> ImagePrediction:
+    @overload
+    def __getitem__(self, index: int) -> ImagePrediction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Prediction: ...
+
+    def __getitem__(self, index: int | slice) -> ImagePrediction | Prediction:
+        """What is said of one image, or of some."""
+        if isinstance(index, slice):
+            return Prediction(self.anomaly_map[index], self.pred_score[index], self.threshold)
         anomaly_map, score = self.anomaly_map[index], self.pred_score[index]
         return ImagePrediction(
             anomaly_map,

@@ -12,7 +12,7 @@ from torch import nn
 from autopatch.detector.extractor import PatchAggregator, grid, images_at_a_time
 from autopatch.detector.head import Head
 from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank
-from autopatch.detector.steps import STEPS
+from autopatch.detector.steps import STEPS, ScoreTransform
 
 _DISTANCES_AT_A_TIME = 2**31  # about a second of a CPU, after which one may be told how far it is
 
@@ -24,21 +24,46 @@ class FittedHead:
     Attributes:
         aggregator: Makes patch features of them.
         memory: Compares these with those of good images.
+        score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
         size: Side of the anomaly maps.
     """
 
     aggregator: PatchAggregator
     memory: MemoryBank
+    score_steps: nn.ModuleList
     map_steps: nn.ModuleList
     size: int
+
+    @classmethod
+    def of(
+        cls, head: Head, aggregator: PatchAggregator, memory: MemoryBank, size: int
+    ) -> FittedHead:
+        """The modules of a head, the steps on distances not fitted.
+
+        Args:
+            head: Its steps.
+            aggregator: Of this head.
+            memory: The bank.
+            size: Side of the anomaly maps.
+        """
+        steps = [(STEPS[name], value) for name, value in head.active_steps()]
+        scores = [step.scores(value, memory.bank.shape[1]) for step, value in steps]
+        maps = [step.maps(value, size) for step, value in steps]
+        return cls(
+            aggregator=aggregator,
+            memory=memory,
+            score_steps=nn.ModuleList(s for s in scores if s is not None).to(memory.bank.device),
+            map_steps=nn.ModuleList(m for m in maps if m is not None).to(memory.bank.device),
+            size=size,
+        )
 
     def anomaly_maps(
         self,
         feature_maps: Sequence[torch.Tensor],
         told: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor:
-        """Squared distance of each patch to its nearest neighbor, resized bilinearly.
+        """Anomaly maps of images.
 
         Args:
             feature_maps: One `[N, C_l, H_l, W_l]` a level.
@@ -55,29 +80,37 @@ class FittedHead:
         maps = []
         done = 0
         for batch in _batches(feature_maps, images):
-            distances = self.memory(self.aggregator(batch)).reshape(-1, height, width)
-            maps.append(to_anomaly_maps(distances, self.map_steps, self.size))
+            patches: torch.Tensor = self.aggregator(batch)
+            maps.append(self.score(patches.reshape(-1, height, width, patches.shape[1])))
             done += len(batch[0])
             if told is not None:
                 told(done, len(feature_maps[0]))
         return torch.cat(maps)
 
+    def score(self, patches: torch.Tensor) -> torch.Tensor:
+        """Anomaly maps of patch features: the squared distance of each to its nearest neighbor,
+        resized bilinearly, and what the steps make of it.
 
-def to_anomaly_maps(distances: torch.Tensor, steps: nn.ModuleList, size: int) -> torch.Tensor:
-    """Anomaly maps `[N, size, size]` of distances `[N, H, W]`: resized, then what the steps do."""
-    resized = F.interpolate(
-        distances.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False
-    )
-    maps = resized.squeeze(1)
-    for step in steps:
-        maps = step(maps)
-    return maps
+        Args:
+            patches: `[N, H, W, D]`.
 
-
-def map_steps(head: Head, size: int) -> nn.ModuleList:
-    """The head's steps on anomaly maps `[N, size, size]`."""
-    steps = (STEPS[name].maps(value, size) for name, value in head.active_steps())
-    return nn.ModuleList(step for step in steps if step is not None)
+        Returns:
+            `[N, size, size]`, float32.
+        """
+        count, height, width, _ = patches.shape
+        rows = patches.flatten(0, 2)
+        scores: torch.Tensor = self.memory(rows)
+        for step in self.score_steps:
+            scores = step(rows, scores)
+        maps = F.interpolate(
+            scores.reshape(count, 1, height, width),
+            size=(self.size, self.size),
+            mode="bilinear",
+            align_corners=False,
+        ).squeeze(1)
+        for step in self.map_steps:
+            maps = step(maps)
+        return maps
 
 
 def fit_head(
@@ -99,27 +132,25 @@ def fit_head(
     """
     height, width = grid(feature_maps)
     count = len(feature_maps[0]) * height * width
-    if head.bank_size is None or head.bank_size >= count:
-        sample = torch.arange(count)
-    elif head.bank_size > MAX_CORESET_SAMPLE:
-        raise ValueError(
-            f"`bank_size` is {head.bank_size}, expected at most {MAX_CORESET_SAMPLE} or None for "
-            "all"
-        )
-    else:
-        sample = torch.arange(count)
+    sample = torch.arange(count)
+    if head.bank_size is not None and head.bank_size < count:
+        if head.bank_size > MAX_CORESET_SAMPLE:
+            raise ValueError(
+                f"`bank_size` is {head.bank_size}, expected at most {MAX_CORESET_SAMPLE} or None "
+                "for all"
+            )
         if count > MAX_CORESET_SAMPLE:
             generator = torch.Generator().manual_seed(seed)
             sample = torch.randperm(count, generator=generator)[:MAX_CORESET_SAMPLE].sort().values
-    patches = _sampled_patches(feature_maps, head.patch_sizes, sample)
-    aggregator = PatchAggregator.of(head, [m.shape[1] for m in feature_maps])
-    aggregator.to(patches.device)
-    return FittedHead(
-        aggregator=aggregator,
-        memory=MemoryBank.fit(aggregator.fit(patches), bank_size=head.bank_size, seed=seed),
-        map_steps=map_steps(head, size).to(patches.device),
-        size=size,
-    )
+    pooled = _sampled_patches(feature_maps, head.patch_sizes, sample)
+    aggregator = PatchAggregator.of(head, [m.shape[1] for m in feature_maps]).to(pooled.device)
+    patches = aggregator.fit(pooled)
+    memory = MemoryBank.fit(patches, bank_size=head.bank_size, seed=seed)
+    fitted = FittedHead.of(head, aggregator, memory, size)
+    for step in fitted.score_steps:
+        assert isinstance(step, ScoreTransform)
+        step.fit(patches)
+    return fitted
 
 
 def _batches(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from scipy.stats import beta
 
+from autopatch.errors import InputError
+
 _COVERAGE = 0.9
 
 
@@ -56,12 +58,11 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
         false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
 
     Raises:
-        ValueError: There is no score, or the rate is out of range.
+        ValueError: There is no score, or the rate is out of range (an `InputError`).
     """
     if not scores:
         raise ValueError("`scores` is empty")
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"`false_alarm_rate` is {false_alarm_rate}, expected between 0 and 1")
+    check_rate(false_alarm_rate)
     count = len(scores)
     # The tolerance keeps 20 * 0.95 at 19 although the product is 19.000000000000004.
     rank = min(count, math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9))
@@ -74,3 +75,9 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
         interval=(float(rate.ppf((1 - _COVERAGE) / 2)), float(rate.ppf((1 + _COVERAGE) / 2))),
         images=count,
     )
+
+
+def check_rate(false_alarm_rate: float) -> None:
+    """Raises InputError unless the rate is one that can be asked for."""
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"false_alarm_rate is {false_alarm_rate}, expected between 0 and 1")

@@ -24,9 +24,8 @@ from autopatch.runs import (
     SplitRequest,
     SupernetSource,
     check_new_run,
-    open_dataset,
+    load_inputs,
     perform_search,
-    split_dataset,
 )
 from autopatch.search import Plan, Trial, compose_space, resolve_objectives
 
@@ -100,19 +99,19 @@ def import_study(
     check_new_run(out, shots=shots, resume=resume)
     chosen = choose_trials(file, study=study, trials=trials, fixed=fixed)
     machine = Machine(cache_gib, usable_device(device))
-    source = SupernetSource.find(OFA_MBV3, weights, recalibrate_batch_norm=recalibrate_batch_norm)
+    source = SupernetSource.find(
+        OFA_MBV3, weights, options={"recalibrate_batch_norm": recalibrate_batch_norm}
+    )
     request = SplitRequest(
         shots=shots, reserve=reserve, seed=seed, protocol=protocol, legacy_order=legacy_order
     )
-    dataset = open_dataset(data, request)
-    split = split_dataset(dataset, request, progress)
-    supernet = source.load(seed=seed, progress=progress)
+    inputs = load_inputs(data, request, source, progress)
     published = tuple(
         replace(t, architecture=_with_bank(t.architecture, bank_size)) for t in chosen
     )
     architectures = tuple(dict.fromkeys(t.architecture for t in published))
     plan = Plan(
-        compose_space(supernet, preset=PUBLISHED, choices={"bank_size": (bank_size,)}),
+        compose_space(inputs.supernet, preset=PUBLISHED, choices={"bank_size": (bank_size,)}),
         evaluations=len(architectures),
         seed=seed,
         initial=architectures,
@@ -120,17 +119,7 @@ def import_study(
         settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
     run = perform_search(
-        out,
-        dataset.root,
-        split=split,
-        source=source,
-        request=request,
-        supernet=supernet,
-        plan=plan,
-        preset=PUBLISHED,
-        machine=machine,
-        resume=resume,
-        progress=progress,
+        out, inputs, plan, PUBLISHED, machine=machine, resume=resume, progress=progress
     )
     return ImportedStudy(run, published)
 

@@ -37,6 +37,7 @@ from autopatch.supernet import (
     check_channels,
     random_provenance,
     unknown_space,
+    weights_path,
 )
 
 OFA_MBV3 = "ofa_mbv3"
@@ -52,7 +53,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
     """Where a search is not the published one."""
     lines = []
-    if fixed.get("bank_size", 0) is not None:
+    if fixed.get("head.bank_size", 0) is not None:
         lines.append("the size of the bank is not as published: there it holds all patches")
     installed = version("optuna")
     if sampler == "tpe" and int(installed.split(".")[0]) >= 5:
@@ -202,8 +203,8 @@ class OnceForAllFamily:
     ) -> OnceForAllSupernet:
         """The networks of a space with their weights, see `load_supernet`."""
         names = _networks(space)
-        if options.timm_kwargs is not None:
-            raise InputError(f"timm_kwargs are given, but {space} is no model of timm")
+        options.require(space, "recalibrate_batch_norm")
+        recalibrate = bool(options.own.get("recalibrate_batch_norm"))
         networks = {}
         for name, width in names.items():
             if weights == "random":
@@ -216,7 +217,7 @@ class OnceForAllFamily:
             provenance = "weights of the published Once-for-All networks"
         else:
             provenance = f"weights of {Path(weights).name}"
-        if options.recalibrate_batch_norm:
+        if recalibrate:
             provenance += ", batch norm recalibrated on the good images"
         return OnceForAllSupernet(
             space,
@@ -225,12 +226,14 @@ class OnceForAllFamily:
             std=check_channels("std", options.std or IMAGENET_STD),
             provenance=provenance,
             random_features=weights == "random",
-            recalibrate_batch_norm=options.recalibrate_batch_norm,
+            recalibrate_batch_norm=recalibrate,
         )
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The file of one network, or the file of each network in a folder."""
-        path = Path(weights)
+        path = weights_path(weights)
+        if path is None:
+            return []
         if path.is_dir():
             return [file_in_folder(path, name) for name in _networks(space)]
         return [path]

@@ -26,15 +26,15 @@ def published_split(
         InputError: Images have groups, there are too few for a role, or the order does not name
             each training image once.
     """
-    if any(sample.group is not None for sample in dataset.train + dataset.test):
+    if any(sample.group is not None for sample in (*dataset.train, *dataset.test)):
         raise InputError("protocol: 'autopatch' with groups, expected 'random', which keeps them")
-    train = dataset.train if legacy_order is None else _in_order(dataset, Path(legacy_order))
+    train = tuple(dataset.train) if legacy_order is None else _in_order(dataset, Path(legacy_order))
     count = sum(not sample.label for sample in dataset.test)
     if not 0 < count <= len(train) - MIN_IMAGES:
         raise InputError(
-            f"{dataset.root}: {count} images in test/good and {len(train)} in train/good, "
-            "expected at least 1 in test/good and 2 more in train/good, since protocol "
-            "'autopatch' holds as many out of train/good as test/good has"
+            f"{dataset.root}: {count} good images to test and {len(train)} to train on, expected "
+            f"at least 1 to test and {MIN_IMAGES} more than that to train on, since protocol "
+            "'autopatch' holds out as many as there are to test"
         )
     holdout = train[:count]
     reserved = {

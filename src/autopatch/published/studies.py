@@ -18,11 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.detector import Architecture
 from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.published.flops import PublishedCost
 from autopatch.published.once_for_all import backbone_cost, block_names, describe_setting
 from autopatch.search import SearchSpace
-from autopatch.search._optuna import close_storage, connect, open_storage, quiet
+from autopatch.search.storage import close_storage, connect, open_storage, quiet
 
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 _TABLES = {"alembic_version", "studies", "trials", "version_info"}
@@ -75,8 +76,8 @@ class PublishedTrials:
 
 
 def load_published(
-    path: Path,
-    space: SearchSpace,
+    path: StrPath,
+    space: SearchSpace | None = None,
     *,
     studies: Collection[str] | None = None,
     fixed: Mapping[str, Choice] | None = None,
@@ -85,7 +86,7 @@ def load_published(
 
     Args:
         path: The SQLite file.
-        space: The published space.
+        space: The space of the trials, None for `autopatch.published.space.published_space()`.
         studies: Names of the studies to read, None for all.
         fixed: Values of parameters that a study did not search, named as in `SearchSpace.by_gene`;
             used where a trial has none of its own.
@@ -94,6 +95,10 @@ def load_published(
         InputError: If the file is missing, is no Optuna database or one of another version, has
             not the studies, or holds a trial that is not of the space.
     """
+    from autopatch.published.space import published_space
+
+    path = Path(path)
+    space = published_space() if space is None else space
     space.narrowed(fixed or {})  # refuses what it does not hold
     absent = space.by_gene(fixed or {})
     trials: list[PublishedTrial] = []

@@ -15,20 +15,22 @@ from autopatch.errors import InputError
 from autopatch.files import new_folder
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
-from autopatch.search.objectives import Objective
+from autopatch.search.objectives import Objective, headings
 
 PAGE = "report.html"
 TABLE = "front.csv"
 PARETO = "pareto.png"
 _TEMPLATE = "report.html.jinja"
 
-_METRICS = {
+METRIC_TITLES = {
     "rwAP": "rwAP",
     "AP": "AP",
     "AUROC": "AUROC",
     "AUPRO": "AUPRO",
     "image_AUROC": "image AUROC",
 }
+"""The metrics that have a column in tables, and its heading, by name."""
+
 _FEW = 50  # anomalous validation images, up to which the page warns of noise
 _MISSING = "–"
 _FLOPS_UNIT = "GFLOP"  # of the backbone's column, which objectives of this unit share
@@ -281,17 +283,21 @@ class _Table:
 def _table(
     heading: str, candidates: Sequence[Candidate], names: Sequence[str], report: Report
 ) -> _Table:
-    parts = ["validation"] + (["test"] if _has_tests(candidates) else [])
+    is_tested = _has_tests(candidates)
+    quality, own_quality = report.objectives[-1], _own_quality(report)
     units = _by_unit(report)
+    columns = headings(report.objectives, units=False)
     groups = [
         _Group(
             unit,
-            [objective.name.removesuffix("_flops").replace("_", " ") for objective in objectives]
+            [columns[objective.name] for objective in objectives]
             + ["backbone"] * (unit == _FLOPS_UNIT),
         )
         for unit, objectives in units.items()
     ]
-    groups += [_Group(part, list(_METRICS.values())) for part in parts]
+    groups.append(_Group("validation", [*METRIC_TITLES.values()]))
+    if is_tested:
+        groups.append(_Group("test", [*METRIC_TITLES.values(), *own_quality.values()]))
     rows = []
     for candidate, name in zip(candidates, names, strict=True):
         cells = []
@@ -300,15 +306,25 @@ def _table(
             if unit == _FLOPS_UNIT:
                 flops = candidate.backbone_flops
                 cells[-1].append(_MISSING if flops is None else f"{flops / 1e9:.2f}")
-        for metrics in (candidate.validation, candidate.test or {})[: len(parts)]:
-            cells.append([_percent(metrics, metric) for metric in _METRICS])
+        cells.append([_percent(candidate.validation, metric) for metric in METRIC_TITLES])
+        if is_tested:
+            test = candidate.test or {}
+            cells.append([_percent(test, metric) for metric in METRIC_TITLES])
+            cells[-1] += [_displayed(quality, test)] * len(own_quality)
         rows.append(_Row(name, candidate.label, cells, candidate.is_pick))
     return _Table(heading, groups, rows)
 
 
 def _own_columns(report: Report) -> list[Objective]:
     """The objectives that are not among the metrics, which have their columns anyway."""
-    return [objective for objective in report.objectives if objective.name not in _METRICS]
+    return [objective for objective in report.objectives if objective.name not in METRIC_TITLES]
+
+
+def _own_quality(report: Report) -> dict[str, str]:
+    """Heading of the quality by its name, empty where it is one of the metrics."""
+    quality = report.objectives[-1]
+    titles = {} if quality.name in METRIC_TITLES else headings(report.objectives)
+    return {name: title for name, title in titles.items() if name == quality.name}
 
 
 def _by_unit(report: Report) -> dict[str, list[Objective]]:
@@ -361,9 +377,11 @@ def _write_csv(path: Path, report: Report) -> None:
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
-    parts = ["validation"] + (["test"] if _has_tests(rows) else [])
     objectives = [objective.name for objective in _own_columns(report)]
-    columns = [f"{part}_{metric}" for part in parts for metric in _METRICS]
+    measured = [("validation", name) for name in METRIC_TITLES]
+    if _has_tests(rows):
+        measured += [("test", name) for name in (*METRIC_TITLES, *_own_quality(report))]
+    columns = [f"{part}_{name}" for part, name in measured]
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(
@@ -379,7 +397,7 @@ def _write_csv(path: Path, report: Report) -> None:
                 )
                 if holds
             ]
-            values = [candidate.validation, candidate.test or {}][: len(parts)]
+            found = {"validation": candidate.validation, "test": candidate.test or {}}
             table.writerow(
                 [
                     candidate.number,
@@ -387,7 +405,7 @@ def _write_csv(path: Path, report: Report) -> None:
                     candidate.label,
                     *(_plain(candidate.values.get(name)) for name in objectives),
                     candidate.backbone_flops,
-                    *(metrics.get(metric) for metrics in values for metric in _METRICS),
+                    *(found[part].get(name) for part, name in measured),
                     report.weights,
                 ]
             )

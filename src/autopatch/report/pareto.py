@@ -42,7 +42,8 @@ class Candidate:
         on_front: Whether no other trial beats it.
         is_pick: Whether it is the search's choice.
         is_patchcore: Whether it is the PatchCore setting of the backbone.
-        test: Metrics on the test part, None where it was not measured.
+        test: Metrics and values of the objectives on the test part by name, None where it was not
+            measured.
     """
 
     number: int | None
@@ -64,15 +65,17 @@ class Candidate:
 def best_on_test(
     candidates: Sequence[Candidate], objectives: Sequence[Objective]
 ) -> Candidate | None:
-    """The front's member of highest test rwAP, which no search can know; None without tests.
+    """The front's member that is best in the last objective on the test part, which no search can
+    know; None without tests.
 
     On ties the best in the first objective, then the first.
     """
-    cost = objectives[0]
+    cost, quality = objectives[0], objectives[-1]
+    sign = -1 if quality.is_maximized else 1
     measured = [
-        (-c.test["rwAP"], cost.loss(c.values[cost.name]), place)
+        (sign * c.test[quality.name], cost.loss(c.values[cost.name]), place)
         for place, c in enumerate(candidates)
-        if c.on_front and c.test is not None and "rwAP" in c.test
+        if c.on_front and c.test is not None and quality.name in c.test
     ]
     return candidates[min(measured)[-1]] if measured else None
 
@@ -102,8 +105,7 @@ def pareto_figure(
         candidates: All evaluated candidates, and the PatchCore setting if it is to be compared.
         path: PNG file to write; it appears whole or not at all.
         objectives: Those of the search. The first is the cost, on a logarithmic axis unless a value
-            is not above 0; the last is the quality, whose name is also that of the metric on the
-            test part.
+            is not above 0; the last is the quality.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
         warning: Line above everything, None for none.

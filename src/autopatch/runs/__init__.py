@@ -5,7 +5,7 @@
 - `TestResults`, `DetectorResult`: a run on its test part.
 - `write_predictions`: predictions of images in a folder; `WrittenPredictions`.
 - `run_demo`: the whole job on drawn images. `system_info`: what is installed.
-- `perform_search`, `Machine`, `SupernetSource`, `SplitRequest`, `open_dataset`, `split_dataset`,
+- `perform_search`, `Inputs`, `load_inputs`, `Machine`, `SupernetSource`, `SplitRequest`,
   `check_new_run`: the parts of a search, for other ways to make one.
 """
 
@@ -13,13 +13,13 @@ from autopatch.runs.demo import run_demo
 from autopatch.runs.info import system_info
 from autopatch.runs.predictions import WrittenPredictions, write_predictions
 from autopatch.runs.results import DetectorResult, TestResults
-from autopatch.runs.run import PATCHCORE, Run
+from autopatch.runs.run import Run
 from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
-from autopatch.runs.source import SplitRequest, SupernetSource, open_dataset, split_dataset
+from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs
 
 __all__ = [
-    "PATCHCORE",
     "DetectorResult",
+    "Inputs",
     "Machine",
     "Run",
     "SplitRequest",
@@ -27,11 +27,10 @@ __all__ = [
     "TestResults",
     "WrittenPredictions",
     "check_new_run",
-    "open_dataset",
+    "load_inputs",
     "perform_search",
     "run_demo",
     "run_search",
-    "split_dataset",
     "system_info",
     "write_predictions",
 ]

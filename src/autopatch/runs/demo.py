@@ -60,7 +60,7 @@ def run_demo(
         shutil.rmtree(out, ignore_errors=True)  # so that the corrected call finds its place free
         raise
     detector = run.fit(progress=progress)
-    run.evaluate(progress=progress)
-    run.report(progress=progress)
+    run.evaluate(detector, progress=progress)
+    run.report(detector, progress=progress)
     write_predictions(detector, out / "data" / "test", out / "predictions", progress=progress)
     return run

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
 from autopatch.files import new_folder, stored_path, write_json
-from autopatch.runs.source import SplitRequest, SupernetSource
+from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
 
 STUDY = "study.db"
@@ -28,44 +28,42 @@ LOCK = ".lock"
 
 
 def versions(sampler: str) -> dict[str, str]:
-    """Versions of the libraries that decide the outcome of a search."""
+    """Versions of the libraries that decide the outcome of a search, that of the optimizer first.
+
+    Raises:
+        InputError: The sampler is unknown.
+    """
     names = (SAMPLERS[sampler].library, "timm", "torch")
     return {name: version(name) for name in names}
 
 
 @contextmanager
-def open_search(
-    path: Path,
-    *,
-    split: Split,
-    root: Path,
-    source: SupernetSource,
-    request: SplitRequest,
-    plan: Plan,
-    resume: bool,
-) -> Iterator[Study]:
+def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iterator[Study]:
     """The record of a search in a run folder, which no other process can search in meanwhile.
 
     Args:
-        path: The folder. A new one appears complete or not at all.
-        split: Roles of the images.
-        root: Folder of the data set.
-        source: The backbone.
-        request: What the split was asked for.
-        plan: What to search; source, request and the images are added to its settings.
-        resume: Whether to go on in a folder, or to make a new one.
+        path: The folder. A new one appears with all its files or not at all.
+        inputs: Images and backbone.
+        plan: What to search; source, request, digest of the images and versions of the libraries
+            are added to its settings, and the places of data and weights become what is unchecked.
+        resume: Whether to go on in a folder; a new one is made else.
+
+    Yields:
+        The record, open for writing.
 
     Raises:
-        InputError: The folder exists, or to resume, does not; it cannot be written; another process
-            is searching in it; it was made with other settings or from other images.
+        InputError: The folder exists, or the one to resume has no record; it cannot be written or
+            locked; another process is searching in it; the search was started with other settings,
+            weights or images, or with the images of a role in another order.
     """
+    split, root, source = inputs.split, inputs.root, inputs.source
     manifest = Manifest.of(split, root)
     plan = replace(
         plan,
         settings={
             **plan.settings,
             "source": source.settings(),
-            **request.settings(),
+            **inputs.request.settings(),
             "data_digest": manifest.digest,
             "versions": versions(plan.sampler),
         },
@@ -83,36 +81,36 @@ def open_search(
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
     with _only_searcher(path):
         if resume:
-            plan = _same_inputs(path, plan, source, manifest, root)
+            plan = _same_inputs(path, inputs, plan, manifest)
         with Study.resume(path / STUDY, plan) as study:
             yield study
 
 
-def _same_inputs(
-    path: Path, plan: Plan, source: SupernetSource, manifest: Manifest, root: Path
-) -> Plan:
-    """The plan of a search to resume, whose images and weights are those it was started with.
+def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> Plan:
+    """The plan to resume a search with, once its images and weights are those it was started with.
 
-    Another request gives the images other roles: the plan then has the stored digest, so that the
-    record names the setting that differs.
+    Where the split was asked for with other settings, the images have other roles for that reason
+    alone: the plan then gets the stored digest, and the record names the setting that differs.
 
     Raises:
-        InputError: Images, masks, groups or weights were changed.
+        InputError: Images, masks, roles, types or groups were changed, the images of a role are in
+            another order, or the weights were changed.
     """
     stored = load_settings(path / STUDY)
     given = plan.to_json()
     same = ("protocol", "seed", "shots", "reserve")
     if any(stored.get(name) != given[name] for name in same):
         return replace(plan, settings={**plan.settings, "data_digest": stored.get("data_digest")})
-    require_same_data(path, manifest, root)
+    require_same_data(path, manifest, inputs.root)
+    _require_same_order(path, inputs.split, inputs.root)
     was, now = stored.get("source", {}), given["source"]
     if was.get("space") == now["space"] and was.get("weights_sha256") != now["weights_sha256"]:
-        raise source.changed()
+        raise inputs.source.changed()
     return plan
 
 
 def require_new(path: Path) -> None:
-    """Raises InputError where something is at `path`."""
+    """Raises InputError where something is at `path`, where a search is to make its folder."""
     if path.exists():
         raise InputError(
             f"{path}: exists; give --resume to go on with the search in it, or another --out"
@@ -120,26 +118,51 @@ def require_new(path: Path) -> None:
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:
-    """Raises InputError, in words, where images, masks or groups were changed since the search."""
+    """Raises InputError, in words, where images, masks, roles, types or groups were changed.
+
+    Args:
+        run: The folder of the search, with the manifest from when it began.
+        now: The manifest of the same roles now.
+        root: Folder of the data set, for the message.
+
+    Raises:
+        InputError: They were, or the manifest of the search cannot be read.
+    """
     difference = Manifest.from_json(read_json(run / MANIFEST)).differences(now)
     if difference is not None:
         raise InputError(f"{root}: {difference}, since the search of {run}")
 
 
+def _require_same_order(run: Path, split: Split, root: Path) -> None:
+    """Raises InputError where the images of a role are in another order than that of the search,
+    on which the bank depends and the digest does not."""
+    stored = read_split(run, root).roles
+    for role, samples in split.roles.items():
+        if samples != stored[role]:
+            raise InputError(
+                f"{root}: the images of the role {role!r} are in another order than when the "
+                f"search of {run} began, expected the same order (that of --legacy-order, if given)"
+            )
+
+
 def read_split(run: Path, root: Path) -> Split:
-    """The roles of the images of a run; `require_same_data` tells of those that are missing.
+    """The roles of the images of a run, whether their files are there or not.
+
+    Args:
+        run: The folder of the search.
+        root: Folder of the data set, which may have moved.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: The file cannot be read or holds no split.
     """
     return Split.from_json(read_json(run / SPLIT), root, require_files=False)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object.
+    """The JSON object of a file.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read, is no JSON or holds no object.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -152,6 +175,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 @contextmanager
 def _only_searcher(path: Path) -> Iterator[None]:
+    """Keeps other processes from searching in a folder.
+
+    Raises:
+        InputError: One is, or the folder cannot be locked.
+    """
     # Let go by the system when the process ends, however it ends.
     lock = FileLock(path / LOCK)
     try:

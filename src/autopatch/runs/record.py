@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunRecord:
-    """A run folder, read back.
+    """A run folder, read back. Images and weights are looked for when they are first needed.
 
     Attributes:
-        path: The folder.
-        data: Folder of the data set.
-        source: The backbone.
+        path: The folder, absolute.
+        data: Folder of the data set, absolute.
+        find_source: Gives `source`.
         space: What was searched.
         objectives: What the search minimized and maximized, a cost first and the quality last.
         seed: Of split, bank and optimizer.
@@ -62,7 +63,7 @@ class RunRecord:
 
     path: Path
     data: Path
-    source: SupernetSource
+    find_source: Callable[[], SupernetSource]
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
@@ -84,16 +85,16 @@ class RunRecord:
             weights: File or folder of the weights, where they were moved.
 
         Raises:
-            InputError: The folder or a part of it is missing or damaged, or the folder of the data
-                set or the weights are not where they were.
+            InputError: The folder or a part of it is missing or damaged, or weights are given for
+                a search that has no file of them.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         if not (path / STUDY).is_file():
             raise InputError(f"{path}: no {STUDY} in it, expected the folder of a search")
         settings = load_settings(path / STUDY)
         try:
             paths = settings["unchecked"]["paths"]
-            source = SupernetSource.restore(settings["source"], paths["weights"], path, weights)
+            stored = SupernetSource(**{**settings["source"], "weights": paths["weights"]})
             space = SearchSpace.from_json(settings["space"])
             objectives = tuple(map(Objective.from_json, settings["objectives"]))
             versions = settings["versions"]
@@ -101,15 +102,19 @@ class RunRecord:
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
             digest = str(settings["data_digest"])
-            root = restored_path(paths["data"], path) if data is None else Path(data)
+            root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
                 f"{path / STUDY}: a setting is missing or damaged, or of another version of "
                 f"autopatch ({error})"
             ) from error
-        root = root.absolute()
-        if not root.is_dir():
-            raise InputError(f"{root}: the data set of {path} is not there; give --data")
+        if weights is not None and stored.weights_sha256 is not None:
+            weights = Path(weights).absolute()
+        find_source = partial(
+            SupernetSource.restore, settings["source"], paths["weights"], path, weights
+        )
+        if stored.weights_sha256 is None:
+            find_source()  # no file can be missing, so what is given wrongly is told at once
         if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
             raise InputError(
                 f"{path / MANIFEST}: not the one that the search was made with; search again"
@@ -117,7 +122,7 @@ class RunRecord:
         return cls(
             path=path,
             data=root,
-            source=source,
+            find_source=find_source,
             space=space,
             objectives=objectives,
             split=read_split(path, root),
@@ -126,6 +131,18 @@ class RunRecord:
             data_digest=digest,
             **numbers,
         )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self.trials)} trials)"
+
+    @cached_property
+    def source(self) -> SupernetSource:
+        """Where the backbone comes from.
+
+        Raises:
+            InputError: The weights are not there.
+        """
+        return self.find_source()
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -167,7 +184,7 @@ class RunRecord:
 
     @property
     def pick(self) -> Trial:
-        """The trial of the front with the highest validation rwAP.
+        """The trial of the front that is best in the last objective, the quality.
 
         Raises:
             InputError: Nothing has been evaluated.
@@ -188,9 +205,24 @@ class RunRecord:
         raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
 
     def require_same_data(self) -> None:
-        """Raises InputError, in words, where images, masks or groups were changed since the
-        search."""
+        """Raises InputError, in words, where the data set is not there, or images, masks or groups
+        were changed since the search."""
+        if not self.data.is_dir():
+            raise InputError(f"{self.data}: the data set of {self.path} is not there; give --data")
         require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
+
+    def require_own(self, detector: Detector) -> None:
+        """Raises InputError where a detector was fitted on other images than this run's, or has
+        other weights."""
+        if detector.data_digest != self.data_digest:
+            raise InputError(
+                f"the detector was fitted on other images than those {self.path} keeps for that, "
+                "and may know its test part"
+            )
+        if detector.provenance != self.supernet.provenance:
+            raise InputError(
+                f"the detector has {detector.provenance}, the run {self.supernet.provenance}"
+            )
 
     def fit_architecture(
         self,

@@ -5,35 +5,37 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from autopatch.data import load_masks
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.progress import Progress
 from autopatch.report import Candidate, Failure, Report, draw_cases, write_report
-from autopatch.runs.folder import DETECTOR, REPORT
+from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
-from autopatch.runs.results import TestResults
+from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.search import WITHOUT_OUTCOME
 
 
 def write_run_report(
-    run: RunRecord, *, device: torch.device, progress: Progress | None = None
+    run: RunRecord, detector: Detector | None, *, progress: Progress | None = None
 ) -> Path:
     """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
-    pictures of cases if `fit` has.
+    pictures of cases if there is a detector.
 
     Args:
         run: The search.
-        device: Where the detector predicts.
+        detector: Fitted on the images of its split, None if there is none yet.
         progress: Told of every batch of images.
 
     Returns:
         The page.
+
+    Raises:
+        InputError: The detector was fitted on other images than the run's, or has other weights, or
+            the report cannot be written.
     """
-    fitted = (run.path / DETECTOR).is_file()
-    detector = Detector.load(run.path / DETECTOR, device=device) if fitted else None
+    if detector is not None:
+        run.require_own(detector)
     notes: list[str] = []
     results = _results(run, detector, notes)
     supernet = run.supernet
@@ -68,6 +70,12 @@ def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> Tes
     if results is None:
         notes.append(f"No test figures yet: autopatch evaluate {run.path}")
         return None
+    if results.data_digest != run.data_digest:
+        notes.append(
+            "The test figures were measured with other images than the run's and are left out: "
+            f"autopatch evaluate {run.path}"
+        )
+        return None
     if detector is not None and not results.belongs_to(detector):
         notes.append(
             "The test figures belong to another fit and are left out: "
@@ -89,7 +97,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
     supernet = run.supernet
     measured = results.rows if results is not None else ()
     on_front = {trial.number for trial in front.trials}
-    tests = {row.trial: row.metrics for row in measured if row.kind == "front"}
+    tests = {row.trial: _on_test(row) for row in measured if row.kind == "front"}
     candidates = [
         Candidate(
             number=trial.number,
@@ -107,19 +115,26 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
         if trial.evaluation is not None
     ]
     patchcore = patchcore_architecture(supernet, images=len(run.split.fit))
+    costs = run.objectives[:-1] or run.objectives
     for row in measured:
         if row.kind == "patchcore" and patchcore is not None:
             candidates.append(
                 Candidate(
                     number=None,
                     label=row.label,
-                    values=row.values,
+                    # The values are those of the test part, where the quality is another.
+                    values={o.name: row.values[o.name] for o in costs},
                     backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
                     is_patchcore=True,
-                    test=row.metrics,
+                    test=_on_test(row),
                 )
             )
     return candidates
+
+
+def _on_test(row: DetectorResult) -> dict[str, float]:
+    """Metrics and objectives on the test part."""
+    return {**row.metrics, **row.values}
 
 
 def _with_cases(

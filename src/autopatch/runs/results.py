@@ -16,9 +16,10 @@ from autopatch.files import write_json
 from autopatch.progress import Progress
 from autopatch.runs.folder import TEST_RESULTS, read_json
 from autopatch.runs.record import RunRecord
-from autopatch.search import CandidateEvaluator, FittedCandidate
+from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
+from autopatch.search.objectives import measure_objectives
 
-_VERSION = 2
+_VERSION = 3
 _TIMED_IMAGES = 20
 
 
@@ -51,6 +52,7 @@ class TestResults:
         features: Where the weights come from.
         fitted: Architecture of the fitted detector.
         data_digest: Of the data set.
+        objectives: Those of the search, the quality last.
         rows: The fitted detector, the PatchCore setting if the backbone has one, then the front by
             ascending cost.
     """
@@ -60,6 +62,7 @@ class TestResults:
     features: str
     fitted: Architecture
     data_digest: str
+    objectives: tuple[Objective, ...]
     rows: tuple[DetectorResult, ...]
 
     def belongs_to(self, detector: Detector) -> bool:
@@ -73,8 +76,11 @@ class TestResults:
 
     @property
     def best_of_front(self) -> DetectorResult:
-        """The row of the front of highest test rwAP: not attainable, chosen with test labels."""
-        return max(self.front, key=lambda row: row.metrics["rwAP"])
+        """The row of the front that is best in the last objective on the test part: not attainable,
+        chosen with test labels."""
+        quality = self.objectives[-1]
+        choose = max if quality.is_maximized else min
+        return choose(self.front, key=lambda row: row.values[quality.name])
 
     def save(self, run: Path) -> Path:
         """Writes evaluation.json into the run folder.
@@ -82,9 +88,13 @@ class TestResults:
         Raises:
             InputError: It cannot be written.
         """
-        document: dict[str, Any] = asdict(self) | {
+        document: dict[str, Any] = {
             "version": _VERSION,
+            "features": self.features,
             "fitted": self.fitted.to_json(),
+            "data_digest": self.data_digest,
+            "objectives": [objective.to_json() for objective in self.objectives],
+            "rows": [asdict(row) for row in self.rows],
         }
         return write_json(run / TEST_RESULTS, document)
 
@@ -106,6 +116,7 @@ class TestResults:
                 features=document["features"],
                 fitted=Architecture.from_json(document["fitted"]),
                 data_digest=document["data_digest"],
+                objectives=tuple(map(Objective.from_json, document["objectives"])),
                 rows=tuple(DetectorResult(**row) for row in document["rows"]),
             )
         except (ValueError, KeyError, TypeError) as error:
@@ -118,8 +129,8 @@ def evaluate_run(
     """Measures a fitted detector, the PatchCore setting, and every trial of the front, all on the
     detector's device.
 
-    The test part is used for nothing before this. The best of the front by test rwAP is not a
-    result one can have: it is chosen with the test labels, and shows what choosing costs.
+    The test part is used for nothing before this. The best of the front on it is not a result
+    one can have: it is chosen with the test labels, and shows what choosing costs.
 
     Args:
         run: The search.
@@ -130,15 +141,7 @@ def evaluate_run(
     Raises:
         InputError: The detector was fitted on other images than the run's, or has other weights.
     """
-    if detector.data_digest != run.data_digest:
-        raise InputError(
-            f"the detector was fitted on other images than those {run.path} keeps for that, and "
-            "may know its test part"
-        )
-    if detector.provenance != run.supernet.provenance:
-        raise InputError(
-            f"the detector has {detector.provenance}, the run {run.supernet.provenance}"
-        )
+    run.require_own(detector)
     rows = [_measured("fitted", run, detector, progress)]
     architecture = patchcore_architecture(run.supernet, images=len(run.split.fit))
     if architecture is not None:
@@ -174,6 +177,7 @@ def evaluate_run(
         features=detector.provenance,
         fitted=detector.architecture,
         data_digest=run.data_digest,
+        objectives=run.objectives,
         rows=tuple(rows),
     )
 
@@ -195,14 +199,14 @@ def _measured(
     candidate = FittedCandidate(
         supernet=run.supernet,
         architecture=detector.architecture,
-        bank_rows=len(detector.memory),
+        head=detector.head,
         metrics=metrics,
     )
     return DetectorResult(
         kind=kind,
         label=detector.architecture.describe(run.supernet),
         trial=None,
-        values={o.name: float(o.measure(candidate)) for o in run.objectives},
+        values=measure_objectives(run.objectives, candidate),
         metrics=metrics,
         milliseconds=1e3 * statistics.median(seconds),
     )

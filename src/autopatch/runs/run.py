@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATCHCORE = "patchcore"
-"""Names PatchCore's usual setting where an architecture is asked for."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run(RunRecord):
     """A search that has been made, and what can be made of it.
 
@@ -38,8 +35,10 @@ class Run(RunRecord):
 
     def fit(
         self,
-        architecture: Architecture | StrPath | int | None = None,
+        architecture: Architecture | StrPath | None = None,
         *,
+        trial: int | None = None,
+        patchcore: bool = False,
         false_alarm_rate: float = 0.05,
         out: StrPath | None = None,
         device: str | torch.device = "cpu",
@@ -48,17 +47,22 @@ class Run(RunRecord):
         """Fits a detector on the good images, sets its threshold, and saves it.
 
         Args:
-            architecture: An architecture, its JSON file, the number of a trial, or "patchcore" for
-                PatchCore's usual setting; the pick of the search if None.
+            architecture: An architecture or its JSON file; the pick of the search if neither it,
+                nor `trial`, nor `patchcore` is given.
+            trial: Number of a trial, in place of an architecture.
+            patchcore: Whether to fit PatchCore's usual setting, in place of an architecture.
             false_alarm_rate: Share of good images that may be called anomalous.
             out: File to write; "detector.safetensors" in the run folder if None.
             device: "cpu", "cuda" or "cuda:<number>".
             progress: Told of every batch of images.
 
         Raises:
-            InputError: The file exists, images were changed since the search, or the architecture
+            InputError: More than one thing to fit is given, the file exists, the data set or the
+                weights are not there, images were changed since the search, or the architecture
                 cannot be fitted.
         """
+        if (architecture is not None) + (trial is not None) + patchcore > 1:
+            raise InputError("--trial, --patchcore and --architecture exclude one another")
         where = usable_device(device)
         target = Path(out) if out is not None else self.detector_path
         if target.exists():
@@ -67,7 +71,7 @@ class Run(RunRecord):
             raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
         self.require_same_data()
         detector = self.fit_architecture(
-            self._chosen(architecture),
+            self._chosen(architecture, trial, patchcore),
             false_alarm_rate=false_alarm_rate,
             device=where,
             progress=progress,
@@ -75,9 +79,20 @@ class Run(RunRecord):
         detector.save(target)
         return detector
 
-    def _chosen(self, architecture: Architecture | StrPath | int | None) -> Architecture:
+    def _chosen(
+        self, architecture: Architecture | StrPath | None, trial: int | None, patchcore: bool
+    ) -> Architecture:
         if isinstance(architecture, Architecture):
             return architecture
+        if trial is not None:
+            return self.trial(trial).architecture
+        if patchcore:
+            setting = patchcore_architecture(self.supernet, images=len(self.split.fit))
+            if setting is None:
+                raise InputError(
+                    f"--patchcore: {self.supernet.name} has no levels of stride 8 and 16"
+                )
+            return setting
         if architecture is None:
             pick = self.pick
             assert pick.evaluation is not None
@@ -85,15 +100,6 @@ class Run(RunRecord):
             value = quality.display(pick.evaluation.values[quality.name])
             logger.info("trial %d, of best validation %s: %.1f", pick.number, quality.name, value)
             return pick.architecture
-        if isinstance(architecture, int):
-            return self.trial(architecture).architecture
-        if architecture == PATCHCORE:
-            setting = patchcore_architecture(self.supernet, images=len(self.split.fit))
-            if setting is None:
-                raise InputError(
-                    f"--patchcore: {self.supernet.name} has no levels of stride 8 and 16"
-                )
-            return setting
         path = Path(architecture)
         try:
             document: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +112,7 @@ class Run(RunRecord):
 
     def evaluate(
         self,
-        detector: StrPath | None = None,
+        detector: Detector | StrPath | None = None,
         *,
         cache_gib: float = 4.0,
         device: str | torch.device = "cpu",
@@ -116,45 +122,61 @@ class Run(RunRecord):
         saves the results in the run folder.
 
         Args:
-            detector: File of the detector; "detector.safetensors" in the run folder if None.
+            detector: A detector or its file; "detector.safetensors" in the run folder if None.
             cache_gib: Memory for feature maps that are kept, in GiB.
-            device: "cpu", "cuda" or "cuda:<number>".
+            device: Where a detector that is a file runs, and with it all else: "cpu", "cuda" or
+                "cuda:<number>".
             progress: Told of every batch of images.
 
         Raises:
-            InputError: There is no such detector, it is not one of this run, or images were changed
-                since the search.
+            InputError: There is no such detector, it is not one of this run, the data set or the
+                weights are not there, or images were changed since the search.
         """
-        file = Path(detector) if detector is not None else self.detector_path
-        if not file.is_file():
-            raise InputError(
-                f"{file}: no such file; fit a detector first: autopatch fit {self.path}"
-            )
-        loaded = Detector.load(file, device=usable_device(device))
+        fitted = self._detector(detector, usable_device(device))
         self.require_same_data()
-        results = evaluate_run(self, loaded, cache_bytes=cache_bytes(cache_gib), progress=progress)
+        results = evaluate_run(self, fitted, cache_bytes=cache_bytes(cache_gib), progress=progress)
         results.save(self.path)
         return results
 
     def report(
-        self, *, device: str | torch.device = "cpu", progress: Progress | None = None
+        self,
+        detector: Detector | StrPath | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
     ) -> Path:
         """Writes the report: the front, with test figures if `evaluate` has run, and with threshold
-        and pictures of cases if `fit` has.
+        and pictures of cases if there is a detector.
 
         Args:
-            device: "cpu", "cuda" or "cuda:<number>".
+            detector: A detector or its file; if None "detector.safetensors" in the run folder, if
+                it is there.
+            device: Where a detector that is a file runs: "cpu", "cuda" or "cuda:<number>".
             progress: Told of every batch of images.
 
         Returns:
             The page, "report/report.html" in the run folder.
 
         Raises:
-            InputError: Images were changed since the search, or the report cannot be written.
+            InputError: There is no such detector, it is not one of this run, the data set or the
+                weights are not there, images were changed since the search, or the report cannot
+                be written.
         """
-        where = usable_device(device)
+        where, fitted = usable_device(device), None
+        if detector is not None or self.detector_path.is_file():
+            fitted = self._detector(detector, where)
         self.require_same_data()
-        return write_run_report(self, device=where, progress=progress)
+        return write_run_report(self, fitted, progress=progress)
+
+    def _detector(self, detector: Detector | StrPath | None, device: torch.device) -> Detector:
+        if isinstance(detector, Detector):
+            return detector
+        file = Path(detector) if detector is not None else self.detector_path
+        if not file.is_file():
+            raise InputError(
+                f"{file}: no such file; fit a detector first: autopatch fit {self.path}"
+            )
+        return Detector.load(file, device=device)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All trials as a table: number, whether it is on the front, whether it is the pick, why it

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from autopatch.data import Dataset, Split
-from autopatch.detector import patchcore_architecture
+from autopatch.detector import Architecture, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import Choice
@@ -22,7 +22,7 @@ from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.runs.folder import open_search, require_new
 from autopatch.runs.run import Run, cache_bytes
-from autopatch.runs.source import SplitRequest, SupernetSource, open_dataset, split_dataset
+from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs
 from autopatch.search import (
     CandidateEvaluator,
     Plan,
@@ -86,8 +86,7 @@ def run_search(
     legacy_order: StrPath | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    timm_kwargs: Mapping[str, Any] | None = None,
-    recalibrate_batch_norm: bool = False,
+    space_options: Mapping[str, Any] | None = None,
     cache_gib: float = 4.0,
     device: str | torch.device = "cpu",
     executor: Executor | None = None,
@@ -124,8 +123,8 @@ def run_search(
             protocol "autopatch".
         mean: Channel means of the input, where the weights do not say.
         std: Channel deviations, where the weights do not say.
-        timm_kwargs: Arguments of the timm model, where the weights do not say.
-        recalibrate_batch_norm: Whether subnets of "ofa_mbv3" get the good images' statistics.
+        space_options: Options of the space's family by name, see `load_supernet`: `timm_kwargs`, or
+            of "ofa_mbv3" `recalibrate_batch_norm`.
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>": where all but the reading of images runs.
         executor: Evaluates candidates, one after the other if None; one of threads, which share
@@ -151,8 +150,7 @@ def run_search(
         weights,
         mean=mean,
         std=std,
-        timm_kwargs=timm_kwargs,
-        recalibrate_batch_norm=recalibrate_batch_norm,
+        options=space_options,
     )
     request = SplitRequest(
         shots=shots,
@@ -163,9 +161,8 @@ def run_search(
         groups=groups,
         legacy_order=legacy_order,
     )
-    dataset = open_dataset(data, request)
-    split = split_dataset(dataset, request, progress)
-    supernet = source.load(seed=seed, progress=progress)
+    inputs = load_inputs(data, request, source, progress)
+    supernet = inputs.supernet
     searched = _preset(supernet, preset)
     search_space = compose_space(supernet, preset=searched, choices=choices)
     if fixed:
@@ -178,35 +175,21 @@ def run_search(
         evaluations=evaluations,
         seed=seed,
         population=population,
-        initial=_baselines(search_space, supernet, split) if searched.from_baseline else (),
+        initial=_baselines(search_space, inputs) if searched.from_baseline else (),
         sampler=sampler,
         objectives=resolve_objectives(objectives or searched.objectives),
     )
     return perform_search(
-        out,
-        dataset.root,
-        split=split,
-        source=source,
-        request=request,
-        supernet=supernet,
-        plan=plan,
-        preset=searched,
-        machine=machine,
-        resume=resume,
-        progress=progress,
+        out, inputs, plan, searched, machine=machine, resume=resume, progress=progress
     )
 
 
 def perform_search(
     out: Path,
-    root: Path,
-    *,
-    split: Split,
-    source: SupernetSource,
-    request: SplitRequest,
-    supernet: Supernet,
+    inputs: Inputs,
     plan: Plan,
     preset: Preset,
+    *,
     machine: Machine,
     resume: bool,
     progress: Progress | None,
@@ -215,11 +198,7 @@ def perform_search(
 
     Args:
         out: The folder.
-        root: Folder of the data set.
-        split: Roles of its images.
-        source: Where the backbone comes from.
-        request: What the split was asked for.
-        supernet: The backbone.
+        inputs: Images and backbone.
         plan: What to search.
         preset: How the space is searched.
         machine: Where to evaluate.
@@ -230,8 +209,8 @@ def perform_search(
         InputError: See `run_search`.
         SearchError: Every candidate failed.
     """
-    space = plan.space
-    logger.info("%s: %s", root, _describe_split(split))
+    space, split, supernet = plan.space, inputs.split, inputs.supernet
+    logger.info("%s: %s", inputs.root, _describe_split(split))
     for line in split.notes:
         logger.info("  %s", line)
     logger.info("%s: %s; %s architectures", supernet.name, supernet.provenance, f"{space.size():,}")
@@ -249,9 +228,7 @@ def perform_search(
         progress=told.candidate,
     )
     _warn_of_large_maps(evaluator, space, supernet, machine.cache_gib)
-    with open_search(
-        out, split=split, root=root, source=source, request=request, plan=plan, resume=resume
-    ) as study:
+    with open_search(out, inputs, plan, resume=resume) as study:
         told.start(sum(t.evaluation is not None for t in study.trials()), plan.evaluations)
         front = search(
             evaluator,
@@ -265,8 +242,7 @@ def perform_search(
         logger.info(front.note)
     if front.failed:
         logger.warning("%d candidates failed, the first: %s", front.failed, failed[0].reason)
-    given = source.weights if source.weights_sha256 is not None else None
-    return Run.open(out, data=root, weights=given)
+    return Run.open(out, data=inputs.root, weights=inputs.source.file)
 
 
 def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
@@ -288,12 +264,12 @@ def _preset(supernet: Supernet, name: str) -> Preset:
     return supernet.presets[name]
 
 
-def _baselines(space: SearchSpace, supernet: Supernet, split: Split) -> tuple[Any, ...]:
+def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
     so that the pick is never worse than that on the validation part; nothing if the space lacks it.
     """
-    setting = patchcore_architecture(supernet, images=len(split.fit))
-    sizes = [size for size in space.choices("bank_size") if isinstance(size, int)]
+    setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
+    sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
     if setting is None or not sizes or setting.head.bank_size is None:
         return ()
     wanted = setting.head.bank_size
@@ -315,7 +291,7 @@ def _warn_of_large_maps(
         return  # maps serve one candidate each, and are let go in any case
     of_each_size = [
         replace(any_one, input=replace(any_one.input, size=size))
-        for size in space.choices("image_size")
+        for size in space.choices("input", "image_size")
         if isinstance(size, int)
     ]
     for size, needed in evaluator.too_large_to_keep(of_each_size).items():

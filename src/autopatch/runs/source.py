@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from autopatch.data import Dataset, MVTecAD, Split, make_split, require_valid
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path, stored_path
 from autopatch.progress import Progress
-from autopatch.supernet import Supernet, load_supernet, weights_files
+from autopatch.supernet import LoadOptions, Supernet, load_supernet, weights_files
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,16 @@ class SupernetSource:
         weights: Absolute path of a weights file or folder, or a word such as "random".
         mean: Channel means, None for those of the weights.
         std: Channel deviations, None for those of the weights.
-        timm_kwargs: Arguments of the timm model, None for those of the weights.
+        options: Of the space's family, see `load_supernet`.
         weights_sha256: Of the weights files, None where there are none.
-        recalibrate_batch_norm: Whether subnets get the statistics of the good images.
     """
 
     space: str
     weights: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    timm_kwargs: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str | None = None
-    recalibrate_batch_norm: bool = False
 
     @classmethod
     def find(
@@ -46,8 +44,7 @@ class SupernetSource:
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        timm_kwargs: Mapping[str, Any] | None = None,
-        recalibrate_batch_norm: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> SupernetSource:
         """The source with the hash of its weights; see `load_supernet`.
 
@@ -61,10 +58,14 @@ class SupernetSource:
             weights=str(Path(text).absolute()) if files else text,
             mean=None if mean is None else tuple(mean),
             std=None if std is None else tuple(std),
-            timm_kwargs=timm_kwargs,
+            options=LoadOptions(own=options or {}).own,
             weights_sha256=_sha256(files) if files else None,
-            recalibrate_batch_norm=recalibrate_batch_norm,
         )
+
+    @property
+    def file(self) -> str | None:
+        """The weights if they are a file or a folder, None for a word."""
+        return self.weights if self.weights_sha256 is not None else None
 
     def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
         """The backbone.
@@ -91,10 +92,9 @@ class SupernetSource:
             self.weights,
             mean=self.mean,
             std=self.std,
-            timm_kwargs=self.timm_kwargs,
             seed=seed,
-            recalibrate_batch_norm=self.recalibrate_batch_norm,
             progress=told,
+            **self.options,
         )
 
     def changed(self) -> InputError:
@@ -177,6 +177,57 @@ class SplitRequest:
         return {"shots": self.shots, "reserve": self.reserve, "protocol": self.protocol}
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a search is made of; made by `load_inputs`.
+
+    Attributes:
+        root: Folder of the data set.
+        split: Roles of its images.
+        request: What the split was asked for.
+        source: Where the backbone comes from.
+        supernet: The backbone.
+    """
+
+    root: Path
+    split: Split
+    request: SplitRequest
+    source: SupernetSource
+    supernet: Supernet
+
+
+def load_inputs(
+    data: StrPath | Dataset,
+    request: SplitRequest,
+    source: SupernetSource,
+    progress: Progress | None = None,
+) -> Inputs:
+    """Shares out the images of a data set, all of which are sound, and loads the backbone.
+
+    Args:
+        data: Folder in the MVTec-AD layout, or a data set.
+        request: How to share out its images; its seed is that of random weights, too.
+        source: Where the backbone comes from.
+        progress: Told of every image that was read, and of a download.
+
+    Raises:
+        InputError: The request does not suit the data set, an image or a mask is not sound, or the
+            weights do not fit.
+    """
+    dataset = open_dataset(data, request)
+    split = make_split(
+        dataset,
+        shots=request.shots,
+        reserve=request.reserve,
+        seed=request.seed,
+        protocol=request.protocol,
+        legacy_order=request.legacy_order,
+    )
+    require_valid(dataset, progress=progress)
+    supernet = source.load(seed=request.seed, progress=progress)
+    return Inputs(Path(dataset.root), split, request, source, supernet)
+
+
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
     """The data set of a folder in the MVTec-AD layout, or the one that is given.
 
@@ -190,31 +241,6 @@ def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
     if request.group_regex is not None or request.groups is not None:
         raise InputError("groups are given, but the data set has groups of its own")
     return data
-
-
-def split_dataset(
-    dataset: Dataset, request: SplitRequest, progress: Progress | None = None
-) -> Split:
-    """The roles of a data set's images, all of which are sound.
-
-    Args:
-        dataset: The images.
-        request: How to share them out.
-        progress: Told of every image that was read.
-
-    Raises:
-        InputError: The request does not suit the data set, or an image or a mask is not sound.
-    """
-    split = make_split(
-        dataset,
-        shots=request.shots,
-        reserve=request.reserve,
-        seed=request.seed,
-        protocol=request.protocol,
-        legacy_order=request.legacy_order,
-    )
-    require_valid(dataset, progress=progress)
-    return split
 
 
 def _sha256(files: Sequence[Path]) -> str:

@@ -23,7 +23,12 @@ from autopatch.detector import (
 )
 from autopatch.progress import Progress
 from autopatch.search.evaluation import Evaluation
-from autopatch.search.objectives import FittedCandidate, Objective, resolve_objectives
+from autopatch.search.objectives import (
+    FittedCandidate,
+    Objective,
+    measure_objectives,
+    resolve_objectives,
+)
 from autopatch.supernet import Supernet
 
 
@@ -96,8 +101,10 @@ class FeatureMaps:
         return Architecture(architecture.input, backbone, Head((1,) * len(backbone.levels)))
 
     def _compute(self, architecture: Architecture) -> list[torch.Tensor]:
-        subnet = cut_subnet(self._supernet, architecture, self._fit, self._device)
-        batches = feature_maps(subnet, architecture.input.size, self._images, reader=self._reader)
+        subnet = cut_subnet(
+            self._supernet, architecture, self._fit, self._device, reader=self._reader
+        )
+        batches = feature_maps(subnet, architecture.input, self._images, reader=self._reader)
         return stack_maps(batches, len(self._images))
 
 
@@ -179,11 +186,11 @@ class CandidateEvaluator:
         candidate = FittedCandidate(
             supernet=self._supernet,
             architecture=architecture,
-            bank_rows=len(head.memory),
+            head=head,
             metrics=metrics,
         )
         return Evaluation(
-            values={o.name: float(o.measure(candidate)) for o in self._objectives},
+            values=measure_objectives(self._objectives, candidate),
             metrics=metrics,
             timings={
                 "features": seen - started,

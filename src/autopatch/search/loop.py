@@ -125,9 +125,8 @@ def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
     search with the same optimizer would not have gone past."""
     for trial in recorded.values():
         raise InputError(
-            f"{study.path}: trial {trial.number} holds the genome {trial.genome}, which the "
-            "optimizer does not propose there: made with other versions of autopatch, pymoo, "
-            "optuna or numpy"
+            f"{study.path}: trial {trial.number} holds an architecture that the optimizer does "
+            "not propose there: made with other versions of autopatch, pymoo, optuna or numpy"
         )
 
 

@@ -10,7 +10,7 @@ from autopatch.errors import InputError
 from autopatch.registry import Registry
 
 if TYPE_CHECKING:
-    from autopatch.detector import Architecture
+    from autopatch.detector import Architecture, FittedHead
     from autopatch.supernet import Supernet
 
 MINIMIZE = "minimize"
@@ -24,14 +24,19 @@ class FittedCandidate:
     Attributes:
         supernet: The backbones.
         architecture: Of the detector.
-        bank_rows: Patches in its bank.
+        head: All of it behind the feature maps, fitted, on the device of the search.
         metrics: Its quality on the scored images by name, such as "rwAP".
     """
 
     supernet: Supernet
     architecture: Architecture
-    bank_rows: int
+    head: FittedHead
     metrics: Mapping[str, float]
+
+    @property
+    def bank_rows(self) -> int:
+        """Patches in its bank."""
+        return len(self.head.memory)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,23 @@ class Objective:
         """The value in `unit`."""
         return value / self.scale
 
+    @property
+    def short_name(self) -> str:
+        """The name in words, without what the unit says: "total" of "total_flops" in GFLOP."""
+        name = self.name.removesuffix("_flops") if self.unit.endswith("FLOP") else self.name
+        return name.replace("_", " ")
+
+    @property
+    def heading(self) -> str:
+        """Of a column of displayed values: the short name and the unit, as in "published GFLOP".
+
+        The unit stands alone for total FLOPs, the name where the unit says the same or is empty.
+        """
+        words, unit = self.short_name, self.unit
+        if words == "total" and unit.endswith("FLOP"):
+            return unit
+        return words if not unit or words.lower() == unit.lower() else f"{words} {unit}"
+
     def to_json(self) -> dict[str, Any]:
         """All but the measure, as JSON values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
@@ -133,6 +155,24 @@ def checked_objectives(objectives: Iterable[Objective]) -> tuple[Objective, ...]
     if not names or len(set(names)) != len(names):
         raise InputError(f"objectives are {names}, expected at least one, and none twice")
     return checked
+
+
+def headings(objectives: Iterable[Objective], *, units: bool = True) -> dict[str, str]:
+    """Headings of the objectives' columns by name of the objective, no two equal.
+
+    Args:
+        objectives: Those of one search.
+        units: Whether a heading says the unit; False where the unit stands above it.
+    """
+    found = {o.name: o.heading if units else o.short_name for o in objectives}
+    return found if len(set(found.values())) == len(found) else {name: name for name in found}
+
+
+def measure_objectives(
+    objectives: Iterable[Objective], candidate: FittedCandidate
+) -> dict[str, float]:
+    """The values of the objectives on a fitted candidate, by name."""
+    return {objective.name: float(objective.measure(candidate)) for objective in objectives}
 
 
 def _total_flops(candidate: FittedCandidate) -> float:

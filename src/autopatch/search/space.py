@@ -12,8 +12,10 @@ import numpy as np
 
 from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
-from autopatch.genes import PARTS, Choice, Gene, Settings
+from autopatch.genes import PARTS, Choice, Gene, Setting, Settings
 from autopatch.supernet import Backbone, Preset, Supernet, check_level
+
+_REQUIRED = {"input.image_size", "head.bank_size"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class SearchSpace:
     Attributes:
         name: Name of the space; of its network as well, where no gene chooses that.
         genes: The genes, in the order of the genome.
-        fixed: Values by field that no gene sets, such as "bank_size".
+        fixed: Values that no gene sets, by part and field, such as "head.bank_size".
 
     Raises:
         InputError: If the genes contradict each other or hold a value that is out of its range.
@@ -43,14 +45,14 @@ class SearchSpace:
             raise InputError(f"search space {self.name}: two genes have one name in {names}")
         for gene in self.genes:
             self._check(gene)
-        slots = self._slots("level")
+        slots = self._slots("backbone", "level")
         if not slots or len(set(slots)) != len(slots):
             raise InputError(f"search space {self.name}: expected one level gene for each slot")
-        if self._slots("patch_size") != slots:
+        if self._slots("head", "patch_size") != slots:
             raise InputError(f"search space {self.name}: expected one patch size for each slot")
         levels = {gene.name for gene in self.genes if gene.is_level}
         for gene in self.genes:
-            if gene.slot is not None and self._slots(gene.field) != slots:
+            if gene.slot is not None and self._slots(gene.part, gene.field) != slots:
                 raise InputError(
                     f"search space {self.name}: expected a gene {gene.field} for each slot, or for "
                     "none"
@@ -60,17 +62,22 @@ class SearchSpace:
                     f"search space {self.name}: gene {gene.name} depends on "
                     f"{list(gene.active_if)}, expected level genes, and nothing for a level gene"
                 )
-        whole = [*self.fixed, *(gene.field for gene in self.genes if gene.slot is None)]
-        if len(set(whole)) != len(whole) or not {"image_size", "bank_size"} <= set(whole):
+        whole = [*self.fixed, *(_key(gene) for gene in self.genes if gene.slot is None)]
+        if len(set(whole)) != len(whole) or not set(whole) >= _REQUIRED:
             raise InputError(
-                f"search space {self.name}: found {sorted(whole)} beside the slots, expected one "
-                "image_size, one bank_size and nothing twice"
+                f"search space {self.name}: found {sorted(whole)} beside the slots, expected "
+                f"{' and '.join(sorted(_REQUIRED))} and nothing twice"
             )
-        for name, value in self.fixed.items():
-            self._check_value(_part_of(name), name, value)
+        for key, value in self.fixed.items():
+            part, _, name = key.partition(".")
+            self._check_value(part, name, value)
 
-    def _slots(self, name: str) -> list[int]:
-        return sorted(g.slot for g in self.genes if g.field == name and g.slot is not None)
+    def _slots(self, part: str, name: str) -> list[int]:
+        return sorted(
+            gene.slot
+            for gene in self.genes
+            if (gene.part, gene.field) == (part, name) and gene.slot is not None
+        )
 
     def _check(self, gene: Gene) -> None:
         where = f"search space {self.name}: gene {gene.name}"
@@ -100,10 +107,12 @@ class SearchSpace:
         elif name == "level":
             check_level(value)
 
-    def choices(self, name: str) -> list[Choice]:
-        """Values that a field is chosen from, such as all image sizes."""
-        values = [choice for g in self.genes if g.field == name for choice in g.choices]
-        return values + ([self.fixed[name]] if name in self.fixed else [])
+    def choices(self, part: str, name: str) -> list[Choice]:
+        """Values that a field is chosen from, such as all image sizes: those of its genes, or the
+        one that it is fixed to."""
+        key = f"{part}.{name}"
+        values = [choice for gene in self.genes if _key(gene) == key for choice in gene.choices]
+        return values + ([self.fixed[key]] if key in self.fixed else [])
 
     def by_gene(self, values: Mapping[str, Choice]) -> dict[str, Choice]:
         """Values by gene, from those by gene ("stage_0_kernel_size") or for all genes of a field
@@ -149,8 +158,9 @@ class SearchSpace:
         """
         genome = self._indices(genome)
         parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-        for name, value in self.fixed.items():
-            parts[_part_of(name)][name] = value
+        for key, fixed in self.fixed.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = fixed
         chosen: dict[int, int] = {}
         for gene, choice in zip(self.genes, genome, strict=True):
             if gene.is_level and gene.slot is not None:
@@ -158,7 +168,8 @@ class SearchSpace:
                 if level is not None:
                     chosen[gene.slot] = level
         # What lies behind the deepest level is not run, so it is no part of the architecture.
-        run = [slot for slot in self._slots("level") if slot <= max(chosen, default=-1)]
+        levels = self._slots("backbone", "level")
+        run = [slot for slot in levels if slot <= max(chosen, default=-1)]
         slots = {"backbone": run, "head": sorted(chosen, key=lambda slot: chosen[slot])}
         of_slots: dict[tuple[str, str], dict[int, Choice]] = {}
         for gene, choice in zip(self.genes, genome, strict=True):
@@ -183,23 +194,30 @@ class SearchSpace:
             InputError: If the space does not hold the architecture, naming what it lacks.
         """
         backbone = architecture.backbone
-        chosen = any(gene.field == "network" for gene in self.genes)
+        chosen = self.choices("backbone", "network")
         if not chosen and backbone.network != self.name:
             raise InputError(
                 f"search space {self.name}: the architecture is one of {backbone.network}"
             )
-        found: dict[str, Choice | tuple[Choice, ...]] = {
-            "network": backbone.network,
-            **backbone.setting,
-            **architecture.input.encode(),
-            **architecture.head.encode(),
+        values: Mapping[str, Mapping[str, Setting]] = {
+            "input": architecture.input.encode(),
+            "backbone": {"network": backbone.network, **backbone.setting},
+            "head": architecture.head.encode(),
         }
-        for name, expected in self.fixed.items():
-            if found.get(name) != expected:
+        found = {f"{part}.{name}": v for part, of in values.items() for name, v in of.items()}
+        for key, expected in self.fixed.items():
+            if found.get(key) != expected:
                 raise InputError(
-                    f"search space {self.name}: {name} is {found.get(name)!r}, expected "
-                    f"{expected!r}"
+                    f"search space {self.name}: {key.partition('.')[2]} is {found.get(key)!r}, "
+                    f"expected {expected!r}"
                 )
+        known = {*map(_key, self.genes), *self.fixed, "backbone.network"}
+        for part, name in (
+            *(("backbone", name) for name in backbone.setting),
+            *(("head", name) for name in architecture.head.steps),
+        ):
+            if f"{part}.{name}" not in known:
+                raise InputError(f"search space {self.name}: it has no gene for {name}")
         slots: dict[int, int] = {}
         for gene in self.genes:
             for choice in range(len(gene.choices) if gene.is_level else 0):
@@ -209,17 +227,15 @@ class SearchSpace:
         absent = set(backbone.levels) - set(slots.values())
         if absent:
             raise InputError(f"search space {self.name}: it has no level {min(absent)}")
-        run = [slot for slot in self._slots("level") if slot <= max(slots)]
+        run = [slot for slot in self._slots("backbone", "level") if slot <= max(slots)]
         of_part = {"backbone": run, "head": sorted(slots, key=lambda slot: slots[slot])}
-        known = {gene.field for gene in self.genes} | {"network", *self.fixed}
-        self._refuse_unknown(architecture, known)
         genome = []
         for gene in self.genes:
             if gene.is_level and gene.slot is not None:
                 choices = tuple(gene.level(choice) for choice in range(len(gene.choices)))
                 genome.append(self._find(gene, choices, slots.get(gene.slot)))
                 continue
-            value = found.get(gene.field)
+            value = found.get(_key(gene))
             if gene.slot is None:
                 genome.append(self._find(gene, gene.choices, value))
                 continue
@@ -236,12 +252,6 @@ class SearchSpace:
             else:
                 genome.append(0)
         return tuple(genome)
-
-    def _refuse_unknown(self, architecture: Architecture, known: set[str]) -> None:
-        """Raises InputError where the architecture sets what no gene of the space sets."""
-        for name in (*architecture.backbone.setting, *architecture.head.steps):
-            if name not in known:
-                raise InputError(f"search space {self.name}: it has no gene for {name}")
 
     def active(self, genome: Sequence[int]) -> tuple[bool, ...]:
         """For each gene, whether it counts in this genome."""
@@ -432,7 +442,7 @@ def compose_space(
         preset=preset or supernet.presets["default"],
         choices=choices,
     )
-    for size in space.choices("image_size"):
+    for size in space.choices("input", "image_size"):
         assert isinstance(size, int)
         supernet.require_image_size(size)
     return space
@@ -451,7 +461,9 @@ def compose_genes(
     level by level those of the backbone and of the head.
     """
     given = choices or {}
-    for field_name in given:
+    for field_name, values in given.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise InputError(f"choices of {field_name!r} are {values!r}, expected a list of values")
         if field_name in preset.own:
             option = f"--{field_name.replace('_', '-')}s"
             raise InputError(f"{option} is given, but the preset has its own")
@@ -473,16 +485,14 @@ def compose_genes(
             raise InputError(f"choices of {field_name!r} are given, expected {sorted(known)}")
     fixed: dict[str, Choice] = {}
     if preset.fix_single_choices:
-        fixed = {g.field: g.choices[0] for g in whole if len(g.choices) == 1}
-    genes = [gene for gene in whole if gene.field not in fixed] + by_level
+        fixed = {_key(gene): gene.choices[0] for gene in whole if len(gene.choices) == 1}
+    genes = [gene for gene in whole if _key(gene) not in fixed] + by_level
     return SearchSpace(name, tuple(genes), fixed)
 
 
-def _part_of(name: str) -> str:
-    """The part of a field that is fixed."""
-    if name == "image_size":
-        return "input"
-    return "backbone" if name == "network" else "head"
+def _key(gene: Gene) -> str:
+    """What a gene sets: part and field. Two parts may have fields of one name."""
+    return f"{gene.part}.{gene.field}"
 
 
 def _gene(value: Any) -> Gene:

@@ -14,9 +14,10 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import optuna
 import sqlalchemy.exc
@@ -28,8 +29,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.detector import Architecture
 from autopatch.errors import InputError, one_line
-from autopatch.files import new_file
-from autopatch.search._optuna import close_storage, connect, open_storage, quiet
+from autopatch.files import StrPath, new_file
+from autopatch.genes import Choice
 from autopatch.search.evaluation import Evaluation
 from autopatch.search.front import Trial
 from autopatch.search.objectives import (
@@ -40,6 +41,7 @@ from autopatch.search.objectives import (
 )
 from autopatch.search.optimizer import SAMPLERS
 from autopatch.search.space import SearchSpace
+from autopatch.search.storage import close_storage, connect, open_storage, quiet
 
 INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
@@ -48,6 +50,7 @@ WITHOUT_OUTCOME = (INTERRUPTED, NOT_FINISHED)
 
 _NAME = "autopatch"
 _FORMAT = 2
+_GROUPS = 2  # how deep settings are grouped; objects below that are values
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Plan:
         sampler: The optimizer, a name in `SAMPLERS`.
         objectives: What is minimized and maximized, the quality last.
         settings: Whatever else decides the outcome (data, weights, versions, ...): values that
-            JSON can hold.
+            JSON can hold. Objects, and objects in them, are groups: messages name the settings in
+            them without the group. An empty group is as good as none.
         unchecked: What is stored beside that and may differ when the search is resumed, such as
             where the data lie: values that JSON can hold. The record then keeps the new ones.
 
@@ -142,7 +146,7 @@ class Study:
         self._id = self._storage.get_study_id_from_name(_NAME)
 
     @classmethod
-    def create(cls, path: Path, plan: Plan) -> Study:
+    def create(cls, path: StrPath, plan: Plan) -> Study:
         """A new, empty study; the file appears complete or not at all.
 
         Args:
@@ -153,6 +157,7 @@ class Study:
             InputError: If the space does not hold an initial architecture, the file exists or
                 cannot be written.
         """
+        path = Path(path)
         stored = plan.to_json()
         if path.exists():
             raise InputError(f"{path}: exists, expected a new file")
@@ -172,7 +177,7 @@ class Study:
         return cls(path, plan)
 
     @classmethod
-    def resume(cls, path: Path, plan: Plan) -> Study:
+    def resume(cls, path: StrPath, plan: Plan) -> Study:
         """The study of an earlier search, to go on with.
 
         Trials left running by a killed process become failed ones with the reason "interrupted",
@@ -183,11 +188,11 @@ class Study:
                 the plan differs from the stored one in more than a larger number of evaluations
                 and `unchecked`.
         """
+        path = Path(path)
         given = plan.to_json()
         stored = load_settings(path)
-        grown = plan.evaluations >= stored.get("evaluations", 0)
-        compared = stored | {"evaluations": plan.evaluations} if grown else stored
-        difference = _difference(_decisive(compared), _decisive(given))
+        with _readable(path):
+            difference = _difference(stored, given, plan.space)
         if difference is not None:
             name, before, now = difference
             raise InputError(
@@ -279,7 +284,7 @@ class Study:
         return [objective.name for objective in self.plan.objectives]
 
 
-def load_trials(path: Path) -> tuple[Trial, ...]:
+def load_trials(path: StrPath) -> tuple[Trial, ...]:
     """All trials of a stored study by number, finished or not; writes nothing.
 
     Raises:
@@ -291,7 +296,7 @@ def load_trials(path: Path) -> tuple[Trial, ...]:
         return tuple(_trial(trial, names) for trial in frozen)
 
 
-def load_objectives(path: Path) -> tuple[Objective, ...]:
+def load_objectives(path: StrPath) -> tuple[Objective, ...]:
     """The objectives of a stored study, registered or not; writes nothing.
 
     Raises:
@@ -301,7 +306,7 @@ def load_objectives(path: Path) -> tuple[Objective, ...]:
         return _objectives(settings)
 
 
-def load_settings(path: Path) -> dict[str, Any]:
+def load_settings(path: StrPath) -> dict[str, Any]:
     """The settings that a stored study was started with; writes nothing.
 
     Returns:
@@ -318,36 +323,82 @@ def _objectives(settings: Mapping[str, Any]) -> tuple[Objective, ...]:
     return checked_objectives(map(Objective.from_json, settings["objectives"]))
 
 
-def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not differ when a search is resumed: of objectives not how they are displayed."""
-    decisive = {name: value for name, value in settings.items() if name != "unchecked"}
-    decisive["objectives"] = [
-        {name: objective[name] for name in ("name", "direction")}
-        for objective in settings["objectives"]
+def _difference(
+    stored: Mapping[str, Any], given: Mapping[str, Any], space: SearchSpace
+) -> tuple[str, str, str] | None:
+    """Name and both values of the first setting that must not differ and does, in a user's words.
+
+    Args:
+        stored: What the record holds.
+        given: What the search is to be resumed with.
+        space: That of `given`.
+    """
+    for was, is_now in zip(_decisive(stored), _decisive(given), strict=True):
+        for key in (*was, *(key for key in is_now if key not in was)):
+            if key not in was or key not in is_now or was[key] != is_now[key]:
+                return key[-1], _said(was, key), _said(is_now, key)
+    if given["evaluations"] < stored["evaluations"]:
+        return "evaluations", str(stored["evaluations"]), str(given["evaluations"])
+    # The space is the same here, so the stored genomes can be read with it.
+    for was, is_now in zip_longest(stored["initial"], given["initial"]):
+        if was != is_now:
+            one, other = (g and space.parameters(g) for g in (was, is_now))
+            return "initial", _differing(one, other), _differing(other, one)
+    return None
+
+
+def _differing(values: dict[str, Choice] | None, other: dict[str, Choice] | None) -> str:
+    """The values that `other` has not, as text."""
+    if values is None:
+        return "nothing"
+    known = (other or {}).items()
+    return _short({name: value for name, value in values.items() if (name, value) not in known})
+
+
+_View: TypeAlias = dict[tuple[str, ...], Any]
+
+
+def _decisive(settings: Mapping[str, Any]) -> list[_View]:
+    """What must be the same when a search is resumed, but for evaluations and initial
+    architectures: values by keys whose last part is what a user calls them. What tells most of a
+    difference comes first. How objectives are displayed is no part of it.
+    """
+    apart = {"format", "unchecked", "objectives", "space", "evaluations", "initial"}
+    plain = {name: value for name, value in settings.items() if name not in apart}
+    objectives, space = settings["objectives"], settings["space"]
+    genes = space["genes"]
+    return [
+        _ungrouped(plain),
+        {("objectives",): [objective["name"] for objective in objectives]},
+        {(f"direction of {one['name']}",): one["direction"] for one in objectives},
+        {
+            ("space",): space["name"],
+            **{(key.rpartition(".")[2],): value for key, value in space["fixed"].items()},
+            **{(gene["name"],): gene["choices"] for gene in genes},
+        },
+        {("genes",): [gene["name"] for gene in genes], ("fixed",): space["fixed"]},
+        {
+            (f"{attribute} of gene {gene['name']}",): value
+            for gene in genes
+            for attribute, value in gene.items()
+        },
     ]
-    return decisive
 
 
-def _difference(stored: Any, given: Any, name: str = "") -> tuple[str, str, str] | None:
-    """Name and both values of the first setting that differs, however deep it lies."""
-    if stored == given:
-        return None
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for key in sorted(stored.keys() | given.keys()):
-            inner = f"{name}.{key}" if name else key
-            if key not in stored:
-                return inner, "nothing", _short(given[key])
-            if key not in given:
-                return inner, _short(stored[key]), "nothing"
-            found = _difference(stored[key], given[key], inner)
-            if found is not None:
-                return found
-    both_lists = isinstance(stored, list) and isinstance(given, list)
-    if both_lists and len(stored) == len(given):
-        for i, (before, now) in enumerate(zip(stored, given, strict=True)):
-            if isinstance(before, dict | list) and before != now:
-                return _difference(before, now, f"{name}[{i}]")
-    return name, _short(stored), _short(given)
+def _ungrouped(settings: Mapping[str, Any], depth: int = _GROUPS) -> _View:
+    """The settings out of their groups, in order of name."""
+    found: _View = {}
+    for name, value in sorted(settings.items()):
+        if depth and isinstance(value, dict):
+            inner = _ungrouped(value, depth - 1)
+            found |= {(name, *key): setting for key, setting in inner.items()}
+        else:
+            found[name,] = value
+    return found
+
+
+def _said(values: _View, key: tuple[str, ...]) -> str:
+    return _short(values[key]) if key in values else "nothing"
 
 
 def _short(value: Any) -> str:
@@ -356,8 +407,9 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _stored(path: Path) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
+def _stored(path: StrPath) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
     """Opens an existing study, having made sure that it is one; gives its settings as well."""
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the study of a search")
     # RDBStorage would add its tables to a foreign database.

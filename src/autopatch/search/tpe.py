@@ -16,10 +16,10 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from autopatch.genes import Gene
-from autopatch.search._optuna import quiet
 from autopatch.search.objectives import MAXIMIZE, MINIMIZE, Objective
 from autopatch.search.optimizer import Genome, Losses, Sampler
 from autopatch.search.space import SearchSpace
+from autopatch.search.storage import quiet
 
 # Proposals in a row without a new architecture before the search is taken for finished.
 _PROPOSALS = 500

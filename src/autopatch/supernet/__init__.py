@@ -25,9 +25,10 @@ from autopatch.supernet.family import (
     restore_subnet,
     unknown_space,
     weights_files,
+    weights_path,
 )
 from autopatch.supernet.subnet import Subnet
-from autopatch.supernet.supernet import Preset, Supernet, check_image_size
+from autopatch.supernet.supernet import Preset, Supernet
 from autopatch.supernet.timm_supernet import TimmSupernet
 from autopatch.supernet.weights import (
     Weights,
@@ -53,7 +54,6 @@ __all__ = [
     "TimmSupernet",
     "Weights",
     "check_channels",
-    "check_image_size",
     "check_level",
     "load_supernet",
     "random_provenance",
@@ -62,4 +62,5 @@ __all__ = [
     "restore_subnet",
     "unknown_space",
     "weights_files",
+    "weights_path",
 ]

@@ -22,7 +22,7 @@ from autopatch.supernet.elastic_network import (
     check_setting,
     static_network,
 )
-from autopatch.supernet.family import LoadOptions, unknown_space
+from autopatch.supernet.family import LoadOptions, unknown_space, weights_path
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.weights import find_source, load_into, random_provenance
@@ -174,8 +174,7 @@ class ElasticFamily:
         """
         if space != AUTOPATCH_S and not space.startswith(ELASTIC):
             raise unknown_space(space)
-        if options.recalibrate_batch_norm:
-            raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
+        options.require(space, "timm_kwargs")
         packaged = weights == "auto" and space == AUTOPATCH_S
         if weights == "pretrained" or (weights == "auto" and not packaged):
             own = "'auto', " if space == AUTOPATCH_S else ""
@@ -188,7 +187,11 @@ class ElasticFamily:
             weights = str(_AUTOPATCH_S_FILE)
         model = _AUTOPATCH_S_MODEL if space == AUTOPATCH_S else space
         source = find_source(
-            model, weights, mean=options.mean, std=options.std, timm_kwargs=options.timm_kwargs
+            model,
+            weights,
+            mean=options.mean,
+            std=options.std,
+            timm_kwargs=options.own.get("timm_kwargs"),
         )
         network = ElasticTimmNetwork(source.name, source.kwargs, seed=options.seed)
         provenance = random_provenance(options.seed)
@@ -214,7 +217,8 @@ class ElasticFamily:
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The one file."""
-        return [Path(weights)]
+        path = weights_path(weights)
+        return [] if path is None else [path]
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's network, its blocks left out or narrowed, with random weights."""

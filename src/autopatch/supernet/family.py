@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,16 +30,25 @@ class LoadOptions:
     Attributes:
         mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
         std: Channel deviations; None for those of the weights.
-        timm_kwargs: Arguments of `timm.create_model`; None for those of the weights.
         seed: Of random weights.
-        recalibrate_batch_norm: Whether subnets get the statistics of the good images.
+        own: Options of the family by name; those that are None or False are dropped.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    timm_kwargs: Mapping[str, Any] | None = None
     seed: int = 0
-    recalibrate_batch_norm: bool = False
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {name: v for name, v in self.own.items() if v is not None and v is not False}
+        object.__setattr__(self, "own", given)
+
+    def require(self, space: str, *known: str) -> None:
+        """Raises InputError where there is an option that the family of a space does not know."""
+        for name in self.own:
+            if name not in known:
+                expected = " and ".join(known) if known else "no option of its own"
+                raise InputError(f"{name} is given, but {space} takes {expected}")
 
 
 class Family(Protocol):
@@ -88,8 +97,7 @@ FAMILIES: Registry[Family] = Registry(
 )
 """Families by the name of their spaces, up to a colon if it has one."""
 
-WEIGHTS_WORDS = ("auto", "pretrained", "random")
-"""Weights that are not files."""
+_WEIGHTS_WORDS = ("auto", "pretrained", "random")
 
 
 def find_family(space: str) -> Family:
@@ -116,10 +124,9 @@ def load_supernet(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    timm_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
-    recalibrate_batch_norm: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Supernet:
     """A supernet with its weights.
 
@@ -132,24 +139,18 @@ def load_supernet(
             them, or for a single network its file.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
-        timm_kwargs: Arguments of `timm.create_model`.
         seed: Of random weights.
-        recalibrate_batch_norm: Whether subnets get the statistics of the good images; Once-for-All
-            only.
         progress: Told of a download.
+        **options: Of the family: `timm_kwargs`, arguments of `timm.create_model`, of timm and of
+            elastic networks; `recalibrate_batch_norm`, whether subnets get the statistics of the
+            good images, of Once-for-All.
 
     Raises:
         InputError: The space is unknown, the weights cannot be had or do not fit, or an argument
             does not belong to the space.
     """
-    options = LoadOptions(
-        mean=mean,
-        std=std,
-        timm_kwargs=timm_kwargs,
-        seed=seed,
-        recalibrate_batch_norm=recalibrate_batch_norm,
-    )
-    return find_family(space).load(space, os.fspath(weights), options, progress)
+    given = LoadOptions(mean=mean, std=std, seed=seed, own=options)
+    return find_family(space).load(space, os.fspath(weights), given, progress)
 
 
 def weights_files(space: str, weights: str) -> list[Path]:
@@ -159,12 +160,20 @@ def weights_files(space: str, weights: str) -> list[Path]:
         InputError: The space is unknown, there is no such file or folder, or the folder does not
             hold what is asked for.
     """
-    family = find_family(space)
-    if weights in WEIGHTS_WORDS:
-        return []
+    return find_family(space).weights_files(space, weights)
+
+
+def weights_path(weights: str) -> Path | None:
+    """The file or folder of weights; None for "auto", "pretrained" and "random".
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    if weights in _WEIGHTS_WORDS:
+        return None
     if not weights or not Path(weights).exists():
         raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
-    return family.weights_files(space, weights)
+    return Path(weights)
 
 
 def build_network(recipe: Mapping[str, Any]) -> nn.Module:

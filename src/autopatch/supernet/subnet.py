@@ -79,8 +79,8 @@ class Subnet(nn.Module):
         return str(self.recipe["network"])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 `[N, 3, S, S]`, on the subnet's device, as the network wants them: float32,
-        channels last."""
+        """Pixels uint8 `[N, 3, S, S]`, on the subnet's device, as the network wants them: floats of
+        its dtype, channels last."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"`images` is {images.dtype} of shape {list(images.shape)}, expected uint8 "
@@ -88,7 +88,7 @@ class Subnet(nn.Module):
             )
         # MobileNets run a third faster on a CPU in this layout, ResNets a fifth.
         pixels = images.contiguous(memory_format=torch.channels_last)
-        return pixels.float().sub_(self.pixel_mean).div_(self.pixel_std)
+        return pixels.to(self.pixel_mean.dtype).sub_(self.pixel_mean).div_(self.pixel_std)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
         """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`: the

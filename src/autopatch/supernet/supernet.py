@@ -8,12 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from autopatch.errors import InputError
-from autopatch.genes import Choice, Gene, is_integer
+from autopatch.genes import Choice, Gene
 from autopatch.supernet.backbone import Backbone, Level
 from autopatch.supernet.subnet import Subnet
-
-IMAGE_SIZES = range(32, 1025)
-"""Sides of square images that there can be, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class Preset:
         fix_single_choices: Whether a field of the whole architecture with a single choice is no
             gene.
         from_baseline: Whether the search begins with PatchCore's setting.
-        remarks: What a user should know of a search, from the values by field that no gene sets and
-            the name of the sampler.
+        remarks: What a user should know of a search, from the values that no gene sets, by part and
+            field, and the name of the sampler.
     """
 
     objectives: tuple[str, ...] = ("total_flops", "rwAP")
@@ -207,12 +204,3 @@ class Supernet(ABC):
                 f"the architecture is of {backbone.network}, the backbone is "
                 f"{' or '.join(self.networks)}"
             )
-
-
-def check_image_size(value: object) -> None:
-    """Raises InputError unless the value is an image size in pixels."""
-    if not is_integer(value) or value not in IMAGE_SIZES:
-        raise InputError(
-            f"image size is {value!r}, expected an integer from {IMAGE_SIZES[0]} to "
-            f"{IMAGE_SIZES[-1]}"
-        )

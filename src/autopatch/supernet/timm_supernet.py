@@ -18,7 +18,7 @@ from autopatch.errors import InputError
 from autopatch.genes import Gene
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
-from autopatch.supernet.family import LoadOptions, unknown_space
+from autopatch.supernet.family import LoadOptions, unknown_space, weights_path
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
@@ -165,15 +165,18 @@ class TimmFamily:
         """
         if not space.startswith(TIMM):
             raise unknown_space(space)
-        if options.recalibrate_batch_norm:
-            raise InputError(f"{space} has one set of statistics, nothing to recalibrate")
+        options.require(space, "timm_kwargs")
         if weights == "auto":
             raise InputError(
                 f"{space} has no weights of its own: give --weights FILE.safetensors, 'pretrained' "
                 "or 'random'"
             )
         source = find_source(
-            space, weights, mean=options.mean, std=options.std, timm_kwargs=options.timm_kwargs
+            space,
+            weights,
+            mean=options.mean,
+            std=options.std,
+            timm_kwargs=options.own.get("timm_kwargs"),
         )
         name, kwargs = source.name, source.kwargs
         levels = [level for level in feature_levels(name, kwargs) if level.stride >= LEAST_STRIDE]
@@ -202,7 +205,8 @@ class TimmFamily:
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The one file."""
-        return [Path(weights)]
+        path = weights_path(weights)
+        return [] if path is None else [path]
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's feature extractor of some levels, with random weights."""

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 
 from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ def random_provenance(seed: int) -> str:
     return f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: StrPath) -> Weights:
     """Reads a .safetensors file with its metadata.
 
     Raises:
         InputError: The file is missing or damaged, or its metadata cannot be understood.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights (.safetensors)")
     metadata, state = read_safetensors(path)
@@ -63,14 +65,14 @@ def read_weights(path: Path) -> Weights:
     )
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def read_safetensors(path: StrPath) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """Metadata and tensors of an existing file.
 
     Raises:
         InputError: It is damaged or of another format.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(Path(path), framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
     except (OSError, SafetensorError) as error:

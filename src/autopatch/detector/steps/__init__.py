@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from autopatch.detector.steps.step import STEPS, FeatureTransform, Step
+from autopatch.detector.steps.step import STEPS, FeatureTransform, ScoreTransform, Step
 
-__all__ = ["STEPS", "FeatureTransform", "Step"]
+__all__ = ["STEPS", "FeatureTransform", "ScoreTransform", "Step"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

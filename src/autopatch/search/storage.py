@@ -1,4 +1,8 @@
-"""Optuna without its log lines, and its SQLite files opened and closed for good."""
+"""Optuna's SQLite files, opened and closed for good, and Optuna without its log lines.
+
+`open_storage` gives the studies of a file, `connect` its tables, `close_storage` lets go of it;
+within `quiet` Optuna logs nothing.
+"""
 
 from __future__ import annotations
 
