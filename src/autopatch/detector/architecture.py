@@ -52,7 +52,7 @@ class Architecture:
             "head": {
                 "patch_sizes": list(self.head.patch_sizes),
                 "bank_size": self.head.bank_size,
-                "steps": self.head.steps.to_json(),
+                "steps": Settings(self.head.steps).to_json(),
             },
         }
 

@@ -32,7 +32,7 @@ class Head:
 
     patch_sizes: tuple[int, ...]
     bank_size: int | None = None
-    steps: Settings = field(default_factory=Settings)
+    steps: Mapping[str, Setting] = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if not isinstance(self.patch_sizes, tuple):

@@ -84,7 +84,10 @@ class Objective:
         return self.direction == MAXIMIZE
 
     def loss(self, value: float) -> float:
-        """What is minimized: the value, or 1 - value where the objective is maximized."""
+        """What is minimized: the value, or 1 - value where the objective is maximized.
+
+        That suits shares such as rwAP. Of values far below 1 it loses digits: scale them up.
+        """
         return 1.0 - value if self.is_maximized else float(value)
 
     def display(self, value: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autopatch.errors import InputError
-from autopatch.genes import Settings, is_integer
+from autopatch.genes import Setting, Settings, is_integer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Backbone:
 
     network: str
     levels: tuple[int, ...]
-    setting: Settings = field(default_factory=Settings)
+    setting: Mapping[str, Setting] = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, str) or not self.network:
@@ -63,7 +63,7 @@ class Backbone:
         return {
             "network": self.network,
             "levels": list(self.levels),
-            "setting": self.setting.to_json(),
+            "setting": Settings(self.setting).to_json(),
         }
 
 

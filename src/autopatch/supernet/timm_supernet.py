@@ -71,14 +71,14 @@ class TimmSupernet(Supernet):
         """Whether each level is used."""
         return [
             Gene(
-                f"use_{name}",
+                f"use_{kind}{number}",
                 (False, True),
                 "backbone",
                 "level",
                 slot=index,
-                per_level=f"{{}}_{name}",
+                per_level=f"{{}}_{kind}{number}",
             )
-            for index, name in self._level_names.items()
+            for index, (kind, number) in self._level_names.items()
         ]
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
@@ -126,20 +126,16 @@ class TimmSupernet(Supernet):
 
     def level_names(self, backbone: Backbone) -> tuple[str, ...]:
         """The chosen levels in words: "stride 8", or "level 9" where two levels share a stride."""
-        names = []
-        for index in backbone.levels:
-            name = self._level_names[index]
-            kind = name.rstrip("0123456789")
-            names.append(f"{kind} {name[len(kind) :]}")
-        return tuple(names)
+        return tuple("{} {}".format(*self._level_names[index]) for index in backbone.levels)
 
 
-def _level_names(levels: Sequence[Level]) -> dict[int, str]:
-    """Short names by level index: "stride8" where no two levels share a stride, else "level9"."""
+def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
+    """Kind and number of each level by its index: "stride", 8 where no two levels share a stride,
+    else "level", 9."""
     counts = Counter(level.stride for level in levels)
     unique = all(count == 1 for count in counts.values())
     return {
-        level.index: f"stride{level.stride}" if unique else f"level{level.index}"
+        level.index: ("stride", level.stride) if unique else ("level", level.index)
         for level in levels
     }
 
