@@ -62,17 +62,9 @@ def bank_sizes(text: str | None) -> tuple[int | None, ...] | None:
     """Sizes of the bank with commas, or "all", which is None.
 
     Raises:
-        InputError: The text is something else, or a size is more than a coreset can have.
+        InputError: The text is something else.
     """
-    from autopatch.detector import MAX_CORESET_SAMPLE
-
-    sizes = integers("--bank-sizes", text, everything=True)
-    too_large = [size for size in sizes or () if size and size > MAX_CORESET_SAMPLE]
-    if too_large:
-        raise InputError(
-            f"--bank-sizes holds {too_large[0]}, expected at most {MAX_CORESET_SAMPLE} or 'all'"
-        )
-    return sizes
+    return integers("--bank-sizes", text, everything=True)
 
 
 def floats(name: str, text: str | None) -> tuple[float, ...] | None:

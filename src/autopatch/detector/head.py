@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autopatch.detector.memory import MAX_CORESET_SAMPLE
 from autopatch.detector.steps import STEPS
 from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene, Setting, Settings, is_integer
@@ -98,11 +99,15 @@ class Head:
 
     @staticmethod
     def check(field: str, value: Choice) -> None:
-        """Raises InputError unless a field can have the value."""
+        """Raises InputError unless a gene of the field can have the value."""
         if field == "patch_size":
             check_patch_size(value)
         elif field == "bank_size":
             check_bank_size(value)
+            if is_integer(value) and value > MAX_CORESET_SAMPLE:
+                raise InputError(
+                    f"bank size is {value}, expected at most {MAX_CORESET_SAMPLE}, or None for all"
+                )
         else:
             STEPS[field].check(value)
 
