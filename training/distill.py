@@ -27,9 +27,10 @@ import matplotlib.pyplot as plt
 import torch
 from fit import FITTED_ON, start_subnets
 from images import CROP, crops, read_images
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 
 from autopatch.errors import InputError, one_line
+from autopatch.files import new_file, write_bytes_atomically
 from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
 from autopatch.supernet.weights import load_into, read_weights
 
@@ -119,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "log": log,
             "recipe": recipe,
         }
-        torch.save(state, checkpoint.with_suffix(".partial"))
-        checkpoint.with_suffix(".partial").replace(checkpoint)
+        with new_file(checkpoint) as unfinished:
+            torch.save(state, unfinished)
 
     started = told = saved_at = time.monotonic()
     for step in range(first, options.steps):
@@ -239,7 +240,7 @@ def write(
         name: value.half().cpu().contiguous() if value.is_floating_point() else value.cpu()
         for name, value in network.state_dict().items()
     }
-    save_file(state, path, metadata=metadata)
+    write_bytes_atomically(path, to_safetensors(state, metadata=metadata))
 
 
 if __name__ == "__main__":
