@@ -315,12 +315,12 @@ def test_sha256(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "base", "stored"),
     [
-        ("/work/data/tiles", "/work/runs/a", "../../data/tiles"),
-        ("/work/runs/a/split.json", "/work/runs/a", "split.json"),
-        ("/work/runs/a", "/work/runs/a", "."),
-        ("/work", "/work/runs/a", "../.."),
-        ("/work/x/../data", "/work/runs/", "../data"),
-        ("/data/tiles", "/work/runs/a", "/data/tiles"),
+        ("/home/ann/data/tiles", "/home/ann/runs/a", "../../data/tiles"),
+        ("/home/ann/runs/a/split.json", "/home/ann/runs/a", "split.json"),
+        ("/home/ann/runs/a", "/home/ann/runs/a", "."),
+        ("/home/ann", "/home/ann/runs/a", "../.."),
+        ("/home/ann/x/../data", "/home/ann/runs/", "../data"),
+        ("/data/tiles", "/home/ann/runs/a", "/data/tiles"),
         ("/data/tiles", "/", "/data/tiles"),
     ],
 )
