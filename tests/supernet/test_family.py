@@ -26,7 +26,7 @@ from autopatch.supernet import (
     load_supernet,
     restore_subnet,
     weights_files,
-    weights_path,
+    weights_paths,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,8 +122,7 @@ class ToyFamily:
         return ToySupernet(space, int(space.partition(":")[2]), options)
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        path = weights_path(weights)
-        return [] if path is None else [path / "toy.bin"]
+        return [path / "toy.bin" for path in weights_paths(weights)]
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         return ToyNetwork(recipe["channels"], recipe["levels"])

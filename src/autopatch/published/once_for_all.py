@@ -37,7 +37,7 @@ from autopatch.supernet import (
     check_channels,
     random_provenance,
     unknown_space,
-    weights_path,
+    weights_paths,
 )
 
 OFA_MBV3 = "ofa_mbv3"
@@ -231,12 +231,10 @@ class OnceForAllFamily:
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The file of one network, or the file of each network in a folder."""
-        path = weights_path(weights)
-        if path is None:
-            return []
-        if path.is_dir():
-            return [file_in_folder(path, name) for name in _networks(space)]
-        return [path]
+        paths = weights_paths(weights)
+        if paths and paths[0].is_dir():
+            return [file_in_folder(paths[0], name) for name in _networks(space)]
+        return paths
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """The static network of a setting, with random weights."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ from autopatch.search import (
     Objective,
     SearchSpace,
     Trial,
+    load_objectives,
     load_settings,
     load_trials,
     non_dominated,
@@ -50,7 +50,7 @@ class RunRecord:
     Attributes:
         path: The folder, absolute.
         data: Folder of the data set, absolute.
-        find_source: Gives `source`.
+        source: Where the backbone comes from.
         space: What was searched.
         objectives: What the search minimized and maximized, a cost first and the quality last.
         seed: Of split, bank and optimizer.
@@ -63,7 +63,7 @@ class RunRecord:
 
     path: Path
     data: Path
-    find_source: Callable[[], SupernetSource]
+    source: SupernetSource
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
@@ -94,9 +94,8 @@ class RunRecord:
         settings = load_settings(path / STUDY)
         try:
             paths = settings["unchecked"]["paths"]
-            stored = SupernetSource(**{**settings["source"], "weights": paths["weights"]})
+            source = SupernetSource.restore(settings["source"], paths["weights"], path, weights)
             space = SearchSpace.from_json(settings["space"])
-            objectives = tuple(map(Objective.from_json, settings["objectives"]))
             versions = settings["versions"]
             library = next(iter(versions))
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
@@ -108,13 +107,6 @@ class RunRecord:
                 f"{path / STUDY}: a setting is missing or damaged, or of another version of "
                 f"autopatch ({error})"
             ) from error
-        if weights is not None and stored.weights_sha256 is not None:
-            weights = Path(weights).absolute()
-        find_source = partial(
-            SupernetSource.restore, settings["source"], paths["weights"], path, weights
-        )
-        if stored.weights_sha256 is None:
-            find_source()  # no file can be missing, so what is given wrongly is told at once
         if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
             raise InputError(
                 f"{path / MANIFEST}: not the one that the search was made with; search again"
@@ -122,9 +114,9 @@ class RunRecord:
         return cls(
             path=path,
             data=root,
-            find_source=find_source,
+            source=source,
             space=space,
-            objectives=objectives,
+            objectives=load_objectives(path / STUDY),
             split=read_split(path, root),
             trials=load_trials(path / STUDY),
             optimizer=optimizer,
@@ -134,15 +126,6 @@ class RunRecord:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {len(self.trials)} trials)"
-
-    @cached_property
-    def source(self) -> SupernetSource:
-        """Where the backbone comes from.
-
-        Raises:
-            InputError: The weights are not there.
-        """
-        return self.find_source()
 
     @cached_property
     def supernet(self) -> Supernet:

@@ -79,6 +79,10 @@ class SupernetSource:
                 search was made with.
         """
         if self.weights_sha256 is not None:
+            if not Path(self.weights).exists():
+                raise InputError(
+                    f"{self.weights}: the weights of the search are not there; give --weights"
+                )
             found = _sha256(weights_files(self.space, self.weights))
             if found != self.weights_sha256:
                 raise self.changed()
@@ -129,8 +133,7 @@ class SupernetSource:
             weights: Where the weights are now, None for where the folder says.
 
         Raises:
-            InputError: The weights are not there, or are given for a search that has no file of
-                them.
+            InputError: Weights are given for a search that has no file of them.
         """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -145,8 +148,6 @@ class SupernetSource:
                 )
             return source
         where = restored_path(stored_weights, run) if weights is None else Path(weights)
-        if not where.exists():
-            raise InputError(f"{where}: the weights of the search are not there; give --weights")
         return replace(source, weights=str(where.absolute()))
 
 

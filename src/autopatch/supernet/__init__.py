@@ -20,22 +20,22 @@ from autopatch.supernet.family import (
     DEFAULT_SPACE,
     FAMILIES,
     Family,
-    LoadOptions,
     load_supernet,
     restore_subnet,
     unknown_space,
     weights_files,
-    weights_path,
 )
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Preset, Supernet
 from autopatch.supernet.timm_supernet import TimmSupernet
 from autopatch.supernet.weights import (
+    LoadOptions,
     Weights,
     check_channels,
     random_provenance,
     read_safetensors,
     read_weights,
+    weights_paths,
 )
 
 __all__ = [
@@ -62,5 +62,5 @@ __all__ = [
     "restore_subnet",
     "unknown_space",
     "weights_files",
-    "weights_path",
+    "weights_paths",
 ]

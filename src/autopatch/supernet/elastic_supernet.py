@@ -22,10 +22,16 @@ from autopatch.supernet.elastic_network import (
     check_setting,
     static_network,
 )
-from autopatch.supernet.family import LoadOptions, unknown_space, weights_path
+from autopatch.supernet.family import unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import find_source, load_into, random_provenance
+from autopatch.supernet.weights import (
+    LoadOptions,
+    find_source,
+    load_into,
+    random_provenance,
+    weights_paths,
+)
 
 ELASTIC = "elastic:"
 AUTOPATCH_S = "autopatch_s"
@@ -186,13 +192,7 @@ class ElasticFamily:
             _check_packaged_file()
             weights = str(_AUTOPATCH_S_FILE)
         model = _AUTOPATCH_S_MODEL if space == AUTOPATCH_S else space
-        source = find_source(
-            model,
-            weights,
-            mean=options.mean,
-            std=options.std,
-            timm_kwargs=options.own.get("timm_kwargs"),
-        )
+        source = find_source(model, weights, options)
         network = ElasticTimmNetwork(source.name, source.kwargs, seed=options.seed)
         provenance = random_provenance(options.seed)
         if source.file is not None:
@@ -217,8 +217,7 @@ class ElasticFamily:
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The one file."""
-        path = weights_path(weights)
-        return [] if path is None else [path]
+        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's network, its blocks left out or narrowed, with random weights."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,37 +17,9 @@ from autopatch.registry import Registry
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import check_channels
+from autopatch.supernet.weights import LoadOptions, check_channels
 
 DEFAULT_SPACE = "autopatch_s"
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What can be said of weights beside where they are.
-
-    Attributes:
-        mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
-        std: Channel deviations; None for those of the weights.
-        seed: Of random weights.
-        own: Options of the family by name; those that are None or False are dropped.
-    """
-
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    seed: int = 0
-    own: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        given = {name: v for name, v in self.own.items() if v is not None and v is not False}
-        object.__setattr__(self, "own", given)
-
-    def require(self, space: str, *known: str) -> None:
-        """Raises InputError where there is an option that the family of a space does not know."""
-        for name in self.own:
-            if name not in known:
-                expected = " and ".join(known) if known else "no option of its own"
-                raise InputError(f"{name} is given, but {space} takes {expected}")
 
 
 class Family(Protocol):
@@ -96,8 +67,6 @@ FAMILIES: Registry[Family] = Registry(
     },
 )
 """Families by the name of their spaces, up to a colon if it has one."""
-
-_WEIGHTS_WORDS = ("auto", "pretrained", "random")
 
 
 def find_family(space: str) -> Family:
@@ -161,19 +130,6 @@ def weights_files(space: str, weights: str) -> list[Path]:
             hold what is asked for.
     """
     return find_family(space).weights_files(space, weights)
-
-
-def weights_path(weights: str) -> Path | None:
-    """The file or folder of weights; None for "auto", "pretrained" and "random".
-
-    Raises:
-        InputError: There is no such file or folder.
-    """
-    if weights in _WEIGHTS_WORDS:
-        return None
-    if not weights or not Path(weights).exists():
-        raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
-    return Path(weights)
 
 
 def build_network(recipe: Mapping[str, Any]) -> nn.Module:

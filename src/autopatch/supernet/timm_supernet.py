@@ -18,11 +18,17 @@ from autopatch.errors import InputError
 from autopatch.genes import Gene
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
-from autopatch.supernet.family import LoadOptions, unknown_space, weights_path
+from autopatch.supernet.family import unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
-from autopatch.supernet.weights import find_source, load_into, random_provenance
+from autopatch.supernet.weights import (
+    LoadOptions,
+    find_source,
+    load_into,
+    random_provenance,
+    weights_paths,
+)
 
 _HUB_TIMEOUT = 5.0  # seconds
 
@@ -161,19 +167,12 @@ class TimmFamily:
         """
         if not space.startswith(TIMM):
             raise unknown_space(space)
-        options.require(space, "timm_kwargs")
         if weights == "auto":
             raise InputError(
                 f"{space} has no weights of its own: give --weights FILE.safetensors, 'pretrained' "
                 "or 'random'"
             )
-        source = find_source(
-            space,
-            weights,
-            mean=options.mean,
-            std=options.std,
-            timm_kwargs=options.own.get("timm_kwargs"),
-        )
+        source = find_source(space, weights, options)
         name, kwargs = source.name, source.kwargs
         levels = [level for level in feature_levels(name, kwargs) if level.stride >= LEAST_STRIDE]
         if not levels:
@@ -201,8 +200,7 @@ class TimmFamily:
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
         """The one file."""
-        path = weights_path(weights)
-        return [] if path is None else [path]
+        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's feature extractor of some levels, with random weights."""

@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,51 @@ class TimmSource:
     hub: str
 
 
-def find_source(
-    space: str,
-    weights: str,
-    *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    timm_kwargs: Mapping[str, Any] | None,
-) -> TimmSource:
+@dataclass(frozen=True)
+class LoadOptions:
+    """What can be said of weights beside where they are.
+
+    Attributes:
+        mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
+        std: Channel deviations; None for those of the weights.
+        seed: Of random weights.
+        own: Options of the family by name; those that are None or False are dropped.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    seed: int = 0
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {name: v for name, v in self.own.items() if v is not None and v is not False}
+        object.__setattr__(self, "own", given)
+
+    def require(self, space: str, *known: str) -> None:
+        """Raises InputError where there is an option that the family of a space does not know."""
+        for name in self.own:
+            if name not in known:
+                expected = " and ".join(known) if known else "no option of its own"
+                raise InputError(f"{name} is given, but {space} takes {expected}")
+
+
+_WORDS = ("auto", "pretrained", "random")  # that are no files
+
+
+def weights_paths(weights: str) -> list[Path]:
+    """The file or folder of weights; none for "auto", "pretrained" and "random".
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    if weights in _WORDS:
+        return []
+    if not weights or not Path(weights).exists():
+        raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
+    return [Path(weights)]
+
+
+def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
     """Reads the weights file, if there is one; see `load_supernet`.
 
     Args:
@@ -117,14 +154,14 @@ def find_source(
         weights: A .safetensors file, "pretrained" for those of timm's hub, or "random". A file
             must carry `timm_kwargs`, `mean` and `std` in its metadata, or they must be given; what
             is given goes before the metadata.
-        mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        timm_kwargs: Arguments of `timm.create_model`.
+        options: Mean, deviations and, as the family's only option of its own, `timm_kwargs`.
 
     Raises:
-        InputError: The model is unknown, the file cannot be read or is that of another model, or
-            mean, std or timm_kwargs are known from nowhere.
+        InputError: There is another option, the model is unknown, the file cannot be read or is
+            that of another model, or mean, std or timm_kwargs are known from nowhere.
     """
+    options.require(space, "timm_kwargs")
+    mean, std, timm_kwargs = options.mean, options.std, options.own.get("timm_kwargs")
     name = space.partition(":")[2]
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
