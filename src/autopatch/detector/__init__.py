@@ -10,7 +10,7 @@
   of images.
 - `patchcore_architecture`: PatchCore's usual setting.
 - `score_maps`: the quality of anomaly maps on labelled images.
-- `Threshold`, `calibrate`, `check_rate`: when to call an image anomalous.
+- `Threshold`, `calibrate`: when to call an image anomalous.
 """
 
 from autopatch.detector.architecture import Architecture
@@ -30,7 +30,7 @@ from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import ImagePrediction, Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
 from autopatch.detector.steps import STEPS, FeatureTransform, ScoreTransform, Step
-from autopatch.detector.threshold import Threshold, calibrate, check_rate
+from autopatch.detector.threshold import Threshold, calibrate
 
 __all__ = [
     "MAX_CORESET_SAMPLE",
@@ -51,7 +51,6 @@ __all__ = [
     "Step",
     "Threshold",
     "calibrate",
-    "check_rate",
     "cut_subnet",
     "feature_maps",
     "fit_head",

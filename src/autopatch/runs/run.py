@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autopatch.detector import Architecture, Detector, check_rate, patchcore_architecture
+from autopatch.detector import Architecture, Detector, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.kernels import usable_device
@@ -67,7 +67,8 @@ class Run(RunRecord):
         target = Path(out) if out is not None else self.detector_path
         if target.exists():
             raise InputError(f"{target}: exists; remove it or give another --out")
-        check_rate(false_alarm_rate)
+        if not 0 < false_alarm_rate < 1:
+            raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
         self.require_same_data()
         detector = self.fit_architecture(
             self._chosen(architecture, trial, patchcore),
