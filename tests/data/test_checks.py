@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopatch.data import MVTecAD, Sample, check, check_folder, require_valid
+from autopatch.data import Findings, MVTecAD, Sample, check, check_folder, require_valid
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
@@ -16,7 +16,7 @@ MakeDataset = Callable[..., Path]
 
 def test_sound(make_dataset: MakeDataset) -> None:
     dataset = MVTecAD.scan(make_dataset())
-    assert check(dataset) == []
+    assert check(dataset) == Findings()
     require_valid(dataset)
 
 
@@ -31,7 +31,7 @@ def test_each_problem_is_one_line(make_dataset: MakeDataset) -> None:
     Image.fromarray(ramp).save(truth / "003_mask.png")
     (truth / "004_mask.png").write_bytes(b"")
     dataset = MVTecAD.scan(root)
-    problems = check(dataset)
+    problems = check(dataset).problems
     expected = [
         ("004.png", "truncated"),
         ("001_mask.png", "the mask is 8 x 12 pixels, expected 12 x 8 as its image"),
@@ -56,6 +56,7 @@ class ByHand:
     train: list[Sample]
     test: list[Sample]
     types: list[str]
+    notes: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -65,8 +66,14 @@ def by_hand(make_dataset: MakeDataset) -> ByHand:
 
 
 def test_a_data_set_in_lists(by_hand: ByHand) -> None:
-    assert check(by_hand) == []
+    assert check(by_hand) == Findings()
     require_valid(by_hand)
+
+
+def test_notes_of_a_data_set_are_warnings(by_hand: ByHand) -> None:
+    by_hand.notes = ("2 files were passed over",)
+    assert check(by_hand) == Findings(warnings=("2 files were passed over",))
+    assert require_valid(by_hand) == ("2 files were passed over",)
 
 
 def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:
@@ -75,7 +82,7 @@ def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:
     by_hand.test[-1] = replace(dent, mask=None)
     by_hand.train[3] = replace(by_hand.train[3], type="crack")
     by_hand.train[4] = replace(by_hand.train[4], mask=dent.mask)
-    assert check(by_hand) == [
+    assert list(check(by_hand).problems) == [
         f"{by_hand.train[3].image}: an image of the type 'crack' in train, expected good ones",
         f"{by_hand.train[4].image}: a good image with the mask {dent.mask}, expected none",
         f"{good.image}: a good image with the mask {dent.mask}, expected none",
@@ -88,7 +95,7 @@ def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:
 def test_a_contradiction_hides_no_other_problem(by_hand: ByHand) -> None:
     by_hand.test[-1] = replace(by_hand.test[-1], mask=None)
     by_hand.test[-1].image.write_bytes(b"")
-    contradiction, damage = check(by_hand)
+    contradiction, damage = check(by_hand).problems
     assert "without a mask" in contradiction
     assert "not an image" in damage
 
@@ -100,7 +107,7 @@ def test_a_folder(make_dataset: MakeDataset, tmp_path: Path) -> None:
     table = tmp_path / "groups.csv"
     table.write_text("file,group\n" + "".join(f"{file}.png,{file[0:5]}\n" for file in files))
     checked = check_folder(str(root), groups=str(table))
-    assert checked.problems == ()
+    assert checked.findings == Findings()
     assert checked.counts == {"train/good": 3, "test/good": 1, "test/dent": 2}
     assert checked.groups == 2
 
@@ -108,11 +115,11 @@ def test_a_folder(make_dataset: MakeDataset, tmp_path: Path) -> None:
 def test_mask_too_small_for_the_evaluation_size(make_dataset: MakeDataset) -> None:
     root = make_dataset(anomalies={"dent": 1}, size=(300, 300))
     dataset = MVTecAD.scan(root)
-    assert check(dataset) == []
-    (problem,) = check(dataset, evaluation_size=1)
+    assert check(dataset) == Findings()
+    (problem,) = check(dataset, evaluation_size=1).problems
     assert "vanish at 1 x 1" in problem
 
 
 @pytest.mark.parametrize("name", ["magnetic_tile", "dagm_class1"])
 def test_real_data_is_sound(shared_data: Path, name: str) -> None:
-    assert check(MVTecAD.scan(shared_data / name)) == []
+    assert check(MVTecAD.scan(shared_data / name)).problems == ()

@@ -317,6 +317,7 @@ class Listed:
     train: Sequence[Sample]
     test: Sequence[Sample]
     types: tuple[str, ...] = ("crack", "dent")
+    notes: tuple[str, ...] = ()
 
 
 def listed(root: Path, dataset: Dataset) -> Listed:
@@ -354,9 +355,9 @@ def test_messages_about_data_sets_of_another_layout() -> None:
 def test_data_sets_of_another_layout_are_checked(make_dataset: MakeDataset) -> None:
     scanned = MVTecAD.scan(make_dataset())
     dataset = Listed(scanned.root, scanned.train, scanned.test)
-    assert check(dataset) == []
+    assert check(dataset).problems == ()
     dataset.train[0].image.write_bytes(b"")
-    (problem,) = check(dataset)
+    (problem,) = check(dataset).problems
     assert "000.png: not an image" in problem
     assert load_masks(dataset.test, 8).any()
 

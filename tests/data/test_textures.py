@@ -28,7 +28,7 @@ def test_is_a_sound_data_set(tmp_path: Path) -> None:
     dataset = MVTecAD.scan(root)
     assert dataset.types == ("hole", "scratch", "stain")
     assert (len(dataset.train), len(dataset.test)) == (40, 12 + 3 * 8)
-    assert check(dataset, evaluation_size=128) == []
+    assert check(dataset, evaluation_size=128).problems == ()
     make_split(dataset, shots=4)
 
 

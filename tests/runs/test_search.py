@@ -56,6 +56,7 @@ class Mine:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     types: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def test_a_data_set_in_place_of_a_folder(data, expected, tmp_path):

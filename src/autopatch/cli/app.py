@@ -151,10 +151,10 @@ def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None
 
     with console.status("reading images"):
         checked = check_folder(data, group_regex=group_regex, groups=groups)
-    for problem in checked.problems:
-        note(problem)
-    if checked.problems:
-        raise InputError(f"{data}: {len(checked.problems)} problems")
+    for line in (*checked.findings.warnings, *checked.findings.problems):
+        note(line)
+    if checked.findings.problems:
+        raise InputError(f"{data}: {len(checked.findings.problems)} problems")
     rows = [[part, str(count)] for part, count in checked.counts.items()]
     table(str(data), ["part", "images"], rows)
     if group_regex or groups:

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from autopatch.data.checks import CheckedFolder, check, check_folder, require_valid
+from autopatch.data.checks import CheckedFolder, Findings, check, check_folder, require_valid
 from autopatch.data.digest import Manifest, ManifestEntry, pixels_digest
 from autopatch.data.folders import folder_images, named_images
 from autopatch.data.images import (
@@ -44,6 +44,7 @@ __all__ = [
     "PROTOCOLS",
     "CheckedFolder",
     "Dataset",
+    "Findings",
     "ImageInput",
     "ImageReader",
     "MVTecAD",

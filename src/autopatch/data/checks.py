@@ -21,16 +21,29 @@ from autopatch.progress import Progress
 
 
 @dataclass(frozen=True)
-class CheckedFolder:
-    """A folder of images and what is wrong with it.
+class Findings:
+    """What a look at every image and mask of a data set found.
 
     Attributes:
-        problems: One line each.
+        problems: What makes the data set unusable, one line each, in the order of the files.
+        warnings: What may give wrong results, one line each, with the files and what to do.
+    """
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckedFolder:
+    """A folder of images and what was found in it.
+
+    Attributes:
+        findings: Problems and warnings.
         counts: Number of images of each part, such as "test/good".
         groups: Number of groups of images, 0 where none are known.
     """
 
-    problems: tuple[str, ...]
+    findings: Findings
     counts: Mapping[str, int]
     groups: int
 
@@ -58,7 +71,7 @@ def check_folder(
     for kind in (GOOD, *dataset.types):
         counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
     known = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
-    return CheckedFolder(tuple(check(dataset, progress=progress)), counts, len(known))
+    return CheckedFolder(check(dataset, progress=progress), counts, len(known))
 
 
 def check(
@@ -66,7 +79,7 @@ def check(
     *,
     evaluation_size: int = EVALUATION_SIZE,
     progress: Progress | None = None,
-) -> list[str]:
+) -> Findings:
     """Decodes every image and mask, and compares types, masks and roles.
 
     Every image to fit on is good, every anomalous image has a mask and no good one has.
@@ -75,9 +88,6 @@ def check(
         dataset: The images, as tuples or lists.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
         progress: Told of every image.
-
-    Returns:
-        One line a problem, in the order of the files; none if the data set is sound.
     """
 
     def problems(part: tuple[Sample, bool]) -> list[str]:
@@ -110,7 +120,8 @@ def check(
         *((sample, False) for sample in dataset.test),
     ]
     told = None if progress is None else partial(progress, "read images")
-    return [problem for found in in_threads(problems, samples, told) for problem in found]
+    found = [problem for part in in_threads(problems, samples, told) for problem in part]
+    return Findings(problems=tuple(found), warnings=tuple(dataset.notes))
 
 
 def _misplaced(sample: Sample, is_train: bool) -> str | None:
@@ -129,13 +140,18 @@ def require_valid(
     *,
     evaluation_size: int = EVALUATION_SIZE,
     progress: Progress | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Refuses a data set in which `check` finds a problem.
+
+    Returns:
+        The warnings of `check`.
 
     Raises:
         InputError: The first problem, and how many more there are.
     """
-    problems = check(dataset, evaluation_size=evaluation_size, progress=progress)
+    findings = check(dataset, evaluation_size=evaluation_size, progress=progress)
+    problems = findings.problems
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
+    return findings.warnings

@@ -27,11 +27,13 @@ class MVTecAD:
         train: The images of `train/good`, sorted by file name.
         test: The images of `test/good` (there may be none), then those of each anomaly type;
             types and file names sorted.
+        notes: What was passed over, and why, one line each.
     """
 
     root: Path
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -90,10 +92,10 @@ class MVTecAD:
         return dataset
 
     def _with_groups(self, group: Callable[[Path], str]) -> MVTecAD:
-        return MVTecAD(
-            self.root,
-            tuple(replace(sample, group=group(sample.image)) for sample in self.train),
-            tuple(replace(sample, group=group(sample.image)) for sample in self.test),
+        return replace(
+            self,
+            train=tuple(replace(sample, group=group(sample.image)) for sample in self.train),
+            test=tuple(replace(sample, group=group(sample.image)) for sample in self.test),
         )
 
 

@@ -55,6 +55,10 @@ class Dataset(Protocol):
     def types(self) -> Sequence[str]:
         """The anomaly types, sorted."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was passed over when the images were found, and why, one line each."""
+
 
 def anomaly_types(samples: Iterable[Sample]) -> tuple[str, ...]:
     """The types of the anomalous images among samples, sorted."""

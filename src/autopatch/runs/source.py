@@ -224,7 +224,8 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    require_valid(dataset, progress=progress)
+    warnings = require_valid(dataset, progress=progress)
+    split = replace(split, notes=(*split.notes, *warnings))
     supernet = source.load(seed=request.seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, source, supernet)
 
