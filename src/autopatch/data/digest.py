@@ -13,12 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from autopatch.data.images import ImageInput, in_threads, to_pil
-from autopatch.data.samples import relative_path
+from autopatch.data.samples import first_names, relative_path
 from autopatch.data.splits import Split
 from autopatch.errors import InputError
 from autopatch.files import StrPath, sha256_of
-
-_NAMED_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -220,8 +218,7 @@ def _compare(path: str, earlier: _Image | None, later: _Image | None) -> list[_D
 def _said(one: str, many: str) -> Callable[[list[str]], str]:
     def say(files: list[str]) -> str:
         text = one if len(files) == 1 else many.format(len(files))
-        more = ", ..." if len(files) > _NAMED_FILES else ""
-        return f"{text}: {', '.join(files[:_NAMED_FILES])}{more}"
+        return f"{text}: {first_names(files)}"
 
     return say
 

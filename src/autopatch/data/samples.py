@@ -77,6 +77,11 @@ def relative_path(path: Path, root: StrPath) -> str:
         raise InputError(f"{path}: not under {root}, the folder of the data set") from None
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first three names for a message, and "..." if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def common_folder(samples: Iterable[Sample], root: Path) -> Path:
     """The folder of samples for a message: that of their images if it is one, else `root`."""
     folders = {sample.image.parent for sample in samples}
