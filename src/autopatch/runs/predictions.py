@@ -51,6 +51,9 @@ def write_predictions(
 ) -> WrittenPredictions:
     """Writes scores.csv, overlays/NAME.png and maps/NAME.npy; the folder appears complete.
 
+    NAME is the path of an image relative to the deepest folder that holds all of `images`, without
+    the suffix; see `autopatch.data.named_images`.
+
     The colors are the same on every image: they start at the calibration images' median and turn
     hot at the threshold.
 
