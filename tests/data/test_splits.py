@@ -16,6 +16,7 @@ from autopatch.data import (
     MVTecAD,
     Sample,
     Split,
+    SplitProtocol,
     check,
     load_masks,
     make_split,
@@ -370,7 +371,7 @@ def test_registered_protocol() -> None:
         asked.update(options, dataset=dataset)
         return expected
 
-    PROTOCOLS.register("mine", choose)
+    PROTOCOLS.register("mine", SplitProtocol(choose))
     try:
         dataset = dataset_of()
         assert make_split(dataset, shots=2, seed=3, protocol="mine") is expected

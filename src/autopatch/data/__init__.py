@@ -5,6 +5,7 @@
   `mvtec_layout` lists its folders, `layout_hints` says how to rename those of other layouts.
 - `walker`: finds image files in folders, and says what it passed over.
 - `checks`: `check`, `check_folder` and `require_valid`, every image and mask decoded and compared.
+- `duplicates`: `Duplicates`, images that show the same picture.
 - `images`: `ImageInput`, files, PIL images, arrays and tensors; `to_pil`, `as_images`,
   `read_image`, `read_mask`; `Preparation`, what gives them one size, such as `Square`; stacks of
   them, `load_images`, `load_masks`; `ImageReader`, batches read ahead and kept.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from autopatch.data.checks import CheckedFolder, Findings, check, check_folder, require_valid
 from autopatch.data.digest import Manifest, ManifestEntry, pixels_digest
+from autopatch.data.duplicates import Duplicates
 from autopatch.data.folders import folder_images, named_images
 from autopatch.data.images import (
     EVALUATION_SIZE,
@@ -37,7 +39,7 @@ from autopatch.data.images import (
 )
 from autopatch.data.mvtec import MVTecAD
 from autopatch.data.samples import GOOD, Dataset, Sample
-from autopatch.data.splits import PROTOCOLS, Split, make_split
+from autopatch.data.splits import PROTOCOLS, Split, SplitProtocol, make_split
 from autopatch.data.textures import draw_textures
 from autopatch.data.walker import IMAGE_SUFFIXES
 
@@ -48,6 +50,7 @@ __all__ = [
     "PROTOCOLS",
     "CheckedFolder",
     "Dataset",
+    "Duplicates",
     "Findings",
     "ImageInput",
     "ImageReader",
@@ -57,6 +60,7 @@ __all__ = [
     "Preparation",
     "Sample",
     "Split",
+    "SplitProtocol",
     "Square",
     "as_images",
     "check",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from autopatch.data.duplicates import Duplicates, with_groups
 from autopatch.data.samples import Dataset, Sample, common_folder, relative_path
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -152,8 +153,8 @@ class Split:
         return split
 
 
-class SplitProtocol(Protocol):
-    """A rule that chooses roles. `make_split` has checked the numbers and counts before."""
+class RoleChooser(Protocol):
+    """Chooses roles. `make_split` has checked the numbers and counts before."""
 
     def __call__(
         self,
@@ -167,11 +168,25 @@ class SplitProtocol(Protocol):
         """Chooses the roles, see `make_split`; an order that the rule has no use for is refused."""
 
 
+@dataclass(frozen=True)
+class SplitProtocol:
+    """A rule that chooses roles.
+
+    Attributes:
+        choose: Chooses the roles.
+        fixed: Whether the roles are those of a publication. Images that show the same picture then
+            keep the roles they have there.
+    """
+
+    choose: RoleChooser
+    fixed: bool = False
+
+
 PROTOCOLS: Registry[SplitProtocol] = Registry(
     "protocol",
     {
-        "random": "autopatch.data.splits:random_split",
-        "autopatch": "autopatch.published.protocol:published_split",
+        "random": "autopatch.data.splits:RANDOM",
+        "autopatch": "autopatch.published.protocol:PUBLISHED",
     },
 )
 """The rules of `make_split`."""
@@ -185,6 +200,7 @@ def make_split(
     seed: int = 0,
     protocol: str = "random",
     legacy_order: StrPath | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Split:
     """Assigns a role to each image.
 
@@ -214,13 +230,15 @@ def make_split(
         legacy_order: For the protocol `"autopatch"` a text file with the file names of the
             training images, one a line, in the order to use instead of the data set's. The
             published code took the order of the directory, which differs between file systems.
+        duplicates: Images that show the same picture, see `Findings`. They are put into one group,
+            except with the protocol `"autopatch"`.
 
     Raises:
         InputError: An argument is out of range, there are too few images for a role, groups are
             given with the protocol `"autopatch"`, or a legacy order without it, or the order does
             not name each training image once.
     """
-    choose = PROTOCOLS[protocol]
+    rule = PROTOCOLS[protocol]
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
         if value < 0:
             raise InputError(f"{name}: {value}, expected at least 0")
@@ -239,7 +257,9 @@ def make_split(
                 f"reserve: {reserve}, but the type {kind!r} has {count} images, expected at least "
                 f"{reserve + 1} so that one is left to test"
             )
-    return choose(dataset, shots=shots, reserve=reserve, seed=seed, legacy_order=legacy_order)
+    if duplicates is not None and not rule.fixed:
+        dataset = with_groups(dataset, duplicates.groups)
+    return rule.choose(dataset, shots=shots, reserve=reserve, seed=seed, legacy_order=legacy_order)
 
 
 def random_split(
@@ -320,6 +340,10 @@ def random_split(
         ),
         reserved,
     )
+
+
+RANDOM = SplitProtocol(random_split)
+"""The protocol `"random"` of `make_split`."""
 
 
 def _assign_good(
