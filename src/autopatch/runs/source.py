@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import Dataset, MVTecAD, Split, make_split, require_valid
+from autopatch.data import (
+    DEFAULT_READING,
+    Dataset,
+    Findings,
+    MVTecAD,
+    Reading,
+    Split,
+    make_split,
+    require_valid,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path, stored_path
 from autopatch.progress import Progress
@@ -186,6 +195,7 @@ class Inputs:
         root: Folder of the data set.
         split: Roles of its images.
         request: What the split was asked for.
+        findings: What was found in its files, and how they are read.
         source: Where the backbone comes from.
         supernet: The backbone.
     """
@@ -193,6 +203,7 @@ class Inputs:
     root: Path
     split: Split
     request: SplitRequest
+    findings: Findings
     source: SupernetSource
     supernet: Supernet
 
@@ -202,6 +213,8 @@ def load_inputs(
     request: SplitRequest,
     source: SupernetSource,
     progress: Progress | None = None,
+    *,
+    reading: Reading = DEFAULT_READING,
 ) -> Inputs:
     """Shares out the images of a data set, all of which are sound, and loads the backbone.
 
@@ -210,6 +223,8 @@ def load_inputs(
         request: How to share out its images; its seed is that of random weights, too.
         source: Where the backbone comes from.
         progress: Told of every image that was read, and of a download.
+        reading: How the files are to be read; if it has no bit depth, the smallest one that holds
+            the images to fit on is taken.
 
     Raises:
         InputError: The request does not suit the data set, an image or a mask is not sound, or the
@@ -224,10 +239,11 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    warnings = require_valid(dataset, progress=progress)
-    split = replace(split, notes=(*split.notes, *warnings))
+    reading = replace(reading, mask_resize=split.mask_resize)
+    findings = require_valid(dataset, reading=reading, fit=split.fit, progress=progress)
+    split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed, progress=progress)
-    return Inputs(Path(dataset.root), split, request, source, supernet)
+    return Inputs(Path(dataset.root), split, request, findings, source, supernet)
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
