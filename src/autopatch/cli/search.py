@@ -12,12 +12,15 @@ import typer
 from autopatch.cli.console import failure, note, progress
 from autopatch.cli.options import (
     BankSizes,
+    BitDepth,
     CacheGib,
     Data,
     Device,
+    Exif,
     GroupRegex,
     Groups,
     LegacyOrder,
+    MaskThreshold,
     Protocol,
     RecalibrateBn,
     Reserve,
@@ -65,6 +68,9 @@ def search(
     group_regex: GroupRegex = None,
     groups: Groups = None,
     legacy_order: LegacyOrder = None,
+    bit_depth: BitDepth = None,
+    exif: Exif = "apply",
+    mask_threshold: MaskThreshold = None,
     image_sizes: Annotated[
         str | None, typer.Option(help="Sides to choose from, such as 160,224.")
     ] = None,
@@ -117,6 +123,9 @@ def search(
             group_regex=group_regex,
             groups=groups,
             legacy_order=legacy_order,
+            bit_depth=bit_depth,
+            exif=exif,
+            mask_threshold=mask_threshold,
             mean=floats("--mean", mean),
             std=floats("--std", std),
             space_options={

@@ -64,6 +64,7 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
             **plan.settings,
             "source": source.settings(),
             **inputs.request.settings(),
+            **inputs.findings.reading.to_json(),
             "data_digest": manifest.digest,
             "versions": versions(plan.sampler),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autopatch.data import named_images, read_image
+from autopatch.data import Remarks, named_images, read_image
 from autopatch.detector import Detector
 from autopatch.errors import InputError
 from autopatch.files import StrPath, new_folder
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.report import ColorScale, overlay
+
+logger = logging.getLogger(__name__)
 
 _IMAGES_AT_A_TIME = 64
 
@@ -79,19 +82,22 @@ def write_predictions(
     scale = color_scale(detector)
     threshold = detector.threshold.value
     anomalous = 0
+    remarks = Remarks()
     with new_folder(out) as folder, (folder / "scores.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "score", "threshold", "verdict", "features"])
         for first in range(0, len(found), _IMAGES_AT_A_TIME):
             batch = found[first : first + _IMAGES_AT_A_TIME]
-            prediction = detector.predict([path for _, path in batch])
+            prediction = detector.predict([path for _, path in batch], remarks=remarks)
             for (name, path), predicted in zip(batch, prediction, strict=True):
                 anomaly_map = predicted.anomaly_map.numpy(force=True)
                 picture = folder / "overlays" / name.with_name(name.name + ".png")
                 raw = folder / "maps" / name.with_name(name.name + ".npy")
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 raw.parent.mkdir(parents=True, exist_ok=True)
-                overlay(read_image(path), anomaly_map, scale, threshold=threshold).save(picture)
+                overlay(
+                    read_image(path, detector.reading), anomaly_map, scale, threshold=threshold
+                ).save(picture)
                 np.save(raw, anomaly_map)
                 verdict = "anomalous" if predicted.pred_label else "good"
                 score = f"{predicted.pred_score:.9g}"
@@ -99,6 +105,8 @@ def write_predictions(
                 anomalous += predicted.pred_label
             if progress is not None:
                 progress("predict", first + len(batch), len(found))
+    for line in remarks.lines():
+        logger.warning(line)
     return WrittenPredictions(
         out, len(found), anomalous, detector.threshold.describe(), detector.provenance
     )

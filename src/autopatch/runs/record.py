@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from autopatch.data import Manifest, Split
+from autopatch.data import Manifest, Reading, Split
 from autopatch.detector import Architecture, Detector
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path
@@ -56,6 +56,7 @@ class RunRecord:
         seed: Of split, bank and optimizer.
         evaluations: Architectures asked for.
         split: Roles of the images.
+        reading: How image and mask files become pixels.
         trials: All trials by number.
         optimizer: What proposed the architectures, in words.
         data_digest: Of images, masks, roles, types and groups when the search was made.
@@ -69,6 +70,7 @@ class RunRecord:
     seed: int
     evaluations: int
     split: Split
+    reading: Reading
     trials: tuple[Trial, ...]
     optimizer: str
     data_digest: str
@@ -101,6 +103,7 @@ class RunRecord:
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
             digest = str(settings["data_digest"])
+            reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
@@ -118,6 +121,7 @@ class RunRecord:
             space=space,
             objectives=load_objectives(path / STUDY),
             split=read_split(path, root),
+            reading=reading,
             trials=load_trials(path / STUDY),
             optimizer=optimizer,
             data_digest=digest,
@@ -202,6 +206,13 @@ class RunRecord:
                 f"the detector was fitted on other images than those {self.path} keeps for that, "
                 "and may know its test part"
             )
+        if (detector.reading.bit_depth, detector.reading.exif) != (
+            self.reading.bit_depth,
+            self.reading.exif,
+        ):
+            raise InputError(
+                f"the detector reads images by {detector.reading}, the run by {self.reading}"
+            )
         if detector.provenance != self.supernet.provenance:
             raise InputError(
                 f"the detector has {detector.provenance}, the run {self.supernet.provenance}"
@@ -231,6 +242,7 @@ class RunRecord:
             false_alarm_rate=false_alarm_rate,
             seed=self.seed,
             data_digest=self.data_digest,
+            reading=self.reading,
             device=device,
             progress=progress,
         )

@@ -10,7 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import PROTOCOLS, Dataset, MVTecAD, Split, make_split, require_valid
+from autopatch.data import (
+    DEFAULT_READING,
+    PROTOCOLS,
+    Dataset,
+    Findings,
+    MVTecAD,
+    Reading,
+    Split,
+    make_split,
+    require_valid,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path, stored_path
 from autopatch.progress import Progress
@@ -187,6 +197,7 @@ class Inputs:
         root: Folder of the data set.
         split: Roles of its images.
         request: What the split was asked for.
+        findings: What was found in its files, and how they are read.
         source: Where the backbone comes from.
         supernet: The backbone.
     """
@@ -194,6 +205,7 @@ class Inputs:
     root: Path
     split: Split
     request: SplitRequest
+    findings: Findings
     source: SupernetSource
     supernet: Supernet
 
@@ -203,6 +215,8 @@ def load_inputs(
     request: SplitRequest,
     source: SupernetSource,
     progress: Progress | None = None,
+    *,
+    reading: Reading = DEFAULT_READING,
 ) -> Inputs:
     """Shares out the images of a data set, all of which are sound, and loads the backbone.
 
@@ -211,6 +225,8 @@ def load_inputs(
         request: How to share out its images; its seed is that of random weights, too.
         source: Where the backbone comes from.
         progress: Told of every image that was read, and of a download.
+        reading: How the files are to be read; if it has no bit depth, the smallest one that holds
+            the images to fit on is taken.
 
     Raises:
         InputError: The request does not suit the data set, an image or a mask is not sound, or the
@@ -226,15 +242,23 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
+    look = partial(
+        require_valid,
+        dataset,
+        allow_contradictions=PROTOCOLS[request.protocol].fixed,
+        progress=progress,
+    )
     # First without a look at the images, which takes longer: the request may not suit them.
     split = share_out()
-    fixed = PROTOCOLS[request.protocol].fixed
-    findings = require_valid(dataset, allow_contradictions=fixed, progress=progress)
+    reading = replace(reading, mask_resize=split.mask_resize)
+    findings = look(reading=reading, fit=split.fit)
     if findings.duplicates.groups:
         split = share_out(duplicates=findings.duplicates)
+        # Other images to fit on may have another bit depth.
+        findings = look(reading=reading, fit=split.fit)
     split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed, progress=progress)
-    return Inputs(Path(dataset.root), split, request, source, supernet)
+    return Inputs(Path(dataset.root), split, request, findings, source, supernet)
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
