@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autopatch.cli.console import console, note, print_notes, progress, table
+from autopatch.cli.console import console, failure, note, prepare, progress, table
 from autopatch.cli.options import (
     CacheGib,
     Data,
@@ -33,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    callback=print_notes,
+    callback=prepare,
     help="Finds the detector that sees a factory's defects at the least cost.",
 )
 
@@ -94,14 +94,24 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
     device: Device = "cpu",
 ) -> None:
-    """Segments images: overlays, raw maps, and a table of scores and verdicts."""
+    """Segments images: masks, overlays, raw maps, and a table of scores and verdicts.
+
+    An image that cannot be read costs its own result only; the exit code is then 2.
+    """
     from autopatch.runs import write_predictions
 
     with progress() as report:
         written = write_predictions(detector, images, out, device=device, progress=report)
     note(f"features: {written.features}")
     note(f"{written.anomalous} of {written.images} images anomalous; {written.threshold}")
-    note(f"written: {written.folder}: scores.csv, overlays, maps")
+    note(f"written: {written.folder}: scores.csv, overlays, masks, maps")
+    if written.unreadable:
+        first, count = written.unreadable[0], len(written.unreadable)
+        failure(
+            f"{count} of {count + written.images} images cannot be read, the first: "
+            f"{first.path}: {first.reason}"
+        )
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -31,8 +33,10 @@ class _Notes(logging.Handler):
         note(record.getMessage())
 
 
-def print_notes() -> None:
-    """Prints what the package logs as notes."""
+def prepare() -> None:
+    """Prints what the package logs as notes, and characters that the terminal lacks as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error does so anyway
+        sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("autopatch")
     logger.setLevel(logging.INFO)
     logger.propagate = False

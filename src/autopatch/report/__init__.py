@@ -1,6 +1,7 @@
 """What people look at: overlays, the picture of a search, the report of a run.
 
 - `ColorScale`, `overlay`: an anomaly map over its image, in colors fixed for all images.
+  `anomalous_region`: the pixels of the image above the threshold.
 - `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map, with a color bar.
 - `rank_cases`, `Ranking`; `draw_cases`, `Cases`: the best and worst images, and their pictures.
 - `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one picture.
@@ -9,7 +10,14 @@
 """
 
 from autopatch.report.cases import Cases, Ranking, draw_cases, rank_cases
-from autopatch.report.overlay import ColorScale, case_panel, outline, overlay, side_by_side
+from autopatch.report.overlay import (
+    ColorScale,
+    anomalous_region,
+    case_panel,
+    outline,
+    overlay,
+    side_by_side,
+)
 from autopatch.report.page import METRIC_TITLES, PAGE, Failure, Report, write_report
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure
 
@@ -22,6 +30,7 @@ __all__ = [
     "Failure",
     "Ranking",
     "Report",
+    "anomalous_region",
     "best_on_test",
     "case_panel",
     "draw_cases",

@@ -142,7 +142,8 @@ def _write(folder: Path, report: Report) -> None:
         keep_trailing_newline=True,
     )
     page = environment.get_template(_TEMPLATE).render(_contents(report))
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    # A file name may hold bytes that are not UTF-8.
+    (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     _write_csv(folder / TABLE, report)
 
 
@@ -382,7 +383,7 @@ def _write_csv(path: Path, report: Report) -> None:
     if _has_tests(rows):
         measured += [("test", name) for name in (*METRIC_TITLES, *_own_quality(report))]
     columns = [f"{part}_{name}" for part, name in measured]
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         table = csv.writer(stream)
         table.writerow(
             ["trial", "role", "architecture", *objectives, "backbone_flops", *columns, "features"]

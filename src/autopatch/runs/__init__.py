@@ -3,7 +3,7 @@
 - `run_search`: searches a folder of images; `Run`: the result, and `Run.open` an earlier one; it
   fits, evaluates and reports.
 - `TestResults`, `DetectorResult`: a run on its test part.
-- `write_predictions`: predictions of images in a folder; `WrittenPredictions`.
+- `write_predictions`: predictions of images in a folder; `WrittenPredictions`, `UnreadableImage`.
 - `run_demo`: the whole job on drawn images. `system_info`: what is installed.
 - `perform_search`, `Inputs`, `load_inputs`, `Machine`, `SupernetSource`, `SplitRequest`,
   `check_new_run`: the parts of a search, for other ways to make one.
@@ -11,7 +11,7 @@
 
 from autopatch.runs.demo import run_demo
 from autopatch.runs.info import system_info
-from autopatch.runs.predictions import WrittenPredictions, write_predictions
+from autopatch.runs.predictions import UnreadableImage, WrittenPredictions, write_predictions
 from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.runs.run import Run
 from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
@@ -25,6 +25,7 @@ __all__ = [
     "SplitRequest",
     "SupernetSource",
     "TestResults",
+    "UnreadableImage",
     "WrittenPredictions",
     "check_new_run",
     "load_inputs",
