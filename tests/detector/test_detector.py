@@ -393,7 +393,7 @@ def test_a_folder_that_holds_more_than_good_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize("rate", [0, 1, 1.5])
 def test_a_rate_that_cannot_be_is_refused_before_any_work(rate):
-    with pytest.raises(InputError, match="false_alarm_rate is"):
+    with pytest.raises(InputError, match="`false_alarm_rate` is"):
         Detector.fit("nowhere", false_alarm_rate=rate)
 
 

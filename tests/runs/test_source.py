@@ -35,12 +35,12 @@ def test_data_alone_are_moved(finished, moved, tmp_path, detector_file):
     shutil.move(moved / "data", tmp_path / "images")
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
-    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give --data"
+    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give `data`"
     for use in (lost.fit, lambda: lost.evaluate(detector_file), lost.report):
         with pytest.raises(InputError) as error:
             use()
         assert str(error.value) == said
-    with pytest.raises(InputError, match=r"nowhere: the data set of .* give --data"):
+    with pytest.raises(InputError, match=r"nowhere: the data set of .* give `data`"):
         Run.open(finished.path, data=tmp_path / "nowhere").fit()
     for place in (tmp_path / "images", str(tmp_path / "images")):
         run = Run.open(finished.path, data=place)

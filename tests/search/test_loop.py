@@ -614,7 +614,7 @@ def test_workers_out_of_range(
 ) -> None:
     with (
         Study.create(tmp_path / "study.db", Plan(space, evaluations=2)) as study,
-        pytest.raises(InputError, match=f"workers is {workers}, expected at least 1"),
+        pytest.raises(InputError, match=f"`workers` is {workers}, expected at least 1"),
     ):
         search(evaluate, study, workers=workers)
 

@@ -46,5 +46,5 @@ def test_weights_of_other_networks_are_refused():
         load_supernet("autopatch_s", "pretrained")
     with pytest.raises(InputError, match="elastic:mobilenetv2_100 has no weights 'auto'"):
         load_supernet("elastic:mobilenetv2_100")
-    with pytest.raises(InputError, match="timm:resnet18 has no weights of its own: give --weights"):
+    with pytest.raises(InputError, match="timm:resnet18 has no weights of its own: give `weights`"):
         load_supernet("timm:resnet18")

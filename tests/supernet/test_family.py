@@ -180,7 +180,9 @@ def test_a_registered_family_is_searched(toy: ToyFamily) -> None:
     ]
     small = compose_space(supernet, preset=supernet.presets["small"])
     assert small.choices("input", "image_size") == [64]
-    with pytest.raises(InputError, match="--image-sizes is given, but the preset has its own"):
+    with pytest.raises(
+        InputError, match="choices of `image_size` are given, but the preset has its own"
+    ):
         compose_space(supernet, preset=supernet.presets["small"], choices={"image_size": (64, 96)})
 
 

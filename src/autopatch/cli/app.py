@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from autopatch.cli.arguments import Command
 from autopatch.cli.console import console, failure, note, prepare, progress, table
+from autopatch.cli.fit import fit
 from autopatch.cli.options import (
     CacheGib,
     Data,
@@ -37,57 +40,13 @@ app = typer.Typer(
     help="Finds the detector that sees a factory's defects at the least cost.",
 )
 
-app.command()(search)
+command = partial(app.command, cls=Command)
+
+command()(search)
+command()(fit)
 
 
-@app.command()
-def fit(
-    run: RunFolder,
-    trial: Annotated[
-        int | None, typer.Option(help="Trial to fit; the pick of the search if absent.")
-    ] = None,
-    patchcore: Annotated[
-        bool, typer.Option("--patchcore", help="Fit the PatchCore setting of the backbone instead.")
-    ] = False,
-    architecture: Annotated[
-        Path | None, typer.Option(help="JSON file of an architecture to fit instead.")
-    ] = None,
-    false_alarm_rate: Annotated[
-        float, typer.Option(help="Share of good images that may be called anomalous.")
-    ] = 0.05,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; RUN/detector.safetensors if absent.")
-    ] = None,
-    data: MovedData = None,
-    weights: MovedWeights = None,
-    device: Device = "cpu",
-) -> None:
-    """Fits a searched detector on the good images and sets its threshold."""
-    from autopatch.runs import Run
-
-    opened = Run.open(run, data=data, weights=weights)
-    with progress() as report:
-        detector = opened.fit(
-            architecture,
-            trial=trial,
-            patchcore=patchcore,
-            false_alarm_rate=false_alarm_rate,
-            out=out,
-            device=device,
-            progress=report,
-        )
-    note(
-        f"{detector.architecture.describe(opened.supernet)}; {detector.total_flops / 1e9:.2f} "
-        "GFLOP an image with the nearest neighbors"
-    )
-    note(f"features: {detector.provenance}")
-    note(detector.threshold.describe())
-    for line in opened.split.notes:
-        note(f"  {line}")
-    note(f"written: {out or opened.detector_path}")
-
-
-@app.command()
+@command()
 def predict(
     detector: Annotated[Path, typer.Argument(help="File that `fit` wrote.", metavar="DETECTOR")],
     images: Annotated[list[Path], typer.Argument(help="Images or folders.", metavar="IMAGES...")],
@@ -114,7 +73,7 @@ def predict(
         raise typer.Exit(2)
 
 
-@app.command()
+@command()
 def evaluate(
     run: RunFolder,
     detector: FittedDetector = None,
@@ -133,7 +92,7 @@ def evaluate(
     note(f"written: {opened.results_path}")
 
 
-@app.command()
+@command()
 def report(
     run: RunFolder,
     detector: FittedDetector = None,
@@ -151,10 +110,10 @@ def report(
     note(f"written: {page}")
 
 
-app.command(name="import-study")(import_study)
+command(name="import-study")(import_study)
 
 
-@app.command(name="check-data")
+@command(name="check-data")
 def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None) -> None:
     """Reads every image and mask of a folder and lists what is wrong."""
     from autopatch.data import check_folder
@@ -172,7 +131,7 @@ def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None
     note("no problems found")
 
 
-@app.command()
+@command()
 def info() -> None:
     """Prints versions, instruction sets, CUDA, threads and folders."""
     from autopatch.runs import system_info
@@ -181,7 +140,7 @@ def info() -> None:
         note(f"{name + ':':14}{value}")
 
 
-@app.command()
+@command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
     evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 24,

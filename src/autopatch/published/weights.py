@@ -169,9 +169,8 @@ def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
             error.close()  # it is a response, too
         raise InputError(
             f"{official.net_id}: the weights cannot be had from {official.url}: "
-            f"{one_line(error)}; give --weights FOLDER with {official.net_id} or "
-            f"{official.net_id}.safetensors in it, or --weights random to try the program "
-            "without them"
+            f"{one_line(error)}; give `weights`: a folder with {official.net_id} or "
+            f"{official.net_id}.safetensors in it, or 'random' to try the program without them"
         ) from error
 
 

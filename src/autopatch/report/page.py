@@ -61,7 +61,8 @@ class Report:
         weights: Where the weights come from, in words.
         random_features: Whether they are random.
         split: Roles of the images.
-        seed: Seed of the search.
+        seed: Seed of the optimizer.
+        bank_seed: Seed of the memory banks.
         evaluations: Architectures asked for.
         objectives: Those of the search: the cost first, the quality that the pick maximizes last.
         optimizer: What proposed the candidates, in words.
@@ -79,6 +80,7 @@ class Report:
     random_features: bool
     split: Split
     seed: int
+    bank_seed: int
     evaluations: int
     objectives: Sequence[Objective]
     optimizer: str
@@ -364,7 +366,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("objectives", f"{others} and {quality}" if others else quality),
         ("optimizer", report.optimizer),
         ("evaluations asked for", str(report.evaluations)),
-        ("seed", str(report.seed)),
+        ("seed", f"{report.seed}, of the memory banks {report.bank_seed}"),
         ("split", f"{order}; of each type shots {split.shots}, reserve {split.reserve}"),
         ("fit", _images(len(split.fit), "good")),
         ("validation", _part((*split.holdout, *split.validation))),

@@ -40,7 +40,7 @@ def run_demo(
     """
     out = Path(out)
     if out.exists():
-        raise InputError(f"{out}: exists; remove it or give another --out")
+        raise InputError(f"{out}: exists; remove it or give another `out`")
     if str(weights) == "random":
         logger.info("the features of this demo are RANDOM, so expect poor figures")
     try:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
-from autopatch.files import new_folder, stored_path, write_json
+from autopatch.files import StrPath, new_folder, stored_path, write_json
 from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
 
@@ -37,8 +36,15 @@ def versions(sampler: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
+def is_run(path: StrPath) -> bool:
+    """Whether a folder holds the record of a search."""
+    return Path(path, STUDY).is_file()
+
+
 @contextmanager
-def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iterator[Study]:
+def open_search(
+    path: Path, inputs: Inputs, plan: Plan, *, bank_seed: int, resume: bool, lock: bool = True
+) -> Iterator[Study]:
     """The record of a search in a run folder, which no other process can search in meanwhile.
 
     Args:
@@ -46,7 +52,9 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
         inputs: Images and backbone.
         plan: What to search; source, request, digest of the images and versions of the libraries
             are added to its settings, and the places of data and weights become what is unchecked.
-        resume: Whether to go on in a folder; a new one is made else.
+        bank_seed: Of the memory banks.
+        resume: Whether to continue in a folder; else a new one is made.
+        lock: Whether to lock the folder.
 
     Yields:
         The record, open for writing.
@@ -64,6 +72,7 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
             **plan.settings,
             "source": source.settings(),
             **inputs.request.settings(),
+            "bank_seed": bank_seed,
             "data_digest": manifest.digest,
             "versions": versions(plan.sampler),
         },
@@ -79,7 +88,7 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
             Study.create(unfinished / STUDY, plan).close()
     elif not (path / STUDY).is_file():
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
-    with _only_searcher(path):
+    with _only_searcher(path) if lock else nullcontext():
         if resume:
             plan = _same_inputs(path, inputs, plan, manifest)
         with Study.resume(path / STUDY, plan) as study:
@@ -98,7 +107,7 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
     """
     stored = load_settings(path / STUDY)
     given = plan.to_json()
-    same = ("protocol", "seed", "shots", "reserve")
+    same = ("protocol", "split_seed", "shots", "reserve")
     if any(stored.get(name) != given[name] for name in same):
         return replace(plan, settings={**plan.settings, "data_digest": stored.get("data_digest")})
     require_same_data(path, manifest, inputs.root)
@@ -113,7 +122,7 @@ def require_new(path: Path) -> None:
     """Raises InputError where something is at `path`, where a search is to make its folder."""
     if path.exists():
         raise InputError(
-            f"{path}: exists; give --resume to go on with the search in it, or another --out"
+            f"{path}: exists; give `resume=True` to continue the search in it, or another `out`"
         )
 
 
@@ -141,7 +150,7 @@ def _require_same_order(run: Path, split: Split, root: Path) -> None:
         if samples != stored[role]:
             raise InputError(
                 f"{root}: the images of the role {role!r} are in another order than when the "
-                f"search of {run} began, expected the same order (that of --legacy-order, if given)"
+                f"search of {run} began, expected the same order (that of `legacy_order`, if given)"
             )
 
 
@@ -180,15 +189,19 @@ def _only_searcher(path: Path) -> Iterator[None]:
     Raises:
         InputError: One is, or the folder cannot be locked.
     """
-    # Let go by the system when the process ends, however it ends.
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise InputError(f"{path}: another process is searching in this folder") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((path / LOCK).open("a"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            # The system releases the lock when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another process is searching in this folder") from None
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be locked: {error.strerror}; if no other process is searching in "
+                "it, give `lock=False`"
+            ) from error
         yield
-    finally:
-        lock.release()

@@ -53,7 +53,8 @@ class RunRecord:
         source: Where the backbone comes from.
         space: What was searched.
         objectives: What the search minimized and maximized, a cost first and the quality last.
-        seed: Of split, bank and optimizer.
+        seed: Of the optimizer and of random weights.
+        bank_seed: Of the memory banks.
         evaluations: Architectures asked for.
         split: Roles of the images.
         trials: All trials by number.
@@ -67,6 +68,7 @@ class RunRecord:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
+    bank_seed: int
     evaluations: int
     split: Split
     trials: tuple[Trial, ...]
@@ -99,7 +101,7 @@ class RunRecord:
             versions = settings["versions"]
             library = next(iter(versions))
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
-            numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
+            numbers = {name: int(settings[name]) for name in ("seed", "bank_seed", "evaluations")}
             digest = str(settings["data_digest"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
@@ -191,7 +193,7 @@ class RunRecord:
         """Raises InputError, in words, where the data set is not there, or images, masks or groups
         were changed since the search."""
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: the data set of {self.path} is not there; give --data")
+            raise InputError(f"{self.data}: the data set of {self.path} is not there; give `data`")
         require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
 
     def require_own(self, detector: Detector) -> None:
@@ -229,7 +231,7 @@ class RunRecord:
             architecture=architecture,
             calibration=[sample.image for sample in self.split.calibration],
             false_alarm_rate=false_alarm_rate,
-            seed=self.seed,
+            seed=self.bank_seed,
             data_digest=self.data_digest,
             device=device,
             progress=progress,

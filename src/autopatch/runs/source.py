@@ -81,7 +81,7 @@ class SupernetSource:
         if self.weights_sha256 is not None:
             if not Path(self.weights).exists():
                 raise InputError(
-                    f"{self.weights}: the weights of the search are not there; give --weights"
+                    f"{self.weights}: the weights of the search are not there; give `weights`"
                 )
             found = _sha256(weights_files(self.space, self.weights))
             if found != self.weights_sha256:
@@ -143,7 +143,7 @@ class SupernetSource:
         if source.weights_sha256 is None:
             if weights is not None and os.fspath(weights) != source.weights:
                 raise InputError(
-                    f"--weights is '{os.fspath(weights)}', but the search was made with "
+                    f"`weights` is '{os.fspath(weights)}', but the search was made with "
                     f"'{source.weights}'"
                 )
             return source
@@ -175,7 +175,12 @@ class SplitRequest:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed search must have the same; groups and order show in the images' roles."""
-        return {"shots": self.shots, "reserve": self.reserve, "protocol": self.protocol}
+        return {
+            "shots": self.shots,
+            "reserve": self.reserve,
+            "split_seed": self.seed,
+            "protocol": self.protocol,
+        }
 
 
 @dataclass(frozen=True)
@@ -201,14 +206,17 @@ def load_inputs(
     data: StrPath | Dataset,
     request: SplitRequest,
     source: SupernetSource,
+    *,
+    seed: int | None = None,
     progress: Progress | None = None,
 ) -> Inputs:
     """Shares out the images of a data set, all of which are sound, and loads the backbone.
 
     Args:
         data: Folder in the MVTec-AD layout, or a data set.
-        request: How to share out its images; its seed is that of random weights, too.
+        request: How to share out its images.
         source: Where the backbone comes from.
+        seed: Of random weights; that of the request if None.
         progress: Told of every image that was read, and of a download.
 
     Raises:
@@ -226,8 +234,24 @@ def load_inputs(
     )
     warnings = require_valid(dataset, progress=progress)
     split = replace(split, notes=(*split.notes, *warnings))
-    supernet = source.load(seed=request.seed, progress=progress)
+    supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, source, supernet)
+
+
+def own_seed(name: str, own: int | None, seed: int) -> int:
+    """A seed of its own, or the common one where none is given.
+
+    Args:
+        name: The argument.
+        own: Its value.
+        seed: The common seed.
+
+    Raises:
+        InputError: The seed is out of range.
+    """
+    if own is not None and not 0 <= own < 2**32:
+        raise InputError(f"`{name}` is {own}, expected 0 to {2**32 - 1}")
+    return seed if own is None else own
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:

@@ -62,7 +62,7 @@ def search(
             version of the optimizer proposes, or if `workers` is not positive.
     """
     if workers < 1:
-        raise InputError(f"workers is {workers}, expected at least 1")
+        raise InputError(f"`workers` is {workers}, expected at least 1")
     plan = study.plan
     optimizer = SAMPLERS[plan.sampler].make(
         space=plan.space,

@@ -94,9 +94,9 @@ class Plan:
         for name, least in (("evaluations", 1), ("seed", 0), ("population", 2)):
             value = getattr(self, name)
             if value < least:
-                raise InputError(f"{name} is {value}, expected at least {least}")
+                raise InputError(f"`{name}` is {value}, expected at least {least}")
         if self.seed >= 2**32:
-            raise InputError(f"seed is {self.seed}, expected at most {2**32 - 1}")
+            raise InputError(f"`seed` is {self.seed}, expected at most {2**32 - 1}")
         SAMPLERS[self.sampler]  # refuses an unknown one
         checked_objectives(self.objectives)
         shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
@@ -196,7 +196,7 @@ class Study:
         if difference is not None:
             name, before, now = difference
             raise InputError(
-                f"{path}: the search was started with {name} = {before}, cannot resume it with "
+                f"{path}: the search was started with `{name}` = {before}, cannot resume it with "
                 f"{now}"
             )
         study = cls(path, plan)

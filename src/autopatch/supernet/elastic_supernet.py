@@ -185,8 +185,8 @@ class ElasticFamily:
         if weights == "pretrained" or (weights == "auto" and not packaged):
             own = "'auto', " if space == AUTOPATCH_S else ""
             raise InputError(
-                f"{space} has no weights '{weights}': give --weights {own}FILE.safetensors or "
-                "'random'"
+                f"{space} has no weights '{weights}': give `weights`: {own}FILE.safetensors "
+                "or 'random'"
             )
         if packaged:
             _check_packaged_file()
@@ -199,8 +199,8 @@ class ElasticFamily:
             if not any(name.startswith("largest.") for name in source.file.state):
                 raise InputError(
                     f"{source.file.path}: holds no elastic network, expected a file that "
-                    "training/distill.py wrote; for the network as it is give --space "
-                    f"timm:{source.name}"
+                    "training/distill.py wrote; for the plain network give "
+                    f"`space` timm:{source.name}"
                 )
             load_into(network, source.file)
             provenance = f"weights of {source.file.path.name}"

@@ -127,7 +127,7 @@ class LoadOptions:
         for name in self.own:
             if name not in known:
                 expected = " and ".join(known) if known else "no option of its own"
-                raise InputError(f"{name} is given, but {space} takes {expected}")
+                raise InputError(f"`{name}` is given, but {space} takes {expected}")
 
 
 _WORDS = ("auto", "pretrained", "random")  # that are no files
@@ -184,8 +184,7 @@ def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
         for setting, value in (("timm_kwargs", timm_kwargs), ("mean", mean), ("std", std)):
             if value is None:
                 raise InputError(
-                    f"{weights}: {setting} is not in the file's metadata; give "
-                    f"--{setting.replace('_', '-')}"
+                    f"{weights}: {setting} is not in the file's metadata; give `{setting}`"
                 )
     return TimmSource(
         name,
