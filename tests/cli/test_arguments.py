@@ -76,7 +76,7 @@ def test_an_argument_that_is_wrong(autopatch, textures, tmp_path, options, pytho
 
 def test_a_folder_that_exists(autopatch, textures, tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(InputError, match="give `resume=True` to continue .*, or another `out`"):
+    with pytest.raises(InputError, match=r"give `resume=True` to continue .*, or another `out`"):
         run_search(textures, tmp_path / "run")
     code, _, err = autopatch("search", textures, "--out", tmp_path / "run")
     assert code == 2

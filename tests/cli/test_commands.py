@@ -355,4 +355,4 @@ def test_resume_with_another_seed(autopatch, search_arguments):
     code, _, err = autopatch(*search_arguments, "--seed", "1", "--resume")
     assert code == 2
     assert err.count("\n") == 1
-    assert "the search was started with seed = 0, cannot resume it with 1" in err
+    assert "the search was started with --seed = 0, cannot resume it with 1" in err
