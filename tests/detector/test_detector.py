@@ -21,7 +21,7 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.errors import InputError
-from autopatch.supernet import Backbone, load_supernet
+from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
 NAME = "timm:tf_mobilenetv3_small_075"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
@@ -64,7 +64,7 @@ def saved(detector, tmp_path):
     return tmp_path / "detector.safetensors"
 
 
-def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
+def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     loaded = Detector.load(str(saved))
     before, after = detector.predict(new), loaded.predict(new)
     assert torch.equal(before.anomaly_map, after.anomaly_map)
@@ -78,6 +78,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
     assert loaded.total_flops == detector.total_flops
     assert loaded.data_digest == detector.data_digest
     assert loaded.provenance == detector.provenance
+    assert loaded.weights_sha256 == detector.weights_sha256 == supernet.weights_sha256
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
@@ -333,6 +334,28 @@ def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
     # The two do not share memory.
     one.memory.bank.zero_()
     assert torch.equal(other.predict(new).anomaly_map, expected.anomaly_map)
+
+
+def test_a_loaded_state_brings_its_weights_and_leaves_the_supernet_alone(supernet, good, new):
+    before = tensors_sha256(supernet.weights())
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = fit(load_supernet(NAME, "random", seed=9), good[:12], calibration=good[12:])
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.predict(new).anomaly_map, other.predict(new).anomaly_map)
+    assert one.weights_sha256 == other.weights_sha256 != supernet.weights_sha256
+    assert one.provenance == other.provenance != supernet.provenance
+    assert tensors_sha256(supernet.weights()) == before
+    again = fit(supernet, good[:12], calibration=good[12:])
+    assert not torch.equal(again.predict(new).anomaly_map, one.predict(new).anomaly_map)
+
+
+def test_a_state_of_another_network_is_refused(supernet, good):
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = load_supernet(NAME, "random", timm_kwargs={"act_layer": "relu"})
+    state = fit(other, good[:12], calibration=good[12:]).state_dict()
+    with pytest.raises(ValueError, match=r"the state is of a subnet whose recipe is .*relu"):
+        one.load_state_dict(state)
+    assert one.weights_sha256 == supernet.weights_sha256
 
 
 @pytest.mark.parametrize(
