@@ -306,7 +306,7 @@ def test_two_masks_for_one_image(make_dataset: MakeDataset) -> None:
 def test_two_images_of_one_name(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     (root / "test/dent/003.jpg").touch()
-    assert_refused(root, r"003.png: has the name of 003.jpg but for its suffix")
+    assert_refused(root, r"003.png: differs from 003.jpg only in its suffix")
 
 
 @pytest.mark.parametrize("pattern", [r"part(\d+)", r"\d+(?=_)"])

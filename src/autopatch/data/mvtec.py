@@ -1,4 +1,4 @@
-"""The MVTec-AD folder layout: images found, masks paired by name, groups assigned."""
+"""The MVTec-AD folder layout: finds images, pairs masks by name, assigns groups."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MVTecAD:
         train: The images of `train/good`, sorted by file name.
         test: The images of `test/good` (there may be none), then those of each anomaly type;
             types and file names sorted.
-        notes: What was passed over, and why, one line each.
+        notes: Files and folders that were passed over, and why, one line each.
     """
 
     root: Path
@@ -49,21 +49,21 @@ class MVTecAD:
         """Finds the images of a folder and pairs each anomalous one with its mask.
 
         The layout is `train/good/*`, `test/good/*` (may be absent), `test/<type>/*` and
-        `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. Files are images by their suffix
-        (`IMAGE_SUFFIXES`, any case). Other images, files and folders are passed over, which
-        `notes` says, except for hidden and system files and for files beside the folders of
-        images, such as `license.txt`. Nothing is decoded; see `check`.
+        `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. A file is an image if its suffix is one
+        of `IMAGE_SUFFIXES`, in any case. All else is passed over and listed in `notes`, apart from
+        hidden files, system files, and files outside the folders of images, such as
+        `license.txt`. No image is decoded; see `check`.
 
         Args:
             root: The folder.
-            group_regex: Searched in every file name; its first capture group (the whole match if
-                it has none) is the image's group.
+            group_regex: Regular expression that is searched in every file name. Its first capture
+                group, or the whole match if it has none, is the image's group.
             groups_csv: A CSV file with the columns `file,group`, one row for every image; `file`
                 is relative to `root`, with forward slashes.
 
         Raises:
             InputError: The folder does not have this layout, a folder in it cannot be read, an
-                image has no mask or a mask no image, or the groups cannot be read.
+                image has no mask, a mask has no image, or the groups cannot be read.
         """
         layout = Layout.of(root)
         train = tuple(Sample(path, GOOD) for path in layout.good.images)
@@ -93,8 +93,8 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         if path.stem in stems:
             raise InputError(
-                f"{path}: has the name of {stems[path.stem].name} but for its suffix, "
-                "expected names that differ, since masks are paired by name"
+                f"{path}: differs from {stems[path.stem].name} only in its suffix, expected "
+                "different names, since masks are paired by name"
             )
         stems[path.stem] = path
     return stems
