@@ -12,7 +12,8 @@ MakeDataset = Callable[..., Path]
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """Writes a small data set; names are lists of file names, counts give `000.png`, ..."""
+    """Writes a small data set of images that all differ; names are lists of file names, counts give
+    `000.png`, ..."""
 
     def names(count: int | list[str]) -> list[str]:
         return [f"{index:03d}.png" for index in range(count)] if isinstance(count, int) else count
@@ -36,10 +37,10 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             mask[2:5, 3:7] = 255
             for name in names(count):
                 Image.fromarray(mask).save(truth / f"{Path(name).stem}_mask.png")
-        for folder, files in folders.items():
+        for number, (folder, files) in enumerate(folders.items()):
             (root / folder).mkdir(parents=True)
             for index, name in enumerate(files):
-                Image.new("RGB", size, (index, 100, 200)).save(root / folder / name)
+                Image.new("RGB", size, (index, number, 200)).save(root / folder / name)
         return root
 
     return make

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,39 @@ def test_a_data_set_in_lists(by_hand: ByHand) -> None:
 def test_notes_of_a_data_set_are_warnings(by_hand: ByHand) -> None:
     by_hand.notes = ("2 files were passed over",)
     assert check(by_hand) == Findings(warnings=("2 files were passed over",))
-    assert require_valid(by_hand) == ("2 files were passed over",)
+    assert require_valid(by_hand).warnings == ("2 files were passed over",)
+
+
+def test_pictures_that_are_good_and_anomalous(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    with Image.open(root / "train/good/004.png") as image:
+        # The same picture in another file: its bytes differ.
+        image.save(root / "test/dent/002.png", compress_level=0)
+    dataset = MVTecAD.scan(root)
+    (problem,) = check(dataset).problems
+    assert problem == (
+        f"{root}/test/dent/002.png: shows the same picture as the good image "
+        f"{root}/train/good/004.png, expected an image to be either good or anomalous"
+    )
+    with pytest.raises(InputError, match=r"dent/002\.png: shows the same picture"):
+        require_valid(dataset)
+    findings = require_valid(dataset, allow_contradictions=True)
+    assert findings.warnings == (problem,)
+
+
+def test_pictures_that_are_there_twice(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    shutil.copy(root / "train/good/004.png", root / "test/good/001.png")
+    shutil.copy(root / "train/good/005.png", root / "train/good/006.png")
+    findings = check(MVTecAD.scan(root))
+    assert findings.problems == ()
+    assert findings.warnings == (
+        "1 pair of images of train/good and test/good shows the same picture (train/good/004.png = "
+        "test/good/001.png); remove one of the two, the random split gives both one role",
+        "1 pair of images within train/good shows the same picture (train/good/005.png = "
+        "train/good/006.png); remove one of the two, the random split gives both one role",
+    )
+    assert len(findings.duplicates.groups) == 4
 
 
 def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:

@@ -49,7 +49,70 @@ def test_mask_with_the_images_own_name(make_dataset: MakeDataset) -> None:
     assert masks == [truth / "000_mask.png", truth / "001.BMP"]
 
 
-def test_suffixes_in_any_case_and_other_files_ignored(make_dataset: MakeDataset) -> None:
+def test_suffixes_in_any_case(make_dataset: MakeDataset) -> None:
+    root = make_dataset(train=["a.JPG", "b.Tiff", "c.png", "d.jfif", "e.JPE", "f.tga", "g.dib"])
+    dataset = MVTecAD.scan(root)
+    assert len(dataset.train) == 7
+    assert dataset.notes == ()
+
+
+def test_what_is_passed_over_is_said(make_dataset: MakeDataset) -> None:
+    root = make_dataset(train=["a.png", "b.png"], anomalies={"dent": 1})
+    for name in (
+        "train/good/notes.txt",
+        "train/good/c.HEIC",
+        "train/good/second/a.png",
+        "train/good/second/day/a.png",
+        "train/good/empty/.gitkeep",
+        "train/bad/x.png",
+        "train/stray.png",
+        "test/good/extra/x.png",
+        "test/dent/0.xml",
+        "ground_truth/dent/more/x_mask.png",
+        "ground_truth/good/000_mask.png",
+        "validation/good/000.png",
+        "license.txt",
+        "preview.png",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert MVTecAD.scan(root).notes == (
+        f"{root}: passed over 1 folder (validation) beside train, test, ground_truth",
+        f"{root}: passed over 1 image (preview.png) beside train, test, ground_truth",
+        "train: passed over 1 folder (bad) beside good",
+        "train: passed over 1 image (stray.png) beside good",
+        "ground_truth: passed over 1 folder (good) beside dent",
+        "train/good: passed over 2 subfolders (empty, second) with 2 images; "
+        "move these up to use them",
+        "train/good: passed over 2 files without the suffix of an image format that can be read "
+        "(c.HEIC, notes.txt)",
+        "test/good: passed over 1 subfolder (extra) with 1 image; move these up to use them",
+        "test/dent: passed over 1 file without the suffix of an image format that can be read "
+        "(0.xml)",
+        "ground_truth/dent: passed over 1 subfolder (more) with 1 image; move these up to use them",
+    )
+
+
+def test_masks_among_good_images_are_said(make_dataset: MakeDataset) -> None:
+    root = make_dataset(train=["1.png", "1_mask.png", "2.png", "2_GT.png"])
+    assert MVTecAD.scan(root).notes == (
+        "train/good: 2 images (1_mask.png, 2_GT.png) look like masks of other images, but are "
+        "read as images",
+    )
+
+
+def test_hidden_and_system_files_are_not_said(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    for folder in (".", "train", "train/good", "test", "test/dent", "ground_truth/dent"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png", "__MACOSX/._1.png"):
+            (root / folder / name).parent.mkdir(exist_ok=True)
+            (root / folder / name).touch()
+        (root / folder / "@eaDir" / "000.png").parent.mkdir()
+        (root / folder / "@eaDir" / "000.png").touch()
+    assert MVTecAD.scan(root).notes == ()
+
+
+def test_other_files_and_folders_are_not_read(make_dataset: MakeDataset) -> None:
     root = make_dataset(train=["a.JPG", "b.Tiff", "c.png"])
     (root / "train/good/.hidden.png").touch()
     (root / "train/good/notes.txt").touch()
@@ -87,6 +150,132 @@ def test_missing_empty_and_incomplete_folders(make_dataset: MakeDataset, tmp_pat
     assert_refused(tmp_path / "dataset", r"test/dent: no image")
 
 
+# What other data sets look like, and what the message then ends with.
+_OTHER_LAYOUTS = {
+    "BTAD": (
+        ["train/ok/0.bmp", "test/ok/0.bmp", "test/ko/0.bmp", "ground_truth/ko/0.png"],
+        "no folder train/good, .*: train/ok should be train/good, test/ok should be test/good$",
+    ),
+    "upper case": (
+        ["Train/Good/0.png", "Test/Good/0.png", "Test/dent/0.png", "Ground_Truth/dent/0.png"],
+        "Train/Good should be train/good, Ground_Truth/dent should be ground_truth/dent, "
+        r"Test/Good should be test/good, \.\.\.$",
+    ),
+    "VisA": (
+        ["Data/Images/Normal/0.JPG", "Data/Images/Anomaly/0.JPG", "Data/Masks/Anomaly/0.png"],
+        "Data/Images/Normal should be train/good, Data/Images/Anomaly should be test/Anomaly, "
+        "Data/Masks/Anomaly should be ground_truth/Anomaly$",
+    ),
+    "Real-IAD": (
+        ["OK/S0001/a.jpg", "OK/S0002/a.jpg", "NG/HS/S0003/a.jpg", "NG/HS/S0003/a.png"],
+        "OK should be train/good, NG should be test/NG$",
+    ),
+    "MVTec AD 2": (
+        ["train/good/0.png", "test_public/good/0.png", "test_public/ground_truth/bad/0_mask.png"],
+        "no folder test, .* test_public/good should be test/good, test_public/ground_truth/bad "
+        "should be ground_truth/bad$",
+    ),
+    "three folders": (
+        ["good/0.png", "defect/0.png", "masks/0.png"],
+        "good should be train/good, defect should be test/defect, masks should be "
+        "ground_truth/<type>$",
+    ),
+    "KolektorSDD": (
+        ["kos01/Part0.jpg", "kos01/Part0_label.bmp", "kos02/Part0.jpg", "kos02/Part0_label.bmp"],
+        "found images in kos01, kos02; kos01/Part0_label.bmp looks like the mask of "
+        "kos01/Part0.jpg, masks should be in ground_truth/<type>$",
+    ),
+    "KolektorSDD2": (
+        ["train/1.png", "train/1_GT.png", "test/2.png", "test/2_GT.png"],
+        "train should be train/good, test should be test/<type>; .*_GT.png looks like the "
+        "mask of .*ground_truth/<type>$",
+    ),
+    "images in test itself": (
+        ["train/good/0.png", "test/0.png"],
+        "no folder of anomalous images, .*: test should be test/<type>$",
+    ),
+    "images in subfolders": (
+        ["train/good/monday/0.png", "train/good/monday/1.png", "test/dent/0.png"],
+        "train/good: no image in the folder, .*; move up the 2 images of its subfolders$",
+    ),
+    "several categories": (
+        ["01/train/ok/0.bmp", "02/train/ok/0.bmp"],
+        "as in .*01: name one category's folder$",
+    ),
+    "nothing": (["notes.txt"], "no folder train/good, expected one with good images$"),
+}
+
+
+@pytest.mark.parametrize("name", _OTHER_LAYOUTS)
+def test_other_layouts_get_a_hint(tmp_path: Path, name: str) -> None:
+    files, pattern = _OTHER_LAYOUTS[name]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert_refused(tmp_path, pattern)
+
+
+# Files beside train/good and test/good, with what the message on the first image ends with.
+_OTHER_MASKS = {
+    "good images by another name": (["test/ok/0.png"], "should be in test/good$"),
+    "good in upper case": (["test/Good/0.png"], "test/Good are good, they should be in test/good$"),
+    "masks in test": (
+        ["test/dent/0.png", "ground_truth/dent/0.png", "test/ground_truth/0.png"],
+        "if the images of .*test/ground_truth are masks, they should be in ground_truth$",
+    ),
+    "masks beside images": (
+        ["test/dent/0.png", "test/dent/0_mask.png"],
+        "0_mask.png looks like the mask of 0.png, masks should be in ground_truth/dent$",
+    ),
+    "type in another case": (
+        ["test/dent/0.png", "ground_truth/Dent/0.png"],
+        "found .*ground_truth/Dent, it should be ground_truth/dent$",
+    ),
+    "folder by another name": (
+        ["test/dent/0.png", "Masks/dent/0.png"],
+        "found .*Masks/dent, it should be ground_truth/dent$",
+    ),
+    "no folder a type": (
+        ["test/dent/0.png", "ground_truth/0.png"],
+        "found 1 image in .*ground_truth itself, masks should be in ground_truth/dent$",
+    ),
+    "other types": (
+        ["test/dent/0.png", "ground_truth/crack/0.png"],
+        "found masks of crack in .*ground_truth$",
+    ),
+    "a folder an image (MVTec LOCO)": (
+        ["test/dent/0.png", "ground_truth/dent/0/000.png", "ground_truth/dent/0/001.png"],
+        "found 2 images in the folder .*dent/0, join them to one mask, 0_mask.png$",
+    ),
+    "a folder with one mask": (
+        ["test/dent/0.png", "ground_truth/dent/0/mask.png"],
+        "found 1 image in the folder .*dent/0, make it one mask, 0_mask.png$",
+    ),
+    "another ending": (
+        ["test/dent/part_0.png", "ground_truth/dent/part_0-defect.png"],
+        "found part_0-defect.png, masks should be named <stem of the image>_mask.png$",
+    ),
+    "another kind of file": (
+        ["test/dent/0.png", "ground_truth/dent/0.json"],
+        "found 0.json, masks should be named",
+    ),
+    "masks of others": (
+        ["test/dent/0.png", "ground_truth/dent/x.png"],
+        "found 1 mask of other images in .*ground_truth/dent$",
+    ),
+    "none": (["test/dent/0.png"], "ground_truth/dent/0_mask.png$"),
+}
+
+
+@pytest.mark.parametrize("name", _OTHER_MASKS)
+def test_missing_masks_get_a_hint(tmp_path: Path, name: str) -> None:
+    files, pattern = _OTHER_MASKS[name]
+    for file in ("train/good/0.png", "test/good/0.png", *files):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert_refused(tmp_path, r"\.png: no mask, expected .*" + pattern)
+
+
 def test_folder_of_categories_is_recognized(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     assert_refused(root.parent, f"as in {re.escape(str(root))}: name one category's folder")
@@ -117,7 +306,7 @@ def test_two_masks_for_one_image(make_dataset: MakeDataset) -> None:
 def test_two_images_of_one_name(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     (root / "test/dent/003.jpg").touch()
-    assert_refused(root, r"003.png: has the name of 003.jpg but for its suffix")
+    assert_refused(root, r"003.png: differs from 003.jpg only in its suffix")
 
 
 @pytest.mark.parametrize("pattern", [r"part(\d+)", r"\d+(?=_)"])
@@ -187,5 +376,5 @@ def test_broken_link(tmp_path: Path) -> None:
     root = draw_textures(tmp_path / "data", image_size=64, train=8, test_good=2, per_type=2)
     link = root / "train" / "good" / "link.png"
     link.symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match=r"link\.png: a link to a file that does not exist"):
+    with pytest.raises(InputError, match=r"link\.png: a link to a file or folder that does not"):
         MVTecAD.scan(root)

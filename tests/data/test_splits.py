@@ -16,6 +16,7 @@ from autopatch.data import (
     MVTecAD,
     Sample,
     Split,
+    SplitProtocol,
     check,
     load_masks,
     make_split,
@@ -156,8 +157,7 @@ def test_groups_are_never_divided(seed: int) -> None:
     used = sum(len(getattr(split, role)) for role in GOOD_ROLES)
     assert used == 60 - left_out
     assert (
-        f"left out {left_out} of the 60 images of train/good: their group is also that of images "
-        "to test"
+        f"left out {left_out} of the 60 images of train/good: their groups have test images, too"
     ) in split.notes
     lost = 8 - len(of_type(split.test, GOOD))
     assert any(note.startswith(f"left out {lost} of the 8") for note in split.notes) == bool(lost)
@@ -346,7 +346,8 @@ def test_messages_about_data_sets_of_another_layout() -> None:
     root = Path("images")
     split = make_split(listed(root, dataset_of(test_good=0)), shots=1)
     assert split.notes == (
-        "there is no good image to test: 8 images of images are the good images of the test part",
+        "there is no good image to test: 8 images of images become the good images of the test "
+        "part",
     )
     with pytest.raises(InputError, match=r"^images: 5 images, 5 of them usable"):
         make_split(listed(root, dataset_of(train=5)), shots=1)
@@ -370,7 +371,7 @@ def test_registered_protocol() -> None:
         asked.update(options, dataset=dataset)
         return expected
 
-    PROTOCOLS.register("mine", choose)
+    PROTOCOLS.register("mine", SplitProtocol(choose))
     try:
         dataset = dataset_of()
         assert make_split(dataset, shots=2, seed=3, protocol="mine") is expected

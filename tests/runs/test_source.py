@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from autopatch.data import MVTecAD
 from autopatch.errors import InputError
-from autopatch.runs import Run, SplitRequest, SupernetSource, run_search
+from autopatch.runs import Run, SplitRequest, SupernetSource, load_inputs, run_search
 from autopatch.runs.source import open_dataset
 
 
@@ -144,3 +144,32 @@ def test_a_data_set_has_groups_of_its_own(moved):
     assert open_dataset(str(moved / "data"), SplitRequest()) == dataset
     with pytest.raises(InputError, match="groups of its own"):
         open_dataset(dataset, SplitRequest(group_regex=r"(\d+)"))
+
+
+def test_the_same_picture_has_one_role(moved):
+    request = SplitRequest(shots=1, reserve=2)
+    source = SupernetSource.find("timm:tf_mobilenetv3_small_075", "random")
+    data = moved / "data"
+    before = load_inputs(data, request, source).split
+    copies = {before.fit[0].image: before.test[0].image, before.fit[1].image: before.fit[2].image}
+    for original, copy in copies.items():
+        shutil.copy(original, copy)
+    split = load_inputs(data, request, source).split
+    assert sum("the same picture" in note for note in split.notes) == 2
+    shown = {sample.image: role for role, part in split.roles.items() for sample in part}
+    assert before.fit[0].image not in shown
+    assert shown[before.fit[1].image] == shown[before.fit[2].image]
+
+
+def test_a_published_split_stays_whatever_shows_the_same_picture(moved):
+    request = SplitRequest(shots=1, reserve=2, protocol="autopatch")
+    source = SupernetSource.find("timm:tf_mobilenetv3_small_075", "random")
+    data = moved / "data"
+    before = load_inputs(data, request, source).split
+    shutil.copy(before.fit[0].image, before.test[0].image)
+    shutil.copy(before.fit[1].image, before.test[-1].image)
+    split = load_inputs(data, request, source).split
+    assert split.roles == before.roles
+    assert sum("the same picture" in note for note in split.notes) == 2
+    with pytest.raises(InputError, match="shows the same picture as the good image"):
+        load_inputs(data, SplitRequest(shots=1, reserve=2), source)

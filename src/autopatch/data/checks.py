@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
+import numpy as np
+
+from autopatch.data.duplicates import Duplicates, find_duplicates, picture_digest
 from autopatch.data.images import (
     EVALUATION_SIZE,
     in_threads,
@@ -27,10 +31,12 @@ class Findings:
     Attributes:
         problems: What makes the data set unusable, one line each, in the order of the files.
         warnings: What may give wrong results, one line each, with the files and what to do.
+        duplicates: Images that show the same picture; `problems` and `warnings` tell of them.
     """
 
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    duplicates: Duplicates = field(default_factory=Duplicates)
 
 
 @dataclass(frozen=True)
@@ -78,17 +84,23 @@ def check(
     dataset: Dataset,
     *,
     evaluation_size: int = EVALUATION_SIZE,
+    allow_contradictions: bool = False,
     progress: Progress | None = None,
 ) -> Findings:
-    """Decodes every image and mask, and compares types, masks and roles.
+    """Decodes every image and mask, and compares types, masks, roles and pictures.
 
-    Every image to fit on is good, every anomalous image has a mask and no good one has.
+    Every image to fit on is good, every anomalous image has a mask and no good one has, and no good
+    image shows the same picture as an anomalous one.
 
     Args:
         dataset: The images, as tuples or lists.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
+        allow_contradictions: Whether a picture that is both good and anomalous is a warning, for
+            published splits, and no problem.
         progress: Told of every image.
     """
+
+    digests: dict[Path, bytes] = {}
 
     def problems(part: tuple[Sample, bool]) -> list[str]:
         sample, is_train = part
@@ -98,7 +110,9 @@ def check(
             found.append(misplaced)
         shape: tuple[int, int] | None = None
         try:
-            shape = read_image(sample.image).size
+            image = read_image(sample.image)
+            shape = image.size
+            digests[sample.image] = picture_digest(np.asarray(image))
         except InputError as error:
             found.append(str(error))
         if sample.mask is None or not sample.label:
@@ -121,7 +135,13 @@ def check(
     ]
     told = None if progress is None else partial(progress, "read images")
     found = [problem for part in in_threads(problems, samples, told) for problem in part]
-    return Findings(problems=tuple(found), warnings=tuple(dataset.notes))
+    duplicates = find_duplicates(dataset, digests)
+    warnings = (*dataset.notes, *duplicates.warnings)
+    if allow_contradictions:
+        warnings += duplicates.contradictions
+    else:
+        found += duplicates.contradictions
+    return Findings(tuple(found), warnings, duplicates)
 
 
 def _misplaced(sample: Sample, is_train: bool) -> str | None:
@@ -139,19 +159,25 @@ def require_valid(
     dataset: Dataset,
     *,
     evaluation_size: int = EVALUATION_SIZE,
+    allow_contradictions: bool = False,
     progress: Progress | None = None,
-) -> tuple[str, ...]:
+) -> Findings:
     """Refuses a data set in which `check` finds a problem.
 
     Returns:
-        The warnings of `check`.
+        What `check` found, without problems.
 
     Raises:
         InputError: The first problem, and how many more there are.
     """
-    findings = check(dataset, evaluation_size=evaluation_size, progress=progress)
+    findings = check(
+        dataset,
+        evaluation_size=evaluation_size,
+        allow_contradictions=allow_contradictions,
+        progress=progress,
+    )
     problems = findings.problems
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
-    return findings.warnings
+    return findings

@@ -1,4 +1,4 @@
-"""What a result was made from: the contents and roles of files, and in words how they differ."""
+"""Digests of the files of a split, and a description of how they have changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from autopatch.data.images import ImageInput, in_threads, to_pil
-from autopatch.data.samples import relative_path
+from autopatch.data.samples import first_names, relative_path
 from autopatch.data.splits import Split
 from autopatch.errors import InputError
 from autopatch.files import StrPath, sha256_of
-
-_NAMED_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,14 @@ class Manifest:
 
     @classmethod
     def of(cls, split: Split, root: StrPath) -> Manifest:
-        """Reads the files of a split. Each is read once; one that is missing has no digest.
+        """Hashes the files of a split. Each file is read once; a missing file has no digest.
 
         Args:
             split: The roles.
             root: Folder of the data set.
 
         Raises:
-            InputError: A file does not lie under `root`, or is there but cannot be read.
+            InputError: A file does not lie under `root`, or exists but cannot be read.
         """
         samples = [(role, sample) for role, part in split.roles.items() for sample in part]
         files = sorted(
@@ -97,7 +95,7 @@ class Manifest:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def differences(self, now: Manifest) -> str | None:
-        """Says in one line how the files differ from what they were; None if they do not.
+        """Describes in one line how the files have changed; None if they have not.
 
         Args:
             now: The manifest to compare with; `self` is the earlier one.
@@ -117,12 +115,12 @@ class Manifest:
         return "; ".join(said) or "other files are missing than before"
 
     def to_json(self) -> dict[str, Any]:
-        """Gives the manifest as JSON values."""
+        """Converts the manifest to JSON values."""
         return {"entries": [asdict(entry) for entry in self.entries]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Manifest:
-        """Reads what `to_json` gave.
+        """Reads the document of `to_json`.
 
         Raises:
             InputError: The document is not a manifest.
@@ -143,9 +141,9 @@ class Manifest:
 
 
 def pixels_digest(images: Iterable[ImageInput]) -> str:
-    """SHA-256 of images in any order and wherever they lie, as 64 hexadecimal digits.
+    """SHA-256 of images whatever their order and paths, as 64 hexadecimal digits.
 
-    A file counts by its content, another image by its shape and its pixels as 8-bit RGB.
+    A file is hashed by its content, any other image by its shape and its pixels as 8-bit RGB.
 
     Raises:
         InputError: A file cannot be read, or an image is of no kind that `to_pil` takes.
@@ -159,7 +157,7 @@ _NEVER_NONE = frozenset({"role", "path", "type"})
 
 @dataclass(frozen=True)
 class _Image:
-    """What a manifest says of one image; sets, as it may say it once for each role."""
+    """The entries of one image, which may have one for each role."""
 
     roles: frozenset[str]
     sha256: frozenset[str | None]
@@ -169,7 +167,7 @@ class _Image:
 
 
 def _by_image(manifest: Manifest) -> dict[str, _Image]:
-    """The images that are there; those whose file is missing are left out."""
+    """Collects the entries by image, without those whose file is missing."""
     entries: dict[str, list[ManifestEntry]] = {}
     for entry in manifest.entries:
         if entry.sha256 is not None:
@@ -220,8 +218,7 @@ def _compare(path: str, earlier: _Image | None, later: _Image | None) -> list[_D
 def _said(one: str, many: str) -> Callable[[list[str]], str]:
     def say(files: list[str]) -> str:
         text = one if len(files) == 1 else many.format(len(files))
-        more = ", ..." if len(files) > _NAMED_FILES else ""
-        return f"{text}: {', '.join(files[:_NAMED_FILES])}{more}"
+        return f"{text}: {first_names(files)}"
 
     return say
 
@@ -241,7 +238,7 @@ _KINDS = {
 
 
 def _canonical(entry: ManifestEntry) -> str:
-    """An entry as one line of JSON: role, path, image, mask, type, group."""
+    """Formats an entry as one line of JSON: its fields in order."""
     return json.dumps(list(asdict(entry).values()))
 
 

@@ -1,51 +1,79 @@
-"""Images in folders, whatever their layout."""
+"""Images in folders of any layout, and the names of their results."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopatch.data.mvtec import IMAGE_SUFFIXES
-from autopatch.errors import InputError
+from autopatch.data.walker import walk
+from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath
+
+logger = logging.getLogger(__name__)
 
 
 def folder_images(folder: StrPath) -> list[Path]:
-    """Image files below a folder, sorted; hidden files and folders are passed over.
+    """Lists the images of a folder and of all its subfolders, sorted; see `walk`.
+
+    Files and folders that were passed over are logged as warnings. Hidden and system files are
+    ignored.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no image, or a folder cannot be read.
     """
-    folder = Path(folder)
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not found:
+    found = walk(folder)
+    for note in found.notes:
+        logger.warning(note)
+    if not found.images:
         raise InputError(f"{folder}: no image in this folder")
-    return found
+    return list(found.images)
 
 
 def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
-    """Image files by the names their results get, without suffix: those below a given folder keep
-    their place in it.
+    """Maps the names of results to the images of files and folders.
+
+    A name is the image's path relative to the deepest folder that holds all of `paths` (a folder
+    holds itself), without the suffix. If two images differ in nothing but their suffix, all
+    names keep it. So "a/1.png" becomes "1", the folder "a" becomes "1" and "2", and "a/1.png"
+    with "b/1.png" become "a/1" and "b/1". An image that is given twice counts once.
+
+    Args:
+        paths: Image files, and folders to search for images, see `folder_images`.
 
     Raises:
-        InputError: A path does not exist, there is no image, or two results would have one name.
+        InputError: No path is given or one does not exist, a folder has no image or cannot be
+            read, or two images would share a name.
     """
-    found: dict[Path, Path] = {}
+    if not paths:
+        raise InputError("images: none given, expected image files or folders")
+    files: dict[Path, Path] = {}
+    tops: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            pairs = [(file.relative_to(path).with_suffix(""), file) for file in folder_images(path)]
-        elif path.is_file():
-            pairs = [(Path(path.stem), path)]
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise InputError(f"{path}: cannot be read: {reason}") from None
+        if is_folder:
+            tops.append(_normal(path))
+            images = folder_images(path)
+        elif is_file:
+            tops.append(_normal(path).parent)
+            images = [path]
         else:
             raise InputError(f"{path}: no such file or folder")
-        for name, file in pairs:
-            if name in found:
-                raise InputError(f"{file}: would overwrite the results of {found[name]}")
-            found[name] = file
-    return found
+        for image in images:
+            first = files.setdefault(_normal(image), image)
+            # One path may lead to two files: ".." after a link is not the folder it is written in.
+            if first != image and not first.samefile(image):
+                raise InputError(f"{image}: would overwrite the results of {first}")
+    common = os.path.commonpath(tops)
+    whole = {file.relative_to(common): image for file, image in files.items()}
+    short = {name.with_suffix(""): image for name, image in whole.items()}
+    return short if len(short) == len(whole) else whole
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))

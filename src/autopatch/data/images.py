@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from autopatch.data.pages import require_one_picture
 from autopatch.data.samples import Sample
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath
@@ -47,13 +48,13 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 def read_image(path: StrPath) -> Image.Image:
     """Reads an image of any mode as RGB.
 
-    The EXIF orientation is applied, alpha is dropped (colors are not blended with a background),
-    the first frame of several is taken. 16-bit grey values are divided by 257, so that 0..65535
-    becomes 0..255 whatever range the image uses.
+    The EXIF orientation is applied, alpha is dropped (colors are not blended with a background).
+    16-bit grey values are divided by 257, so that 0..65535 becomes 0..255 whatever range the image
+    uses.
 
     Raises:
-        InputError: The file cannot be decoded to its end, or holds floats or values outside
-            16 bits.
+        InputError: The file cannot be decoded to its end, holds several pictures (pages, frames),
+            or holds floats or values outside 16 bits.
     """
     return _as_rgb(_decode(path, path), path)
 
@@ -62,10 +63,10 @@ def to_pil(image: ImageInput, *, name: str = "image") -> Image.Image:
     """Gives an image of any kind as RGB, by the rules of `read_image`.
 
     Args:
-        image: A file; a PIL image of any mode, decoded or not; an array `[H, W]` or `[H, W, C]`
-            of 1 channel, 3, or 4 of which the last is alpha; or a tensor `[C, H, W]` of 1 or 3
-            channels on any device. Values are uint8, uint16 (divided by 257), or floats in
-            [0, 1] (times 255, rounded).
+        image: A file; a PIL image of any mode at its current frame, decoded or not; an array
+            `[H, W]` or `[H, W, C]` of 1 channel, 3, or 4 of which the last is alpha; or a tensor
+            `[C, H, W]` of 1 or 3 channels on any device. Values are uint8, uint16 (divided by
+            257), or floats in [0, 1] (times 255, rounded).
         name: What messages call an image that is no file.
 
     Raises:
@@ -357,8 +358,11 @@ def _decode(source: StrPath | Image.Image, name: StrPath) -> Image.Image:
             decoded = ImageOps.exif_transpose(source)
         else:
             with Image.open(source) as image:
+                require_one_picture(image, name)
                 image.load()
                 decoded = ImageOps.exif_transpose(image)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{name}: no such file, expected an image") from None
     except UnidentifiedImageError:

@@ -1,21 +1,19 @@
-"""The MVTec-AD folder layout: images found, masks paired by name, groups assigned."""
+"""The MVTec-AD folder layout: finds images, pairs masks by name, assigns groups."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopatch.data.layout_hints import mask_hint
+from autopatch.data.mvtec_layout import Layout
 from autopatch.data.samples import GOOD, Sample, anomaly_types
+from autopatch.data.walker import Listing
 from autopatch.errors import InputError
 from autopatch.files import StrPath
-
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""File suffixes, in lower case, by which an image is recognized."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class MVTecAD:
         train: The images of `train/good`, sorted by file name.
         test: The images of `test/good` (there may be none), then those of each anomaly type;
             types and file names sorted.
-        notes: What was passed over, and why, one line each.
+        notes: Files and folders that were passed over, and why, one line each.
     """
 
     root: Path
@@ -51,38 +49,29 @@ class MVTecAD:
         """Finds the images of a folder and pairs each anomalous one with its mask.
 
         The layout is `train/good/*`, `test/good/*` (may be absent), `test/<type>/*` and
-        `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. Files are images by their suffix
-        (`IMAGE_SUFFIXES`, any case). Hidden files, other files, folders inside these folders
-        and `ground_truth/good` are not looked at. Nothing is decoded; see `check`.
+        `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. A file is an image if its suffix is one
+        of `IMAGE_SUFFIXES`, in any case. All else is passed over and listed in `notes`, apart from
+        hidden files, system files, and files outside the folders of images, such as
+        `license.txt`. No image is decoded; see `check`.
 
         Args:
             root: The folder.
-            group_regex: Searched in every file name; its first capture group (the whole match if
-                it has none) is the image's group.
+            group_regex: Regular expression that is searched in every file name. Its first capture
+                group, or the whole match if it has none, is the image's group.
             groups_csv: A CSV file with the columns `file,group`, one row for every image; `file`
                 is relative to `root`, with forward slashes.
 
         Raises:
-            InputError: The folder does not have this layout, an image has no mask or a mask no
-                image, or the groups cannot be read.
+            InputError: The folder does not have this layout, a folder in it cannot be read, an
+                image has no mask, a mask has no image, or the groups cannot be read.
         """
-        root = Path(root)
-        _require_layout(root)
-        train = tuple(Sample(path, GOOD) for path in _images(root / "train" / GOOD))
-        test: list[Sample] = []
-        good = root / "test" / GOOD
-        if good.is_dir():
-            test.extend(Sample(path, GOOD) for path in _list_images(good))
-        types = [folder for folder in _folders(root / "test") if folder.name != GOOD]
-        if not types:
-            raise InputError(
-                f"{root / 'test'}: no folder of anomalous images, expected test/<type>"
-            )
-        for folder in types:
-            test.extend(_pair(root, folder))
-        _refuse_orphan_types(root, {folder.name for folder in types})
-
-        dataset = cls(root, train, tuple(test))
+        layout = Layout.of(root)
+        train = tuple(Sample(path, GOOD) for path in layout.good.images)
+        test = [Sample(path, GOOD) for path in layout.test_good.images] if layout.test_good else []
+        for images in layout.types:
+            test.extend(_pair(layout, images))
+        _refuse_orphan_types(layout)
+        dataset = cls(Path(root), train, tuple(test), layout.passed_over())
         if group_regex is not None and groups_csv is not None:
             raise InputError("`group_regex` and `groups` are both given, expected at most one")
         if group_regex is not None:
@@ -99,86 +88,47 @@ class MVTecAD:
         )
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if not path.name.startswith(".")),
-        key=lambda path: path.name,
-    )
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_dir()]
-
-
-def _list_images(folder: Path) -> list[Path]:
-    named = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    for path in named:
-        if not path.exists():
-            raise InputError(f"{path}: a link to a file that does not exist, expected an image")
-    return [path for path in named if path.is_file()]
-
-
-def _images(folder: Path) -> list[Path]:
-    images = _list_images(folder)
-    if not images:
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{folder}: no image in the folder, expected files named {suffixes}")
-    return images
-
-
-def _require_layout(root: Path) -> None:
-    if not root.exists():
-        raise InputError(f"{root}: no such folder, expected a data set in the MVTec-AD layout")
-    if not root.is_dir():
-        raise InputError(f"{root}: not a folder, expected a data set in the MVTec-AD layout")
-    if not _visible(root):
-        raise InputError(f"{root}: the folder is empty, expected train/good and test/<type>")
-    if not (root / "train" / GOOD).is_dir():
-        inner = [path.name for path in _folders(root) if (path / "train" / GOOD).is_dir()]
-        hint = f", as in {root / inner[0]}: name one category's folder" if inner else ""
-        raise InputError(f"{root}: no folder train/good, expected one with good images{hint}")
-    if not (root / "test").is_dir():
-        raise InputError(f"{root}: no folder test, expected test/<type> with anomalous images")
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     stems: dict[str, Path] = {}
     for path in paths:
         if path.stem in stems:
             raise InputError(
-                f"{path}: has the name of {stems[path.stem].name} but for its suffix, "
-                "expected names that differ, since masks are paired by name"
+                f"{path}: differs from {stems[path.stem].name} only in its suffix, expected "
+                "different names, since masks are paired by name"
             )
         stems[path.stem] = path
     return stems
 
 
-def _pair(root: Path, folder: Path) -> list[Sample]:
+def _pair(layout: Layout, images: Listing) -> list[Sample]:
     """Pairs the images of one anomaly type with their masks."""
-    truth = root / "ground_truth" / folder.name
-    masks = _by_stem(_list_images(truth)) if truth.is_dir() else {}
+    kind = images.folder.name
+    listing = layout.masks.get(kind)
+    masks = _by_stem(listing.images) if listing else {}
     samples: list[Sample] = []
-    for stem, path in _by_stem(_images(folder)).items():
+    for stem, path in _by_stem(images.images).items():
         mask = masks.get(f"{stem}_mask") or masks.get(stem)
         if mask is None:
-            raise InputError(f"{path}: no mask, expected {truth / f'{stem}_mask.png'}")
-        samples.append(Sample(path, folder.name, mask))
+            expected = layout.root.folder / "ground_truth" / kind / f"{stem}_mask.png"
+            hint = mask_hint(path, images, listing, layout.root)
+            raise InputError(f"{path}: no mask, expected {expected}{hint}")
+        samples.append(Sample(path, kind, mask))
     orphans = set(masks.values()) - {sample.mask for sample in samples}
     if orphans:
         raise InputError(
-            f"{min(orphans)}: a mask without an image, expected an image of that name in {folder}"
+            f"{min(orphans)}: a mask without an image, expected an image of that name in "
+            f"{images.folder}"
         )
     return samples
 
 
-def _refuse_orphan_types(root: Path, types: set[str]) -> None:
-    truth = root / "ground_truth"
-    if not truth.is_dir():
-        return
-    for folder in _folders(truth):
-        if folder.name not in types | {GOOD} and _list_images(folder):
+def _refuse_orphan_types(layout: Layout) -> None:
+    types = {listing.folder.name for listing in layout.types}
+    for kind, listing in layout.masks.items():
+        if kind not in types and (listing.images or listing.folders):
             raise InputError(
-                f"{folder}: masks without images, expected a folder {root / 'test' / folder.name}"
+                f"{listing.folder}: masks without images, expected a folder "
+                f"{layout.test.folder / kind}"
             )
 
 

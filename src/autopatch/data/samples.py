@@ -1,4 +1,4 @@
-"""What a data set is to the rest: good images to fit on, good and anomalous ones to test on."""
+"""Data sets: good images to fit on, good and anomalous images to test on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sample:
         image: The image file.
         type: `"good"`, or the anomaly type.
         mask: The mask file of an anomalous image, None for a good one.
-        group: What the image has in common with others that show the same part, None if unknown.
+        group: Name of the group of images that show the same part, None if unknown.
     """
 
     image: Path
@@ -37,11 +37,11 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """The images of a data set, in an order that does not change between two runs."""
+    """The images of a data set, in the same order on every run."""
 
     @property
     def root(self) -> Path:
-        """The folder under which all files lie."""
+        """The folder that holds all files, in subfolders or itself."""
 
     @property
     def train(self) -> Sequence[Sample]:
@@ -49,7 +49,7 @@ class Dataset(Protocol):
 
     @property
     def test(self) -> Sequence[Sample]:
-        """Good images, of which there may be none, and anomalous ones, each with a mask."""
+        """Anomalous images, each with a mask, and good images, if there are any."""
 
     @property
     def types(self) -> Sequence[str]:
@@ -57,16 +57,16 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was passed over when the images were found, and why, one line each."""
+        """Files and folders that were passed over, and why, one line each."""
 
 
 def anomaly_types(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The types of the anomalous images among samples, sorted."""
+    """Returns the types of the anomalous samples, sorted."""
     return tuple(sorted({sample.type for sample in samples if sample.label}))
 
 
 def relative_path(path: Path, root: StrPath) -> str:
-    """A file's path relative to the folder of its data set, with forward slashes.
+    """Returns the path of a file relative to the folder of its data set, with forward slashes.
 
     Raises:
         InputError: The file does not lie under `root`.
@@ -77,7 +77,12 @@ def relative_path(path: Path, root: StrPath) -> str:
         raise InputError(f"{path}: not under {root}, the folder of the data set") from None
 
 
+def first_names(names: Sequence[str]) -> str:
+    """Joins the first three names for a message, with "..." if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def common_folder(samples: Iterable[Sample], root: Path) -> Path:
-    """The folder of samples for a message: that of their images if it is one, else `root`."""
+    """Returns the folder that holds all images of samples, or `root` if they lie in several."""
     folders = {sample.image.parent for sample in samples}
     return folders.pop() if len(folders) == 1 else root

@@ -1,4 +1,4 @@
-"""Which image plays which role: fit, search validation, threshold calibration, test."""
+"""Splits of a data set: the role of each image in fit, search, calibration and test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from autopatch.data.duplicates import Duplicates, with_groups
 from autopatch.data.samples import Dataset, Sample, common_folder, relative_path
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -29,22 +30,22 @@ _TEST_PERCENT = 20
 class Split:
     """The roles of a data set's images.
 
-    The search is scored on `holdout` and `validation`; `test` is touched by nothing before the
-    final evaluation.
+    The search is scored on `holdout` and `validation`. Nothing reads `test` before the final
+    evaluation.
 
     Attributes:
-        protocol: Name of the rule that chose the roles, see `PROTOCOLS`.
-        seed: Seed of what the rule chooses at random.
+        protocol: Name of the rule that chose the roles, one of `PROTOCOLS`.
+        seed: Seed of the random choices.
         shots: Number of validation images of each anomaly type.
         reserve: Number of images of each anomaly type kept out of `test`.
         fit: Good images from which the memory bank is built.
         holdout: Good images of the search's validation set.
         calibration: Good images from which the threshold is set.
-        validation: Anomalous images of the search's validation set: types sorted, within a type
-            in the split's order, so that more shots only add images.
-        reserved_unused: The other images of the reserve, in the same order.
+        validation: Anomalous images of the search's validation set. Types are sorted, and images
+            within a type are in the split's order, so that more shots only add images.
+        reserved_unused: The rest of the reserve, in the same order.
         test: Good and anomalous images of the final evaluation.
-        notes: What was done otherwise than asked or expected, one line each.
+        notes: Deviations from what was asked or expected, and warnings, one line each.
     """
 
     protocol: str
@@ -61,15 +62,15 @@ class Split:
 
     @property
     def roles(self) -> dict[str, tuple[Sample, ...]]:
-        """The samples of each of `ROLES`, in that order."""
+        """The samples by role, in the order of `ROLES`."""
         return {role: getattr(self, role) for role in ROLES}
 
     def images(self) -> list[Path]:
-        """All images that have a role, each once, sorted."""
+        """Returns all images that have a role, without repetition, sorted."""
         return sorted({sample.image for samples in self.roles.values() for sample in samples})
 
     def to_json(self, root: StrPath) -> dict[str, Any]:
-        """Gives the split as JSON values, with paths relative to `root`.
+        """Converts the split to JSON values, with paths relative to `root`.
 
         Raises:
             InputError: An image does not lie under `root`.
@@ -97,16 +98,15 @@ class Split:
     def from_json(
         cls, document: Mapping[str, Any], root: StrPath, *, require_files: bool = True
     ) -> Split:
-        """Reads what `to_json` gave.
+        """Reads the document of `to_json`.
 
         Args:
             document: The JSON values.
             root: Folder of the data set, which may have moved.
-            require_files: Whether all files must be there.
+            require_files: Whether all files must exist.
 
         Raises:
-            InputError: The document is not a split, or a file that must be there is missing under
-                `root`.
+            InputError: The document is not a split, or a required file is missing under `root`.
         """
         root = Path(root)
         try:
@@ -146,14 +146,14 @@ class Split:
         missing = sorted(path for path in files if not path.is_file())
         if missing:
             raise InputError(
-                f"{missing[0]}: missing, like {len(missing) - 1} others of the {len(files)} files "
-                "of the split; expected the data set it was made from"
+                f"{missing[0]}: missing, as are {len(missing) - 1} others of the {len(files)} "
+                "files of the split; expected the data set that was split"
             )
         return split
 
 
-class SplitProtocol(Protocol):
-    """A rule that chooses roles. `make_split` has checked the numbers and counts before."""
+class RoleChooser(Protocol):
+    """Chooses roles. `make_split` checks the numbers and the counts of images first."""
 
     def __call__(
         self,
@@ -164,14 +164,28 @@ class SplitProtocol(Protocol):
         seed: int,
         legacy_order: StrPath | None,
     ) -> Split:
-        """Chooses the roles, see `make_split`; an order that the rule has no use for is refused."""
+        """Chooses the roles, see `make_split`. A rule without a use for an order refuses it."""
+
+
+@dataclass(frozen=True)
+class SplitProtocol:
+    """A rule that chooses roles.
+
+    Attributes:
+        choose: Chooses the roles.
+        fixed: Whether the roles are those of a publication. Images that show the same picture then
+            keep their published roles.
+    """
+
+    choose: RoleChooser
+    fixed: bool = False
 
 
 PROTOCOLS: Registry[SplitProtocol] = Registry(
     "protocol",
     {
-        "random": "autopatch.data.splits:random_split",
-        "autopatch": "autopatch.published.protocol:published_split",
+        "random": "autopatch.data.splits:RANDOM",
+        "autopatch": "autopatch.published.protocol:PUBLISHED",
     },
 )
 """The rules of `make_split`."""
@@ -185,42 +199,44 @@ def make_split(
     seed: int = 0,
     protocol: str = "random",
     legacy_order: StrPath | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Split:
     """Assigns a role to each image.
 
-    The first `reserve` images of each anomaly type, in the split's order, never lie in the test
-    part, and the first `shots` of them are the validation anomalies: test results with different
-    shots compare.
+    The first `reserve` images of each anomaly type, in the split's order, are kept out of the test
+    part, and the first `shots` of them are the validation anomalies. Test results with different
+    numbers of shots are therefore comparable.
 
-    Protocol `"random"`: the order is drawn from `seed`, and is an order of groups where these are
-    known. Groups are never divided: the reserve then takes whole groups until it has `reserve`
-    images of each type, an image of a reserved group (good or of another type) is in no test
-    part, and a training image whose group also lies among the test images is left out. Of the
-    n training images that remain, 15 % are hold-out, 20 % calibration (each rounded to the
-    nearest image, at least 2, and up to the end of a group), and the rest, at least 2, is fit.
-    Without good test images a further 20 % are the good images of the test part.
+    Protocol `"random"`: `seed` sets the order of the images, or of the groups where these are
+    known. Groups are never divided. The reserve takes whole groups until it has `reserve` images
+    of each type, the other images of these groups (good or of another type) are not tested, and
+    training images whose group has test images are left out. Of the n remaining training images
+    15 % are hold-out and 20 % calibration (each rounded to the nearest image, at least 2, then to
+    the end of a group). The rest, at least 2, is fit. If there are no good test images, a further
+    20 % become the good images of the test part.
 
-    Protocol `"autopatch"`: the split of the AutoPatch paper, in the data set's order unless
-    `legacy_order` says otherwise. With n good test images, the first n training images are
-    hold-out and the rest is fit; calibration uses the hold-out images again, since the published
-    split has no part for it.
+    Protocol `"autopatch"`: the split of the AutoPatch paper, in the order of the data set or of
+    `legacy_order`. With n good test images, the first n training images are hold-out and the rest
+    is fit. Calibration reuses the hold-out images, since the published split has no part for it.
 
     Args:
         dataset: The images.
         shots: Validation images of each anomaly type, 0 to `reserve`.
-        reserve: Images of each anomaly type that are kept out of the test part.
+        reserve: Images of each anomaly type to keep out of the test part.
         seed: Seed of the random order, 0 to 2**32 - 1.
         protocol: One of `PROTOCOLS`.
-        legacy_order: For the protocol `"autopatch"` a text file with the file names of the
-            training images, one a line, in the order to use instead of the data set's. The
-            published code took the order of the directory, which differs between file systems.
+        legacy_order: For the protocol `"autopatch"`, a text file with the file names of the
+            training images, one per line, in the order to use instead of the data set's. The
+            published code used the order of the directory, which differs between file systems.
+        duplicates: Images that show the same picture, see `Findings`. They are put into one group,
+            except with the protocol `"autopatch"`.
 
     Raises:
         InputError: An argument is out of range, there are too few images for a role, groups are
-            given with the protocol `"autopatch"`, or a legacy order without it, or the order does
-            not name each training image once.
+            given with the protocol `"autopatch"`, a legacy order is given without it, or the order
+            does not name each training image once.
     """
-    choose = PROTOCOLS[protocol]
+    rule = PROTOCOLS[protocol]
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
         if value < 0:
             raise InputError(f"`{name}` is {value}, expected at least 0")
@@ -237,7 +253,9 @@ def make_split(
                 f"`reserve` is {reserve}, but the type {kind!r} has {count} images, expected at "
                 f"least {reserve + 1} so that one is left to test"
             )
-    return choose(dataset, shots=shots, reserve=reserve, seed=seed, legacy_order=legacy_order)
+    if duplicates is not None and not rule.fixed:
+        dataset = with_groups(dataset, duplicates.groups)
+    return rule.choose(dataset, shots=shots, reserve=reserve, seed=seed, legacy_order=legacy_order)
 
 
 def random_split(
@@ -252,8 +270,8 @@ def random_split(
     good_folder = _in_words(dataset.train, dataset.root)
     anomalies = [sample for sample in dataset.test if sample.label]
     reserved_groups: set[str] = set()
-    # One stream for the anomalies, one for the good images: neither order depends on the size of
-    # the other part.
+    # Anomalies and good images have a random stream each, so that neither order depends on the
+    # number of the others.
     order = _shuffled_groups(anomalies, np.random.default_rng((seed, 0)))
     for kind in dataset.types:
         reserved_groups |= _first_groups(order, kind, reserve)
@@ -278,7 +296,7 @@ def random_split(
     if dropped:
         notes.append(
             f"left out {dropped} of the {len(test_good)} images of "
-            f"{_in_words(test_good, dataset.root)}: their group lies in the reserve of an anomaly "
+            f"{_in_words(test_good, dataset.root)}: their groups lie in the reserve of an anomaly "
             "type"
         )
         if dropped == len(test_good):
@@ -292,8 +310,8 @@ def random_split(
     left_out = len(dataset.train) - len(train)
     if left_out:
         notes.append(
-            f"left out {left_out} of the {len(dataset.train)} images of {good_folder}: their group "
-            "is also that of images to test"
+            f"left out {left_out} of the {len(dataset.train)} images of {good_folder}: their "
+            "groups have test images, too"
         )
     percents = {"holdout": _HOLDOUT_PERCENT, "calibration": _CALIBRATION_PERCENT}
     if not test_good:
@@ -301,8 +319,8 @@ def random_split(
     good = _assign_good(dataset, train, percents, np.random.default_rng((seed, 1)))
     if not test_good:
         notes.append(
-            f"there is no good image to test: {len(good['test'])} images of {good_folder} are the "
-            "good images of the test part"
+            f"there is no good image to test: {len(good['test'])} images of {good_folder} become "
+            "the good images of the test part"
         )
     return with_reserve(
         Split(
@@ -322,17 +340,21 @@ def random_split(
     )
 
 
+RANDOM = SplitProtocol(random_split)
+"""The protocol `"random"` of `make_split`."""
+
+
 def _assign_good(
     dataset: Dataset,
     train: Sequence[Sample],
     percents: Mapping[str, int],
     rng: np.random.Generator,
 ) -> dict[str, tuple[Sample, ...]]:
-    """Deals whole groups of good images to the roles of `percents`, and what is left to fit."""
+    """Assigns whole groups of good images to the roles of `percents`, and the rest to fit."""
     order = iter(_shuffled_groups(train, rng))
     roles: dict[str, list[Sample]] = {}
     for role, percent in percents.items():
-        # Half an image is rounded up.
+        # Rounds half an image up.
         wanted = max(MIN_IMAGES, (len(train) * percent + 50) // 100)
         roles[role] = []
         while len(roles[role]) < wanted and (group := next(order, None)) is not None:
@@ -353,7 +375,7 @@ def _assign_good(
 
 
 def with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Split:
-    """A split with its validation part, the first shots of each type's reserve, and the rest."""
+    """Fills `validation` with the first shots of each type's reserve, and `reserved_unused`."""
     return replace(
         split,
         validation=_flatten(samples[: split.shots] for samples in reserved.values()),
@@ -362,13 +384,13 @@ def with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Spli
 
 
 def _group(sample: Sample) -> str:
-    # An image of unknown group is a group of its own; "/" keeps its name apart from all groups
-    # that come from a file name.
+    # An image without a group is a group of its own. The "/" keeps its name different from groups
+    # that come from file names.
     return f"/{sample.image}" if sample.group is None else sample.group
 
 
 def _shuffled_groups(samples: Iterable[Sample], rng: np.random.Generator) -> list[list[Sample]]:
-    """Divides samples by group, in random order; the order within a group is kept."""
+    """Collects samples by group, in random order; the order within a group is kept."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(_group(sample), []).append(sample)
@@ -395,7 +417,7 @@ def _flatten(parts: Iterable[Sequence[Sample]]) -> tuple[Sample, ...]:
 
 
 def _in_words(samples: Iterable[Sample], root: Path) -> str:
-    """The folder of samples, relative to `root` where it lies in it."""
+    """Names the folder of samples, relative to `root` if it lies below."""
     folder = common_folder(samples, root)
     inside = folder != root and folder.is_relative_to(root)
     return folder.relative_to(root).as_posix() if inside else str(folder)

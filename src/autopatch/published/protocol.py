@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autopatch.data.samples import Dataset, Sample, common_folder
-from autopatch.data.splits import MIN_IMAGES, Split, with_reserve
+from autopatch.data.splits import MIN_IMAGES, Split, SplitProtocol, with_reserve
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath
 
@@ -59,6 +59,10 @@ def published_split(
         ),
     )
     return with_reserve(split, reserved)
+
+
+PUBLISHED = SplitProtocol(published_split, fixed=True)
+"""The protocol `"autopatch"` of `autopatch.data.make_split`."""
 
 
 def _in_order(dataset: Dataset, order: Path) -> tuple[Sample, ...]:

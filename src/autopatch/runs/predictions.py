@@ -75,6 +75,9 @@ def write_predictions(
     size of its image, 255 where the score is above the threshold and 0 elsewhere. A map holds the
     raw scores, float32 `[S, S]`.
 
+    NAME is the path of the image relative to the deepest folder that holds all of `images`, without
+    the suffix; see `autopatch.data.named_images`.
+
     An image that cannot be read costs its own result only: its row of the table has the verdict
     "unreadable" and the reason. The folder appears complete or not at all.
 

@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import Dataset, MVTecAD, Split, make_split, require_valid
+from autopatch.data import PROTOCOLS, Dataset, MVTecAD, Split, make_split, require_valid
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path, stored_path
 from autopatch.progress import Progress
@@ -224,7 +225,8 @@ def load_inputs(
             weights do not fit.
     """
     dataset = open_dataset(data, request)
-    split = make_split(
+    share_out = partial(
+        make_split,
         dataset,
         shots=request.shots,
         reserve=request.reserve,
@@ -232,8 +234,13 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    warnings = require_valid(dataset, progress=progress)
-    split = replace(split, notes=(*split.notes, *warnings))
+    # First without a look at the images, which takes longer: the request may not suit them.
+    split = share_out()
+    fixed = PROTOCOLS[request.protocol].fixed
+    findings = require_valid(dataset, allow_contradictions=fixed, progress=progress)
+    if findings.duplicates.groups:
+        split = share_out(duplicates=findings.duplicates)
+    split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, source, supernet)
 

@@ -1,0 +1,181 @@
+"""Hints for folders that are nearly in the MVTec-AD layout: what was found, and how to name it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from autopatch.data.samples import GOOD, first_names
+from autopatch.data.walker import Listing, counted, list_folder
+
+# Names of folders as `_plain` gives them.
+_GOOD_NAMES = frozenset({"good", "ok", "normal", "defectfree", "nondefective", "nodefect"})
+_BAD_NAMES = frozenset({"bad", "ko", "ng", "nok", "defect", "defective", "anomaly", "anomalous"})
+_MASK_NAMES = frozenset({"groundtruth", "gt", "mask", "label", "annotation", "segmentation"})
+_TEST_NAMES = frozenset({"test", "testing", "testpublic", "testprivate"})
+
+_MASK_ENDING = re.compile(
+    r"[_\-. ]?(mask|gt|groundtruth|ground_truth|label|seg|annotation)s?$", re.I
+)
+
+_DEPTH = 4
+_FOLDERS = 500
+
+
+def layout_hint(root: Listing) -> str:
+    """Says where the images of a folder lie, and where the layout has them.
+
+    Returns:
+        The end of an error message that begins with "; " or ", ", or nothing where no images were
+        found.
+    """
+    found = dict(_folders_of_images(root))
+    for parts in found:
+        if len(parts) > 2 and _plain(parts[1]) == "train":
+            return f", as in {root.folder / parts[0]}: name one category's folder"
+    moves: dict[str, str] = {}
+    for parts in found:
+        here, expected = _expected_place(parts)
+        if expected is not None and here != expected:
+            moves[here] = expected
+    hints = []
+    if moves:
+        good_first = sorted(moves.items(), key=lambda move: move[1] != f"train/{GOOD}")
+        said = [f"{here} should be {expected}" for here, expected in good_first]
+        hints.append(f"; found images in other folders: {first_names(said)}")
+    elif found:
+        names = ["/".join(parts) or str(root.folder) for parts in found]
+        hints.append(f"; found images in {first_names(names)}")
+    for listing in found.values():
+        if pair := _mask_beside(listing.images):
+            image, mask = (path.relative_to(root.folder).as_posix() for path in pair)
+            hints.append(
+                f"; {mask} looks like the mask of {image}, masks should be in ground_truth/<type>"
+            )
+            break
+    return "".join(hints)
+
+
+def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing) -> str:
+    """Says why an image may have no mask, and what to do.
+
+    Args:
+        image: The image without a mask.
+        images: Its folder, `test/<type>`.
+        masks: `ground_truth/<type>`, None if there is no such folder.
+        root: The folder of the data set.
+
+    Returns:
+        The end of an error message that begins with "; ", or nothing.
+    """
+    kind, stem = images.folder.name, image.stem
+    if masks is None or not (masks.images or masks.folders):
+        if _plain(kind) in _GOOD_NAMES:
+            return f"; if the images of {images.folder} are good, they should be in test/{GOOD}"
+        if _plain(kind) in _MASK_NAMES:
+            return f"; if the images of {images.folder} are masks, they should be in ground_truth"
+    if pair := _mask_beside(images.images):
+        return (
+            f"; {pair[1]} looks like the mask of {pair[0].name}, masks should be in "
+            f"ground_truth/{kind}"
+        )
+    if masks is None:
+        return _mask_folder_hint(kind, root)
+    for folder in masks.folders:
+        if folder.name in (stem, f"{stem}_mask"):
+            count = len(list_folder(folder).images)
+            action = "join them to" if count > 1 else "make it"
+            return (
+                f"; found {counted(count, 'image')} in the folder {folder}, {action} one mask, "
+                f"{stem}_mask.png"
+            )
+    numbered = rf"(?<![0-9A-Za-z]){re.escape(stem)}(?![0-9A-Za-z])"
+    for path in (*masks.images, *masks.others):
+        if re.search(numbered, path.stem):
+            return f"; found {path.name}, masks should be named <stem of the image>_mask.png"
+    if masks.images:
+        return f"; found {counted(len(masks.images), 'mask')} of other images in {masks.folder}"
+    return ""
+
+
+def looks_like_masks(images: Listing) -> str | None:
+    """Names the images of a folder that look like masks of others, None if there are none."""
+    masks = [mask.name for _, mask in _masks_beside(images.images)]
+    return f"{counted(len(masks), 'image')} ({first_names(masks)})" if masks else None
+
+
+def _mask_folder_hint(kind: str, root: Listing) -> str:
+    """Where masks may lie if there is no folder of them for an anomaly type."""
+    for folder in root.folders:
+        if _plain(folder.name) not in _MASK_NAMES:
+            continue
+        listing = list_folder(folder)
+        for inner in listing.folders:
+            if inner.name.lower() == kind.lower():
+                return f"; found {inner}, it should be ground_truth/{kind}"
+        if listing.images:
+            return (
+                f"; found {counted(len(listing.images), 'image')} in {folder} itself, masks should "
+                f"be in ground_truth/{kind}"
+            )
+        if listing.folders:
+            names = first_names([inner.name for inner in listing.folders])
+            return f"; found masks of {names} in {folder}"
+    return ""
+
+
+def _plain(name: str) -> str:
+    """A name in lower case, without separators, in the singular."""
+    joined = re.sub(r"[\W_]", "", name.lower())
+    return re.sub("ies$", "y", joined).removesuffix("s")
+
+
+def _expected_place(parts: tuple[str, ...]) -> tuple[str, str | None]:
+    """The part of a path that tells what its images are, and where the layout has these."""
+    names = [_plain(part) for part in parts]
+    for i, name in enumerate(names):
+        if name in _MASK_NAMES:
+            kind = parts[i + 1] if i + 1 < len(parts) else "<type>"
+            return "/".join(parts[: i + 2]), f"ground_truth/{kind}"
+    for i, name in enumerate(names):
+        if name in _GOOD_NAMES:
+            tested = not _TEST_NAMES.isdisjoint(names[:i])
+            return "/".join(parts[: i + 1]), f"{'test' if tested else 'train'}/{GOOD}"
+    for i, name in enumerate(names):
+        if name in _BAD_NAMES:
+            return "/".join(parts[: i + 1]), f"test/{parts[i]}"
+    if names and names[0] in _TEST_NAMES:
+        return "/".join(parts[:2]), f"test/{parts[1] if len(parts) > 1 else '<type>'}"
+    if names == ["train"]:
+        return parts[0], f"train/{GOOD}"
+    return "/".join(parts), None
+
+
+def _folders_of_images(root: Listing) -> Iterator[tuple[tuple[str, ...], Listing]]:
+    """Folders that hold images, nearest first; large trees are not searched to their end."""
+    level = [root]
+    listed = 0
+    for _ in range(_DEPTH + 1):
+        inner: list[Listing] = []
+        for listing in level:
+            if listing.images:
+                yield listing.folder.relative_to(root.folder).parts, listing
+            for folder in listing.folders:
+                if listed < _FOLDERS and not folder.is_symlink():
+                    inner.append(list_folder(folder))
+                    listed += 1
+        level = inner
+
+
+def _mask_beside(images: Iterable[Path]) -> tuple[Path, Path] | None:
+    return next(_masks_beside(images), None)
+
+
+def _masks_beside(images: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Images with their masks, where both lie in one folder, as in 003.png and 003_mask.png."""
+    by_stem = {path.stem: path for path in images}
+    for stem, path in by_stem.items():
+        image = by_stem.get(_MASK_ENDING.sub("", stem))
+        if image is not None and image != path:
+            yield image, path

@@ -1,0 +1,139 @@
+"""The folders of the MVTec-AD layout, and what lies in them that is not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopatch.data.layout_hints import layout_hint, looks_like_masks
+from autopatch.data.samples import GOOD, first_names
+from autopatch.data.walker import Listing, counted, list_folder, others_passed_over, walk
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of a data set.
+
+    Attributes:
+        root: The folder of the data set.
+        train: `train`.
+        good: `train/good`, with images.
+        test: `test`.
+        test_good: `test/good`, None if absent.
+        types: The other folders of `test`, at least one, each with images; sorted.
+        truth: `ground_truth`, None if absent.
+        masks: The folders of `ground_truth` by their names, without `good`.
+    """
+
+    root: Listing
+    train: Listing
+    good: Listing
+    test: Listing
+    test_good: Listing | None
+    types: tuple[Listing, ...]
+    truth: Listing | None
+    masks: Mapping[str, Listing]
+
+    @classmethod
+    def of(cls, folder: StrPath) -> Layout:
+        """Lists the folders of a data set.
+
+        Raises:
+            InputError: A folder of the layout is missing, has no images, or cannot be read.
+        """
+        root = list_folder(folder)
+        if not (root.images or root.folders or root.others):
+            raise InputError(f"{folder}: the folder is empty, expected train/good and test/<type>")
+        train, test, truth = (_inner(root, name) for name in ("train", "test", "ground_truth"))
+        good, test_good = _inner(train, GOOD), _inner(test, GOOD)
+        if train is None or good is None:
+            hint = layout_hint(root)
+            raise InputError(f"{folder}: no folder train/good, expected one with good images{hint}")
+        if test is None:
+            hint = layout_hint(root)
+            raise InputError(
+                f"{folder}: no folder test, expected test/<type> with anomalous images{hint}"
+            )
+        _require_images(good)
+        types = tuple(list_folder(inner) for inner in test.folders if inner.name != GOOD)
+        if not types:
+            hint = layout_hint(root)
+            raise InputError(
+                f"{test.folder}: no folder of anomalous images, expected test/<type>{hint}"
+            )
+        for listing in types:
+            _require_images(listing)
+        mask_folders = [] if truth is None else [f for f in truth.folders if f.name != GOOD]
+        masks = {inner.name: list_folder(inner) for inner in mask_folders}
+        return cls(root, train, good, test, test_good, types, truth, masks)
+
+    def passed_over(self) -> tuple[str, ...]:
+        """Says which files and folders are not read, one line for each kind and folder.
+
+        Raises:
+            InputError: A subfolder of images cannot be read.
+        """
+        kinds = [listing.folder.name for listing in self.types]
+        lines = [
+            (self.root, _beside(self.root, ("train", "test", "ground_truth"))),
+            (self.train, _beside(self.train, (GOOD,))),
+            (self.test, _beside(self.test, (GOOD, *kinds))),
+        ]
+        if self.truth is not None:
+            lines.append((self.truth, _beside(self.truth, kinds)))
+        images = [self.good, *self.types]
+        if self.test_good is not None:
+            images.insert(1, self.test_good)
+        lines += [(listing, _masks_as_images(listing)) for listing in images]
+        lines += [(listing, _inside(listing)) for listing in (*images, *self.masks.values())]
+        return tuple(
+            f"{self._place(listing)}: {text}" for listing, texts in lines for text in texts
+        )
+
+    def _place(self, listing: Listing) -> str:
+        if listing is self.root:
+            return str(self.root.folder)
+        return listing.folder.relative_to(self.root.folder).as_posix()
+
+
+def _inner(listing: Listing | None, name: str) -> Listing | None:
+    # By exact name: some file systems ignore case, but a data set may move to one that does not.
+    folders = () if listing is None else listing.folders
+    return next((list_folder(folder) for folder in folders if folder.name == name), None)
+
+
+def _require_images(listing: Listing) -> None:
+    if not listing.images:
+        inner = len(walk(listing.folder).images)
+        hint = f"; move up the {counted(inner, 'image')} of its subfolders" if inner else ""
+        raise InputError(
+            f"{listing.folder}: no image in the folder, expected files such as 000.png{hint}"
+        )
+
+
+def _beside(listing: Listing, read: Sequence[str]) -> Iterator[str]:
+    """What lies beside the folders that are read."""
+    folders = [folder for folder in listing.folders if folder.name not in read]
+    for noun, paths in (("folder", folders), ("image", listing.images)):
+        if paths:
+            names = first_names([path.name for path in paths])
+            count = counted(len(paths), noun)
+            yield f"passed over {count} ({names}) beside {first_names(read)}"
+
+
+def _masks_as_images(listing: Listing) -> Iterator[str]:
+    if masks := looks_like_masks(listing):
+        yield f"{masks} look like masks of other images, but are read as images"
+
+
+def _inside(listing: Listing) -> Iterator[str]:
+    """What lies in a folder of images, apart from images."""
+    if listing.folders:
+        names = first_names([folder.name for folder in listing.folders])
+        inner = len(walk(listing.folder).images) - len(listing.images)
+        hint = f" with {counted(inner, 'image')}; move these up to use them" if inner else ""
+        yield f"passed over {counted(len(listing.folders), 'subfolder')} ({names}){hint}"
+    if listing.others:
+        yield others_passed_over(listing.others, listing.folder)
