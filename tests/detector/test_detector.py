@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import autopatch
 from autopatch.data import draw_textures, load_images, pixels_digest
 from autopatch.detector import (
     Architecture,
@@ -510,14 +511,29 @@ def test_damaged_contents(saved, changes):
 
 @pytest.mark.parametrize(
     ("number", "fragment"),
-    [(2, "an earlier version of autopatch"), (99, "update autopatch"), ("x", "format x")],
+    [
+        (2, "an earlier version of autopatch .format 2, expected 4.; fit it again"),
+        (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
+        ("x", "damaged detector file .format 'x'"),
+        (None, "damaged detector file .format None"),
+        (True, "damaged detector file .format True"),
+        (0, "damaged detector file .format 0"),
+    ],
 )
 def test_other_formats(saved, number, fragment):
-    rewrite(saved, format=number)
+    rewrite(saved, format=number, autopatch="9.9.9")
     with pytest.raises(InputError, match=fragment) as error:
         Detector.load(saved)
     assert str(error.value).startswith(f"{saved}: ")
+    assert ("update" in str(error.value)) == (number == 99)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_names_the_version_that_wrote_it(saved):
+    with safe_open(saved, framework="pt") as file:
+        document = json.loads(file.metadata()["autopatch_detector"])
+    assert document["autopatch"] == autopatch.__version__
+    assert len(document["subnet"]["weights_sha256"]) == 64
 
 
 def test_stacked_maps_are_those_of_the_batches():

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import nn
 
+from autopatch import __version__
 from autopatch.data import (
     EVALUATION_SIZE,
     ImageInput,
@@ -41,6 +42,7 @@ from autopatch.detector.scoring import FittedHead, fit_head
 from autopatch.detector.threshold import Threshold, calibrate, check_rate
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath, write_bytes_atomically
+from autopatch.genes import is_integer
 from autopatch.progress import Progress
 from autopatch.supernet import (
     Subnet,
@@ -347,6 +349,7 @@ class Detector(nn.Module):
         }
         document = {
             "format": _FORMAT,
+            "autopatch": __version__,
             **self.get_extra_state(),
         }
         try:
@@ -481,13 +484,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: a detector file with a damaged header ({error})") from error
     found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, int) and found < _FORMAT:
+    if found == _FORMAT:
+        return document, tensors
+    if is_integer(found) and found > _FORMAT:
+        raise InputError(
+            f"{path}: a detector of autopatch {document.get('autopatch')}, which is newer than "
+            f"this version {__version__} (format {found}, expected {_FORMAT}); update autopatch"
+        )
+    if is_integer(found) and found > 0:
         raise InputError(
             f"{path}: a detector of an earlier version of autopatch (format {found}, expected "
             f"{_FORMAT}); fit it again"
         )
-    if found != _FORMAT:
-        raise InputError(
-            f"{path}: a detector of format {found}, expected {_FORMAT}; update autopatch"
-        )
-    return document, tensors
+    raise InputError(f"{path}: a damaged detector file (format {found!r}, expected {_FORMAT})")

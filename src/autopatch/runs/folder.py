@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from autopatch import __version__
 from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
 from autopatch.files import StrPath, new_folder, stored_path, write_json
@@ -27,13 +28,13 @@ LOCK = ".lock"
 
 
 def versions(sampler: str) -> dict[str, str]:
-    """Versions of the libraries that decide the outcome of a search, that of the optimizer first.
+    """Versions of what decides the outcome of a search: the library of the optimizer first.
 
     Raises:
         InputError: The sampler is unknown.
     """
     names = (SAMPLERS[sampler].library, "timm", "torch")
-    return {name: version(name) for name in names}
+    return {name: version(name) for name in names} | {"autopatch": __version__}
 
 
 def is_run(path: StrPath) -> bool:
@@ -74,6 +75,7 @@ def open_search(
             **inputs.request.settings(),
             "bank_seed": bank_seed,
             "data_digest": manifest.digest,
+            "weights_sha256": inputs.supernet.weights_sha256,
             "versions": versions(plan.sampler),
         },
         unchecked={
@@ -113,7 +115,11 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
     require_same_data(path, manifest, inputs.root)
     _require_same_order(path, inputs.split, inputs.root)
     was, now = stored.get("source", {}), given["source"]
-    if was.get("space") == now["space"] and was.get("weights_sha256") != now["weights_sha256"]:
+    same_weights = (
+        was.get("files_sha256") == now["files_sha256"]
+        and stored.get("weights_sha256") == given["weights_sha256"]
+    )
+    if was.get("space") == now["space"] and not same_weights:
         raise inputs.source.changed()
     return plan
 

@@ -60,6 +60,7 @@ class RunRecord:
         trials: All trials by number.
         optimizer: What proposed the architectures, in words.
         data_digest: Of images, masks, roles, types and groups when the search was made.
+        weights_sha256: `Supernet.weights_sha256` of the backbone then.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class RunRecord:
     trials: tuple[Trial, ...]
     optimizer: str
     data_digest: str
+    weights_sha256: str
 
     @classmethod
     def open(
@@ -103,6 +105,7 @@ class RunRecord:
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "bank_seed", "evaluations")}
             digest = str(settings["data_digest"])
+            weights_sha256 = str(settings["weights_sha256"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
@@ -123,6 +126,7 @@ class RunRecord:
             trials=load_trials(path / STUDY),
             optimizer=optimizer,
             data_digest=digest,
+            weights_sha256=weights_sha256,
             **numbers,
         )
 
@@ -136,7 +140,10 @@ class RunRecord:
         Raises:
             InputError: The weights are not there, or are others than those of the search.
         """
-        return self.source.load(seed=self.seed)
+        supernet = self.source.load(seed=self.seed)
+        if supernet.weights_sha256 != self.weights_sha256:
+            raise self.source.changed()
+        return supernet
 
     @property
     def detector_path(self) -> Path:
@@ -204,9 +211,11 @@ class RunRecord:
                 f"the detector was fitted on other images than those {self.path} keeps for that, "
                 "and may know its test part"
             )
-        if detector.provenance != self.supernet.provenance:
+        if detector.weights_sha256 != self.weights_sha256:
             raise InputError(
-                f"the detector has {detector.provenance}, the run {self.supernet.provenance}"
+                f"the detector has other weights than {self.path}: {detector.provenance} "
+                f"(SHA-256 {detector.weights_sha256[:8]}), expected {self.supernet.provenance} "
+                f"({self.weights_sha256[:8]})"
             )
 
     def fit_architecture(

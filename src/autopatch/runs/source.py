@@ -27,7 +27,7 @@ class SupernetSource:
         mean: Channel means, None for those of the weights.
         std: Channel deviations, None for those of the weights.
         options: Of the space's family, see `load_supernet`.
-        weights_sha256: Of the weights files, None where there are none.
+        files_sha256: SHA-256 of the weights files, None for a word.
     """
 
     space: str
@@ -35,7 +35,7 @@ class SupernetSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    weights_sha256: str | None = None
+    files_sha256: str | None = None
 
     @classmethod
     def find(
@@ -60,13 +60,13 @@ class SupernetSource:
             mean=None if mean is None else tuple(mean),
             std=None if std is None else tuple(std),
             options=LoadOptions(own=options or {}).own,
-            weights_sha256=_sha256(files) if files else None,
+            files_sha256=_sha256(files) if files else None,
         )
 
     @property
     def file(self) -> str | None:
         """The weights if they are a file or a folder, None for a word."""
-        return self.weights if self.weights_sha256 is not None else None
+        return self.weights if self.files_sha256 is not None else None
 
     def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
         """The backbone.
@@ -79,13 +79,13 @@ class SupernetSource:
             InputError: The weights are not there any more or do not fit, or are not those the
                 search was made with.
         """
-        if self.weights_sha256 is not None:
+        if self.files_sha256 is not None:
             if not Path(self.weights).exists():
                 raise InputError(
                     f"{self.weights}: the weights of the search are not there; give `weights`"
                 )
             found = _sha256(weights_files(self.space, self.weights))
-            if found != self.weights_sha256:
+            if found != self.files_sha256:
                 raise self.changed()
 
         def told(step: str, done: int, total: int) -> None:
@@ -104,20 +104,21 @@ class SupernetSource:
 
     def changed(self) -> InputError:
         """The error where the weights are not those of the search."""
+        which = self.weights if self.file else f"`weights` '{self.weights}' of {self.space}"
         return InputError(
-            f"{self.weights}: not the weights that the search was made with, or changed since"
+            f"{which}: not the weights that the search was made with, or changed since"
         )
 
     def settings(self) -> dict[str, Any]:
         """What a resumed search must have the same: all but where the weights lie."""
         values = asdict(self)
-        if self.weights_sha256 is not None:
+        if self.files_sha256 is not None:
             del values["weights"]
         return values
 
     def stored_weights(self, run: Path) -> str:
         """The weights as a run folder keeps them."""
-        if self.weights_sha256 is None:
+        if self.files_sha256 is None:
             return self.weights
         return stored_path(self.weights, run)
 
@@ -141,7 +142,7 @@ class SupernetSource:
             for name, value in settings.items()
         }
         source = cls(**{**values, "weights": stored_weights})
-        if source.weights_sha256 is None:
+        if source.files_sha256 is None:
             if weights is not None and os.fspath(weights) != source.weights:
                 raise InputError(
                     f"`weights` is '{os.fspath(weights)}', but the search was made with "
