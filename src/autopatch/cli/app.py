@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from autopatch.cli.console import console, note, print_notes, progress, table
+from autopatch.cli.console import console, failure, note, print_notes, progress, table
 from autopatch.cli.options import (
     CacheGib,
     Data,
@@ -28,7 +29,20 @@ FittedDetector = Annotated[
     typer.Option("--detector", help="File that `fit` wrote; RUN/detector.safetensors if absent."),
 ]
 
+
+class _Commands(TyperGroup):
+    """The group of commands; an interrupted one says so in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            failure("interrupted")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -14,7 +14,7 @@ import torch
 from autopatch.data import named_images, read_image
 from autopatch.detector import Detector
 from autopatch.errors import InputError
-from autopatch.files import StrPath, new_folder
+from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.report import ColorScale, overlay
@@ -68,6 +68,7 @@ def write_predictions(
     out = Path(out)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists, expected a new folder for the results")
+    require_writable_folder(out)
     if not isinstance(detector, Detector):
         detector = Detector.load(detector, device=usable_device(device))
     if isinstance(images, str | os.PathLike):

@@ -13,7 +13,6 @@ from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
 from autopatch.runs.results import DetectorResult, TestResults
-from autopatch.search import WITHOUT_OUTCOME
 
 
 def write_run_report(
@@ -53,7 +52,7 @@ def write_run_report(
         failures=[
             Failure(t.number, t.architecture.describe(supernet), str(t.reason))
             for t in run.trials
-            if t.evaluation is None and t.reason not in WITHOUT_OUTCOME
+            if t.evaluation is None and t.counts
         ],
         notes=notes,
     )

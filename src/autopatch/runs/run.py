@@ -12,9 +12,10 @@ import torch
 
 from autopatch.detector import Architecture, Detector, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.files import StrPath
+from autopatch.files import StrPath, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
+from autopatch.report import require_report_folder
 from autopatch.runs.record import RunRecord
 from autopatch.runs.report import write_run_report
 from autopatch.runs.results import TestResults, evaluate_run
@@ -69,6 +70,7 @@ class Run(RunRecord):
             raise InputError(f"{target}: exists; remove it or give another --out")
         if not 0 < false_alarm_rate < 1:
             raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
+        require_writable_file(target)
         self.require_same_data()
         detector = self.fit_architecture(
             self._chosen(architecture, trial, patchcore),
@@ -133,6 +135,7 @@ class Run(RunRecord):
                 weights are not there, or images were changed since the search.
         """
         fitted = self._detector(detector, usable_device(device))
+        require_writable_file(self.results_path)
         self.require_same_data()
         results = evaluate_run(self, fitted, cache_bytes=cache_bytes(cache_gib), progress=progress)
         results.save(self.path)
@@ -165,6 +168,7 @@ class Run(RunRecord):
         where, fitted = usable_device(device), None
         if detector is not None or self.detector_path.is_file():
             fitted = self._detector(detector, where)
+        require_report_folder(self.report_path.parent)
         self.require_same_data()
         return write_run_report(self, fitted, progress=progress)
 
