@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from autopatch.cli.arguments import Command
 from autopatch.cli.console import console, failure, note, prepare, progress, table
@@ -31,7 +32,20 @@ FittedDetector = Annotated[
     typer.Option("--detector", help="File that `fit` wrote; RUN/detector.safetensors if absent."),
 ]
 
+
+class _Commands(TyperGroup):
+    """The group of commands; an interrupted one says so in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            failure("interrupted")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -132,7 +132,7 @@ def fit(
             progress=report,
         )
     _print(detector, out)
-    note(f"next: autopatch predict {shlex.quote(str(out))} IMAGES --out RESULTS")
+    note(f"next: autopatch predict {quote(str(out))} IMAGES --out RESULTS")
 
 
 def _print(detector: Detector, file: Path) -> None:

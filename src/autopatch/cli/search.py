@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -150,7 +150,7 @@ def search(
 
 def print_next(out: Path) -> None:
     """The commands that follow a search, ready to be pasted."""
-    run = shlex.quote(str(out))
+    run = quote(str(out))
     note(f"next: autopatch fit {run}, then autopatch evaluate {run} and autopatch report {run}")
 
 

@@ -12,7 +12,7 @@ import jinja2
 
 from autopatch.data import GOOD, Sample, Split
 from autopatch.errors import InputError
-from autopatch.files import new_folder
+from autopatch.files import new_folder, require_writable_folder
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
 from autopatch.search.objectives import Objective, headings
@@ -108,19 +108,17 @@ def write_report(folder: Path, report: Report) -> Path:
     Raises:
         InputError: The folder cannot be written, or holds something that is not a report.
     """
-    _require_replaceable(folder)
+    require_report_folder(folder)
     with new_folder(folder, replace=True) as unfinished:
         _write(unfinished, report)
     return folder / PAGE
 
 
-def _require_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file, expected a folder for the report")
-    if any(folder.iterdir()) and not (folder / PAGE).is_file():
+def require_report_folder(folder: Path) -> None:
+    """Raises InputError if the folder holds something other than a report, or cannot be written."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
         raise InputError(f"{folder}: holds files but no {PAGE}, expected an earlier report or none")
+    require_writable_folder(folder, replace=True)
 
 
 def _write(folder: Path, report: Report) -> None:

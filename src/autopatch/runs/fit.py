@@ -13,7 +13,7 @@ import torch
 
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.files import StrPath
+from autopatch.files import StrPath, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.runs.source import SupernetSource
@@ -64,7 +64,7 @@ def fit_images(
             written, the weights cannot be loaded, or an argument is wrong.
     """
     where, folder = usable_device(device), Path(images)
-    require_absent(out)
+    require_new_file(out)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected good images")
     if architecture is not None and bank_size is not None:
@@ -131,7 +131,8 @@ def read_architecture(architecture: Architecture | StrPath) -> Architecture:
         raise InputError(f"{path}: {error}") from None
 
 
-def require_absent(out: StrPath) -> None:
-    """Raises InputError where something is in the place of the detector file to write."""
+def require_new_file(out: StrPath) -> None:
+    """Raises InputError if a detector file exists already or cannot be written."""
     if Path(out).exists():
         raise InputError(f"{out}: exists; remove it or give another `out`")
+    require_writable_file(out)

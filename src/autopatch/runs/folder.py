@@ -14,7 +14,14 @@ from typing import Any
 from autopatch import __version__
 from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
-from autopatch.files import StrPath, new_folder, stored_path, write_json
+from autopatch.files import (
+    StrPath,
+    new_folder,
+    require_writable_file,
+    require_writable_folder,
+    stored_path,
+    write_json,
+)
 from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
 
@@ -88,8 +95,8 @@ def open_search(
             write_json(unfinished / SPLIT, split.to_json(root))
             write_json(unfinished / MANIFEST, manifest.to_json())
             Study.create(unfinished / STUDY, plan).close()
-    elif not (path / STUDY).is_file():
-        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
+    else:
+        require_resumable(path)
     with _only_searcher(path) if lock else nullcontext():
         if resume:
             plan = _same_inputs(path, inputs, plan, manifest)
@@ -125,11 +132,19 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
 
 
 def require_new(path: Path) -> None:
-    """Raises InputError where something is at `path`, where a search is to make its folder."""
+    """Raises InputError if something is at `path`, or the folder of a search cannot be made."""
     if path.exists():
         raise InputError(
             f"{path}: exists; give `resume=True` to continue the search in it, or another `out`"
         )
+    require_writable_folder(path)
+
+
+def require_resumable(path: Path) -> None:
+    """Raises InputError if there is no search in `path`, or its record cannot be written."""
+    if not (path / STUDY).is_file():
+        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
+    require_writable_file(path / STUDY, in_place=True)
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:

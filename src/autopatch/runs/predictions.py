@@ -16,7 +16,7 @@ from PIL import Image
 from autopatch.data import named_images, read_image
 from autopatch.detector import Detector, ImagePrediction
 from autopatch.errors import InputError
-from autopatch.files import StrPath, new_folder
+from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.report import ColorScale, anomalous_region, overlay
@@ -95,6 +95,7 @@ def write_predictions(
     out = Path(out)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists, expected a new folder for the results")
+    require_writable_folder(out)
     if not isinstance(detector, Detector):
         detector = Detector.load(detector, device=usable_device(device))
     paths = [images] if isinstance(images, str | os.PathLike) else images

@@ -27,7 +27,6 @@ from autopatch.runs.folder import (
 )
 from autopatch.runs.source import SupernetSource
 from autopatch.search import (
-    WITHOUT_OUTCOME,
     Front,
     Objective,
     SearchSpace,
@@ -167,7 +166,7 @@ class RunRecord:
         Raises:
             InputError: Nothing has.
         """
-        done = [trial for trial in self.trials if trial.reason not in WITHOUT_OUTCOME]
+        done = [trial for trial in self.trials if trial.counts]
         trials = non_dominated(done, self.objectives)
         if not trials:
             raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")

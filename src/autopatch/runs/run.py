@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from autopatch.detector import Architecture, Detector, check_rate
 from autopatch.errors import InputError
-from autopatch.files import StrPath
+from autopatch.files import StrPath, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.fit import patchcore_setting, read_architecture, require_absent
+from autopatch.report import require_report_folder
+from autopatch.runs.fit import patchcore_setting, read_architecture, require_new_file
 from autopatch.runs.record import RunRecord
 from autopatch.runs.report import write_run_report
 from autopatch.runs.results import TestResults, evaluate_run
@@ -65,7 +67,7 @@ class Run(RunRecord):
             raise InputError("give one of `trial`, `patchcore` and `architecture`, not several")
         where = usable_device(device)
         target = Path(out) if out is not None else self.detector_path
-        require_absent(target)
+        require_new_file(target)
         check_rate(false_alarm_rate)
         self.require_same_data()
         detector = self.fit_architecture(
@@ -117,6 +119,7 @@ class Run(RunRecord):
                 weights are not there, or images were changed since the search.
         """
         fitted = self._detector(detector, usable_device(device))
+        require_writable_file(self.results_path)
         self.require_same_data()
         results = evaluate_run(self, fitted, cache_bytes=cache_bytes(cache_gib), progress=progress)
         results.save(self.path)
@@ -149,6 +152,7 @@ class Run(RunRecord):
         where, fitted = usable_device(device), None
         if detector is not None or self.detector_path.is_file():
             fitted = self._detector(detector, where)
+        require_report_folder(self.report_path.parent)
         self.require_same_data()
         return write_run_report(self, fitted, progress=progress)
 
@@ -158,7 +162,7 @@ class Run(RunRecord):
         file = Path(detector) if detector is not None else self.detector_path
         if not file.is_file():
             raise InputError(
-                f"{file}: no such file; fit a detector first: autopatch fit {self.path}"
+                f"{file}: no such file; fit a detector first: autopatch fit {quote(str(self.path))}"
             )
         return Detector.load(file, device=device)
 

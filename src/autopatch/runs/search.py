@@ -20,7 +20,7 @@ from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.folder import open_search, require_new
+from autopatch.runs.folder import open_search, require_new, require_resumable
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
@@ -151,6 +151,8 @@ def run_search(
         InputError: An argument, an image or a file is wrong, or the folder exists or cannot be
             written.
         SearchError: Every candidate failed.
+        MachineError: The device failed, or candidates in a row ran out of memory; see
+            `autopatch.search.search`.
     """
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume)
@@ -227,6 +229,7 @@ def perform_search(
     Raises:
         InputError: See `run_search`.
         SearchError: Every candidate failed.
+        MachineError: See `run_search`.
     """
     space, split, supernet = plan.space, inputs.split, inputs.supernet
     logger.info("%s: %s", inputs.root, _describe_split(split))
@@ -258,7 +261,9 @@ def perform_search(
             executor=machine.executor,
             workers=machine.workers,
         )
-        failed = [t for t in load_trials(study.path) if t.evaluation is None]
+        failed = [
+            t for t in load_trials(study.path) if not t.evaluation and (t.counts or t.failure)
+        ]
     if front.note:
         logger.info(front.note)
     if front.failed:
@@ -267,12 +272,23 @@ def perform_search(
 
 
 def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
-    """Raises InputError where a search cannot begin, before anything is read."""
+    """Checks that a search can begin, before anything is read.
+
+    Args:
+        out: Its folder.
+        shots: Validation images of each anomaly type.
+        resume: Whether the folder exists and its search is resumed.
+
+    Raises:
+        InputError: `shots` is below 1, the folder exists or has no search, or it cannot be written.
+    """
     if shots < 1:
         raise InputError(
             f"`shots` is {shots}, but a search needs at least 1 image of each anomaly type"
         )
-    if not resume:
+    if resume:
+        require_resumable(out)
+    else:
         require_new(out)
 
 
