@@ -78,7 +78,7 @@ def test_one_process_at_a_time(arguments, tmp_path):
     with open_search(tmp_path / "run", resume=False, **arguments):
         code = (
             "import sys; from pathlib import Path; from autopatch.runs import folder\n"
-            "with folder._only_searcher(Path(sys.argv[1])): pass"
+            "with folder._alone(Path(sys.argv[1]), lock=True): pass"
         )
         other = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True
@@ -90,7 +90,7 @@ def test_one_process_at_a_time(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
-def test_a_file_system_without_locks(settings, finished, monkeypatch, code):
+def test_a_file_system_without_locks(settings, finished, monkeypatch, tmp_path, code):
     def flock(file, operation):
         raise OSError(code, os.strerror(code))
 
@@ -103,6 +103,30 @@ def test_a_file_system_without_locks(settings, finished, monkeypatch, code):
     )
     again = run_search(out=finished.path, resume=True, lock=False, **settings)
     assert results(again) == results(finished)
+    new = tmp_path / "new"
+    with pytest.raises(InputError, match=f"^{new}: cannot be locked: .* give `lock=False`$"):
+        run_search(out=new, **settings)
+    assert not list(tmp_path.glob("*new*"))
+
+
+def test_a_record_on_a_file_system_without_locks(settings, tmp_path, monkeypatch):
+    opened = []
+    connect = sqlite3.connect
+
+    def recorded(file, **options):
+        opened.append(file)
+        return connect(file, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
+    asked = settings | {"evaluations": 1}
+    run = run_search(out=tmp_path / "run", lock=False, **asked)
+    assert len(Run.open(run.path).trials) == 1
+    assert len(opened) > 2
+    assert all(uri.endswith("&nolock=1") for uri in opened)
+    # On a file system with locks the record is opened with them again.
+    opened.clear()
+    run_search(out=tmp_path / "run", resume=True, **asked)
+    assert not any("nolock" in uri for uri in opened[2:])
 
 
 def test_an_error_while_searching_is_not_one_of_the_lock(arguments, tmp_path):

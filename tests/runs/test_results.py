@@ -169,7 +169,7 @@ def test_results_of_other_images_are_left_out_of_the_report(finished, detector_f
     assert "On the test part the pick is" in finished.report(detector).read_text()
     replace(measured, data_digest="0" * 64).save(finished.path)
     page = finished.report(detector).read_text()
-    assert "measured with other images than the run&#39;s and are left out" in page
+    assert "left out, because they were measured on other images" in page
     assert "On the test part the pick is" not in page
 
 
@@ -265,4 +265,4 @@ def test_two_images_of_one_name_are_refused(finished, detector_file, tmp_path):
 
 def test_a_detector_that_grew_is_measured_again(finished):
     empty_results(finished).save(finished.path)
-    assert "The search has grown since it was measured" in finished.report().read_text()
+    assert "because the search has grown since they were measured" in finished.report().read_text()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from autopatch import __version__
 from autopatch.data import Manifest, Split
@@ -24,6 +24,7 @@ from autopatch.files import (
 )
 from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
+from autopatch.search.storage import NO_LOCKS
 
 STUDY = "study.db"
 SPLIT = "split.json"
@@ -80,7 +81,8 @@ def open_search(
             **plan.settings,
             "source": source.settings(),
             **inputs.request.settings(),
-            "bank_seed": bank_seed,
+            # In a group, so that `seed` is compared before what may follow from it.
+            "seeds": {"split_seed": inputs.request.seed, "bank_seed": bank_seed},
             "data_digest": manifest.digest,
             "weights_sha256": inputs.supernet.weights_sha256,
             "versions": versions(plan.sampler),
@@ -94,10 +96,11 @@ def open_search(
         with new_folder(path) as unfinished:
             write_json(unfinished / SPLIT, split.to_json(root))
             write_json(unfinished / MANIFEST, manifest.to_json())
-            Study.create(unfinished / STUDY, plan).close()
+            with _alone(unfinished, lock):
+                Study.create(unfinished / STUDY, plan).close()
     else:
         require_resumable(path)
-    with _only_searcher(path) if lock else nullcontext():
+    with _alone(path, lock):
         if resume:
             plan = _same_inputs(path, inputs, plan, manifest)
         with Study.resume(path / STUDY, plan) as study:
@@ -116,8 +119,10 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
     """
     stored = load_settings(path / STUDY)
     given = plan.to_json()
-    same = ("protocol", "split_seed", "shots", "reserve")
-    if any(stored.get(name) != given[name] for name in same):
+    same_request = stored.get("seeds", {}).get("split_seed") == given["seeds"][
+        "split_seed"
+    ] and all(stored.get(name) == given[name] for name in ("protocol", "shots", "reserve"))
+    if not same_request:
         return replace(plan, settings={**plan.settings, "data_digest": stored.get("data_digest")})
     require_same_data(path, manifest, inputs.root)
     _require_same_order(path, inputs.split, inputs.root)
@@ -204,25 +209,35 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _only_searcher(path: Path) -> Iterator[None]:
+def _alone(path: Path, lock: bool) -> Iterator[None]:
     """Keeps other processes from searching in a folder.
 
+    Args:
+        path: The folder.
+        lock: Whether to lock it. If not, its record is opened without locks from now on.
+
     Raises:
-        InputError: One is, or the folder cannot be locked.
+        InputError: Another process is searching in it, or it cannot be locked or written.
     """
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context((path / LOCK).open("a"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-        try:
-            # The system releases the lock when the process ends, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is searching in this folder") from None
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be locked: {error.strerror}; if no other process is searching in "
-                "it, give `lock=False`"
-            ) from error
+    try:
+        file = (path / (LOCK if lock else NO_LOCKS)).open("a")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    with file:
+        if lock:
+            _lock(path, file)
+            (path / NO_LOCKS).unlink(missing_ok=True)
         yield
+
+
+def _lock(path: Path, file: TextIO) -> None:
+    try:
+        # The system releases the lock when the process ends, however it ends.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another process is searching in this folder") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be locked: {error.strerror}; if no other process is searching in it, "
+            "give `lock=False`"
+        ) from error

@@ -102,7 +102,8 @@ class RunRecord:
             versions = settings["versions"]
             library = next(iter(versions))
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
-            numbers = {name: int(settings[name]) for name in ("seed", "bank_seed", "evaluations")}
+            numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
+            numbers["bank_seed"] = int(settings["seeds"]["bank_seed"])
             digest = str(settings["data_digest"])
             weights_sha256 = str(settings["weights_sha256"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()

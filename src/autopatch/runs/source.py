@@ -176,11 +176,11 @@ class SplitRequest:
     legacy_order: StrPath | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What a resumed search must have the same; groups and order show in the images' roles."""
+        """What a resumed search must have the same; groups and order show in the images' roles,
+        and the seed is kept beside the others."""
         return {
             "shots": self.shots,
             "reserve": self.reserve,
-            "split_seed": self.seed,
             "protocol": self.protocol,
         }
 

@@ -21,6 +21,9 @@ from optuna.storages import RDBStorage
 
 from autopatch.errors import InputError, one_line
 
+NO_LOCKS = ".no-locks"
+"""A file of this name beside a database says that its file system cannot lock files."""
+
 DATABASE_ERRORS = (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 """What SQLite, SQLAlchemy and Optuna raise where a database cannot be read or written."""
 
@@ -56,7 +59,9 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
         path: The file.
         mode: "rw", or "ro" to write nothing.
     """
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    file = path.resolve()
+    nolock = "&nolock=1" if (file.parent / NO_LOCKS).exists() else ""
+    uri = f"{file.as_uri()}?mode={mode}{nolock}"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 

@@ -402,7 +402,7 @@ def _difference(
         space: That of `given`.
     """
     for was, is_now in zip(_decisive(stored), _decisive(given), strict=True):
-        for key in (*is_now, *(key for key in was if key not in is_now)):
+        for key in (*was, *(key for key in is_now if key not in was)):
             if key not in was or key not in is_now or was[key] != is_now[key]:
                 return key[-1], _said(was, key), _said(is_now, key)
     if given["evaluations"] < stored["evaluations"]:
