@@ -6,8 +6,8 @@ The whole job, one call for each command of the command line:
 - `Run.open(path)`: reads a run back; `run.front`, `run.pick`, `run.fit()`, `run.evaluate()`,
   `run.report()`, `run.to_dataframe()`.
 - `Detector.fit(good_images)`, `Detector.load(path)`: a detector; `detector.predict(images)`.
-- `write_predictions(detector, images, out)`, `check_folder(data)`, `import_study(file, data, out)`,
-  `run_demo(out)`, `system_info()`: the other commands.
+- `fit_images(folder, out)`, `write_predictions(detector, images, out)`, `check_folder(data)`,
+  `import_study(file, data, out)`, `run_demo(out)`, `system_info()`: the other commands.
 
 The rooms behind it:
 
@@ -46,6 +46,7 @@ _HOMES = {
     "Run": "autopatch.runs",
     "SearchError": "autopatch.search",
     "check_folder": "autopatch.data",
+    "fit_images": "autopatch.runs",
     "import_study": "autopatch.published.imported",
     "load_supernet": "autopatch.supernet",
     "make_split": "autopatch.data",

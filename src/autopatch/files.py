@@ -1,31 +1,30 @@
-"""Files and folders that appear whole or not at all, their digests, and paths kept in documents."""
+"""Files and folders that appear whole or not at all, their digests, and paths in documents."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from autopatch.errors import InputError, one_line
 
 StrPath: TypeAlias = str | os.PathLike[str]
-"""What names a file."""
+"""The path of a file or folder."""
 
 _CHUNK = 1 << 20
-_NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EINVAL, errno.ENOTSUP})
+_PROBE = bytes(4096)
 
 
 def write_bytes_atomically(path: StrPath, data: bytes) -> Path:
     """Writes a file that appears whole or not at all; an earlier one stays until it is replaced.
 
-    The data lie on the disk when this returns.
+    The data are on the disk when this returns.
 
     Returns:
         `path`.
@@ -52,7 +51,7 @@ def write_text_atomically(path: StrPath, text: str) -> Path:
 
 
 def write_json(path: StrPath, document: Mapping[str, Any]) -> Path:
-    """Writes a JSON document with one value a line, see `write_bytes_atomically`.
+    """Writes a JSON document with one value per line, see `write_bytes_atomically`.
 
     Raises:
         InputError: The file cannot be written.
@@ -62,10 +61,10 @@ def write_json(path: StrPath, document: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def new_file(path: StrPath) -> Iterator[Path]:
-    """Makes a file that appears whole or not at all, for what writes a file by itself.
+    """Makes a file that appears whole or not at all, for code that writes a file by itself.
 
-    The body fills a hidden file beside `path`, which takes its place at the end, and is removed
-    after an error.
+    The body fills a hidden file beside `path`. At the end that file replaces `path`; after an error
+    it is removed.
 
     Yields:
         The hidden file, empty.
@@ -76,30 +75,28 @@ def new_file(path: StrPath) -> Iterator[Path]:
     target = Path(path)
     unfinished = _hidden_sibling(target, "partial")
     try:
-        try:
-            unfinished.touch(exist_ok=False)
-            yield unfinished
-            _sync(unfinished)
-            unfinished.replace(target)
-        except BaseException:
-            _remove_file(unfinished)
-            raise
-        _sync_folder(target.parent)
+        unfinished.touch(exist_ok=False)
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(target)
     except OSError as error:
         raise _cannot_be_written(path, error) from error
+    finally:
+        _remove_file(unfinished)
+    _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
 def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
     """Makes a folder that appears whole or not at all.
 
-    The body fills a hidden folder beside `path`, which is moved there at the end, and removed
-    after an error. Parents are made.
+    The body fills a hidden folder beside `path`. At the end that folder is renamed to `path`; after
+    an error it is removed. Missing parents are made.
 
     Args:
         path: The folder to make.
-        replace: Whether a folder at `path` is replaced as a whole. It stays where it is until the
-            new one is complete. What it holds is not looked at.
+        replace: Whether a folder at `path` is replaced as a whole, whatever it holds. It stays in
+            place until the new one is complete.
 
     Yields:
         The hidden folder.
@@ -111,6 +108,8 @@ def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(path)) if replace else _absolute(path)
     _require_free(path, target, replace)
     unfinished = _hidden_sibling(target, "partial")
+    missing_parents = [parent for parent in target.parents if not os.path.lexists(parent)]
+    finished = False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished.mkdir()
@@ -121,11 +120,69 @@ def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
             _swap(unfinished, target)
         else:
             unfinished.rename(target)
-        _sync_folder(target.parent)
+        finished = True
     except OSError as error:
         raise _cannot_be_written(path, error) from error
+    except InputError as error:
+        # A message of the body may name a file in the hidden folder.
+        message = str(error)
+        if str(unfinished) not in message:
+            raise
+        raise InputError(message.replace(str(unfinished), str(target))) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if not finished:
+            _remove_empty(missing_parents)
+    _sync_folder(target.parent)
+
+
+def require_writable_file(path: StrPath, *, in_place: bool = False) -> None:
+    """Checks that a file can be written, before long work whose result it will hold.
+
+    Writes 4 KiB to a hidden file in the same folder and removes it.
+
+    Args:
+        path: The file. Its folder exists.
+        in_place: Whether the file exists and is changed where it is; otherwise it is new, or
+            replaced as `write_bytes_atomically` does.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise InputError(f"{path}: cannot be written: it is a folder, expected a file or none")
+        if in_place:
+            with target.open("r+b"):
+                pass
+        _probe(target)
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
+
+
+def require_writable_folder(path: StrPath, *, replace: bool = False) -> None:
+    """Checks that `new_folder` can make a folder, before long work whose results it will hold.
+
+    Writes 4 KiB to a hidden file in the closest existing parent and removes it.
+
+    Args:
+        path: The folder.
+        replace: See `new_folder`.
+
+    Raises:
+        InputError: The folder cannot be written, `path` is a file, or it exists and `replace` is
+            False.
+    """
+    target = Path(os.path.realpath(path)) if replace else _absolute(path)
+    try:
+        _require_free(path, target, replace)
+        closest = target
+        while not os.path.lexists(closest.parent):
+            closest = closest.parent
+        _probe(closest)
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
 
 
 def sha256_of(path: StrPath) -> str:
@@ -145,10 +202,10 @@ def sha256_of(path: StrPath) -> str:
 
 
 def stored_path(path: StrPath, base: StrPath) -> str:
-    """A path as a document in the folder `base` keeps it, with forward slashes.
+    """A path as stored in a document in the folder `base`, with forward slashes.
 
-    It is relative to `base` where both lie in one folder other than the root of the file system,
-    so that they can be moved together, and absolute otherwise. Links are not followed.
+    The path is relative to `base` if both lie in one folder other than the root of the file system,
+    so that they can be moved together. Otherwise it is absolute. Links are not followed.
     """
     whole, start = _absolute(path), _absolute(base)
     try:
@@ -161,12 +218,12 @@ def stored_path(path: StrPath, base: StrPath) -> str:
 
 
 def restored_path(text: str, base: StrPath) -> Path:
-    """The path that `stored_path` gave as `text` for a document in `base`, which may have moved."""
+    """Reads back what `stored_path` returned for a document in `base`, which may have moved."""
     return Path(os.path.normpath(Path(base) / text))
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: AUTOPATCH_CACHE, else autopatch in the user's cache folder.
+    """The folder for downloads: AUTOPATCH_CACHE, or autopatch in the user's cache folder.
 
     Raises:
         InputError: AUTOPATCH_CACHE names the home of an unknown user.
@@ -185,6 +242,18 @@ def _absolute(path: StrPath) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
 
 
+def _probe(path: Path) -> None:
+    """Raises OSError unless a file with content can be made in the folder of `path`."""
+    probe = _hidden_sibling(path, "probe")
+    try:
+        with probe.open("xb") as stream:
+            stream.write(_PROBE)
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        _remove_file(probe)
+
+
 def _hidden_sibling(path: Path, suffix: str) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
@@ -199,14 +268,18 @@ def _require_free(path: StrPath, target: Path, replace: bool) -> None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Puts `new` in the place of the folder `target`, which stays if that fails."""
+    """Replaces the folder `target` by `new`. If that fails, `target` is as before."""
     earlier = _hidden_sibling(target, "earlier")
     target.rename(earlier)
     try:
         new.rename(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    except BaseException as error:
+        try:
             earlier.rename(target)
+        except OSError:
+            raise InputError(
+                f"{target}: cannot be written: {_reason(error)}; the earlier one is now {earlier}"
+            ) from error
         raise
     shutil.rmtree(earlier, ignore_errors=True)
 
@@ -221,12 +294,10 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some file systems do not sync folders, and a folder may be one to write but not to read.
-    try:
+    # The names in the folder are set by now, so an error would be wrong. Some file systems cannot
+    # sync folders, and some folders can be written but not read.
+    with contextlib.suppress(OSError):
         _sync(folder)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
 
 
 def _sync(path: Path) -> None:
@@ -239,12 +310,18 @@ def _sync(path: Path) -> None:
 
 def _remove_file(path: Path) -> None:
     with contextlib.suppress(OSError):
-        path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _cannot_be_written(path: StrPath, error: Exception) -> InputError:
     return InputError(f"{path}: cannot be written: {_reason(error)}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or one_line(error)

@@ -283,7 +283,7 @@ def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
 
     code, _, err = autopatch("fit", run, "--trial", 0, "--patchcore", "--out", tmp_path / "x")
     assert code == 2
-    assert err == "autopatch: --trial, --patchcore and --architecture exclude one another\n"
+    assert err == "autopatch: give one of --trial, --patchcore and --architecture, not several\n"
 
     other = tmp_path / "setting.safetensors"
     assert autopatch("fit", run, "--patchcore", "--out", other)[0] == 0
@@ -355,4 +355,4 @@ def test_resume_with_another_seed(autopatch, search_arguments):
     code, _, err = autopatch(*search_arguments, "--seed", "1", "--resume")
     assert code == 2
     assert err.count("\n") == 1
-    assert "the search was started with seed = 0, cannot resume it with 1" in err
+    assert "the search was started with --seed = 0, cannot resume it with 1" in err

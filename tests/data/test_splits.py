@@ -221,10 +221,10 @@ def test_smallest_training_folder() -> None:
 
 def test_arguments_out_of_range() -> None:
     dataset = dataset_of()
-    assert_refused(dataset, "shots: -1", shots=-1)
-    assert_refused(dataset, "reserve: -1", reserve=-1)
-    assert_refused(dataset, "seed: -1", seed=-1)
-    assert_refused(dataset, "shots: 5, expected at most the reserve of 4", shots=5)
+    assert_refused(dataset, "`shots` is -1", shots=-1)
+    assert_refused(dataset, "`reserve` is -1", reserve=-1)
+    assert_refused(dataset, "`seed` is -1", seed=-1)
+    assert_refused(dataset, "`shots` is 5, expected at most the `reserve` of 4", shots=5)
     assert_refused(dataset, "protocol is 'sorted', expected one of 'random'", protocol="sorted")
 
 
@@ -232,12 +232,12 @@ def test_arguments_out_of_range() -> None:
 def test_too_few_anomalies(protocol: str) -> None:
     assert_refused(
         dataset_of(dent=2),
-        "shots: 3, but the type 'dent' has 2 images",
+        "`shots` is 3, but the type 'dent' has only 2 images",
         shots=3,
         protocol=protocol,
     )
     assert_refused(
-        dataset_of(dent=4), "reserve: 4, but the type 'dent' has 4 images", protocol=protocol
+        dataset_of(dent=4), "`reserve` is 4, but the type 'dent' has 4 images", protocol=protocol
     )
 
 
@@ -305,7 +305,7 @@ def test_legacy_orders_that_do_not_name_each_image_once(
 def test_legacy_orders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         make_split(dataset_of(), shots=1, protocol="autopatch", legacy_order=tmp_path / "absent")
-    with pytest.raises(InputError, match=r"legacy_order: .* protocol 'random'"):
+    with pytest.raises(InputError, match=r"`legacy_order` is .* `protocol` 'random'"):
         make_split(dataset_of(), shots=1, legacy_order=tmp_path / "absent")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import autopatch
 from autopatch.data import Reading, Remarks, draw_textures, load_images, pixels_digest
 from autopatch.detector import (
     Architecture,
@@ -21,7 +22,7 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.errors import InputError
-from autopatch.supernet import Backbone, load_supernet
+from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
 NAME = "timm:tf_mobilenetv3_small_075"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
@@ -64,7 +65,7 @@ def saved(detector, tmp_path):
     return tmp_path / "detector.safetensors"
 
 
-def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
+def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     loaded = Detector.load(str(saved))
     before, after = detector.predict(new), loaded.predict(new)
     assert torch.equal(before.anomaly_map, after.anomaly_map)
@@ -79,6 +80,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
     assert loaded.data_digest == detector.data_digest
     assert loaded.reading == detector.reading == Reading(bit_depth=8)
     assert loaded.provenance == detector.provenance
+    assert loaded.weights_sha256 == detector.weights_sha256 == supernet.weights_sha256
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
@@ -336,6 +338,28 @@ def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
     assert torch.equal(other.predict(new).anomaly_map, expected.anomaly_map)
 
 
+def test_a_loaded_state_brings_its_weights_and_leaves_the_supernet_alone(supernet, good, new):
+    before = tensors_sha256(supernet.weights())
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = fit(load_supernet(NAME, "random", seed=9), good[:12], calibration=good[12:])
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.predict(new).anomaly_map, other.predict(new).anomaly_map)
+    assert one.weights_sha256 == other.weights_sha256 != supernet.weights_sha256
+    assert one.provenance == other.provenance != supernet.provenance
+    assert tensors_sha256(supernet.weights()) == before
+    again = fit(supernet, good[:12], calibration=good[12:])
+    assert not torch.equal(again.predict(new).anomaly_map, one.predict(new).anomaly_map)
+
+
+def test_a_state_of_another_network_is_refused(supernet, good):
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = load_supernet(NAME, "random", timm_kwargs={"act_layer": "relu"})
+    state = fit(other, good[:12], calibration=good[12:]).state_dict()
+    with pytest.raises(ValueError, match=r"the state is of a subnet whose recipe is .*relu"):
+        one.load_state_dict(state)
+    assert one.weights_sha256 == supernet.weights_sha256
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -394,7 +418,7 @@ def test_a_folder_that_holds_more_than_good_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize("rate", [0, 1, 1.5])
 def test_a_rate_that_cannot_be_is_refused_before_any_work(rate):
-    with pytest.raises(InputError, match="false_alarm_rate is"):
+    with pytest.raises(InputError, match="`false_alarm_rate` is"):
         Detector.fit("nowhere", false_alarm_rate=rate)
 
 
@@ -488,14 +512,29 @@ def test_damaged_contents(saved, changes):
 
 @pytest.mark.parametrize(
     ("number", "fragment"),
-    [(3, "an earlier version of autopatch"), (99, "update autopatch"), ("x", "format x")],
+    [
+        (3, "an earlier version of autopatch .format 3, expected 4.; fit it again"),
+        (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
+        ("x", "damaged detector file .format 'x'"),
+        (None, "damaged detector file .format None"),
+        (True, "damaged detector file .format True"),
+        (0, "damaged detector file .format 0"),
+    ],
 )
 def test_other_formats(saved, number, fragment):
-    rewrite(saved, format=number)
+    rewrite(saved, format=number, autopatch="9.9.9")
     with pytest.raises(InputError, match=fragment) as error:
         Detector.load(saved)
     assert str(error.value).startswith(f"{saved}: ")
+    assert ("update" in str(error.value)) == (number == 99)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_names_the_version_that_wrote_it(saved):
+    with safe_open(saved, framework="pt") as file:
+        document = json.loads(file.metadata()["autopatch_detector"])
+    assert document["autopatch"] == autopatch.__version__
+    assert len(document["subnet"]["weights_sha256"]) == 64
 
 
 def test_stacked_maps_are_those_of_the_batches():

@@ -358,7 +358,7 @@ def test_a_published_study_in_python(database, textures, tmp_path):
     run = Run.open(str(out))
     assert run.trials == imported.run.trials
     assert [objective.name for objective in run.objectives] == ["published_flops", "rwAP"]
-    with pytest.raises(InputError, match="exists; give --resume"):
+    with pytest.raises(InputError, match="exists; give `resume=True`"):
         import_study(str(database), str(textures), str(out), study=FULL)
     again = import_study(
         database,

@@ -103,7 +103,7 @@ def test_the_published_space_is_the_default(upgraded: Path, published: SearchSpa
 
 def test_fixed_parameters(upgraded: Path, published: SearchSpace) -> None:
     with pytest.raises(
-        InputError, match=rf"study {FIXED}, trial 0: it has no supernet_name; .* --fixed$"
+        InputError, match=rf"study {FIXED}, trial 0: it has no supernet_name; .* `fixed`$"
     ):
         load_published(upgraded, published)
     found = load_published(upgraded, published, fixed=ABLATION | {"stage_1_kernel_size": 3})
@@ -190,7 +190,7 @@ def test_not_a_study_database(tmp_path: Path, published: SearchSpace) -> None:
         ),
         (
             "DELETE FROM trial_params WHERE param_name = 'stage_0_block'",
-            f"study {FULL}, trial 0: it has no stage_0_block; .* --fixed$",
+            f"study {FULL}, trial 0: it has no stage_0_block; .* `fixed`$",
         ),
         (
             "UPDATE trial_params SET param_value = 0 WHERE param_name LIKE '%block'",

@@ -1,6 +1,9 @@
 """What lies in a run folder, and who may search in it."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -26,7 +29,11 @@ def arguments(moved, settings):
     source = SupernetSource.find(settings["space"], settings["weights"])
     inputs = load_inputs(moved / "data", SplitRequest(shots=1, reserve=2, seed=4), source)
     space = compose_space(inputs.supernet, choices=settings["choices"])
-    return {"inputs": inputs, "plan": Plan(space, evaluations=4, seed=4, population=4)}
+    return {
+        "inputs": inputs,
+        "plan": Plan(space, evaluations=4, seed=4, population=4),
+        "bank_seed": 4,
+    }
 
 
 def test_the_folder_gives_back_what_it_was_made_of(finished, arguments, moved):
@@ -71,7 +78,7 @@ def test_one_process_at_a_time(arguments, tmp_path):
     with open_search(tmp_path / "run", resume=False, **arguments):
         code = (
             "import sys; from pathlib import Path; from autopatch.runs import folder\n"
-            "with folder._only_searcher(Path(sys.argv[1])): pass"
+            "with folder._alone(Path(sys.argv[1]), lock=True): pass"
         )
         other = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True
@@ -82,9 +89,57 @@ def test_one_process_at_a_time(arguments, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(settings, finished, monkeypatch, tmp_path, code):
+    def flock(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError) as error:
+        run_search(out=finished.path, resume=True, **settings)
+    assert str(error.value) == (
+        f"{finished.path}: cannot be locked: {os.strerror(code)}; if no other process is searching "
+        "in it, give `lock=False`"
+    )
+    again = run_search(out=finished.path, resume=True, lock=False, **settings)
+    assert results(again) == results(finished)
+    new = tmp_path / "new"
+    with pytest.raises(InputError, match=f"^{new}: cannot be locked: .* give `lock=False`$"):
+        run_search(out=new, **settings)
+    assert not list(tmp_path.glob("*new*"))
+
+
+def test_a_record_on_a_file_system_without_locks(settings, tmp_path, monkeypatch):
+    opened = []
+    connect = sqlite3.connect
+
+    def recorded(file, **options):
+        opened.append(file)
+        return connect(file, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
+    asked = settings | {"evaluations": 1}
+    run = run_search(out=tmp_path / "run", lock=False, **asked)
+    assert len(Run.open(run.path).trials) == 1
+    assert len(opened) > 2
+    assert all(uri.endswith("&nolock=1") for uri in opened)
+    # On a file system with locks the record is opened with them again.
+    opened.clear()
+    run_search(out=tmp_path / "run", resume=True, **asked)
+    assert not any("nolock" in uri for uri in opened[2:])
+
+
+def test_an_error_while_searching_is_not_one_of_the_lock(arguments, tmp_path):
+    with (
+        pytest.raises(BlockingIOError, match="the disk"),
+        open_search(tmp_path / "run", resume=False, **arguments),
+    ):
+        raise BlockingIOError(errno.EAGAIN, "the disk")
+
+
 def test_a_folder_that_exists_is_left_alone(settings, finished):
     before = (finished.path / STUDY).read_bytes()
-    with pytest.raises(InputError, match="exists; give --resume"):
+    with pytest.raises(InputError, match="exists; give `resume=True`"):
         run_search(out=finished.path, **settings)
     assert (finished.path / STUDY).read_bytes() == before
 
@@ -126,22 +181,27 @@ def test_resume_with_moved_data_and_weights_keeps_the_new_places(settings, finis
 @pytest.mark.parametrize(
     ("other", "fragment"),
     [
-        ({"seed": 5}, "seed = 4, cannot resume it with 5"),
-        ({"reserve": 3}, "reserve = 2, cannot resume it with 3"),
-        ({"population": 5}, "population = 4, cannot resume it with 5"),
+        ({"seed": 5}, "`seed` = 4, cannot resume it with 5"),
+        ({"split_seed": 5}, "`split_seed` = 4, cannot resume it with 5"),
+        ({"bank_seed": 5}, "`bank_seed` = 4, cannot resume it with 5"),
+        ({"reserve": 3}, "`reserve` = 2, cannot resume it with 3"),
+        ({"population": 5}, "`population` = 4, cannot resume it with 5"),
         ({"sampler": "tpe"}, "tpe"),
-        ({"mean": (0.1, 0.2, 0.3)}, r"with mean = null, cannot resume it with \[0.1, 0.2, 0.3\]$"),
+        (
+            {"mean": (0.1, 0.2, 0.3)},
+            r"with `mean` = null, cannot resume it with \[0.1, 0.2, 0.3\]$",
+        ),
         (
             {"space_options": {"timm_kwargs": {"pad_type": "same"}}},
-            'with timm_kwargs = nothing, .* {"pad_type": "same"}$',
+            'with `timm_kwargs` = nothing, .* {"pad_type": "same"}$',
         ),
         (
             {"choices": {"image_size": (64, 224), "patch_size": (1, 5), "bank_size": (40, 80)}},
-            r"with patch_size_stride4 = \[1, 3\], cannot resume it with \[1, 5\]$",
+            r"with `patch_size_stride4` = \[1, 3\], cannot resume it with \[1, 5\]$",
         ),
         (
             {"objectives": ["published_flops", "rwAP"]},
-            r'with objectives = \["total_flops", "rwAP"\], .* \["published_flops", "rwAP"\]$',
+            r'with `objectives` = \["total_flops", "rwAP"\], .* \["published_flops", "rwAP"\]$',
         ),
     ],
 )
@@ -201,7 +261,7 @@ def test_a_resume_with_a_data_set_in_another_order(settings, tmp_path):
         run_search(other, resume=True, **asked)
     order = tmp_path / "order.txt"
     order.write_text("\n".join(sample.image.name for sample in other.train))
-    with pytest.raises(InputError, match=r"another order .* --legacy-order"):
+    with pytest.raises(InputError, match=r"another order .* `legacy_order`"):
         run_search(dataset, resume=True, **asked, legacy_order=order)
 
 

@@ -57,7 +57,7 @@ def test_fit_saves_the_pick(finished, caplog):
     loaded = Detector.load(finished.detector_path)
     assert loaded.threshold == detector.threshold
     assert loaded.data_digest == finished.data_digest
-    with pytest.raises(InputError, match="exists; remove it or give another --out"):
+    with pytest.raises(InputError, match="exists; remove it or give another `out`"):
         finished.fit()
 
 
@@ -92,7 +92,7 @@ def test_what_is_fitted(finished, tmp_path):
 )
 def test_one_thing_is_fitted(finished, options):
     with pytest.raises(
-        InputError, match=r"^--trial, --patchcore and --architecture exclude one another$"
+        InputError, match=r"^give one of `trial`, `patchcore` and `architecture`, not several$"
     ):
         finished.fit(**options)
     assert not finished.detector_path.exists()
@@ -127,7 +127,7 @@ def test_an_architecture_file_that_is_none(finished, tmp_path, text, fragment):
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1])
 def test_false_alarm_rate_out_of_range(finished, rate):
-    with pytest.raises(InputError, match="--false-alarm-rate"):
+    with pytest.raises(InputError, match=r"^`false_alarm_rate` is"):
         finished.fit(false_alarm_rate=rate)
 
 
@@ -141,8 +141,8 @@ def test_no_detector_to_evaluate(finished):
         with pytest.raises(InputError) as error:
             use()
         assert str(error.value).startswith(f"{file}: no such file; fit a detector first")
-    assert "No fitted detector yet" in finished.report().read_text()
-    with pytest.raises(InputError, match="--device is 'gpu'"):
+    assert "There is no fitted detector yet" in finished.report().read_text()
+    with pytest.raises(InputError, match="`device` is 'gpu'"):
         finished.report(device="gpu")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from autopatch.data import MVTecAD, Sample
 from autopatch.errors import InputError
@@ -72,6 +73,26 @@ def test_a_data_set_in_place_of_a_folder(data, expected, tmp_path):
         run_search(mine, tmp_path / "other", group_regex="x", **SMALL)
 
 
+def test_seeds_of_their_own(data, expected, tmp_path):
+    same = run_search(data, tmp_path / "same", split_seed=0, bank_seed=0, **SMALL)
+    assert results(same) == results(expected)
+    split = run_search(data, tmp_path / "split", split_seed=1, **SMALL)
+    assert split.split.fit != expected.split.fit
+    assert (split.seed, split.bank_seed, split.split.seed) == (0, 0, 1)
+    bank = run_search(data, tmp_path / "bank", bank_seed=1, **SMALL)
+    assert bank.split == expected.split
+    assert (bank.seed, bank.bank_seed) == (0, 1)
+    # The optimizer begins as before; the banks are others.
+    first, other = expected.trials[0], bank.trials[0]
+    assert first.genome == other.genome
+    assert first.evaluation.metrics != other.evaluation.metrics
+    fitted = Run.open(bank.path).fit()
+    assert not torch.equal(fitted.memory.bank, expected.fit(fitted.architecture).memory.bank)
+    optimizer = run_search(data, tmp_path / "optimizer", **SMALL, seed=1, split_seed=0, bank_seed=0)
+    assert optimizer.split == expected.split
+    assert [t.genome for t in optimizer.trials] != [t.genome for t in expected.trials]
+
+
 def test_images_outside_the_root_are_refused(data, tmp_path):
     folder = MVTecAD.scan(data)
     mine = Mine(folder.root / "train", folder.train, folder.test, folder.types)
@@ -125,19 +146,19 @@ def test_progress_is_told(data, tmp_path):
 @pytest.mark.parametrize(
     ("other", "fragment"),
     [
-        ({"shots": 0}, "--shots is 0"),
+        ({"shots": 0}, "`shots` is 0"),
         ({"space": "nas:x"}, "search space 'nas:x' is unknown"),
         ({"weights": "nowhere.safetensors"}, "nowhere.safetensors"),
-        ({"preset": "published"}, "--space-preset is 'published'"),
+        ({"preset": "published"}, "`preset` is 'published'"),
         ({"objectives": ["flops"]}, "objective is 'flops', expected one of"),
         ({"objectives": ["rwAP", "rwAP"]}, "none twice"),
         ({"choices": {"image_sizes": (64,)}}, "image_sizes"),
-        ({"fixed": {"kernel_size": 3}}, "--fixed: "),
+        ({"fixed": {"kernel_size": 3}}, "`fixed`: "),
         ({"sampler": "annealing"}, "annealing"),
         ({"protocol": "annealing"}, "annealing"),
-        ({"device": "gpu"}, "--device is 'gpu'"),
-        ({"cache_gib": -1}, "--cache-gib is -1"),
-        ({"workers": 0}, "workers is 0, expected at least 1"),
+        ({"device": "gpu"}, "`device` is 'gpu'"),
+        ({"cache_gib": -1}, "`cache_gib` is -1"),
+        ({"workers": 0}, "`workers` is 0, expected at least 1"),
         ({"reserve": 9}, "9"),
     ],
 )

@@ -1,15 +1,19 @@
 """Where images and weights of a run are, after they were moved or changed."""
 
 import shutil
+import sqlite3
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import autopatch
 from autopatch.data import MVTecAD
 from autopatch.errors import InputError
-from autopatch.runs import Run, SplitRequest, SupernetSource, load_inputs, run_search
+from autopatch.runs import Run, SplitRequest, SupernetSource, folder, load_inputs, run_search
+from autopatch.runs.folder import STUDY
 from autopatch.runs.source import open_dataset
+from autopatch.search import load_settings
 
 
 def predictions(run, out):
@@ -35,12 +39,12 @@ def test_data_alone_are_moved(finished, moved, tmp_path, detector_file):
     shutil.move(moved / "data", tmp_path / "images")
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
-    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give --data"
+    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give `data`"
     for use in (lost.fit, lambda: lost.evaluate(detector_file), lost.report):
         with pytest.raises(InputError) as error:
             use()
         assert str(error.value) == said
-    with pytest.raises(InputError, match=r"nowhere: the data set of .* give --data"):
+    with pytest.raises(InputError, match=r"nowhere: the data set of .* give `data`"):
         Run.open(finished.path, data=tmp_path / "nowhere").fit()
     for place in (tmp_path / "images", str(tmp_path / "images")):
         run = Run.open(finished.path, data=place)
@@ -54,7 +58,7 @@ def test_weights_alone_are_moved(finished, moved, tmp_path, detector_file, monke
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
     weights = moved / "weights.safetensors"
-    said = f"{weights}: the weights of the search are not there; give --weights"
+    said = f"{weights}: the weights of the search are not there; give `weights`"
     for use in (
         lambda: lost.supernet,
         lost.fit,
@@ -112,6 +116,35 @@ def test_weights_changed_since_the_search(finished, moved, settings):
         assert "\n" not in str(error.value)
 
 
+def test_weights_that_are_no_file_are_pinned_too(settings, tmp_path):
+    asked = settings | {"weights": "random", "evaluations": 1}
+    run = run_search(out=tmp_path / "run", **asked)
+    assert run.weights_sha256 == run.supernet.weights_sha256
+    with sqlite3.connect(run.path / STUDY) as connection:
+        connection.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'weights_sha256'",
+            (f'"{"0" * 64}"',),
+        )
+    connection.close()
+    for use in (
+        lambda: Run.open(run.path).supernet,
+        lambda: run_search(out=run.path, resume=True, **asked),
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value) == (
+            f"`weights` 'random' of {settings['space']}: not the weights that the search was made "
+            "with, or changed since"
+        )
+
+
+def test_another_version_of_autopatch(settings, finished, monkeypatch):
+    assert load_settings(finished.path / STUDY)["versions"]["autopatch"] == autopatch.__version__
+    monkeypatch.setattr(folder, "__version__", "9.9.9")
+    with pytest.raises(InputError, match=r"`autopatch` = .*, cannot resume it with .*9\.9\.9"):
+        run_search(out=finished.path, resume=True, **settings)
+
+
 def test_weights_of_a_search_without_a_file(settings, tmp_path):
     source = SupernetSource.find(settings["space"], "random")
     stored = source.stored_weights(tmp_path)
@@ -125,7 +158,7 @@ def test_settings_do_not_say_where_the_weights_are(settings, moved):
     source = SupernetSource.find(settings["space"], settings["weights"], mean=[0.1, 0.2, 0.3])
     stored = source.settings()
     assert "weights" not in stored
-    assert len(stored["weights_sha256"]) == 64
+    assert len(stored["files_sha256"]) == 64
     back = SupernetSource.restore(stored, source.stored_weights(moved / "r"), moved / "r", None)
     assert back == source
 

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import weakref
@@ -16,9 +17,10 @@ from threading import Semaphore
 from typing import Any
 
 import pytest
+import torch
 
 from autopatch.detector import Architecture
-from autopatch.errors import InputError
+from autopatch.errors import InputError, MachineError
 from autopatch.search import (
     Evaluation,
     Front,
@@ -32,6 +34,7 @@ from autopatch.search import (
     non_dominated,
     search,
 )
+from autopatch.search.loop import FAILURES_IN_A_ROW
 
 Evaluate = Callable[[Architecture], Evaluation]
 Told = list[tuple[int, int, int, int]]
@@ -70,7 +73,7 @@ def contents(trials: Sequence[Trial]) -> list[object]:
 
 
 def assert_same_search(path: Path, front: Front, reference: Path, expected: Front) -> None:
-    done = [trial for trial in load_trials(path) if trial.reason != "interrupted"]
+    done = [trial for trial in load_trials(path) if trial.counts]
     done.sort(key=lambda trial: trial.place)
     assert [trial.place for trial in done] == list(range(len(done)))
     assert contents(done) == contents(load_trials(reference))
@@ -271,13 +274,13 @@ def test_failed_candidates_count_and_keep_their_reason(
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_all_fail(tmp_path: Path, space: SearchSpace, sampler: str) -> None:
     def broken(architecture: Architecture) -> Evaluation:
-        raise MemoryError
+        raise ArithmeticError
 
     path = tmp_path / "study.db"
     plan = Plan(space, evaluations=20, population=5, sampler=sampler)
     with (
         Study.create(path, plan) as study,
-        pytest.raises(SearchError, match=r"^all 5 candidates failed, the first: MemoryError$"),
+        pytest.raises(SearchError, match=r"^all 5 candidates failed, the first: ArithmeticError$"),
     ):
         search(broken, study)
     assert len(load_trials(path)) == 5
@@ -292,7 +295,7 @@ def test_all_fail(tmp_path: Path, space: SearchSpace, sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_all_of_a_small_space_fail(tmp_path: Path, small_space: SearchSpace, sampler: str) -> None:
     def broken(architecture: Architecture) -> Evaluation:
-        raise MemoryError
+        raise ArithmeticError
 
     plan = Plan(small_space, evaluations=50, population=20, sampler=sampler)
     with (
@@ -309,7 +312,7 @@ def test_first_candidates_of_tpe_fail(tmp_path: Path, space: SearchSpace) -> Non
         nonlocal calls
         calls += 1
         if calls < 5:
-            raise MemoryError
+            raise ArithmeticError
         return Evaluation({"total_flops": calls, "rwAP": 0.5})
 
     plan = Plan(space, evaluations=6, population=5, sampler="tpe")
@@ -614,7 +617,7 @@ def test_workers_out_of_range(
 ) -> None:
     with (
         Study.create(tmp_path / "study.db", Plan(space, evaluations=2)) as study,
-        pytest.raises(InputError, match=f"workers is {workers}, expected at least 1"),
+        pytest.raises(InputError, match=f"`workers` is {workers}, expected at least 1"),
     ):
         search(evaluate, study, workers=workers)
 
@@ -654,3 +657,153 @@ def test_three_objectives(
     reference = tmp_path / "reference.db"
     with Study.create(reference, plan) as study:
         assert_same_search(path, front, reference, search(evaluation, study))
+
+
+def out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def broken_device() -> Exception:
+    return RuntimeError("CUDA error: an illegal memory access was encountered\nMore help")
+
+
+class Failing:
+    """Evaluates, but for some calls, from 1, which raise an error instead."""
+
+    def __init__(
+        self, evaluate: Evaluate, at: Sequence[int], error: Callable[[], Exception]
+    ) -> None:
+        self.evaluate = evaluate
+        self.at = at
+        self.error = error
+        self.calls = 0
+
+    def __call__(self, architecture: Architecture) -> Evaluation:
+        self.calls += 1
+        if self.calls in self.at:
+            raise self.error()
+        return self.evaluate(architecture)
+
+
+EIGHT: dict[str, Any] = {"evaluations": 8, "population": 3}
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 8])
+def test_a_device_that_fails_stops_the_search_at_once(
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted: tuple[Path, Front],
+    at: int,
+) -> None:
+    path = tmp_path / "study.db"
+    with (
+        Study.create(path, Plan(space, **EIGHT)) as study,
+        pytest.raises(MachineError, match=rf"^trial {at - 1}: the device failed: Ru") as raised,
+    ):
+        search(Failing(broken_level, [at], broken_device), study)
+    assert "\n" not in str(raised.value)
+    last = load_trials(path)[-1]
+    assert (last.number, last.failure, last.counts) == (at - 1, "device", False)
+    # It is not the architecture's failure, however often it happens.
+    for _ in range(2):
+        with Study.resume(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError):
+            search(Failing(broken_level, [1], broken_device), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, *uninterrupted)
+
+
+@pytest.mark.parametrize("error", [out_of_memory, MemoryError, OSError])
+@pytest.mark.parametrize("first", [1, 2, 3, 6])
+def test_failures_of_the_machine_in_a_row_stop_the_search(
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted: tuple[Path, Front],
+    error: Callable[[], Exception],
+    first: int,
+) -> None:
+    path = tmp_path / "study.db"
+    evaluate = Failing(broken_level, range(first, 100), error)
+    with (
+        Study.create(path, Plan(space, **EIGHT)) as study,
+        pytest.raises(MachineError, match=rf"^{FAILURES_IN_A_ROW} trials in a row "),
+    ):
+        search(evaluate, study)
+    assert evaluate.calls == first - 1 + FAILURES_IN_A_ROW
+    assert not any(trial.counts for trial in load_trials(path)[first - 1 :])
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, *uninterrupted)
+
+
+def test_a_resumed_search_that_is_interrupted_tries_them_again_later(
+    tmp_path: Path, space: SearchSpace, broken_level: Evaluate, uninterrupted: tuple[Path, Front]
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError):
+        search(Failing(broken_level, range(4, 9), MemoryError), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study, pytest.raises(KeyboardInterrupt):
+        search(Interrupting(broken_level, at=2), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        front = search(broken_level, study)
+    assert_same_search(path, front, *uninterrupted)
+
+
+def test_one_candidate_without_memory_is_a_failed_one(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    """Others had enough. Replay is exact: the failure stays one."""
+    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
+    failing = Failing(evaluate, [2, 3, 5], out_of_memory)
+    with Study.create(reference, Plan(space, **EIGHT)) as study:
+        expected = search(failing, study)
+    assert expected.failed == 3
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(KeyboardInterrupt):
+        search(Interrupting(Failing(evaluate, [2, 3, 5], out_of_memory), at=7), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        front = search(evaluate, study)
+    assert_same_search(path, front, reference, expected)
+
+
+def test_a_candidate_without_memory_again_is_a_failed_one(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError):
+        search(Failing(evaluate, range(3, 9), MemoryError), study)
+    for _ in range(2):  # the second time nothing is left to do
+        with Study.resume(path, Plan(space, **EIGHT)) as study:
+            front = search(Failing(evaluate, range(1, 4), MemoryError), study)
+        assert (front.evaluated, front.failed) == (8, 3)
+        trials = load_trials(path)
+        assert len(trials) == 8 + FAILURES_IN_A_ROW
+        assert sum(trial.counts for trial in trials) == 8
+
+
+def test_failures_of_architectures_in_a_row_do_not_stop_the_search(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    failing = Failing(evaluate, range(2, 8), lambda: RuntimeError("shapes do not fit"))
+    with Study.create(tmp_path / "study.db", Plan(space, **EIGHT)) as study:
+        assert search(failing, study).failed == 6
+
+
+def test_a_record_that_cannot_be_written_hides_no_error(
+    tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(architecture: Architecture) -> Evaluation:
+        def readonly(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(sqlite3, "connect", readonly)
+        study._storage.engine.dispose()
+        raise KeyboardInterrupt
+
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(KeyboardInterrupt):
+        search(interrupted, study)
+    monkeypatch.undo()
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        assert [trial.reason for trial in study.trials()] == ["interrupted"]

@@ -326,7 +326,7 @@ def test_resume_with_other_initial_architectures(tmp_path: Path, space: SearchSp
     Study.resume(path, Plan(space, evaluations=5, initial=[first])).close()
     with pytest.raises(
         InputError,
-        match=r'with initial = {"bank_size": 5000}, cannot resume it with {"bank_size": null}$',
+        match=r'with `initial` = {"bank_size": 5000}, cannot resume it with {"bank_size": null}$',
     ):
         Study.resume(path, Plan(space, evaluations=5, initial=[second]))
     with pytest.raises(InputError, match=r'initial = nothing, .* with {"image_size": 160, "bank'):

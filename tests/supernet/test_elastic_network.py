@@ -274,5 +274,5 @@ def test_what_an_elastic_network_refuses(supernet):
 
 
 def test_weights_of_a_plain_network_are_refused(write_weights):
-    with pytest.raises(InputError, match=r"no elastic network.* give --space timm:mobilenetv2_050"):
+    with pytest.raises(InputError, match=r"no elastic network.* give `space` timm:mobilenetv2_050"):
         load_supernet("elastic:mobilenetv2_050", str(write_weights()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from autopatch.cli.console import console, note, print_notes, progress, table
+from autopatch.cli.arguments import Command
+from autopatch.cli.console import console, failure, note, prepare, progress, table
+from autopatch.cli.fit import fit
 from autopatch.cli.options import (
     BitDepth,
     CacheGib,
@@ -31,83 +35,62 @@ FittedDetector = Annotated[
     typer.Option("--detector", help="File that `fit` wrote; RUN/detector.safetensors if absent."),
 ]
 
+
+class _Commands(TyperGroup):
+    """The group of commands; an interrupted one says so in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            failure("interrupted")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    callback=print_notes,
+    callback=prepare,
     help="Finds the detector that sees a factory's defects at the least cost.",
 )
 
-app.command()(search)
+command = partial(app.command, cls=Command)
+
+command()(search)
+command()(fit)
 
 
-@app.command()
-def fit(
-    run: RunFolder,
-    trial: Annotated[
-        int | None, typer.Option(help="Trial to fit; the pick of the search if absent.")
-    ] = None,
-    patchcore: Annotated[
-        bool, typer.Option("--patchcore", help="Fit the PatchCore setting of the backbone instead.")
-    ] = False,
-    architecture: Annotated[
-        Path | None, typer.Option(help="JSON file of an architecture to fit instead.")
-    ] = None,
-    false_alarm_rate: Annotated[
-        float, typer.Option(help="Share of good images that may be called anomalous.")
-    ] = 0.05,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; RUN/detector.safetensors if absent.")
-    ] = None,
-    data: MovedData = None,
-    weights: MovedWeights = None,
-    device: Device = "cpu",
-) -> None:
-    """Fits a searched detector on the good images and sets its threshold."""
-    from autopatch.runs import Run
-
-    opened = Run.open(run, data=data, weights=weights)
-    with progress() as report:
-        detector = opened.fit(
-            architecture,
-            trial=trial,
-            patchcore=patchcore,
-            false_alarm_rate=false_alarm_rate,
-            out=out,
-            device=device,
-            progress=report,
-        )
-    note(
-        f"{detector.architecture.describe(opened.supernet)}; {detector.total_flops / 1e9:.2f} "
-        "GFLOP an image with the nearest neighbors"
-    )
-    note(f"features: {detector.provenance}")
-    note(detector.threshold.describe())
-    for line in opened.split.notes:
-        note(f"  {line}")
-    note(f"written: {out or opened.detector_path}")
-
-
-@app.command()
+@command()
 def predict(
     detector: Annotated[Path, typer.Argument(help="File that `fit` wrote.", metavar="DETECTOR")],
     images: Annotated[list[Path], typer.Argument(help="Images or folders.", metavar="IMAGES...")],
     out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
     device: Device = "cpu",
 ) -> None:
-    """Segments images: overlays, raw maps, and a table of scores and verdicts."""
+    """Segments images: masks, overlays, raw maps, and a table of scores and verdicts.
+
+    An image that cannot be read costs its own result only; the exit code is then 2.
+    """
     from autopatch.runs import write_predictions
 
     with progress() as report:
         written = write_predictions(detector, images, out, device=device, progress=report)
     note(f"features: {written.features}")
     note(f"{written.anomalous} of {written.images} images anomalous; {written.threshold}")
-    note(f"written: {written.folder}: scores.csv, overlays, maps")
+    note(f"written: {written.folder}: scores.csv, overlays, masks, maps")
+    if written.unreadable:
+        first, count = written.unreadable[0], len(written.unreadable)
+        failure(
+            f"{count} of {count + written.images} images cannot be read, the first: "
+            f"{first.path}: {first.reason}"
+        )
+        raise typer.Exit(2)
 
 
-@app.command()
+@command()
 def evaluate(
     run: RunFolder,
     detector: FittedDetector = None,
@@ -126,7 +109,7 @@ def evaluate(
     note(f"written: {opened.results_path}")
 
 
-@app.command()
+@command()
 def report(
     run: RunFolder,
     detector: FittedDetector = None,
@@ -144,10 +127,10 @@ def report(
     note(f"written: {page}")
 
 
-app.command(name="import-study")(import_study)
+command(name="import-study")(import_study)
 
 
-@app.command(name="check-data")
+@command(name="check-data")
 def check_data(
     data: Data,
     group_regex: GroupRegex = None,
@@ -178,7 +161,7 @@ def check_data(
     note("no problems found")
 
 
-@app.command()
+@command()
 def info() -> None:
     """Prints versions, instruction sets, CUDA, threads and folders."""
     from autopatch.runs import system_info
@@ -187,7 +170,7 @@ def info() -> None:
         note(f"{name + ':':14}{value}")
 
 
-@app.command()
+@command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
     evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 24,

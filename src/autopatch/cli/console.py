@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from autopatch.cli.arguments import in_options
 from autopatch.progress import Progress
 
 console = Console(highlight=False)
@@ -31,8 +34,10 @@ class _Notes(logging.Handler):
         note(record.getMessage())
 
 
-def print_notes() -> None:
-    """Prints what the package logs as notes."""
+def prepare() -> None:
+    """Prints what the package logs as notes, and characters that the terminal lacks as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error does so anyway
+        sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("autopatch")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -41,13 +46,13 @@ def print_notes() -> None:
 
 
 def note(text: str) -> None:
-    """A line of plain text; what looks like markup in it is printed as it is."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Prints a line of plain text, without markup; arguments are named as options."""
+    console.print(in_options(text), markup=False, soft_wrap=True)
 
 
 def failure(text: str) -> None:
-    """A line on standard error."""
-    _errors.print(f"autopatch: {text}", markup=False, soft_wrap=True)
+    """Prints a line on standard error; arguments are named as options."""
+    _errors.print(f"autopatch: {in_options(text)}", markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

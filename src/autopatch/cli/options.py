@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share, and how their texts are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ GroupRegex = Annotated[
 Groups = Annotated[
     Path | None, typer.Option(help="CSV with the columns file,group: images that stay together.")
 ]
-CacheGib = Annotated[float, typer.Option(help="Memory for feature maps that are kept, GiB.")]
+CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, GiB.")]
 Shots = Annotated[int, typer.Option(help="Validation images of each anomaly type.")]
-Seed = Annotated[int, typer.Option(help="Of the split, the banks and the optimizer.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; --seed if absent.")]
+BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; --seed if absent.")]
 Reserve = Annotated[
     int, typer.Option(help="Images of each anomaly type that are never in the test part.")
 ]
@@ -32,8 +34,8 @@ Protocol = Annotated[
 LegacyOrder = Annotated[
     Path | None,
     typer.Option(
-        help="Names of train/good, one a line: their order, instead of the sorted one, with "
-        "--protocol autopatch."
+        help="Text file with the names of train/good, one per line, in the order to use with "
+        "--protocol autopatch; sorted if absent."
     ),
 ]
 BitDepth = Annotated[
@@ -54,39 +56,84 @@ MaskThreshold = Annotated[
         "other value."
     ),
 ]
-BankSizes = Annotated[
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Channel means such as 0.5,0.5,0.5; needed if the weights file has none."),
+]
+Std = Annotated[
     str | None,
     typer.Option(
-        "--bank-sizes", "--bank-size", help="Bank sizes to choose from, such as 1000,5000,all."
+        help="Channel standard deviations such as 0.5,0.5,0.5; needed if the weights file has none."
+    ),
+]
+TimmKwargs = Annotated[
+    str | None,
+    typer.Option(
+        help="Arguments of timm.create_model as a JSON object; needed if the weights file has none."
     ),
 ]
 RecalibrateBn = Annotated[
     bool,
-    typer.Option("--recalibrate-bn", help="Give each ofa_mbv3 subnet the good images' statistics."),
+    typer.Option(
+        "--recalibrate-bn", help="Recompute batch-norm statistics of ofa_mbv3 on the good images."
+    ),
 ]
 Device = Annotated[
-    str, typer.Option(help="'cpu', or 'cuda' (or 'cuda:1', ...) for everything but reading images.")
+    str, typer.Option(help="'cpu', 'cuda' or 'cuda:<number>'; images are always read on the CPU.")
 ]
 MovedData = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data set, where it was moved.")
+    Path | None, typer.Option("--data", help="Folder of the data set, if it was moved.")
 ]
 MovedWeights = Annotated[
-    Path | None, typer.Option("--weights", help="Weights of the search, where they were moved.")
+    Path | None, typer.Option("--weights", help="Weights of the search, if they were moved.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")]
+NoLock = Annotated[
+    bool,
+    typer.Option(
+        "--no-lock",
+        help="Do not lock the run folder; for file systems without locks. Never let two processes "
+        "search in one folder.",
+    ),
+]
 
 
-def bank_sizes(text: str | None) -> tuple[int | None, ...] | None:
-    """Sizes of the bank with commas, or "all", which is None.
+def bank_sizes(name: str, text: str | None) -> tuple[int | None, ...] | None:
+    """Bank sizes separated by commas; "all" is None.
 
     Raises:
         InputError: The text is something else.
     """
-    return integers("--bank-sizes", text, everything=True)
+    return _integers(name, text, words={"all": None})
+
+
+def integers(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    found = _integers(name, text, words={})
+    return None if found is None else tuple(number for number in found if number is not None)
+
+
+def _integers(
+    name: str, text: str | None, *, words: dict[str, None]
+) -> tuple[int | None, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        return tuple(words[part] if part in words else int(part) for part in parts)
+    except ValueError:
+        also = "".join(f" or '{word}'" for word in words)
+        raise InputError(
+            f"{name} is '{text}', expected whole numbers separated by commas{also}"
+        ) from None
 
 
 def floats(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Three numbers with commas.
+    """Three numbers separated by commas.
 
     Raises:
         InputError: The text is something else.
@@ -100,24 +147,6 @@ def floats(name: str, text: str | None) -> tuple[float, ...] | None:
     if len(values) != 3:
         raise InputError(f"{name} is '{text}', expected three numbers")
     return values
-
-
-def integers(
-    name: str, text: str | None, *, everything: bool = False
-) -> tuple[int | None, ...] | None:
-    """Whole numbers with commas; with `everything` also "all", which is None.
-
-    Raises:
-        InputError: The text is something else.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(
-            None if everything and part.strip() == "all" else int(part) for part in text.split(",")
-        )
-    except ValueError:
-        raise InputError(f"{name} is '{text}', expected whole numbers with commas") from None
 
 
 def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | bool | None]:

@@ -11,24 +11,26 @@ import typer
 
 from autopatch.cli.console import note, progress, table
 from autopatch.cli.options import (
-    BankSizes,
+    BankSeed,
     BitDepth,
     CacheGib,
     Device,
     Exif,
     LegacyOrder,
     MaskThreshold,
+    NoLock,
     Protocol,
     RecalibrateBn,
     Reserve,
     Resume,
     Seed,
     Shots,
+    SplitSeed,
+    bank_sizes,
     choices_by_name,
     integers,
 )
-from autopatch.cli.options import bank_sizes as parse_bank_sizes
-from autopatch.cli.search import search_outcome
+from autopatch.cli.search import print_next, search_outcome
 from autopatch.cli.tables import print_front
 from autopatch.errors import InputError
 
@@ -60,10 +62,14 @@ def import_study(
     ] = "auto",
     shots: Shots = 1,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
+    bank_seed: BankSeed = None,
     reserve: Reserve = 4,
     protocol: Protocol = "autopatch",
-    bank_sizes: BankSizes = None,
-    recalibrate_bn: RecalibrateBn = False,
+    bank_size: Annotated[
+        str | None, typer.Option(help="Patches in the bank; all of them if absent, as published.")
+    ] = None,
+    recalibrate_batch_norm: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
     legacy_order: LegacyOrder = None,
@@ -71,6 +77,7 @@ def import_study(
     exif: Exif = "apply",
     mask_threshold: MaskThreshold = None,
     resume: Resume = False,
+    no_lock: NoLock = False,
 ) -> None:
     """Lists the architectures of a published study; with --data evaluates them on your images."""
     from autopatch.published.imported import choose_trials
@@ -91,37 +98,39 @@ def import_study(
         if published.others:
             note(f"others that failed or were not finished: {published.others}")
         return
-    bank = parse_bank_sizes(bank_sizes) or (None,)
-    if len(bank) != 1:
-        raise InputError(f"--bank-size is '{bank_sizes}', expected one")
-    numbers = None if wanted is None else [number for number in wanted if number is not None]
-    _print_published(choose_trials(file, study=study, trials=numbers, fixed=given))
+    sizes = bank_sizes("--bank-size", bank_size) or (None,)
+    if len(sizes) != 1:
+        raise InputError(f"--bank-size is '{bank_size}', expected one")
+    _print_published(choose_trials(file, study=study, trials=wanted, fixed=given))
     with search_outcome(out), progress() as bar:
         imported = import_published(
             file,
             data,
             out,
             study=study,
-            trials=numbers,
+            trials=wanted,
             fixed=given,
-            bank_size=bank[0],
+            bank_size=sizes[0],
             weights=weights,
             shots=shots,
             seed=seed,
+            split_seed=split_seed,
+            bank_seed=bank_seed,
             reserve=reserve,
             protocol=protocol,
             legacy_order=legacy_order,
             bit_depth=bit_depth,
             exif=exif,
             mask_threshold=mask_threshold,
-            recalibrate_batch_norm=recalibrate_bn,
+            recalibrate_batch_norm=recalibrate_batch_norm,
             cache_gib=cache_gib,
             device=device,
             resume=resume,
+            lock=not no_lock,
             progress=bar,
         )
     print_front(imported.run)
-    note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
+    print_next(out)
     _print_compared(imported)
 
 

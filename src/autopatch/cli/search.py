@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from autopatch.cli.console import failure, note, progress
 from autopatch.cli.options import (
-    BankSizes,
+    BankSeed,
     BitDepth,
     CacheGib,
     Data,
@@ -21,18 +22,23 @@ from autopatch.cli.options import (
     Groups,
     LegacyOrder,
     MaskThreshold,
+    Mean,
+    NoLock,
     Protocol,
     RecalibrateBn,
     Reserve,
     Resume,
     Seed,
     Shots,
+    SplitSeed,
+    Std,
+    TimmKwargs,
+    bank_sizes,
     choices_by_name,
     floats,
     integers,
     json_object,
 )
-from autopatch.cli.options import bank_sizes as parse_bank_sizes
 from autopatch.cli.tables import print_front
 
 
@@ -53,8 +59,12 @@ def search(
             "a .safetensors file, 'pretrained' (timm's hub) or 'random'; of ofa_mbv3 also a folder."
         ),
     ] = "auto",
-    space_preset: Annotated[
-        str, typer.Option(help="'default', or 'published' for the space and costs of the paper.")
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--space-preset",
+            help="'default', or 'published' for the space and the objectives of the paper.",
+        ),
     ] = "default",
     sampler: Annotated[
         str, typer.Option(help="'nsga2', or 'tpe' as in the published search.")
@@ -62,6 +72,8 @@ def search(
     shots: Shots = 1,
     evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 60,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
+    bank_seed: BankSeed = None,
     population: Annotated[int, typer.Option(help="Architectures a generation.")] = 12,
     reserve: Reserve = 4,
     protocol: Protocol = "random",
@@ -71,38 +83,39 @@ def search(
     bit_depth: BitDepth = None,
     exif: Exif = "apply",
     mask_threshold: MaskThreshold = None,
-    image_sizes: Annotated[
-        str | None, typer.Option(help="Sides to choose from, such as 160,224.")
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-sizes", help="Image sizes to choose from, in pixels: 160,224."),
     ] = None,
-    patch_sizes: Annotated[
-        str | None, typer.Option(help="Patch sizes to choose from, such as 1,3,5.")
+    patch_size: Annotated[
+        str | None, typer.Option("--patch-sizes", help="Patch sizes to choose from: 1,3,5.")
     ] = None,
-    bank_sizes: BankSizes = None,
+    bank_size: Annotated[
+        str | None,
+        typer.Option(
+            "--bank-sizes", "--bank-size", help="Bank sizes to choose from: 1000,5000,all."
+        ),
+    ] = None,
     fixed: Annotated[
         list[str] | None,
         typer.Option(help="A single choice for a gene or all of a kind, such as kernel_size=7."),
     ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Channel means, where the weights file has none.")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Channel deviations, where the weights file has none.")
-    ] = None,
-    timm_kwargs: Annotated[
-        str | None, typer.Option(help="JSON, where the weights file has none.")
-    ] = None,
-    recalibrate_bn: RecalibrateBn = False,
+    mean: Mean = None,
+    std: Std = None,
+    timm_kwargs: TimmKwargs = None,
+    recalibrate_batch_norm: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
     resume: Resume = False,
+    no_lock: NoLock = False,
 ) -> None:
     """Searches a space for detectors: FLOPs against rwAP on a few anomalies."""
     from autopatch.runs import run_search
 
     choices = {
-        "image_size": integers("--image-sizes", image_sizes),
-        "patch_size": integers("--patch-sizes", patch_sizes),
-        "bank_size": parse_bank_sizes(bank_sizes),
+        "image_size": integers("--image-sizes", image_size),
+        "patch_size": integers("--patch-sizes", patch_size),
+        "bank_size": bank_sizes("--bank-sizes", bank_size),
     }
     with search_outcome(out), progress() as bar:
         run = run_search(
@@ -110,13 +123,15 @@ def search(
             out,
             space=space,
             weights=weights,
-            preset=space_preset,
+            preset=preset,
             sampler=sampler,
             choices={name: values for name, values in choices.items() if values is not None},
             fixed=choices_by_name("--fixed", fixed or []),
             shots=shots,
             evaluations=evaluations,
             seed=seed,
+            split_seed=split_seed,
+            bank_seed=bank_seed,
             population=population,
             reserve=reserve,
             protocol=protocol,
@@ -130,15 +145,22 @@ def search(
             std=floats("--std", std),
             space_options={
                 "timm_kwargs": json_object("--timm-kwargs", timm_kwargs),
-                "recalibrate_batch_norm": recalibrate_bn,
+                "recalibrate_batch_norm": recalibrate_batch_norm,
             },
             cache_gib=cache_gib,
             device=device,
             resume=resume,
+            lock=not no_lock,
             progress=bar,
         )
     print_front(run)
-    note(f"next: autopatch fit {out}, then autopatch evaluate {out} and autopatch report {out}")
+    print_next(out)
+
+
+def print_next(out: Path) -> None:
+    """The commands that follow a search, ready to be pasted."""
+    run = quote(str(out))
+    note(f"next: autopatch fit {run}, then autopatch evaluate {run} and autopatch report {run}")
 
 
 @contextmanager

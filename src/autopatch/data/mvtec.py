@@ -73,7 +73,7 @@ class MVTecAD:
         _refuse_orphan_types(layout)
         dataset = cls(Path(root), train, tuple(test), layout.passed_over())
         if group_regex is not None and groups_csv is not None:
-            raise InputError("group_regex and groups_csv are both given, expected at most one")
+            raise InputError("`group_regex` and `groups` are both given, expected at most one")
         if group_regex is not None:
             return dataset._with_groups(_group_by_regex(group_regex))
         if groups_csv is not None:
@@ -137,7 +137,7 @@ def _group_by_regex(group_regex: str) -> Callable[[Path], str]:
         pattern = re.compile(group_regex)
     except re.error as error:
         raise InputError(
-            f"group_regex: {group_regex!r} is not a regular expression ({error})"
+            f"`group_regex` is {group_regex!r}, which is not a regular expression ({error})"
         ) from None
 
     def group(path: Path) -> str:
@@ -145,7 +145,7 @@ def _group_by_regex(group_regex: str) -> Callable[[Path], str]:
         found: str | None = match and (match.group(1) if pattern.groups else match.group())
         if not found:
             raise InputError(
-                f"{path}: no group, expected group_regex {group_regex!r} to match the file name"
+                f"{path}: no group, expected `group_regex` {group_regex!r} to match the file name"
             )
         return found
 

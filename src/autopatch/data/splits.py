@@ -243,21 +243,19 @@ def make_split(
     rule = PROTOCOLS[protocol]
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
         if value < 0:
-            raise InputError(f"{name}: {value}, expected at least 0")
+            raise InputError(f"`{name}` is {value}, expected at least 0")
     if seed >= 2**32:
-        raise InputError(f"seed: {seed}, expected at most {2**32 - 1}")
+        raise InputError(f"`seed` is {seed}, expected at most {2**32 - 1}")
     if shots > reserve:
-        raise InputError(f"shots: {shots}, expected at most the reserve of {reserve} images a type")
+        raise InputError(f"`shots` is {shots}, expected at most the `reserve` of {reserve}")
     for kind in dataset.types:
         count = sum(sample.type == kind for sample in dataset.test)
         if count < shots:
-            raise InputError(
-                f"shots: {shots}, but the type {kind!r} has {count} images, fewer than the shots"
-            )
+            raise InputError(f"`shots` is {shots}, but the type {kind!r} has only {count} images")
         if count <= reserve:
             raise InputError(
-                f"reserve: {reserve}, but the type {kind!r} has {count} images, expected at least "
-                f"{reserve + 1} so that one is left to test"
+                f"`reserve` is {reserve}, but the type {kind!r} has {count} images, expected at "
+                f"least {reserve + 1} so that one is left to test"
             )
     if duplicates is not None and not rule.fixed:
         dataset = with_groups(dataset, duplicates.groups)
@@ -269,7 +267,9 @@ def random_split(
 ) -> Split:
     """The protocol `"random"` of `make_split`."""
     if legacy_order is not None:
-        raise InputError(f"legacy_order: {legacy_order}, expected none with protocol 'random'")
+        raise InputError(
+            f"`legacy_order` is {legacy_order}, expected none with `protocol` 'random'"
+        )
     notes: list[str] = []
     good_folder = _in_words(dataset.train, dataset.root)
     anomalies = [sample for sample in dataset.test if sample.label]
@@ -292,7 +292,7 @@ def random_split(
     for kind in dataset.types:
         if not any(sample.type == kind for sample in test):
             raise InputError(
-                f"reserve: {reserve}, but whole groups of the type {kind!r} leave no image to "
+                f"`reserve` is {reserve}, but whole groups of the type {kind!r} leave no image to "
                 "test, expected smaller groups or a smaller reserve"
             )
     test_good = [sample for sample in dataset.test if not sample.label]

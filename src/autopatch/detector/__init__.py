@@ -30,7 +30,7 @@ from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import ImagePrediction, Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
 from autopatch.detector.steps import STEPS, FeatureTransform, ScoreTransform, Step
-from autopatch.detector.threshold import Threshold, calibrate
+from autopatch.detector.threshold import Threshold, calibrate, check_rate
 
 __all__ = [
     "MAX_CORESET_SAMPLE",
@@ -51,6 +51,7 @@ __all__ = [
     "Step",
     "Threshold",
     "calibrate",
+    "check_rate",
     "cut_subnet",
     "feature_maps",
     "fit_head",

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import nn
 
+from autopatch import __version__
 from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
@@ -47,6 +48,7 @@ from autopatch.detector.scoring import FittedHead, fit_head
 from autopatch.detector.threshold import Threshold, calibrate, check_rate
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath, write_bytes_atomically
+from autopatch.genes import is_integer
 from autopatch.progress import Progress
 from autopatch.supernet import (
     Subnet,
@@ -322,6 +324,11 @@ class Detector(nn.Module):
         return self.extractor.subnet.provenance
 
     @property
+    def weights_sha256(self) -> str:
+        """`Supernet.weights_sha256` of the supernet that the backbone was cut from."""
+        return self.extractor.subnet.weights_sha256
+
+    @property
     def total_flops(self) -> int:
         """FLOPs an image: the backbone's and those of the nearest neighbors."""
         sizes, backbone_flops = self.extractor.subnet.trace(self.architecture.input.size)
@@ -331,6 +338,7 @@ class Detector(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside tensors."""
         return {
+            "subnet": self.extractor.subnet.to_header(),
             "architecture": self.architecture.to_json(),
             "evaluation_size": self.evaluation_size,
             "threshold": asdict(self.threshold),
@@ -341,6 +349,7 @@ class Detector(nn.Module):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Reads what `get_extra_state` gave, of a detector of the same architecture."""
+        self.extractor.subnet.take_header(state["subnet"])
         self.architecture = Architecture.from_json(state["architecture"])
         self.threshold = _threshold(state)
         self.usual_distance = float(state["usual_distance"])
@@ -353,7 +362,7 @@ class Detector(nn.Module):
         """Takes the state of another detector of the same architecture, but for its bank size.
 
         Raises:
-            ValueError: It is of another architecture; nothing is changed then.
+            ValueError: It is of another architecture or network; nothing is changed then.
             RuntimeError: See `nn.Module.load_state_dict`.
         """
         if _EXTRA_STATE in state_dict:
@@ -361,6 +370,7 @@ class Detector(nn.Module):
             expected = _form(self.get_extra_state())
             if found != expected:
                 raise ValueError(f"the state is of {found}, expected {expected}")
+            self.extractor.subnet.check_header(state_dict[_EXTRA_STATE]["subnet"])
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(
@@ -384,7 +394,7 @@ class Detector(nn.Module):
         }
         document = {
             "format": _FORMAT,
-            "subnet": self.extractor.subnet.to_header(),
+            "autopatch": __version__,
             **self.get_extra_state(),
         }
         try:
@@ -550,13 +560,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: a detector file with a damaged header ({error})") from error
     found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, int) and found < _FORMAT:
+    if found == _FORMAT:
+        return document, tensors
+    if is_integer(found) and found > _FORMAT:
+        raise InputError(
+            f"{path}: a detector of autopatch {document.get('autopatch')}, which is newer than "
+            f"this version {__version__} (format {found}, expected {_FORMAT}); update autopatch"
+        )
+    if is_integer(found) and found > 0:
         raise InputError(
             f"{path}: a detector of an earlier version of autopatch (format {found}, expected "
             f"{_FORMAT}); fit it again"
         )
-    if found != _FORMAT:
-        raise InputError(
-            f"{path}: a detector of format {found}, expected {_FORMAT}; update autopatch"
-        )
-    return document, tensors
+    raise InputError(f"{path}: a damaged detector file (format {found!r}, expected {_FORMAT})")

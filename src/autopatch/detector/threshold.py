@@ -80,4 +80,4 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
 def check_rate(false_alarm_rate: float) -> None:
     """Raises InputError unless the rate is one that can be asked for."""
     if not 0 < false_alarm_rate < 1:
-        raise InputError(f"false_alarm_rate is {false_alarm_rate}, expected between 0 and 1")
+        raise InputError(f"`false_alarm_rate` is {false_alarm_rate}, expected between 0 and 1")

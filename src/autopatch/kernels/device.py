@@ -27,8 +27,6 @@ class NativeInfo:
 
 def native_info() -> NativeInfo:
     """What the native module can use."""
-    from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
-
     return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
 
 
@@ -44,17 +42,17 @@ def usable_device(device: str | torch.device) -> torch.device:
     text = str(device)
     kind, _, number = text.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise InputError(f"--device is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
+        raise InputError(f"`device` is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
     if kind == "cuda":
         if not _C.cuda_built:
             raise InputError(
-                f"--device is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
+                f"`device` is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
                 "is found"
             )
         if not torch.cuda.is_available():
-            raise InputError(f"--device is '{text}', but torch finds no usable GPU")
+            raise InputError(f"`device` is '{text}', but torch finds no usable GPU")
         if int(number or 0) >= torch.cuda.device_count():
             raise InputError(
-                f"--device is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
+                f"`device` is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
             )
     return torch.device(text)

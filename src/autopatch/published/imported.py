@@ -25,6 +25,7 @@ from autopatch.runs import (
     SupernetSource,
     check_new_run,
     load_inputs,
+    own_seed,
     perform_search,
 )
 from autopatch.search import Plan, Trial, compose_space, resolve_objectives
@@ -60,6 +61,8 @@ def import_study(
     weights: StrPath = "auto",
     shots: int = 1,
     seed: int = 0,
+    split_seed: int | None = None,
+    bank_seed: int | None = None,
     reserve: int = 4,
     protocol: str = "autopatch",
     legacy_order: StrPath | None = None,
@@ -70,6 +73,7 @@ def import_study(
     cache_gib: float = 4.0,
     device: str | torch.device = "cpu",
     resume: bool = False,
+    lock: bool = True,
     progress: Progress | None = None,
 ) -> ImportedStudy:
     """Evaluates the architectures of a published study on a data set.
@@ -84,7 +88,9 @@ def import_study(
         bank_size: Patches in the bank, all as published if None.
         weights: "auto" (published), a folder that holds them, or "random".
         shots: Validation images of each anomaly type, at least 1.
-        seed: Of the split and the banks.
+        seed: Of random weights, and of split and banks where these have no seed of their own.
+        split_seed: Of the split.
+        bank_seed: Of the memory banks.
         reserve: Images of each anomaly type that are never in the test part.
         protocol: Of the split: "autopatch" as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
@@ -94,7 +100,8 @@ def import_study(
         recalibrate_batch_norm: Whether subnets get the good images' statistics.
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
-        resume: Whether to go on in `out`.
+        resume: Whether to continue in `out`.
+        lock: See `run_search`.
         progress: Told of every trial.
 
     Raises:
@@ -105,14 +112,18 @@ def import_study(
     check_new_run(out, shots=shots, resume=resume)
     chosen = choose_trials(file, study=study, trials=trials, fixed=fixed)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
-    machine = Machine(cache_gib, usable_device(device))
+    machine = Machine(cache_gib, usable_device(device), lock=lock)
     source = SupernetSource.find(
         OFA_MBV3, weights, options={"recalibrate_batch_norm": recalibrate_batch_norm}
     )
     request = SplitRequest(
-        shots=shots, reserve=reserve, seed=seed, protocol=protocol, legacy_order=legacy_order
+        shots=shots,
+        reserve=reserve,
+        seed=own_seed("split_seed", split_seed, seed),
+        protocol=protocol,
+        legacy_order=legacy_order,
     )
-    inputs = load_inputs(data, request, source, progress, reading=reading)
+    inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     published = tuple(
         replace(t, architecture=_with_bank(t.architecture, bank_size)) for t in chosen
     )
@@ -126,7 +137,14 @@ def import_study(
         settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
     run = perform_search(
-        out, inputs, plan, PUBLISHED, machine=machine, resume=resume, progress=progress
+        out,
+        inputs,
+        plan,
+        PUBLISHED,
+        own_seed("bank_seed", bank_seed, seed),
+        machine=machine,
+        resume=resume,
+        progress=progress,
     )
     return ImportedStudy(run, published)
 
@@ -150,12 +168,12 @@ def choose_trials(
     if not studies:
         raise InputError(f"{file}: holds no finished trial to evaluate")
     if len(studies) != 1:
-        raise InputError(f"{file}: holds the studies {studies}; choose one with --study")
+        raise InputError(f"{file}: holds the studies {studies}; choose one with `study`")
     by_number = {trial.number: trial for trial in found}
     for number in trials or ():
         if number not in by_number:
             raise InputError(
-                f"--trials: study {studies[0]} has no finished trial {number}, but "
+                f"`trials`: study {studies[0]} has no finished trial {number}, but "
                 f"{', '.join(map(str, by_number))}"
             )
     return [trial for trial in found if trials is None or trial.number in trials]

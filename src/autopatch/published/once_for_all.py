@@ -32,6 +32,7 @@ from autopatch.supernet import (
     Level,
     LoadOptions,
     Preset,
+    SeededWeights,
     Subnet,
     Supernet,
     check_channels,
@@ -173,6 +174,14 @@ class OnceForAllSupernet(Supernet):
             std=self.std,
             provenance=self.provenance,
         )
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the elastic networks."""
+        return {
+            f"{name}.{key}": value
+            for name, network in self._networks.items()
+            for key, value in network.state_dict().items()
+        }
 
     def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
         """Height and width of the feature map of every block: every halving rounds up."""
@@ -353,8 +362,7 @@ def block_names(backbone: Backbone) -> tuple[str, ...]:
 
 def random_network(width: float, *, seed: int) -> OnceForAllMobileNetV3:
     """An elastic network of random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with SeededWeights(seed):
         network = OnceForAllMobileNetV3(width)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):

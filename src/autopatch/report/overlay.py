@@ -120,6 +120,34 @@ def overlay(
     return _paint(_resized(image, factor), anomaly_map, scale, threshold, mask)
 
 
+def anomalous_region(
+    anomaly_map: npt.NDArray[np.floating], threshold: float, size: tuple[int, int]
+) -> BoolArray:
+    """The pixels of an image that score above the threshold.
+
+    The map is resized to the image (bilinear) before it is compared. If a score is above the
+    threshold, at least one pixel is.
+
+    Args:
+        anomaly_map: Scores, `[S, S]`, of the whole image whatever its proportions.
+        threshold: Scores above it are anomalous.
+        size: Width and height of the image.
+
+    Returns:
+        bool `[height, width]`.
+    """
+    scores = np.asarray(anomaly_map, np.float32)
+    width, height = size
+    region = _resized_scores(scores, size) > threshold
+    if not region.any() and scores.max() > threshold:
+        # Resizing has flattened a lone peak; the image is anomalous all the same and must show it.
+        peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
+        row = int((peak_row + 0.5) * height / scores.shape[0])
+        column = int((peak_column + 0.5) * width / scores.shape[1])
+        region[row, column] = True
+    return region
+
+
 def outline(image: Image.Image, mask: npt.NDArray[np.bool_]) -> Image.Image:
     """The image, in its own size and colors, with a cyan line around the true anomaly."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
@@ -259,15 +287,7 @@ def _draw_contour(
     pixels: FloatArray, size: tuple[int, int], scores: FloatArray, threshold: float
 ) -> FloatArray:
     """Draws the line just outside the region above the threshold, so that one pixel is seen too."""
-    width, height = _fine(size)
-    fine = _resized_scores(scores, (width, height))
-    region = fine > threshold
-    if not region.any() and scores.max() > threshold:
-        # Resizing has flattened a lone peak; the image is anomalous all the same and must show it.
-        peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
-        row = int((peak_row + 0.5) * height / scores.shape[0])
-        column = int((peak_column + 0.5) * width / scores.shape[1])
-        region[row, column] = True
+    region = anomalous_region(scores, threshold, _fine(size))
     line = _grown(region, _line_width(size))
     pixels = _blend(pixels, _grown(line, 2) & ~line, _CASING, 0.6)
     return _blend(pixels, line & ~region, _CONTOUR, 1.0)

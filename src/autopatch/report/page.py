@@ -12,7 +12,7 @@ import jinja2
 
 from autopatch.data import GOOD, Sample, Split
 from autopatch.errors import InputError
-from autopatch.files import new_folder
+from autopatch.files import new_folder, require_writable_folder
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
 from autopatch.search.objectives import Objective, headings
@@ -61,7 +61,8 @@ class Report:
         weights: Where the weights come from, in words.
         random_features: Whether they are random.
         split: Roles of the images.
-        seed: Seed of the search.
+        seed: Seed of the optimizer.
+        bank_seed: Seed of the memory banks.
         evaluations: Architectures asked for.
         objectives: Those of the search: the cost first, the quality that the pick maximizes last.
         optimizer: What proposed the candidates, in words.
@@ -79,6 +80,7 @@ class Report:
     random_features: bool
     split: Split
     seed: int
+    bank_seed: int
     evaluations: int
     objectives: Sequence[Objective]
     optimizer: str
@@ -106,19 +108,17 @@ def write_report(folder: Path, report: Report) -> Path:
     Raises:
         InputError: The folder cannot be written, or holds something that is not a report.
     """
-    _require_replaceable(folder)
+    require_report_folder(folder)
     with new_folder(folder, replace=True) as unfinished:
         _write(unfinished, report)
     return folder / PAGE
 
 
-def _require_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file, expected a folder for the report")
-    if any(folder.iterdir()) and not (folder / PAGE).is_file():
+def require_report_folder(folder: Path) -> None:
+    """Raises InputError if the folder holds something other than a report, or cannot be written."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
         raise InputError(f"{folder}: holds files but no {PAGE}, expected an earlier report or none")
+    require_writable_folder(folder, replace=True)
 
 
 def _write(folder: Path, report: Report) -> None:
@@ -142,7 +142,8 @@ def _write(folder: Path, report: Report) -> None:
         keep_trailing_newline=True,
     )
     page = environment.get_template(_TEMPLATE).render(_contents(report))
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    # A file name may hold bytes that are not UTF-8.
+    (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     _write_csv(folder / TABLE, report)
 
 
@@ -363,7 +364,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("objectives", f"{others} and {quality}" if others else quality),
         ("optimizer", report.optimizer),
         ("evaluations asked for", str(report.evaluations)),
-        ("seed", str(report.seed)),
+        ("seed", f"{report.seed}, of the memory banks {report.bank_seed}"),
         ("split", f"{order}; of each type shots {split.shots}, reserve {split.reserve}"),
         ("fit", _images(len(split.fit), "good")),
         ("validation", _part((*split.holdout, *split.validation))),
@@ -382,7 +383,7 @@ def _write_csv(path: Path, report: Report) -> None:
     if _has_tests(rows):
         measured += [("test", name) for name in (*METRIC_TITLES, *_own_quality(report))]
     columns = [f"{part}_{name}" for part, name in measured]
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         table = csv.writer(stream)
         table.writerow(
             ["trial", "role", "architecture", *objectives, "backbone_flops", *columns, "features"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autopatch.data import draw_textures
 from autopatch.errors import InputError
-from autopatch.files import StrPath
+from autopatch.files import StrPath, require_writable_folder
 from autopatch.progress import Progress
 from autopatch.runs.predictions import write_predictions
 from autopatch.runs.run import Run
@@ -40,7 +40,8 @@ def run_demo(
     """
     out = Path(out)
     if out.exists():
-        raise InputError(f"{out}: exists; remove it or give another --out")
+        raise InputError(f"{out}: exists; remove it or give another `out`")
+    require_writable_folder(out)
     if str(weights) == "random":
         logger.info("the features of this demo are RANDOM, so expect poor figures")
     try:
@@ -57,7 +58,8 @@ def run_demo(
             progress=progress,
         )
     except InputError:
-        shutil.rmtree(out, ignore_errors=True)  # so that the corrected call finds its place free
+        if not (out / "run").exists():  # a search that has begun can be resumed
+            shutil.rmtree(out, ignore_errors=True)
         raise
     detector = run.fit(progress=progress)
     run.evaluate(detector, progress=progress)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
-
+from autopatch import __version__
 from autopatch.data import Manifest, Split
 from autopatch.errors import InputError
-from autopatch.files import new_folder, stored_path, write_json
+from autopatch.files import (
+    StrPath,
+    new_folder,
+    require_writable_file,
+    require_writable_folder,
+    stored_path,
+    write_json,
+)
 from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
+from autopatch.search.storage import NO_LOCKS
 
 STUDY = "study.db"
 SPLIT = "split.json"
@@ -28,17 +36,24 @@ LOCK = ".lock"
 
 
 def versions(sampler: str) -> dict[str, str]:
-    """Versions of the libraries that decide the outcome of a search, that of the optimizer first.
+    """Versions of what decides the outcome of a search: the library of the optimizer first.
 
     Raises:
         InputError: The sampler is unknown.
     """
     names = (SAMPLERS[sampler].library, "timm", "torch")
-    return {name: version(name) for name in names}
+    return {name: version(name) for name in names} | {"autopatch": __version__}
+
+
+def is_run(path: StrPath) -> bool:
+    """Whether a folder holds the record of a search."""
+    return Path(path, STUDY).is_file()
 
 
 @contextmanager
-def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iterator[Study]:
+def open_search(
+    path: Path, inputs: Inputs, plan: Plan, *, bank_seed: int, resume: bool, lock: bool = True
+) -> Iterator[Study]:
     """The record of a search in a run folder, which no other process can search in meanwhile.
 
     Args:
@@ -46,7 +61,9 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
         inputs: Images and backbone.
         plan: What to search; source, request, digest of the images and versions of the libraries
             are added to its settings, and the places of data and weights become what is unchecked.
-        resume: Whether to go on in a folder; a new one is made else.
+        bank_seed: Of the memory banks.
+        resume: Whether to continue in a folder; else a new one is made.
+        lock: Whether to lock the folder.
 
     Yields:
         The record, open for writing.
@@ -65,7 +82,10 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
             "source": source.settings(),
             **inputs.request.settings(),
             **inputs.findings.reading.to_json(),
+            # In a group, so that `seed` is compared before what may follow from it.
+            "seeds": {"split_seed": inputs.request.seed, "bank_seed": bank_seed},
             "data_digest": manifest.digest,
+            "weights_sha256": inputs.supernet.weights_sha256,
             "versions": versions(plan.sampler),
         },
         unchecked={
@@ -77,10 +97,11 @@ def open_search(path: Path, inputs: Inputs, plan: Plan, *, resume: bool) -> Iter
         with new_folder(path) as unfinished:
             write_json(unfinished / SPLIT, split.to_json(root))
             write_json(unfinished / MANIFEST, manifest.to_json())
-            Study.create(unfinished / STUDY, plan).close()
-    elif not (path / STUDY).is_file():
-        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
-    with _only_searcher(path):
+            with _alone(unfinished, lock):
+                Study.create(unfinished / STUDY, plan).close()
+    else:
+        require_resumable(path)
+    with _alone(path, lock):
         if resume:
             plan = _same_inputs(path, inputs, plan, manifest)
         with Study.resume(path / STUDY, plan) as study:
@@ -99,23 +120,37 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
     """
     stored = load_settings(path / STUDY)
     given = plan.to_json()
-    same = ("protocol", "seed", "shots", "reserve")
-    if any(stored.get(name) != given[name] for name in same):
+    same_request = stored.get("seeds", {}).get("split_seed") == given["seeds"][
+        "split_seed"
+    ] and all(stored.get(name) == given[name] for name in ("protocol", "shots", "reserve"))
+    if not same_request:
         return replace(plan, settings={**plan.settings, "data_digest": stored.get("data_digest")})
     require_same_data(path, manifest, inputs.root)
     _require_same_order(path, inputs.split, inputs.root)
     was, now = stored.get("source", {}), given["source"]
-    if was.get("space") == now["space"] and was.get("weights_sha256") != now["weights_sha256"]:
+    same_weights = (
+        was.get("files_sha256") == now["files_sha256"]
+        and stored.get("weights_sha256") == given["weights_sha256"]
+    )
+    if was.get("space") == now["space"] and not same_weights:
         raise inputs.source.changed()
     return plan
 
 
 def require_new(path: Path) -> None:
-    """Raises InputError where something is at `path`, where a search is to make its folder."""
+    """Raises InputError if something is at `path`, or the folder of a search cannot be made."""
     if path.exists():
         raise InputError(
-            f"{path}: exists; give --resume to go on with the search in it, or another --out"
+            f"{path}: exists; give `resume=True` to continue the search in it, or another `out`"
         )
+    require_writable_folder(path)
+
+
+def require_resumable(path: Path) -> None:
+    """Raises InputError if there is no search in `path`, or its record cannot be written."""
+    if not (path / STUDY).is_file():
+        raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
+    require_writable_file(path / STUDY, in_place=True)
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:
@@ -142,7 +177,7 @@ def _require_same_order(run: Path, split: Split, root: Path) -> None:
         if samples != stored[role]:
             raise InputError(
                 f"{root}: the images of the role {role!r} are in another order than when the "
-                f"search of {run} began, expected the same order (that of --legacy-order, if given)"
+                f"search of {run} began, expected the same order (that of `legacy_order`, if given)"
             )
 
 
@@ -175,21 +210,35 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _only_searcher(path: Path) -> Iterator[None]:
+def _alone(path: Path, lock: bool) -> Iterator[None]:
     """Keeps other processes from searching in a folder.
 
+    Args:
+        path: The folder.
+        lock: Whether to lock it. If not, its record is opened without locks from now on.
+
     Raises:
-        InputError: One is, or the folder cannot be locked.
+        InputError: Another process is searching in it, or it cannot be locked or written.
     """
-    # Let go by the system when the process ends, however it ends.
-    lock = FileLock(path / LOCK)
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
+        file = (path / (LOCK if lock else NO_LOCKS)).open("a")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    with file:
+        if lock:
+            _lock(path, file)
+            (path / NO_LOCKS).unlink(missing_ok=True)
+        yield
+
+
+def _lock(path: Path, file: TextIO) -> None:
+    try:
+        # The system releases the lock when the process ends, however it ends.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         raise InputError(f"{path}: another process is searching in this folder") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        raise InputError(
+            f"{path}: cannot be locked: {error.strerror}; if no other process is searching in it, "
+            "give `lock=False`"
+        ) from error

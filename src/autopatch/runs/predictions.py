@@ -5,24 +5,41 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
+from PIL import Image
 
 from autopatch.data import Remarks, named_images, read_image
-from autopatch.detector import Detector
+from autopatch.detector import Detector, ImagePrediction
 from autopatch.errors import InputError
-from autopatch.files import StrPath, new_folder
+from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.report import ColorScale, overlay
+from autopatch.report import ColorScale, anomalous_region, overlay
 
 logger = logging.getLogger(__name__)
 
+SCORES = "scores.csv"
+_COLUMNS = ("image", "score", "threshold", "verdict", "features", "reason")
 _IMAGES_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image without a result.
+
+    Attributes:
+        path: The file.
+        reason: Why it could not be read, in one line without the path.
+    """
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -30,86 +47,152 @@ class WrittenPredictions:
     """What was written.
 
     Attributes:
-        folder: Where.
-        images: Number of images.
-        anomalous: Number of images called anomalous.
-        threshold: What the threshold is and what it promises.
+        folder: The folder.
+        images: Number of images with a result.
+        anomalous: Number of them called anomalous.
+        unreadable: Images without a result, in the order of the table.
+        threshold: The threshold and its expected false-alarm rate, in words.
         features: Where the backbone's weights come from.
     """
 
     folder: Path
     images: int
     anomalous: int
+    unreadable: tuple[UnreadableImage, ...]
     threshold: str
     features: str
 
 
 def write_predictions(
     detector: Detector | StrPath,
-    images: StrPath | Sequence[StrPath],
+    images: StrPath | Iterable[StrPath],
     out: StrPath,
     *,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> WrittenPredictions:
-    """Writes scores.csv, overlays/NAME.png and maps/NAME.npy; the folder appears complete.
+    """Writes scores.csv and, for each image, overlays/NAME.png, masks/NAME.png and maps/NAME.npy.
 
-    NAME is the path of an image relative to the deepest folder that holds all of `images`, without
+    An overlay shows the anomaly map over the image. All overlays share one color scale, which
+    starts at the median of the calibration images and turns hot at the threshold. A mask has the
+    size of its image, 255 where the score is above the threshold and 0 elsewhere. A map holds the
+    raw scores, float32 `[S, S]`.
+
+    NAME is the path of the image relative to the deepest folder that holds all of `images`, without
     the suffix; see `autopatch.data.named_images`.
 
-    The colors are the same on every image: they start at the calibration images' median and turn
-    hot at the threshold.
+    An image that cannot be read costs its own result only: its row of the table has the verdict
+    "unreadable" and the reason. The folder appears complete or not at all.
 
     Args:
         detector: A detector, or its file.
         images: Image files or folders of them, one or many.
         out: Folder to make.
-        device: Where a detector that is a file runs: "cpu", "cuda" or "cuda:<number>".
+        device: Where a detector loaded from a file runs: "cpu", "cuda" or "cuda:<number>".
         progress: Told of every batch of images.
 
     Raises:
-        InputError: The folder exists or cannot be written, or the detector or an image cannot be
-            read.
+        InputError: The folder exists or cannot be written, the detector cannot be read, or there
+            is no image.
     """
     out = Path(out)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists, expected a new folder for the results")
+    require_writable_folder(out)
     if not isinstance(detector, Detector):
         detector = Detector.load(detector, device=usable_device(device))
-    if isinstance(images, str | os.PathLike):
-        images = [images]
-    found = list(named_images([Path(image) for image in images]).items())
+    paths = [images] if isinstance(images, str | os.PathLike) else images
+    found = list(named_images([Path(path) for path in paths]).items())
     scale = color_scale(detector)
     threshold = detector.threshold.value
     anomalous = 0
+    unreadable: list[UnreadableImage] = []
     remarks = Remarks()
-    with new_folder(out) as folder, (folder / "scores.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "score", "threshold", "verdict", "features"])
+    with new_folder(out) as folder, _open_table(folder / SCORES) as file:
+        table = csv.DictWriter(file, _COLUMNS)
+        table.writeheader()
         for first in range(0, len(found), _IMAGES_AT_A_TIME):
             batch = found[first : first + _IMAGES_AT_A_TIME]
-            prediction = detector.predict([path for _, path in batch], remarks=remarks)
-            for (name, path), predicted in zip(batch, prediction, strict=True):
-                anomaly_map = predicted.anomaly_map.numpy(force=True)
-                picture = folder / "overlays" / name.with_name(name.name + ".png")
-                raw = folder / "maps" / name.with_name(name.name + ".npy")
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                raw.parent.mkdir(parents=True, exist_ok=True)
-                overlay(
-                    read_image(path, detector.reading), anomaly_map, scale, threshold=threshold
-                ).save(picture)
-                np.save(raw, anomaly_map)
-                verdict = "anomalous" if predicted.pred_label else "good"
-                score = f"{predicted.pred_score:.9g}"
-                table.writerow([str(path), score, f"{threshold:.9g}", verdict, detector.provenance])
-                anomalous += predicted.pred_label
+            outcomes = _outcomes(detector, [path for _, path in batch], remarks)
+            for (name, path), outcome in zip(batch, outcomes, strict=True):
+                row = {
+                    "image": str(path),
+                    "threshold": f"{threshold:.9g}",
+                    "features": detector.provenance,
+                }
+                try:
+                    if isinstance(outcome, InputError):
+                        raise outcome
+                    image = read_image(path, detector.reading)
+                    _write_pictures(folder, name, image, outcome, scale, threshold)
+                except InputError as error:
+                    reason = str(error).removeprefix(f"{path}: ")
+                    unreadable.append(UnreadableImage(path, reason))
+                    row |= {"verdict": "unreadable", "reason": reason}
+                else:
+                    row["score"] = f"{outcome.pred_score:.9g}"
+                    row["verdict"] = "anomalous" if outcome.pred_label else "good"
+                    anomalous += outcome.pred_label
+                table.writerow(row)
             if progress is not None:
                 progress("predict", first + len(batch), len(found))
     for line in remarks.lines():
         logger.warning(line)
     return WrittenPredictions(
-        out, len(found), anomalous, detector.threshold.describe(), detector.provenance
+        folder=out,
+        images=len(found) - len(unreadable),
+        anomalous=anomalous,
+        unreadable=tuple(unreadable),
+        threshold=detector.threshold.describe(),
+        features=detector.provenance,
     )
+
+
+def _outcomes(
+    detector: Detector, paths: Sequence[Path], remarks: Remarks
+) -> list[ImagePrediction | InputError]:
+    """The prediction of each image, or why it has none.
+
+    The detector refuses a batch for the first image that it cannot read. Halving such a batch
+    finds all of them.
+    """
+    try:
+        return list(detector.predict(paths, remarks=remarks))
+    except InputError as error:
+        if len(paths) == 1:
+            return [error]
+    half = len(paths) // 2
+    return [
+        *_outcomes(detector, paths[:half], remarks),
+        *_outcomes(detector, paths[half:], remarks),
+    ]
+
+
+def _open_table(path: Path) -> TextIO:
+    # A file name may hold bytes that are not UTF-8; the table shows them as "\\udcff".
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+
+
+def _write_pictures(
+    folder: Path,
+    name: Path,
+    image: Image.Image,
+    prediction: ImagePrediction,
+    scale: ColorScale,
+    threshold: float,
+) -> None:
+    scores = prediction.anomaly_map.numpy(force=True)
+    region = anomalous_region(scores, threshold, image.size)
+    mask = Image.fromarray(region.astype(np.uint8) * np.uint8(255))
+    overlay(image, scores, scale, threshold=threshold).save(_file(folder, "overlays", name, ".png"))
+    mask.save(_file(folder, "masks", name, ".png"))
+    np.save(_file(folder, "maps", name, ".npy"), scores)
+
+
+def _file(folder: Path, kind: str, name: Path, suffix: str) -> Path:
+    file = folder / kind / name.with_name(name.name + suffix)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def color_scale(detector: Detector) -> ColorScale:

@@ -27,7 +27,6 @@ from autopatch.runs.folder import (
 )
 from autopatch.runs.source import SupernetSource
 from autopatch.search import (
-    WITHOUT_OUTCOME,
     Front,
     Objective,
     SearchSpace,
@@ -53,13 +52,15 @@ class RunRecord:
         source: Where the backbone comes from.
         space: What was searched.
         objectives: What the search minimized and maximized, a cost first and the quality last.
-        seed: Of split, bank and optimizer.
+        seed: Of the optimizer and of random weights.
+        bank_seed: Of the memory banks.
         evaluations: Architectures asked for.
         split: Roles of the images.
         reading: How image and mask files become pixels.
         trials: All trials by number.
         optimizer: What proposed the architectures, in words.
         data_digest: Of images, masks, roles, types and groups when the search was made.
+        weights_sha256: `Supernet.weights_sha256` of the backbone then.
     """
 
     path: Path
@@ -68,12 +69,14 @@ class RunRecord:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
+    bank_seed: int
     evaluations: int
     split: Split
     reading: Reading
     trials: tuple[Trial, ...]
     optimizer: str
     data_digest: str
+    weights_sha256: str
 
     @classmethod
     def open(
@@ -102,8 +105,10 @@ class RunRecord:
             library = next(iter(versions))
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
+            numbers["bank_seed"] = int(settings["seeds"]["bank_seed"])
             digest = str(settings["data_digest"])
             reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
+            weights_sha256 = str(settings["weights_sha256"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
@@ -125,6 +130,7 @@ class RunRecord:
             trials=load_trials(path / STUDY),
             optimizer=optimizer,
             data_digest=digest,
+            weights_sha256=weights_sha256,
             **numbers,
         )
 
@@ -138,7 +144,10 @@ class RunRecord:
         Raises:
             InputError: The weights are not there, or are others than those of the search.
         """
-        return self.source.load(seed=self.seed)
+        supernet = self.source.load(seed=self.seed)
+        if supernet.weights_sha256 != self.weights_sha256:
+            raise self.source.changed()
+        return supernet
 
     @property
     def detector_path(self) -> Path:
@@ -162,7 +171,7 @@ class RunRecord:
         Raises:
             InputError: Nothing has.
         """
-        done = [trial for trial in self.trials if trial.reason not in WITHOUT_OUTCOME]
+        done = [trial for trial in self.trials if trial.counts]
         trials = non_dominated(done, self.objectives)
         if not trials:
             raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
@@ -195,7 +204,7 @@ class RunRecord:
         """Raises InputError, in words, where the data set is not there, or images, masks or groups
         were changed since the search."""
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: the data set of {self.path} is not there; give --data")
+            raise InputError(f"{self.data}: the data set of {self.path} is not there; give `data`")
         require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
 
     def require_own(self, detector: Detector) -> None:
@@ -213,9 +222,11 @@ class RunRecord:
             raise InputError(
                 f"the detector reads images by {detector.reading}, the run by {self.reading}"
             )
-        if detector.provenance != self.supernet.provenance:
+        if detector.weights_sha256 != self.weights_sha256:
             raise InputError(
-                f"the detector has {detector.provenance}, the run {self.supernet.provenance}"
+                f"the detector has other weights than {self.path}: {detector.provenance} "
+                f"(SHA-256 {detector.weights_sha256[:8]}), expected {self.supernet.provenance} "
+                f"({self.weights_sha256[:8]})"
             )
 
     def fit_architecture(
@@ -240,7 +251,7 @@ class RunRecord:
             architecture=architecture,
             calibration=[sample.image for sample in self.split.calibration],
             false_alarm_rate=false_alarm_rate,
-            seed=self.seed,
+            seed=self.bank_seed,
             data_digest=self.data_digest,
             reading=self.reading,
             device=device,

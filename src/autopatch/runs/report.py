@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from autopatch.data import load_masks
 from autopatch.detector import Detector, patchcore_architecture
@@ -13,7 +14,6 @@ from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
 from autopatch.runs.results import DetectorResult, TestResults
-from autopatch.search import WITHOUT_OUTCOME
 
 
 def write_run_report(
@@ -46,6 +46,7 @@ def write_run_report(
         random_features=supernet.random_features,
         split=run.split,
         seed=run.seed,
+        bank_seed=run.bank_seed,
         evaluations=run.evaluations,
         objectives=run.objectives,
         optimizer=run.optimizer,
@@ -53,42 +54,40 @@ def write_run_report(
         failures=[
             Failure(t.number, t.architecture.describe(supernet), str(t.reason))
             for t in run.trials
-            if t.evaluation is None and t.reason not in WITHOUT_OUTCOME
+            if t.evaluation is None and t.counts
         ],
         notes=notes,
     )
     if detector is not None:
         report = _with_cases(run, detector, report, progress)
     else:
-        notes.append(f"No fitted detector yet, so no pictures: autopatch fit {run.path}")
+        fit = f"autopatch fit {quote(str(run.path))}"
+        notes.append(f"There is no fitted detector yet, so there are no pictures: {fit}")
     return write_report(run.path / REPORT, report)
 
 
 def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> TestResults | None:
-    """The results on the test part, if they belong to the detector and the search as it is."""
+    """The results on the test part; None, and a note, if there are none or they are outdated."""
+    evaluate = f"autopatch evaluate {quote(str(run.path))}"
     results = TestResults.load(run.path)
     if results is None:
-        notes.append(f"No test figures yet: autopatch evaluate {run.path}")
+        notes.append(f"There are no test figures yet: {evaluate}")
         return None
-    if results.data_digest != run.data_digest:
-        notes.append(
-            "The test figures were measured with other images than the run's and are left out: "
-            f"autopatch evaluate {run.path}"
-        )
-        return None
-    if detector is not None and not results.belongs_to(detector):
-        notes.append(
-            "The test figures belong to another fit and are left out: "
-            f"autopatch evaluate {run.path}"
-        )
-        return None
-    if {row.trial for row in results.front} != {trial.number for trial in run.front.trials}:
-        notes.append(
-            "The search has grown since it was measured, so the test figures are left out: "
-            f"autopatch evaluate {run.path}"
-        )
+    reason = _why_outdated(results, run, detector)
+    if reason is not None:
+        notes.append(f"The test figures are left out, because {reason}: {evaluate}")
         return None
     return results
+
+
+def _why_outdated(results: TestResults, run: RunRecord, detector: Detector | None) -> str | None:
+    if results.data_digest != run.data_digest:
+        return "they were measured on other images"
+    if detector is not None and not results.belongs_to(detector):
+        return "they belong to another fit"
+    if {row.trial for row in results.front} != {trial.number for trial in run.front.trials}:
+        return "the search has grown since they were measured"
+    return None
 
 
 def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:

@@ -152,7 +152,7 @@ def evaluate_run(
         fit=run.split.fit,
         scored=run.split.test,
         objectives=run.objectives,
-        seed=run.seed,
+        seed=run.bank_seed,
         cache_bytes=cache_bytes,
         reading=run.reading,
         device=detector.device,

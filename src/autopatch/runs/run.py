@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autopatch.detector import Architecture, Detector, patchcore_architecture
+from autopatch.detector import Architecture, Detector, check_rate
 from autopatch.errors import InputError
-from autopatch.files import StrPath
+from autopatch.files import StrPath, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
+from autopatch.report import require_report_folder
+from autopatch.runs.fit import patchcore_setting, read_architecture, require_new_file
 from autopatch.runs.record import RunRecord
 from autopatch.runs.report import write_run_report
 from autopatch.runs.results import TestResults, evaluate_run
@@ -62,13 +64,11 @@ class Run(RunRecord):
                 cannot be fitted.
         """
         if (architecture is not None) + (trial is not None) + patchcore > 1:
-            raise InputError("--trial, --patchcore and --architecture exclude one another")
+            raise InputError("give one of `trial`, `patchcore` and `architecture`, not several")
         where = usable_device(device)
         target = Path(out) if out is not None else self.detector_path
-        if target.exists():
-            raise InputError(f"{target}: exists; remove it or give another --out")
-        if not 0 < false_alarm_rate < 1:
-            raise InputError(f"--false-alarm-rate is {false_alarm_rate}, expected between 0 and 1")
+        require_new_file(target)
+        check_rate(false_alarm_rate)
         self.require_same_data()
         detector = self.fit_architecture(
             self._chosen(architecture, trial, patchcore),
@@ -76,39 +76,25 @@ class Run(RunRecord):
             device=where,
             progress=progress,
         )
+        logger.info(detector.architecture.describe(self.supernet))
         detector.save(target)
         return detector
 
     def _chosen(
         self, architecture: Architecture | StrPath | None, trial: int | None, patchcore: bool
     ) -> Architecture:
-        if isinstance(architecture, Architecture):
-            return architecture
+        if architecture is not None:
+            return read_architecture(architecture)
         if trial is not None:
             return self.trial(trial).architecture
         if patchcore:
-            setting = patchcore_architecture(self.supernet, images=len(self.split.fit))
-            if setting is None:
-                raise InputError(
-                    f"--patchcore: {self.supernet.name} has no levels of stride 8 and 16"
-                )
-            return setting
-        if architecture is None:
-            pick = self.pick
-            assert pick.evaluation is not None
-            quality = self.objectives[-1]
-            value = quality.display(pick.evaluation.values[quality.name])
-            logger.info("trial %d, of best validation %s: %.1f", pick.number, quality.name, value)
-            return pick.architecture
-        path = Path(architecture)
-        try:
-            document: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as JSON ({error})") from error
-        try:
-            return Architecture.from_json(document)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            return patchcore_setting(self.supernet, images=len(self.split.fit))
+        pick = self.pick
+        assert pick.evaluation is not None
+        quality = self.objectives[-1]
+        value = quality.display(pick.evaluation.values[quality.name])
+        logger.info("trial %d, of best validation %s: %.1f", pick.number, quality.name, value)
+        return pick.architecture
 
     def evaluate(
         self,
@@ -133,6 +119,7 @@ class Run(RunRecord):
                 weights are not there, or images were changed since the search.
         """
         fitted = self._detector(detector, usable_device(device))
+        require_writable_file(self.results_path)
         self.require_same_data()
         results = evaluate_run(self, fitted, cache_bytes=cache_bytes(cache_gib), progress=progress)
         results.save(self.path)
@@ -165,6 +152,7 @@ class Run(RunRecord):
         where, fitted = usable_device(device), None
         if detector is not None or self.detector_path.is_file():
             fitted = self._detector(detector, where)
+        require_report_folder(self.report_path.parent)
         self.require_same_data()
         return write_run_report(self, fitted, progress=progress)
 
@@ -174,7 +162,7 @@ class Run(RunRecord):
         file = Path(detector) if detector is not None else self.detector_path
         if not file.is_file():
             raise InputError(
-                f"{file}: no such file; fit a detector first: autopatch fit {self.path}"
+                f"{file}: no such file; fit a detector first: autopatch fit {quote(str(self.path))}"
             )
         return Detector.load(file, device=device)
 
@@ -215,5 +203,5 @@ def cache_bytes(cache_gib: float) -> int:
         InputError: They are out of range.
     """
     if not 0 <= cache_gib < 2**20:
-        raise InputError(f"--cache-gib is {cache_gib}, expected 0 or more")
+        raise InputError(f"`cache_gib` is {cache_gib}, expected 0 or more")
     return int(cache_gib * 2**30)

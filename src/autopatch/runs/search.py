@@ -20,9 +20,9 @@ from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.folder import open_search, require_new
+from autopatch.runs.folder import open_search, require_new, require_resumable
 from autopatch.runs.run import Run, cache_bytes
-from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs
+from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
     CandidateEvaluator,
     Plan,
@@ -49,6 +49,7 @@ class Machine:
         device: "cpu", "cuda" or "cuda:<number>".
         executor: Evaluates candidates, one after the other if None.
         workers: Candidates the executor is given at a time.
+        lock: Whether the run folder is locked, so that two processes cannot search in it at once.
 
     Raises:
         InputError: `workers` is not positive.
@@ -58,10 +59,11 @@ class Machine:
     device: str | torch.device = "cpu"
     executor: Executor | None = None
     workers: int = 1
+    lock: bool = True
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise InputError(f"workers is {self.workers}, expected at least 1")
+            raise InputError(f"`workers` is {self.workers}, expected at least 1")
 
 
 def run_search(
@@ -78,6 +80,8 @@ def run_search(
     shots: int = 1,
     evaluations: int = 60,
     seed: int = 0,
+    split_seed: int | None = None,
+    bank_seed: int | None = None,
     population: int = 12,
     reserve: int = 4,
     protocol: str = "random",
@@ -95,6 +99,7 @@ def run_search(
     executor: Executor | None = None,
     workers: int = 1,
     resume: bool = False,
+    lock: bool = True,
     progress: Progress | None = None,
 ) -> Run:
     """Searches a space for detectors that trade cost against quality on a few anomalies.
@@ -116,7 +121,10 @@ def run_search(
         fixed: A single choice for a gene, or for all genes of a field, by name.
         shots: Validation images of each anomaly type, at least 1.
         evaluations: Architectures to evaluate.
-        seed: Of the split, the banks and the optimizer.
+        seed: Of the optimizer and of random weights, and of split and banks where these have no
+            seed of their own.
+        split_seed: Of the split.
+        bank_seed: Of the memory banks.
         population: Architectures a generation.
         reserve: Images of each anomaly type that are never in the test part.
         protocol: Of the split: "random", or "autopatch" as published.
@@ -141,6 +149,8 @@ def run_search(
         workers: Candidates the executor is given at a time.
         resume: Whether to go on with the search in `out`; it ends at the front of an uninterrupted
             one.
+        lock: Whether `out` is locked while searching. On a file system without locks it cannot be;
+            then no two processes may search in it at once.
         progress: Told of every candidate, and of a candidate that takes long.
 
     Returns:
@@ -150,11 +160,13 @@ def run_search(
         InputError: An argument, an image or a file is wrong, or the folder exists or cannot be
             written.
         SearchError: Every candidate failed.
+        MachineError: The device failed, or candidates in a row ran out of memory; see
+            `autopatch.search.search`.
     """
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
-    machine = Machine(cache_gib, usable_device(device), executor, workers)
+    machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
     source = SupernetSource.find(
         space,
         weights,
@@ -165,13 +177,13 @@ def run_search(
     request = SplitRequest(
         shots=shots,
         reserve=reserve,
-        seed=seed,
+        seed=own_seed("split_seed", split_seed, seed),
         protocol=protocol,
         group_regex=group_regex,
         groups=groups,
         legacy_order=legacy_order,
     )
-    inputs = load_inputs(data, request, source, progress, reading=reading)
+    inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     supernet = inputs.supernet
     searched = _preset(supernet, preset)
     search_space = compose_space(supernet, preset=searched, choices=choices)
@@ -179,7 +191,7 @@ def run_search(
         try:
             search_space = search_space.narrowed(fixed)
         except InputError as error:
-            raise InputError(f"--fixed: {error}") from None
+            raise InputError(f"`fixed`: {error}") from None
     plan = Plan(
         search_space,
         evaluations=evaluations,
@@ -190,7 +202,14 @@ def run_search(
         objectives=resolve_objectives(objectives or searched.objectives),
     )
     return perform_search(
-        out, inputs, plan, searched, machine=machine, resume=resume, progress=progress
+        out,
+        inputs,
+        plan,
+        searched,
+        own_seed("bank_seed", bank_seed, seed),
+        machine=machine,
+        resume=resume,
+        progress=progress,
     )
 
 
@@ -199,6 +218,7 @@ def perform_search(
     inputs: Inputs,
     plan: Plan,
     preset: Preset,
+    bank_seed: int,
     *,
     machine: Machine,
     resume: bool,
@@ -211,6 +231,7 @@ def perform_search(
         inputs: Images and backbone.
         plan: What to search.
         preset: How the space is searched.
+        bank_seed: Of the memory banks.
         machine: Where to evaluate.
         resume: Whether to go on in the folder.
         progress: Told of every candidate.
@@ -218,6 +239,7 @@ def perform_search(
     Raises:
         InputError: See `run_search`.
         SearchError: Every candidate failed.
+        MachineError: See `run_search`.
     """
     space, split, supernet = plan.space, inputs.split, inputs.supernet
     if preset.mask_resize is not None:
@@ -236,14 +258,16 @@ def perform_search(
         fit=split.fit,
         scored=(*split.holdout, *split.validation),
         objectives=plan.objectives,
-        seed=plan.seed,
+        seed=bank_seed,
         cache_bytes=cache_bytes(machine.cache_gib),
         reading=inputs.findings.reading,
         device=machine.device,
         progress=told.candidate,
     )
     _warn_of_large_maps(evaluator, space, supernet, machine.cache_gib)
-    with open_search(out, inputs, plan, resume=resume) as study:
+    with open_search(
+        out, inputs, plan, bank_seed=bank_seed, resume=resume, lock=machine.lock
+    ) as study:
         told.start(sum(t.evaluation is not None for t in study.trials()), plan.evaluations)
         front = search(
             evaluator,
@@ -252,7 +276,9 @@ def perform_search(
             executor=machine.executor,
             workers=machine.workers,
         )
-        failed = [t for t in load_trials(study.path) if t.evaluation is None]
+        failed = [
+            t for t in load_trials(study.path) if not t.evaluation and (t.counts or t.failure)
+        ]
     if front.note:
         logger.info(front.note)
     if front.failed:
@@ -261,19 +287,30 @@ def perform_search(
 
 
 def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
-    """Raises InputError where a search cannot begin, before anything is read."""
+    """Checks that a search can begin, before anything is read.
+
+    Args:
+        out: Its folder.
+        shots: Validation images of each anomaly type.
+        resume: Whether the folder exists and its search is resumed.
+
+    Raises:
+        InputError: `shots` is below 1, the folder exists or has no search, or it cannot be written.
+    """
     if shots < 1:
         raise InputError(
-            f"--shots is {shots}: a search needs at least 1 image of each anomaly type"
+            f"`shots` is {shots}, but a search needs at least 1 image of each anomaly type"
         )
-    if not resume:
+    if resume:
+        require_resumable(out)
+    else:
         require_new(out)
 
 
 def _preset(supernet: Supernet, name: str) -> Preset:
     if name not in supernet.presets:
         raise InputError(
-            f"--space-preset is '{name}', expected one of {', '.join(supernet.presets)} for "
+            f"`preset` is '{name}', expected one of {', '.join(supernet.presets)} for "
             f"{supernet.name}"
         )
     return supernet.presets[name]
@@ -311,7 +348,7 @@ def _warn_of_large_maps(
     ]
     for size, needed in evaluator.too_large_to_keep(of_each_size).items():
         logger.info(
-            "feature maps at %d px need %.1f GiB, more than --cache-gib %g: they are computed anew "
+            "feature maps at %d px need %.1f GiB, more than `cache_gib` %g: they are computed anew "
             "for each candidate",
             size,
             needed / 2**30,

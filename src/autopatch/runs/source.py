@@ -37,7 +37,7 @@ class SupernetSource:
         mean: Channel means, None for those of the weights.
         std: Channel deviations, None for those of the weights.
         options: Of the space's family, see `load_supernet`.
-        weights_sha256: Of the weights files, None where there are none.
+        files_sha256: SHA-256 of the weights files, None for a word.
     """
 
     space: str
@@ -45,7 +45,7 @@ class SupernetSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    weights_sha256: str | None = None
+    files_sha256: str | None = None
 
     @classmethod
     def find(
@@ -70,13 +70,13 @@ class SupernetSource:
             mean=None if mean is None else tuple(mean),
             std=None if std is None else tuple(std),
             options=LoadOptions(own=options or {}).own,
-            weights_sha256=_sha256(files) if files else None,
+            files_sha256=_sha256(files) if files else None,
         )
 
     @property
     def file(self) -> str | None:
         """The weights if they are a file or a folder, None for a word."""
-        return self.weights if self.weights_sha256 is not None else None
+        return self.weights if self.files_sha256 is not None else None
 
     def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
         """The backbone.
@@ -89,13 +89,13 @@ class SupernetSource:
             InputError: The weights are not there any more or do not fit, or are not those the
                 search was made with.
         """
-        if self.weights_sha256 is not None:
+        if self.files_sha256 is not None:
             if not Path(self.weights).exists():
                 raise InputError(
-                    f"{self.weights}: the weights of the search are not there; give --weights"
+                    f"{self.weights}: the weights of the search are not there; give `weights`"
                 )
             found = _sha256(weights_files(self.space, self.weights))
-            if found != self.weights_sha256:
+            if found != self.files_sha256:
                 raise self.changed()
 
         def told(step: str, done: int, total: int) -> None:
@@ -114,20 +114,21 @@ class SupernetSource:
 
     def changed(self) -> InputError:
         """The error where the weights are not those of the search."""
+        which = self.weights if self.file else f"`weights` '{self.weights}' of {self.space}"
         return InputError(
-            f"{self.weights}: not the weights that the search was made with, or changed since"
+            f"{which}: not the weights that the search was made with, or changed since"
         )
 
     def settings(self) -> dict[str, Any]:
         """What a resumed search must have the same: all but where the weights lie."""
         values = asdict(self)
-        if self.weights_sha256 is not None:
+        if self.files_sha256 is not None:
             del values["weights"]
         return values
 
     def stored_weights(self, run: Path) -> str:
         """The weights as a run folder keeps them."""
-        if self.weights_sha256 is None:
+        if self.files_sha256 is None:
             return self.weights
         return stored_path(self.weights, run)
 
@@ -151,10 +152,10 @@ class SupernetSource:
             for name, value in settings.items()
         }
         source = cls(**{**values, "weights": stored_weights})
-        if source.weights_sha256 is None:
+        if source.files_sha256 is None:
             if weights is not None and os.fspath(weights) != source.weights:
                 raise InputError(
-                    f"--weights is '{os.fspath(weights)}', but the search was made with "
+                    f"`weights` is '{os.fspath(weights)}', but the search was made with "
                     f"'{source.weights}'"
                 )
             return source
@@ -185,8 +186,13 @@ class SplitRequest:
     legacy_order: StrPath | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What a resumed search must have the same; groups and order show in the images' roles."""
-        return {"shots": self.shots, "reserve": self.reserve, "protocol": self.protocol}
+        """What a resumed search must have the same; groups and order show in the images' roles,
+        and the seed is kept beside the others."""
+        return {
+            "shots": self.shots,
+            "reserve": self.reserve,
+            "protocol": self.protocol,
+        }
 
 
 @dataclass(frozen=True)
@@ -214,19 +220,21 @@ def load_inputs(
     data: StrPath | Dataset,
     request: SplitRequest,
     source: SupernetSource,
-    progress: Progress | None = None,
     *,
+    seed: int | None = None,
     reading: Reading = DEFAULT_READING,
+    progress: Progress | None = None,
 ) -> Inputs:
     """Shares out the images of a data set, all of which are sound, and loads the backbone.
 
     Args:
         data: Folder in the MVTec-AD layout, or a data set.
-        request: How to share out its images; its seed is that of random weights, too.
+        request: How to share out its images.
         source: Where the backbone comes from.
-        progress: Told of every image that was read, and of a download.
+        seed: Of random weights; that of the request if None.
         reading: How the files are to be read; if it has no bit depth, the smallest one that holds
             the images to fit on is taken.
+        progress: Told of every image that was read, and of a download.
 
     Raises:
         InputError: The request does not suit the data set, an image or a mask is not sound, or the
@@ -257,8 +265,24 @@ def load_inputs(
         # Other images to fit on may have another bit depth.
         findings = look(reading=reading, fit=split.fit)
     split = replace(split, notes=(*split.notes, *findings.warnings))
-    supernet = source.load(seed=request.seed, progress=progress)
+    supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, findings, source, supernet)
+
+
+def own_seed(name: str, own: int | None, seed: int) -> int:
+    """A seed of its own, or the common one where none is given.
+
+    Args:
+        name: The argument.
+        own: Its value.
+        seed: The common seed.
+
+    Raises:
+        InputError: The seed is out of range.
+    """
+    if own is not None and not 0 <= own < 2**32:
+        raise InputError(f"`{name}` is {own}, expected 0 to {2**32 - 1}")
+    return seed if own is None else own
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:

@@ -8,8 +8,7 @@
   candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: where it evaluates by
   default.
 - `Plan`, `Study`: what a search is to do, and its record, open for writing; `load_trials`,
-  `load_objectives`, `load_settings` read a stored one. `WITHOUT_OUTCOME`: reasons of trials that
-  say nothing of their architecture.
+  `load_objectives`, `load_settings` read a stored one.
 - `Evaluator`, `Evaluation`: what a candidate is asked for; the search knows nothing else of it.
 - `CandidateEvaluator`: the evaluator of detectors.
 - `Trial`, `Front`, `non_dominated`: one evaluation, and the result with its pick.
@@ -33,7 +32,6 @@ from autopatch.search.objectives import (
 from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler
 from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
-    WITHOUT_OUTCOME,
     Plan,
     Study,
     load_objectives,
@@ -48,7 +46,6 @@ __all__ = [
     "OBJECTIVES",
     "SAMPLERS",
     "TPE",
-    "WITHOUT_OUTCOME",
     "CandidateEvaluator",
     "Evaluation",
     "Evaluator",

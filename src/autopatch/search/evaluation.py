@@ -47,8 +47,9 @@ class Evaluation:
 class Evaluator(Protocol):
     """Builds and scores one candidate; it knows nothing of the search.
 
-    An exception marks the candidate as failed and the search goes on, but for `InputError`, which
-    no other candidate would escape, and those outside `Exception` (such as KeyboardInterrupt).
+    An exception marks the candidate as failed and the search continues. `InputError` and what is no
+    `Exception`, such as KeyboardInterrupt, end the search. `search` says when failures of the
+    machine do.
     """
 
     def __call__(self, architecture: Architecture, /) -> Evaluation: ...

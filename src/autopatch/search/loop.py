@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from typing import Protocol
 
-from autopatch.errors import InputError, one_line
+from autopatch.errors import (
+    InputError,
+    MachineError,
+    MachineFailure,
+    machine_failure,
+    one_line,
+)
 from autopatch.search.evaluation import Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.optimizer import SAMPLERS, Genome
-from autopatch.search.study import INTERRUPTED, WITHOUT_OUTCOME, Plan, Study
+from autopatch.search.study import INTERRUPTED, Plan, Study
+
+FAILURES_IN_A_ROW = 3
+"""Trials in a row that fail because of the machine, all in one way, before a search stops."""
+
+_WORDS = {"memory": "ran out of memory", "system": "failed in a call of the system"}
 
 
 class SearchError(RuntimeError):
@@ -42,27 +54,39 @@ def search(
 ) -> Front:
     """Searches the study's space for the Pareto front of its objectives.
 
-    A study with results is replayed: a fresh optimizer proposes the same genomes and is told what
-    the record holds, so the front is that of an uninterrupted search. Nor does it depend on the
-    order in which an executor finishes: the optimizer is told of a generation as a whole.
+    A study with results is replayed: a fresh optimizer proposes the same genomes and is told the
+    recorded results, so the front is that of an uninterrupted search. The front does not depend on
+    the order in which an executor finishes, because the optimizer is told whole generations.
+
+    A candidate whose evaluation raises an exception has failed, and the search continues. The
+    machine is at fault in these cases:
+
+    - The device fails for good, such as after an illegal memory access: the search stops at once.
+    - `FAILURES_IN_A_ROW` candidates in a row run out of memory, on a GPU or the host, or meet an
+      OSError: the search stops.
+
+    A resumed search evaluates those candidates again. A single candidate that runs out of memory
+    between others that do not, or again after the search was resumed, counts as failed: its
+    architecture does not fit this machine.
 
     Args:
-        evaluate: Scores one architecture; its values are those of the plan's objectives.
+        evaluate: Scores one architecture; returns a value for each objective of the plan.
         study: The record, new or resumed.
-        progress: Told of every evaluation.
-        executor: Makes the evaluations; this process, one at a time, if None. One of processes
-            needs an evaluator that can be pickled. It is left running.
-        workers: Evaluations in flight at most, never more than the optimizer proposes at a time:
-            one for "tpe".
+        progress: Called after every evaluation.
+        executor: Runs the evaluations; if None, they run in this process, one at a time. With
+            processes the evaluator must be picklable. The executor is not shut down.
+        workers: Maximum number of evaluations in flight. It is limited by the number of genomes
+            that the optimizer proposes at a time: one for "tpe".
 
     Raises:
-        SearchError: If every candidate fails, of the first generation or, where the optimizer
-            proposes fewer at a time, of as many.
-        InputError: If the evaluator raises it, if the stored results are not those that this
-            version of the optimizer proposes, or if `workers` is not positive.
+        SearchError: If all candidates of the first generation fail or, with an optimizer that
+            proposes fewer at a time, as many candidates from the start.
+        MachineError: If the machine is at fault.
+        InputError: If the evaluator raises it, the study cannot be written, the stored results are
+            not those that this version of the optimizer proposes, or `workers` is not positive.
     """
     if workers < 1:
-        raise InputError(f"workers is {workers}, expected at least 1")
+        raise InputError(f"`workers` is {workers}, expected at least 1")
     plan = study.plan
     optimizer = SAMPLERS[plan.sampler].make(
         space=plan.space,
@@ -71,15 +95,18 @@ def search(
         initial=plan.genomes(),
         objectives=plan.objectives,
     )
-    recorded = {t.genome: t for t in study.trials() if t.reason not in WITHOUT_OUTCOME}
+    recorded = {t.genome: t for t in study.trials() if t.counts}
     total = min(plan.evaluations, plan.space.size())
     outcomes: dict[Genome, Trial] = {}
+
+    failures: list[Trial] = []
 
     def finished(trial: Trial) -> None:
         outcomes[trial.genome] = trial
         if progress is not None:
             front = non_dominated(outcomes.values(), plan.objectives)
             progress(len(outcomes), total, trial, len(front))
+        _require_sound_machine(trial, failures)
 
     while len(outcomes) < plan.evaluations:
         genomes = optimizer.ask()
@@ -130,6 +157,30 @@ def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
         )
 
 
+def _require_sound_machine(trial: Trial, failures: list[Trial]) -> None:
+    """Raises MachineError if a trial shows that the machine, not the architecture, is at fault.
+
+    Args:
+        trial: The one that finished last.
+        failures: Failures of the machine of one kind in a row, before this trial; updated.
+    """
+    if trial.counts or (failures and failures[-1].failure != trial.failure):
+        failures.clear()
+    if trial.counts or trial.failure is None:
+        return
+    failures.append(trial)
+    if trial.failure == "device":
+        raise MachineError(
+            f"trial {trial.number}: the device failed: {trial.reason}; resume the search to "
+            "evaluate the trial again"
+        )
+    if len(failures) == FAILURES_IN_A_ROW:
+        raise MachineError(
+            f"{FAILURES_IN_A_ROW} trials in a row {_WORDS[trial.failure]}, the last: "
+            f"{trial.reason}; resume the search to evaluate them again"
+        )
+
+
 def _evaluate(
     evaluate: Evaluator,
     study: Study,
@@ -165,17 +216,18 @@ def _evaluate(
             wait(running.values(), return_when=FIRST_COMPLETED)
             for number in [n for n, future in running.items() if future.done()]:
                 outcome = _outcome(running.pop(number), study.plan)
-                without_result.discard(number)
                 if isinstance(outcome, Evaluation):
                     trial = study.complete(number, outcome)
                 else:
-                    trial = study.fail(number, outcome)
+                    trial = study.fail(number, *outcome)
+                without_result.discard(number)
                 finished(trial)
     except BaseException:
         for future in running.values():
             future.cancel()
-        for number in sorted(without_result):
-            study.fail(number, INTERRUPTED)
+        with contextlib.suppress(InputError):  # a resumed search does the same
+            for number in sorted(without_result):
+                study.fail(number, INTERRUPTED)
         raise
 
 
@@ -183,23 +235,24 @@ def _any_done(running: dict[int, Future[Evaluation]]) -> bool:
     return any(future.done() for future in running.values())
 
 
-def _outcome(future: Future[Evaluation], plan: Plan) -> Evaluation | str:
-    """The evaluation, or why the candidate failed.
+def _outcome(
+    future: Future[Evaluation], plan: Plan
+) -> Evaluation | tuple[str, MachineFailure | None]:
+    """The evaluation, or why the candidate failed and how the machine did.
 
     Raises:
         BaseException: What no other candidate would escape.
     """
-    # The error is not raised for what is a failed candidate: its traceback would then hold this
-    # frame and the frame the future, and the arrays of the candidate would stay in memory.
+    # A failed candidate's error is not raised. Its traceback would hold this frame, and this frame
+    # the future, so that the arrays of the candidate would stay in memory.
     error = future.exception()
     if error is None:
         evaluation = future.result()
         found, expected = sorted(evaluation.values), [o.name for o in plan.objectives]
         if found != sorted(expected):
-            return f"ValueError: values are {found}, expected those of {expected}"
+            return f"ValueError: values are {found}, expected those of {expected}", None
         return evaluation
     if not isinstance(error, Exception) or isinstance(error, InputError | BrokenExecutor):
         raise error
-    # MemoryError counts as a failure: a smaller candidate may well fit.
     name, message = type(error).__name__, one_line(error)
-    return name if message == name else f"{name}: {message}"
+    return name if message == name else f"{name}: {message}", machine_failure(error)

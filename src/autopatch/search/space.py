@@ -463,10 +463,9 @@ def compose_genes(
     given = choices or {}
     for field_name, values in given.items():
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise InputError(f"choices of {field_name!r} are {values!r}, expected a list of values")
+            raise InputError(f"choices of `{field_name}` are {values!r}, expected a list of values")
         if field_name in preset.own:
-            option = f"--{field_name.replace('_', '-')}s"
-            raise InputError(f"{option} is given, but the preset has its own")
+            raise InputError(f"choices of `{field_name}` are given, but the preset has its own")
     merged = {**preset.choices, **given}
     whole = [
         *(gene for gene in backbone if gene.slot is None),

@@ -1,11 +1,12 @@
-"""Optuna's SQLite files, opened and closed for good, and Optuna without its log lines.
+"""Optuna's SQLite files, and Optuna without its log lines.
 
-`open_storage` gives the studies of a file, `connect` its tables, `close_storage` lets go of it;
-within `quiet` Optuna logs nothing.
+`open_storage` opens the studies of a file and `connect` its tables; `close_storage` closes it.
+`writing` turns database errors into `InputError`. Within `quiet` Optuna logs nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -14,13 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+import sqlalchemy.exc
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
+
+from autopatch.errors import InputError, one_line
+
+NO_LOCKS = ".no-locks"
+"""A file of this name beside a database says that its file system cannot lock files."""
+
+DATABASE_ERRORS = (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
+"""What SQLite, SQLAlchemy and Optuna raise where a database cannot be read or written."""
+
+# Messages of SQLite that say nothing about the content of the file.
+_OF_THE_SYSTEM = (
+    "database is locked",
+    "database or disk is full",
+    "disk I/O error",
+    "locking protocol",
+    "out of memory",
+    "readonly database",
+    "unable to open database file",
+)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines and no notes on experimental functions from Optuna."""
+    """Turns off Optuna's log lines and its warnings about experimental functions."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -32,24 +53,57 @@ def quiet() -> Iterator[None]:
 
 
 def connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    """Opens an existing file; SQLite alone would make a missing one.
+    """Opens an existing file; by default SQLite would create a missing one.
 
     Args:
         path: The file.
         mode: "rw", or "ro" to write nothing.
     """
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    file = path.resolve()
+    nolock = "&nolock=1" if (file.parent / NO_LOCKS).exists() else ""
+    uri = f"{file.as_uri()}?mode={mode}{nolock}"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 def open_storage(path: Path, *, mode: str = "rw", **options: Any) -> RDBStorage:
     """The studies of an existing file; `options` are those of `RDBStorage`."""
-    # With a connection of our own, as in a URL a path that holds "?", "#" or "{" is misread.
+    # `connect` instead of a URL, because URLs misread paths that hold "?", "#" or "{".
     engine = {"creator": lambda: connect(path, mode=mode)}
     return RDBStorage("sqlite:///study.db", engine_kwargs=engine, **options)
 
 
 def close_storage(storage: RDBStorage) -> None:
-    """Lets go of the file."""
-    storage.remove_session()
-    storage.engine.dispose()
+    """Closes the file. Raises nothing: what was recorded is committed before."""
+    with contextlib.suppress(*DATABASE_ERRORS):
+        storage.remove_session()
+    with contextlib.suppress(*DATABASE_ERRORS):
+        storage.engine.dispose()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns database errors into `InputError`: the file cannot be written.
+
+    Args:
+        path: The file, for the message.
+    """
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise InputError(f"{path}: cannot be written: {database_reason(error)}") from error
+
+
+def database_reason(error: BaseException) -> str:
+    """What SQLite says, without what SQLAlchemy and Optuna add."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.Error):
+            return one_line(cause)
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return one_line(error)
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether a database error says nothing about the content of the file, such as a lock."""
+    reason = database_reason(error)
+    return any(words in reason for words in _OF_THE_SYSTEM)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
@@ -20,15 +20,13 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import optuna
-import sqlalchemy.exc
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.detector import Architecture
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, MachineFailure, one_line
 from autopatch.files import StrPath, new_file
 from autopatch.genes import Choice
 from autopatch.search.evaluation import Evaluation
@@ -39,18 +37,26 @@ from autopatch.search.objectives import (
     checked_objectives,
     resolve_objectives,
 )
-from autopatch.search.optimizer import SAMPLERS
+from autopatch.search.optimizer import SAMPLERS, Genome
 from autopatch.search.space import SearchSpace
-from autopatch.search.storage import close_storage, connect, open_storage, quiet
+from autopatch.search.storage import (
+    DATABASE_ERRORS,
+    close_storage,
+    connect,
+    database_reason,
+    is_of_the_system,
+    open_storage,
+    quiet,
+    writing,
+)
 
 INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
-WITHOUT_OUTCOME = (INTERRUPTED, NOT_FINISHED)
-"""Reasons of trials that say nothing of their architecture."""
 
 _NAME = "autopatch"
 _FORMAT = 2
-_GROUPS = 2  # how deep settings are grouped; objects below that are values
+_RETRIED = "autopatch:retried"
+_GROUPS = 2  # depth of groups in the settings; objects below that are values
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,16 @@ class Plan:
         for name, least in (("evaluations", 1), ("seed", 0), ("population", 2)):
             value = getattr(self, name)
             if value < least:
-                raise InputError(f"{name} is {value}, expected at least {least}")
+                raise InputError(f"`{name}` is {value}, expected at least {least}")
         if self.seed >= 2**32:
-            raise InputError(f"seed is {self.seed}, expected at most {2**32 - 1}")
+            raise InputError(f"`seed` is {self.seed}, expected at most {2**32 - 1}")
         SAMPLERS[self.sampler]  # refuses an unknown one
         checked_objectives(self.objectives)
         shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
         if shadowed:
             raise ValueError(f"settings hold {sorted(shadowed)}, which are fields of their own")
 
-    def genomes(self) -> list[tuple[int, ...]]:
+    def genomes(self) -> list[Genome]:
         """Canonical genomes of the initial architectures.
 
         Raises:
@@ -142,8 +148,15 @@ class Study:
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
         self.plan = plan
-        self._storage = open_storage(path)
-        self._id = self._storage.get_study_id_from_name(_NAME)
+        with _readable(path):
+            self._storage = open_storage(path)
+        try:
+            with _readable(path):
+                self._id = self._storage.get_study_id_from_name(_NAME)
+                self._retried = _retried(self._storage, self._id)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, path: StrPath, plan: Plan) -> Study:
@@ -163,30 +176,33 @@ class Study:
             raise InputError(f"{path}: exists, expected a new file")
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such folder, cannot write {path.name}")
-        with new_file(path) as unfinished, quiet():
+        with new_file(path) as unfinished, quiet(), writing(path):
             storage = open_storage(unfinished)
-            study = optuna.create_study(
-                study_name=_NAME,
-                storage=storage,
-                directions=[StudyDirection[o.direction.upper()] for o in plan.objectives],
-            )
-            study.set_metric_names([objective.name for objective in plan.objectives])
-            for name, value in stored.items():
-                study.set_user_attr(name, value)
-            close_storage(storage)
+            try:
+                study = optuna.create_study(
+                    study_name=_NAME,
+                    storage=storage,
+                    directions=[StudyDirection[o.direction.upper()] for o in plan.objectives],
+                )
+                study.set_metric_names([objective.name for objective in plan.objectives])
+                for name, value in stored.items():
+                    study.set_user_attr(name, value)
+            finally:
+                close_storage(storage)
         return cls(path, plan)
 
     @classmethod
     def resume(cls, path: StrPath, plan: Plan) -> Study:
-        """The study of an earlier search, to go on with.
+        """Opens the study of an earlier search to continue it.
 
         Trials left running by a killed process become failed ones with the reason "interrupted",
-        so no other process may be searching in this file.
+        so no other process may be searching in this file. The failures of the machine at the end of
+        the record no longer count, so that the search evaluates their genomes again, once each.
 
         Raises:
-            InputError: If there is no study, if it is one of an earlier version of autopatch, or if
-                the plan differs from the stored one in more than a larger number of evaluations
-                and `unchecked`.
+            InputError: If there is no study, it is one of an earlier version of autopatch, it
+                cannot be written, or the plan differs from the stored one in more than a larger
+                number of evaluations and `unchecked`.
         """
         path = Path(path)
         given = plan.to_json()
@@ -196,16 +212,33 @@ class Study:
         if difference is not None:
             name, before, now = difference
             raise InputError(
-                f"{path}: the search was started with {name} = {before}, cannot resume it with "
+                f"{path}: the search was started with `{name}` = {before}, cannot resume it with "
                 f"{now}"
             )
         study = cls(path, plan)
-        for name in ("evaluations", "unchecked"):
-            if stored.get(name) != given[name]:
-                study._storage.set_study_user_attr(study._id, name, given[name])
-        for trial in study._storage.get_all_trials(study._id, states=(TrialState.RUNNING,)):
-            study.fail(trial.number, INTERRUPTED)
+        try:
+            study._continue({k: given[k] for k in ("evaluations", "unchecked")}, stored)
+        except BaseException:
+            study.close()
+            raise
         return study
+
+    def _continue(self, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+        """Records settings that changed, and ends what an earlier process left open."""
+        storage = self._storage
+        with _readable(self.path):
+            frozen = storage.get_all_trials(self._id)
+        again = _last_failures_of_the_machine(frozen)
+        with writing(self.path):
+            for name, value in given.items():
+                if stored.get(name) != value:
+                    storage.set_study_user_attr(self._id, name, value)
+            if again - self._retried.keys():
+                self._retried |= {t.number: _genome(t) for t in frozen if t.number in again}
+                storage.set_study_system_attr(self._id, _RETRIED, sorted(self._retried))
+        for trial in frozen:
+            if trial.state == TrialState.RUNNING:
+                self.fail(trial.number, INTERRUPTED)
 
     def __enter__(self) -> Study:
         return self
@@ -219,23 +252,30 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; the study cannot be used any more."""
+        """Closes the file. The study can no longer be used."""
         close_storage(self._storage)
 
     def trials(self) -> tuple[Trial, ...]:
-        """All trials by number."""
-        names = self._names()
-        return tuple(_trial(frozen, names) for frozen in self._storage.get_all_trials(self._id))
+        """All trials by number.
 
-    def start(self, genome: tuple[int, ...], place: int) -> int:
+        Raises:
+            InputError: If the file cannot be read.
+        """
+        with _readable(self.path):
+            return _trials(self._storage.get_all_trials(self._id), self._retried, self._names())
+
+    def start(self, genome: Genome, place: int) -> int:
         """Records, in one transaction, that a canonical genome is being evaluated.
 
         Args:
             genome: The genome.
-            place: Its place among all that were proposed, from 0.
+            place: Its place among all proposals, from 0.
 
         Returns:
-            The trial's number.
+            The number of the trial.
+
+        Raises:
+            InputError: If the file cannot be written.
         """
         space = self.plan.space
         parameters = space.parameters(genome)
@@ -253,18 +293,44 @@ class Study:
                 "architecture": space.decode(genome).to_json(),
             },
         )
-        return self._storage.get_trial(self._storage.create_new_trial(self._id, running)).number
+        with writing(self.path):
+            return self._storage.get_trial(self._storage.create_new_trial(self._id, running)).number
 
     def complete(self, number: int, evaluation: Evaluation) -> Trial:
-        """Records the result of a running trial, which has a value for each objective."""
+        """Records the result of a running trial.
+
+        Args:
+            number: The trial.
+            evaluation: The result, with a value for each objective.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
         attributes = {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
         attributes |= {f"timings.{name}": value for name, value in evaluation.timings.items()}
         values = [evaluation.values[name] for name in self._names()]
         return self._finish(number, TrialState.COMPLETE, attributes, values)
 
-    def fail(self, number: int, reason: str) -> Trial:
-        """Records why a running trial has no result."""
-        return self._finish(number, TrialState.FAIL, {"reason": reason}, None)
+    def fail(self, number: int, reason: str, failure: MachineFailure | None = None) -> Trial:
+        """Records why a running trial has no result.
+
+        Args:
+            number: The trial.
+            reason: Why, in one line.
+            failure: How the machine failed, None if it did not. A candidate that runs out of memory
+                again after the search was resumed is a failed architecture: it counts.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        attributes = {"reason": reason}
+        if failure == "device" or (failure is not None and not self._was_retried(number)):
+            attributes["failure"] = failure
+        return self._finish(number, TrialState.FAIL, attributes, None)
+
+    def _was_retried(self, number: int) -> bool:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        return _genome(self._storage.get_trial(trial_id)) in self._retried.values()
 
     def _finish(
         self,
@@ -274,11 +340,13 @@ class Study:
         values: Sequence[float] | None,
     ) -> Trial:
         # The state comes last: until then the trial is running and a resumed search repeats it.
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
-        for name, value in attributes.items():
-            self._storage.set_trial_user_attr(trial_id, name, value)
-        self._storage.set_trial_state_values(trial_id, state, values)
-        return _trial(self._storage.get_trial(trial_id), self._names())
+        with writing(self.path):
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+            for name, value in attributes.items():
+                self._storage.set_trial_user_attr(trial_id, name, value)
+            self._storage.set_trial_state_values(trial_id, state, values)
+            finished = self._storage.get_trial(trial_id)
+        return _trials([finished], self._retried, self._names())[0]
 
     def _names(self) -> list[str]:
         return [objective.name for objective in self.plan.objectives]
@@ -292,8 +360,8 @@ def load_trials(path: StrPath) -> tuple[Trial, ...]:
     """
     with _stored(path) as (storage, settings):
         names = [objective.name for objective in _objectives(settings)]
-        frozen = storage.get_all_trials(storage.get_study_id_from_name(_NAME))
-        return tuple(_trial(trial, names) for trial in frozen)
+        study_id = storage.get_study_id_from_name(_NAME)
+        return _trials(storage.get_all_trials(study_id), _retried(storage, study_id), names)
 
 
 def load_objectives(path: StrPath) -> tuple[Objective, ...]:
@@ -420,6 +488,8 @@ def _stored(path: StrPath) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
         finally:
             connection.close()
     except sqlite3.Error as error:
+        if is_of_the_system(error):
+            raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
         raise InputError(f"{path}: not the study of a search ({error})") from None
     if _NAME not in names:
         raise InputError(f"{path}: holds the studies {names}, expected {_NAME!r} among them")
@@ -437,17 +507,18 @@ def _stored(path: StrPath) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Errors of a damaged or foreign record become those of the user."""
+    """Turns errors of a damaged, foreign or inaccessible record into `InputError`."""
     try:
         yield
     except (
-        sqlalchemy.exc.SQLAlchemyError,
-        StorageInternalError,
+        *DATABASE_ERRORS,
         RuntimeError,  # tables of another Optuna version
         LookupError,  # trials or attributes that no search wrote
         TypeError,
         ValueError,
     ) as error:
+        if isinstance(error, DATABASE_ERRORS) and is_of_the_system(error):
+            raise InputError(f"{path}: cannot be read: {database_reason(error)}") from error
         raise InputError(f"{path}: not a readable study of a search ({one_line(error)})") from None
 
 
@@ -465,7 +536,45 @@ def _check_format(path: Path, settings: Mapping[str, Any]) -> None:
     )
 
 
-def _trial(frozen: FrozenTrial, objectives: Sequence[str]) -> Trial:
+def _retried(storage: RDBStorage, study_id: int) -> dict[int, Genome]:
+    """Genomes of the failures of the machine that a resumed search evaluates again, by trial."""
+    numbers = storage.get_study_system_attrs(study_id).get(_RETRIED, [])
+    trials = storage.get_all_trials(study_id) if numbers else []
+    return {trial.number: _genome(trial) for trial in trials if trial.number in numbers}
+
+
+def _last_failures_of_the_machine(frozen: Iterable[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that failed because of the machine, with no result after them.
+
+    The optimizer was told of a failure once the search went past it; later proposals depend on
+    that. Without a later result nothing does, and the genome can be evaluated again.
+    """
+    numbers = set()
+    finished = [trial for trial in frozen if trial.datetime_complete is not None]
+    finished.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+    for trial in reversed(finished):
+        if trial.user_attrs.get("failure") is not None:
+            numbers.add(trial.number)
+        elif trial.user_attrs.get("reason") != INTERRUPTED:
+            break
+    return numbers
+
+
+def _trials(
+    frozen: Sequence[FrozenTrial], retried: Mapping[int, Genome], objectives: Sequence[str]
+) -> tuple[Trial, ...]:
+    """The trials of a record.
+
+    Args:
+        frozen: All of them by number, or the one that finished last.
+        retried: See `_retried`.
+        objectives: Names of the objectives.
+    """
+    again = _last_failures_of_the_machine(frozen) | retried.keys()
+    return tuple(_trial(trial, trial.number not in again, objectives) for trial in frozen)
+
+
+def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Trial:
     attributes = frozen.user_attrs
     evaluation = None
     reason = None
@@ -479,15 +588,22 @@ def _trial(frozen: FrozenTrial, objectives: Sequence[str]) -> Trial:
         reason = attributes.get("reason", "failed without a recorded reason")
     else:  # being evaluated now, or by a process that was killed
         reason = NOT_FINISHED
+    failure = attributes.get("failure")
     return Trial(
         number=frozen.number,
-        genome=tuple(attributes["genome"]),
+        genome=_genome(frozen),
         architecture=Architecture.from_json(attributes["architecture"]),
         evaluation=evaluation,
         reason=reason,
         duration=frozen.duration.total_seconds() if frozen.duration is not None else 0.0,
         place=attributes["place"],
+        failure=failure,
+        counts=counts and failure != "device" and reason not in (INTERRUPTED, NOT_FINISHED),
     )
+
+
+def _genome(frozen: FrozenTrial) -> Genome:
+    return tuple(frozen.user_attrs["genome"])
 
 
 def _prefixed(attributes: Mapping[str, Any], prefix: str) -> dict[str, float]:

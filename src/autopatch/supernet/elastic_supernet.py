@@ -136,6 +136,10 @@ class ElasticSupernet(Supernet):
             provenance=self.provenance,
         )
 
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the elastic network."""
+        return self.network.state_dict()
+
     def describe(self, backbone: Backbone) -> str:
         """Short text such as "ratios 4 3, depths 2 3"."""
         setting = self._setting(backbone)
@@ -185,8 +189,8 @@ class ElasticFamily:
         if weights == "pretrained" or (weights == "auto" and not packaged):
             own = "'auto', " if space == AUTOPATCH_S else ""
             raise InputError(
-                f"{space} has no weights '{weights}': give --weights {own}FILE.safetensors or "
-                "'random'"
+                f"{space} has no weights '{weights}': give `weights`: {own}FILE.safetensors "
+                "or 'random'"
             )
         if packaged:
             _check_packaged_file()
@@ -199,13 +203,13 @@ class ElasticFamily:
             if not any(name.startswith("largest.") for name in source.file.state):
                 raise InputError(
                     f"{source.file.path}: holds no elastic network, expected a file that "
-                    "training/distill.py wrote; for the network as it is give --space "
-                    f"timm:{source.name}"
+                    "training/distill.py wrote; for the plain network give "
+                    f"`space` timm:{source.name}"
                 )
             load_into(network, source.file)
             provenance = f"weights of {source.file.path.name}"
         if packaged:
-            provenance = f"weights of {space} in this package ({_AUTOPATCH_S_SHA256[:8]})"
+            provenance = f"weights of {space} in this package"
         return ElasticSupernet(
             space,
             network.to(memory_format=torch.channels_last).requires_grad_(False),

@@ -102,6 +102,10 @@ class TimmSupernet(Supernet):
         if backbone.setting:
             raise InputError(f"{self.name} has no {' or '.join(backbone.setting)} to choose")
 
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the feature extractor with all levels."""
+        return self._state
+
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
         """The static module for the levels of a backbone.
 
@@ -169,8 +173,8 @@ class TimmFamily:
             raise unknown_space(space)
         if weights == "auto":
             raise InputError(
-                f"{space} has no weights of its own: give --weights FILE.safetensors, 'pretrained' "
-                "or 'random'"
+                f"{space} has no weights of its own: give `weights`: FILE.safetensors, "
+                "'pretrained' or 'random'"
             )
         source = find_source(space, weights, options)
         name, kwargs = source.name, source.kwargs
@@ -221,7 +225,7 @@ def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) ->
         reason = str(error) if reachable else f"no cached copy, and {hub.ENDPOINT} does not answer"
         raise InputError(
             f"the weights of timm:{name} could not be had from timm's hub ({reason}); give "
-            "--weights FILE.safetensors, or --weights random to try the program without them"
+            "`weights`: FILE.safetensors, or 'random' to try the program without them"
         ) from error
 
 

@@ -1,0 +1,142 @@
+"""The fit command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autopatch.cli.console import note, progress
+from autopatch.cli.options import (
+    Device,
+    Mean,
+    Std,
+    TimmKwargs,
+    floats,
+    json_object,
+)
+from autopatch.errors import InputError
+
+if TYPE_CHECKING:
+    from autopatch.detector import Detector
+
+
+def fit(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder that `search` made, or a folder of good images.", metavar="FOLDER"
+        ),
+    ],
+    trial: Annotated[
+        int | None, typer.Option(help="Of a search: trial to fit; its pick if absent.")
+    ] = None,
+    patchcore: Annotated[
+        bool, typer.Option("--patchcore", help="Of a search: fit PatchCore's usual setting.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Of a search: folder of the data set, if it was moved.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Of good images: backbone, as for search; autopatch_s if absent."),
+    ] = None,
+    bank_size: Annotated[
+        int | None,
+        typer.Option(help="Of good images: patches in the bank; 10 % of all if absent."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of good images: seed of everything random; 0 if absent.")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    timm_kwargs: TimmKwargs = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Of a search: its weights, if they were moved; else as for search."),
+    ] = None,
+    architecture: Annotated[
+        Path | None, typer.Option(help="JSON file of the architecture to fit.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Share of good images that may be called anomalous.")
+    ] = 0.05,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; FOLDER/detector.safetensors if absent after a search."),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Fits a detector on good images and sets its threshold.
+
+    FOLDER is either what `search` made: the pick of the search is fitted on the good images of its
+    data set. Or it is a folder of good images alone: PatchCore's usual setting is fitted on four
+    fifths of them and the threshold is set on the rest; neither anomalies nor masks are needed.
+    """
+    from autopatch.runs import Run, fit_images, is_run
+
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder, expected one that `search` made or one of good images"
+        )
+    searched = is_run(folder)
+    of_a_run = {"trial": trial, "patchcore": patchcore or None, "data": data}
+    of_images = {
+        "space": space,
+        "bank_size": bank_size,
+        "seed": seed,
+        "mean": mean,
+        "std": std,
+        "timm_kwargs": timm_kwargs,
+    }
+    for name, value in (of_images if searched else of_a_run).items():
+        if value is not None:
+            is_what = "is the folder of a search" if searched else "is not the folder of a search"
+            raise InputError(f"`{name}` is given, but {folder} {is_what}")
+    if searched:
+        run = Run.open(folder, data=data, weights=weights)
+        with progress() as report:
+            detector = run.fit(
+                architecture,
+                trial=trial,
+                patchcore=patchcore,
+                false_alarm_rate=false_alarm_rate,
+                out=out,
+                device=device,
+                progress=report,
+            )
+        _print(detector, out or run.detector_path)
+        for line in run.split.notes:
+            note(f"  {line}")
+        return
+    if out is None:
+        raise InputError(
+            f"{folder} is not the folder of a search, so `out` is needed: the file to write"
+        )
+    with progress() as report:
+        detector = fit_images(
+            folder,
+            out,
+            space=space or "autopatch_s",
+            weights=weights or "auto",
+            architecture=architecture,
+            bank_size=bank_size,
+            false_alarm_rate=false_alarm_rate,
+            seed=seed or 0,
+            mean=floats("--mean", mean),
+            std=floats("--std", std),
+            space_options={"timm_kwargs": json_object("--timm-kwargs", timm_kwargs)},
+            device=device,
+            progress=report,
+        )
+    _print(detector, out)
+    note(f"next: autopatch predict {quote(str(out))} IMAGES --out RESULTS")
+
+
+def _print(detector: Detector, file: Path) -> None:
+    note(f"{detector.total_flops / 1e9:.2f} GFLOP per image, nearest neighbors included")
+    note(f"features: {detector.provenance}")
+    note(detector.threshold.describe())
+    note(f"written: {file}")

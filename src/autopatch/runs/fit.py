@@ -1,0 +1,138 @@
+"""A detector from good images alone, without a search."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
+from autopatch.errors import InputError
+from autopatch.files import StrPath, require_writable_file
+from autopatch.kernels import usable_device
+from autopatch.progress import Progress
+from autopatch.runs.source import SupernetSource
+from autopatch.supernet import DEFAULT_SPACE, Supernet
+
+logger = logging.getLogger(__name__)
+
+
+def fit_images(
+    images: StrPath,
+    out: StrPath,
+    *,
+    space: str = DEFAULT_SPACE,
+    weights: StrPath = "auto",
+    architecture: Architecture | StrPath | None = None,
+    bank_size: int | None = None,
+    false_alarm_rate: float = 0.05,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    space_options: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> Detector:
+    """Fits a detector on a folder of good images and saves it; no anomaly and no mask is needed.
+
+    A fifth of the images is held out of the bank, and the threshold is set on them. `Detector.fit`
+    does the same with images from elsewhere.
+
+    Args:
+        images: Folder of good images.
+        out: File to write.
+        space: Search space of the backbone, see `run_search`.
+        weights: See `load_supernet`.
+        architecture: An architecture of the space or its JSON file; PatchCore's usual setting if
+            None.
+        bank_size: Patches in the bank, in place of PatchCore's 10 %.
+        false_alarm_rate: Share of good images that may be called anomalous.
+        seed: Of the images held out, the bank, and random weights.
+        mean: Channel means of the input, where the weights do not say.
+        std: Channel deviations, where the weights do not say.
+        space_options: Options of the space's family by name, see `load_supernet`.
+        device: "cpu", "cuda" or "cuda:<number>".
+        progress: Told of every batch of images, and of a download.
+
+    Raises:
+        InputError: The folder is missing or holds no images or too few, `out` exists or cannot be
+            written, the weights cannot be loaded, or an argument is wrong.
+    """
+    where, folder = usable_device(device), Path(images)
+    require_new_file(out)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected good images")
+    if architecture is not None and bank_size is not None:
+        raise InputError("`architecture` has a bank size, expected no `bank_size` beside it")
+    source = SupernetSource.find(space, weights, mean=mean, std=std, options=space_options)
+    supernet = source.load(seed=seed, progress=progress)
+    detector = Detector.fit(
+        folder,
+        supernet=supernet,
+        architecture=_chosen(supernet, architecture, bank_size),
+        false_alarm_rate=false_alarm_rate,
+        seed=seed,
+        device=where,
+        progress=progress,
+    )
+    logger.info(detector.architecture.describe(supernet))
+    detector.save(out)
+    return detector
+
+
+def _chosen(
+    supernet: Supernet, architecture: Architecture | StrPath | None, bank_size: int | None
+) -> Architecture | None:
+    if architecture is not None:
+        return read_architecture(architecture)
+    if bank_size is None:
+        return None
+    Head.check("bank_size", bank_size)
+    setting = patchcore_setting(supernet, images=1)
+    return replace(setting, head=replace(setting.head, bank_size=bank_size))
+
+
+def patchcore_setting(supernet: Supernet, *, images: int) -> Architecture:
+    """PatchCore's usual setting, see `patchcore_architecture`.
+
+    Raises:
+        InputError: The supernet has none.
+    """
+    setting = patchcore_architecture(supernet, images=images)
+    if setting is None:
+        raise InputError(
+            f"{supernet.name} has no levels of stride 8 and 16, so PatchCore's usual setting does "
+            "not exist; give an `architecture`"
+        )
+    return setting
+
+
+def read_architecture(architecture: Architecture | StrPath) -> Architecture:
+    """An architecture as it is, or from the JSON file that holds it.
+
+    Raises:
+        InputError: The file cannot be read or holds no architecture.
+    """
+    if isinstance(architecture, Architecture):
+        return architecture
+    path = Path(architecture)
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    try:
+        return Architecture.from_json(document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def require_new_file(out: StrPath) -> None:
+    """Raises InputError if a detector file exists already or cannot be written."""
+    if Path(out).exists():
+        raise InputError(f"{out}: exists; remove it or give another `out`")
+    require_writable_file(out)

@@ -1,0 +1,343 @@
+"""A full, read-only or forbidden disk at every write of every command.
+
+The writes are found by running a command once; then the command runs once for each place in the
+code that writes, and the first write of that place fails.
+"""
+
+import builtins
+import errno
+import functools
+import io
+import os
+import shutil
+import sqlite3
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from optuna.storages._rdb.storage import _VersionManager
+
+import autopatch as package
+from autopatch.data import draw_textures
+from autopatch.detector import METRICS, Detector
+from autopatch.runs import Run, SupernetSource
+from autopatch.runs import results as test_results
+from autopatch.runs import run as runs_run
+from autopatch.search import CandidateEvaluator, Evaluation, load_trials
+
+PACKAGE = str(Path(package.__file__).parent)
+ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES)
+SQLITE = {
+    errno.ENOSPC: "database or disk is full",
+    errno.EROFS: "attempt to write a readonly database",
+    errno.EACCES: "disk I/O error",
+}
+WRITES = {"open", "write", "mkdir", "commit"}
+
+
+class Faults:
+    """Finds the writes below a folder, and makes one of them fail.
+
+    A write is known by the operation and by the lines of the package that lead to it. A full disk
+    stays full; the other errors happen once.
+
+    Attributes:
+        found: The writes of the last run, each place once, in order.
+    """
+
+    def __init__(self, root):
+        self.root = str(root)
+        self.found = []
+
+    @contextmanager
+    def watched(self, monkeypatch, at=None, error=0):
+        self.found, self.at, self.error, self.happened = [], at, error, False
+        with monkeypatch.context() as patch:
+            opened, os_open, fsync, connect = io.open, os.open, os.fsync, sqlite3.connect
+
+            def open_file(file, mode="r", *args, **kwargs):
+                if not set(mode) & set("wax+") or not self.is_below(file):
+                    return opened(file, mode, *args, **kwargs)
+                self.meet("open", file)
+                if self.fails("write"):
+                    opened(file, mode, *args, **kwargs).close()
+                    return opened("/dev/full", mode.replace("x", "w"), *args, **kwargs)
+                return opened(file, mode, *args, **kwargs)
+
+            def open_descriptor(path, flags, *args, **kwargs):
+                if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and self.is_below(path):
+                    self.meet("open", path)
+                return os_open(path, flags, *args, **kwargs)
+
+            def sync(descriptor):
+                path = Path(f"/proc/self/fd/{descriptor}").readlink()
+                if self.is_below(path):
+                    self.meet("sync folder" if path.is_dir() else "sync", path)
+                fsync(descriptor)
+
+            def of_paths(name):
+                function = getattr(os, name)
+
+                def call(path, *args, **kwargs):
+                    if self.is_below(path):
+                        self.meet(name, path)
+                    return function(path, *args, **kwargs)
+
+                patch.setattr(os, name, call)
+
+            faults = self
+
+            class Connection(sqlite3.Connection):
+                def commit(self):
+                    if self.in_transaction and faults.fails("commit"):
+                        raise sqlite3.OperationalError(SQLITE[faults.error])
+                    super().commit()
+
+            patch.setattr(io, "open", open_file)
+            patch.setattr(builtins, "open", open_file)
+            patch.setattr(os, "open", open_descriptor)
+            patch.setattr(os, "fsync", sync)
+            patch.setattr(sqlite3, "connect", functools.partial(connect, factory=Connection))
+            for name in ("mkdir", "rename", "replace"):
+                of_paths(name)
+            yield
+
+    def is_below(self, path):
+        # The lock file is left to its library, which takes some errors for another process.
+        return (
+            not isinstance(path, int)
+            and os.fspath(path).startswith(self.root)
+            and Path(path).name != ".lock"
+        )
+
+    def meet(self, operation, path):
+        if self.fails(operation):
+            raise OSError(self.error, os.strerror(self.error), str(path))
+
+    def fails(self, operation):
+        lines = []
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                lines.append((frame.f_code.co_filename[len(PACKAGE) :], frame.f_lineno))
+            frame = frame.f_back
+        place = (operation, *lines[:3])
+        if place not in self.found:
+            self.found.append(place)
+        if self.happened:
+            return self.error == errno.ENOSPC and operation in WRITES
+        self.happened = place == self.at
+        return self.happened
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, textures):
+    """A search, a detector and results that cost little."""
+    folder = tmp_path_factory.mktemp("made")
+    draw_textures(folder / "images", image_size=64, train=1, test_good=1, per_type=1)
+    return folder
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Commands whose backbone is loaded once, and whose candidates cost nothing."""
+
+    def evaluate(self, architecture):
+        size = architecture.input.size
+        values = {o.name: 0.5 if o.is_maximized else float(size) for o in self._objectives}
+        return Evaluation(values, metrics=dict.fromkeys(METRICS, 0.5))
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
+    monkeypatch.setattr(SupernetSource, "load", lambda self, **_: supernet(self.space))
+    # Optuna reads its migration scripts whenever it opens a file.
+    monkeypatch.setattr(_VersionManager, "_create_alembic_script", migrations)
+
+
+LOAD = SupernetSource.load
+MIGRATIONS = _VersionManager._create_alembic_script
+READ = []
+
+
+def migrations(manager):
+    if not READ:
+        READ.append(MIGRATIONS(manager))
+    return READ[0]
+
+
+@functools.cache
+def supernet(space):
+    return LOAD(SupernetSource.find(space, "random"), seed=0)
+
+
+def snapshot(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "study.db")
+    }
+
+
+@pytest.fixture
+def check(autopatch, monkeypatch, tmp_path, cheap):
+    """Runs a command with a fault at each of its writes."""
+
+    def run(make_folder, command, allowed=lambda path: False, some=1):
+        """
+        Args:
+            make_folder: Makes the folder that the command is run in.
+            command: The arguments, given that folder.
+            allowed: Whether a new file, which is whole, may stay behind.
+            some: One of how many places is tried.
+        """
+        folder = tmp_path / "reference"
+        make_folder(folder)
+        faults = Faults(folder)
+        with faults.watched(monkeypatch):
+            code, _, err = autopatch(*command(folder))
+        assert code == 0, err
+        whole = snapshot(folder)
+        places = faults.found
+        assert len(places) >= 4
+        for number, place in list(enumerate(places))[::some]:
+            tolerated = place[0] == "sync folder"
+            error = errno.EACCES if tolerated else ERRORS[number // some % 3]
+            folder = tmp_path / f"fault{number}"
+            make_folder(folder)
+            before = snapshot(folder)
+            trials = {db: load_trials(db) for db in folder.rglob("study.db")}
+            faults = Faults(folder)
+            with faults.watched(monkeypatch, place, error):
+                code, _, err = autopatch(*command(folder))
+            assert faults.happened, place
+            after = snapshot(folder)
+            if code == 0 and place[0] in ("sync folder", "mkdir"):  # of a folder that is there
+                assert err == "", place
+                assert after.keys() == whole.keys()
+                continue
+            assert code == 2, (place, err)
+            assert err.startswith("autopatch: "), (place, err)
+            assert err.count("\n") == 1, (place, err)
+            assert ".partial" not in err, err
+            assert {path: after.get(path) for path in before} == before, place
+            for path in after.keys() - before.keys():
+                assert allowed(path), (place, path)
+            assert not [p for p in folder.rglob("*") if p.suffix in (".partial", ".probe")], place
+            for database, earlier in trials.items():
+                assert load_trials(database)[: len(earlier)] == earlier
+            for database in folder.rglob("study.db"):
+                assert not database.with_name("study.db-journal").exists()
+                assert Run.open(database.parent).evaluations
+            shutil.rmtree(folder)
+
+    return run
+
+
+SMALL = ("--space", "timm:tf_mobilenetv3_small_075", "--weights", "random", "--shots", 1)
+SMALL = (*SMALL, "--reserve", 2, "--population", 2, "--image-sizes", "64", "--bank-sizes", "50")
+
+
+def search_in(textures, run, evaluations, *more):
+    return ("search", textures, *SMALL, "--evaluations", evaluations, "--out", run, *more)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """Where the finished run is kept."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def finished(run_folder, autopatch, cheap, textures):
+    """A finished run with a detector, which tests copy."""
+    if not run_folder.exists():
+        assert autopatch(*search_in(textures, run_folder, 2))[0] == 0
+        assert autopatch("fit", run_folder)[0] == 0
+    return run_folder
+
+
+def of_the_run(path):
+    return path.startswith("run/") and Path(path).name in ("split.json", "manifest.json")
+
+
+def test_search(check, textures):
+    check(Path.mkdir, lambda folder: search_in(textures, folder / "run", 2), of_the_run)
+
+
+def test_resume(check, finished, textures):
+    check(
+        lambda folder: shutil.copytree(finished, folder / "run"),
+        lambda folder: search_in(textures, folder / "run", 3, "--resume"),
+    )
+
+
+def test_fit(check, finished, monkeypatch):
+    detector = Detector.load(finished / "detector.safetensors")
+    monkeypatch.setattr(Run, "fit_architecture", lambda *_, **__: detector)
+    check(
+        lambda folder: shutil.copytree(finished, folder / "run"),
+        lambda folder: ("fit", folder / "run", "--out", folder / "again.safetensors"),
+    )
+
+
+def test_predict(check, finished, made):
+    check(
+        Path.mkdir,
+        lambda folder: (
+            *("predict", finished / "detector.safetensors", made / "images" / "test"),
+            *("--out", folder / "new" / "results"),
+        ),
+    )
+
+
+@pytest.fixture
+def measured(finished, monkeypatch):
+    """A run with test results that cost nothing; gives the function that makes a copy of it."""
+    run = Run.open(finished)
+    detector = Detector.load(run.detector_path)
+    values = {o.name: 1.0 for o in run.objectives}
+    metrics = dict.fromkeys(METRICS, 0.5)
+    row = functools.partial(
+        test_results.DetectorResult, values=values, metrics=metrics, label="x", milliseconds=None
+    )
+    found = test_results.TestResults(
+        features=detector.provenance,
+        fitted=detector.architecture,
+        data_digest=run.data_digest,
+        objectives=run.objectives,
+        rows=(
+            row(kind="fitted", trial=None),
+            *(row(kind="front", trial=trial.number) for trial in run.front.trials),
+        ),
+    )
+    monkeypatch.setattr(runs_run, "evaluate_run", lambda *_, **__: found)
+
+    def make(folder):
+        shutil.copytree(finished, folder / "run")
+        found.save(folder / "run")
+
+    return make
+
+
+def test_evaluate(check, measured):
+    check(measured, lambda folder: ("evaluate", folder / "run"))
+
+
+def test_report(check, measured, monkeypatch):
+    monkeypatch.setattr("autopatch.runs.report.draw_cases", lambda *_, **__: ())
+    check(measured, lambda folder: ("report", folder / "run"))
+
+
+@pytest.mark.parametrize("demo", [True])
+def test_demo(check, monkeypatch, finished, demo):
+    small = functools.partial(draw_textures, image_size=32, train=14, test_good=3, per_type=6)
+    monkeypatch.setattr("autopatch.runs.demo.draw_textures", small)
+    check(
+        Path.mkdir,
+        lambda folder: (
+            *("demo", "--out", folder / "demo", "--evaluations", 2),
+            *("--space", SMALL[1], "--weights", "random"),
+        ),
+        lambda path: path.startswith(("demo/data/", "demo/run/")),
+        some=7,
+    )
