@@ -64,7 +64,7 @@ def saved(detector, tmp_path):
     return tmp_path / "detector.safetensors"
 
 
-def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
+def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     loaded = Detector.load(str(saved))
     before, after = detector.predict(new), loaded.predict(new)
     assert torch.equal(before.anomaly_map, after.anomaly_map)
@@ -78,6 +78,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new):
     assert loaded.total_flops == detector.total_flops
     assert loaded.data_digest == detector.data_digest
     assert loaded.provenance == detector.provenance
+    assert loaded.weights_sha256 == detector.weights_sha256 == supernet.weights_sha256
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 

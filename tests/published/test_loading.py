@@ -145,6 +145,12 @@ def test_weights_of_a_folder(folder: Path, states: dict[str, State]) -> None:
     alone = load_supernet(NARROW, str(folder))
     assert_holds(alone, {NARROW: states[NARROW]})
     assert alone.networks == (NARROW,)
+    assert supernet.weights_sha256 == load_supernet(BOTH, str(folder)).weights_sha256
+    assert supernet.weights_sha256 != alone.weights_sha256
+    with torch.no_grad():
+        supernet._networks[WIDE].classifier["linear"].bias[0] += 1
+    changed = OnceForAllSupernet(BOTH, supernet._networks, provenance="")
+    assert changed.weights_sha256 != supernet.weights_sha256
     backbone = Backbone(WIDE, (2, 7), {"kernel_size": (5, 3), "expand_ratio": (4, 6)})
     direct = OnceForAllSupernet(BOTH, {WIDE: random_network(1.2, seed=8)}, provenance="")
     images = torch.randn(1, 3, 64, 64)

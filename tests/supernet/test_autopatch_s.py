@@ -10,9 +10,18 @@ from autopatch.supernet import elastic_supernet, load_supernet, read_safetensors
 def test_it_is_the_default():
     supernet = load_supernet()
     assert supernet.name == "autopatch_s"
-    assert supernet.provenance.startswith("weights of autopatch_s in this package (")
+    assert supernet.provenance == "weights of autopatch_s in this package"
+    as_file = load_supernet("autopatch_s", elastic_supernet._AUTOPATCH_S_FILE)
+    assert supernet.weights_sha256 == as_file.weights_sha256
     assert not supernet.random_features
     assert supernet.mean == supernet.std == (0.5, 0.5, 0.5)
+
+
+def test_weights_of_narrow_subnets_alone_are_hashed_too():
+    changed = load_supernet()
+    with torch.no_grad():
+        next(changed.network.own.parameters()).add_(1)
+    assert changed.weights_sha256 != load_supernet().weights_sha256
 
 
 def test_its_file_is_small_and_has_no_statistics():

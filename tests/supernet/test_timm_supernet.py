@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +25,14 @@ from autopatch.detector import (
 )
 from autopatch.errors import InputError
 from autopatch.search import SearchSpace, compose_space
-from autopatch.supernet import Backbone, Level, TimmSupernet, load_supernet, restore_subnet
+from autopatch.supernet import (
+    Backbone,
+    Level,
+    TimmSupernet,
+    load_supernet,
+    restore_subnet,
+    timm_supernet,
+)
 
 # One model for each way in which timm extracts features, and image sizes that are fast.
 FAMILIES = [
@@ -333,6 +342,34 @@ def test_pretrained_without_network_fails_soon(
     assert "--weights FILE.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert offline == huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_weights_of_the_hub_and_random_ones_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub may give other weights under one name at any time."""
+    create = timm.create_model
+    stored = [1.0, 1.0, 2.0]
+
+    def create_pretrained(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        model: nn.Module = create(name, **options)
+        if pretrained:
+            for value in model.state_dict().values():
+                value.fill_(stored[0])
+            del stored[0]
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create_pretrained)
+    monkeypatch.setattr(timm_supernet, "_hub_reachable", lambda: True)
+    hashes = []
+    while stored:
+        supernet = load_supernet("timm:mobilenetv2_050", "pretrained")
+        assert "hub" in supernet.provenance
+        hashes.append(supernet.weights_sha256)
+    for seed in (1, 1, 2):
+        hashes.append(load_supernet("timm:mobilenetv2_050", "random", seed=seed).weights_sha256)
+    first, again, changed, *random = hashes
+    assert first == again
+    assert random[0] == random[1]
+    assert len({first, changed, random[0], random[2]}) == 4
 
 
 @pytest.mark.parametrize("model", ["mobilenetv2_100", "tf_mobilenetv3_small_075"])

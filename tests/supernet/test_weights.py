@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from autopatch.errors import InputError
-from autopatch.supernet import Backbone, load_supernet, read_safetensors, read_weights
+from autopatch.supernet import (
+    Backbone,
+    load_supernet,
+    read_safetensors,
+    read_weights,
+    tensors_sha256,
+)
 
 WriteWeights = Callable[..., Path]
 SPACE = "timm:mobilenetv2_050"
@@ -32,6 +39,44 @@ def test_paths_as_text(write_weights: WriteWeights) -> None:
     metadata, state = read_safetensors(str(path))
     assert metadata["timm_model"] == "mobilenetv2_050"
     assert state.keys() == weights.state.keys()
+
+
+def test_the_hash_of_tensors_is_of_all_that_they_are() -> None:
+    tensors = {
+        "weight": torch.rand(8, 6, 3, 3),
+        "half": torch.rand(5).bfloat16(),
+        "count": torch.tensor(3),
+        "none": torch.empty(0, 4),
+    }
+    whole = tensors_sha256(tensors)
+    assert re.fullmatch("[0-9a-f]{64}", whole)
+    other_layout = tensors["weight"].to(memory_format=torch.channels_last)
+    assert tensors_sha256({**dict(reversed(tensors.items())), "weight": other_layout}) == whole
+    changed = tensors["weight"].clone()
+    changed[-1, -1, -1, -1] += 1e-6
+    others: list[dict[str, torch.Tensor]] = [
+        {**tensors, "weight": changed},
+        {**tensors, "weight": tensors["weight"].view(6, 8, 3, 3)},
+        {**tensors, "half": tensors["half"].view(torch.float16)},
+        {**tensors, "none": torch.empty(4, 0)},
+        {**{k: v for k, v in tensors.items() if k != "count"}, "counts": tensors["count"]},
+        {k: v for k, v in tensors.items() if k != "none"},
+    ]
+    assert len({whole, *map(tensors_sha256, others)}) == 1 + len(others)
+
+
+def test_weights_are_known_by_their_values_not_by_their_file(
+    write_weights: WriteWeights, classifier_state: dict[str, torch.Tensor]
+) -> None:
+    path = write_weights()
+    original = load_supernet(SPACE, str(path)).weights_sha256
+    assert re.fullmatch("[0-9a-f]{64}", original)
+    copied = path.rename(path.with_name("other.safetensors"))
+    assert load_supernet(SPACE, str(copied)).weights_sha256 == original
+    changed = classifier_state[KEY] * (1 + 1e-6)
+    assert load_supernet(SPACE, str(write_weights({KEY: changed}))).weights_sha256 != original
+    without_head = write_weights({"classifier.weight": None, "classifier.bias": None})
+    assert load_supernet(SPACE, str(without_head)).weights_sha256 == original
 
 
 def test_tensors_reach_the_subnet(

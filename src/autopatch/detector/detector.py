@@ -50,7 +50,7 @@ from autopatch.supernet import (
     restore_subnet,
 )
 
-_FORMAT = 3
+_FORMAT = 4
 _METADATA = "autopatch_detector"
 _EXTRA_STATE = "_extra_state"
 _CALIBRATION_SHARE = 0.2
@@ -277,6 +277,11 @@ class Detector(nn.Module):
     def provenance(self) -> str:
         """Where the backbone's weights come from."""
         return self.extractor.subnet.provenance
+
+    @property
+    def weights_sha256(self) -> str:
+        """`Supernet.weights_sha256` of the supernet that the backbone was cut from."""
+        return self.extractor.subnet.weights_sha256
 
     @property
     def total_flops(self) -> int:

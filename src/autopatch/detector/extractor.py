@@ -126,6 +126,7 @@ def cut_subnet(
         reader: See `feature_maps`.
     """
     subnet = supernet.get_active_subnet(architecture.backbone).to(device)
+    subnet.weights_sha256 = supernet.weights_sha256
     if supernet.recalibrate_batch_norm:
         # Batches count alike, so they are of one size, give or take an image.
         count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)

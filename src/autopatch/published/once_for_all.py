@@ -173,6 +173,14 @@ class OnceForAllSupernet(Supernet):
             provenance=self.provenance,
         )
 
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the elastic networks."""
+        return {
+            f"{name}.{key}": value
+            for name, network in self._networks.items()
+            for key, value in network.state_dict().items()
+        }
+
     def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
         """Height and width of the feature map of every block: every halving rounds up."""
         return {

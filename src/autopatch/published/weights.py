@@ -19,7 +19,7 @@ from safetensors.torch import save
 from autopatch.errors import InputError, one_line
 from autopatch.files import cache_folder, write_bytes_atomically
 from autopatch.progress import Progress
-from autopatch.supernet import read_safetensors
+from autopatch.supernet import read_safetensors, tensors_sha256
 
 _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
@@ -210,7 +210,7 @@ def _from_safetensors(
     if found != net_id:
         raise InputError(f"{path}: holds weights of {found}, expected {net_id}")
     fitted = _fitted(state, expected, str(path))
-    if ours and metadata.get(_TENSORS_SHA256) != _tensors_sha256(fitted):
+    if ours and metadata.get(_TENSORS_SHA256) != tensors_sha256(fitted):
         raise InputError(f"{path}: its tensors are not those that were downloaded")
     return fitted
 
@@ -260,20 +260,11 @@ def _fitted_tensor(
     return result
 
 
-def _tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Hash of names and values."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}\n".encode())
-        digest.update(state[name].numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _keep(path: Path, state: Mapping[str, torch.Tensor], official: OfficialCheckpoint) -> None:
     origin = {
         "net_id": official.net_id,
         "source": official.url,
         "git_blob": official.git_blob,
-        _TENSORS_SHA256: _tensors_sha256(state),
+        _TENSORS_SHA256: tensors_sha256(state),
     }
     write_bytes_atomically(path, save(dict(state), metadata=origin))

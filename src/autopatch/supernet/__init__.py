@@ -8,7 +8,7 @@
   elastic, over `ElasticTimmNetwork`. The published ones are in `autopatch.published`.
 - `Subnet`: the static network cut out of a supernet; `restore_subnet`: made again from a file.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them;
-  `read_safetensors`: any file of tensors.
+  `read_safetensors`: any file of tensors; `tensors_sha256`: a hash of tensors.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from autopatch.supernet.weights import (
     random_provenance,
     read_safetensors,
     read_weights,
+    tensors_sha256,
     weights_paths,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "read_safetensors",
     "read_weights",
     "restore_subnet",
+    "tensors_sha256",
     "unknown_space",
     "weights_files",
     "weights_paths",

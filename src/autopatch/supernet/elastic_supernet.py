@@ -136,6 +136,10 @@ class ElasticSupernet(Supernet):
             provenance=self.provenance,
         )
 
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the elastic network."""
+        return self.network.state_dict()
+
     def describe(self, backbone: Backbone) -> str:
         """Short text such as "ratios 4 3, depths 2 3"."""
         setting = self._setting(backbone)
@@ -205,7 +209,7 @@ class ElasticFamily:
             load_into(network, source.file)
             provenance = f"weights of {source.file.path.name}"
         if packaged:
-            provenance = f"weights of {space} in this package ({_AUTOPATCH_S_SHA256[:8]})"
+            provenance = f"weights of {space} in this package"
         return ElasticSupernet(
             space,
             network.to(memory_format=torch.channels_last).requires_grad_(False),

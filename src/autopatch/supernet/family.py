@@ -157,5 +157,6 @@ def restore_subnet(header: Mapping[str, Any]) -> Subnet:
         std=check_channels("std", header["std"]),
         provenance=header["provenance"],
     )
+    subnet.weights_sha256 = str(header["weights_sha256"])
     subnet.fold_pairs([(before, behind) for before, behind in header["folded"]])
     return subnet.to(memory_format=torch.channels_last)

@@ -28,6 +28,8 @@ class Subnet(nn.Module):
         provenance: One line that says where the weights come from.
 
     Attributes:
+        weights_sha256: `Supernet.weights_sha256` of the supernet that it was cut from; empty until
+            that is known.
         folded: Convolutions and the batch norms that `fold` has folded into them.
     """
 
@@ -51,6 +53,7 @@ class Subnet(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.provenance = provenance
+        self.weights_sha256 = ""
         self.folded: tuple[Pair, ...] = ()
         # On the device from the start: an upload in each batch would wait for those before it.
         for name, values in (("pixel_mean", mean), ("pixel_std", std)):
@@ -165,5 +168,6 @@ class Subnet(nn.Module):
             "mean": list(self.mean),
             "std": list(self.std),
             "provenance": self.provenance,
+            "weights_sha256": self.weights_sha256,
             "folded": [list(pair) for pair in self.folded],
         }

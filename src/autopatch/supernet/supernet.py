@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
+
+import torch
 
 from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene
 from autopatch.supernet.backbone import Backbone, Level
 from autopatch.supernet.subnet import Subnet
+from autopatch.supernet.weights import tensors_sha256
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,20 @@ class Supernet(ABC):
         Raises:
             InputError: See `check`.
         """
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """All weights by name. A family whose subnets have weights that the largest subnets lack
+        overrides this."""
+        found = {}
+        for network in self.networks:
+            largest = self.get_active_subnet(replace(self.largest(), network=network)).network
+            found.update({f"{network}.{key}": v for key, v in largest.state_dict().items()})
+        return found
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of all weights, whatever they were loaded from; see `tensors_sha256`."""
+        return tensors_sha256(self.weights())
 
     def shared(self, backbone: Backbone) -> Backbone:
         """A backbone whose feature maps hold those of this one, the same for all that are worth

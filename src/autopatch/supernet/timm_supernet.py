@@ -102,6 +102,10 @@ class TimmSupernet(Supernet):
         if backbone.setting:
             raise InputError(f"{self.name} has no {' or '.join(backbone.setting)} to choose")
 
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of the feature extractor with all levels."""
+        return self._state
+
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
         """The static module for the levels of a backbone.
 

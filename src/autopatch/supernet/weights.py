@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,19 @@ class Weights:
     timm_kwargs: dict[str, Any] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the name, dtype, shape and values of each tensor, as 64 hexadecimal digits.
+
+    The order of the tensors, their memory layout and their device do not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def random_provenance(seed: int) -> str:
