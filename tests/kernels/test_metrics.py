@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from autopatch.kernels import PixelMetrics, pixel_metrics, region_weighted_average_precision
-from autopatch.kernels._library import check_metrics_error
+from autopatch.kernels.operators.pixel_metrics import check_metrics_error
 from autopatch.kernels.reference import metrics as reference
 
 FIXTURES = Path(__file__).with_name("fixtures")

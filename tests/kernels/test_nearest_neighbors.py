@@ -12,6 +12,7 @@ from autopatch import _C
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors, reference
 
 SIZES = (1, 15, 16, 17, 31, 32, 33, 100)
+Interrupt = Callable[[Callable[[], object], Callable[..., object], Callable[[], object]], int]
 DIMS = (1, 3, 16, 17, 50)
 RELATIVE = 1e-5
 
@@ -556,9 +557,26 @@ def test_cuda_graph_of_a_search() -> None:
         assert_nearest(found, queries, bank, 3)
 
 
-def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autopatch.kernels import _library
+def test_an_index_may_change_while_another_thread_searches_it(
+    at_every_instruction: Interrupt,
+) -> None:
+    """A search sees one state of the index, never the bank of one with the screen of another."""
+    bank, queries = normal(400, 16), normal(20, 16, seed=1)
+    larger = torch.cat([bank, queries + 0.01])
+    states = [nearest_neighbors(queries, rows) for rows in (bank, larger)]
+    index = NearestNeighborIndex(bank)
 
-    monkeypatch.setattr(_library._C, "cuda_built", False)
-    with pytest.raises(NotImplementedError, match="autopatch was built without CUDA, so nearest"):
-        _library._built_with_cuda("nearest_neighbors", _library._nearest_cuda)()
+    def check(found: tuple[torch.Tensor, torch.Tensor]) -> None:
+        assert any(all(map(torch.equal, found, state)) for state in states)
+
+    def change() -> None:
+        if len(index) == len(bank):
+            index.add(larger[len(bank) :])
+        else:
+            index.remove(torch.arange(len(bank), len(larger)))
+
+    def search() -> None:
+        check(nearest_neighbors(queries, index))
+
+    assert at_every_instruction(change, NearestNeighborIndex._set, search) > 10
+    assert at_every_instruction(search, nearest_neighbors, change) > 10

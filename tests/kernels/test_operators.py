@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
+from autopatch import _C
 from autopatch.kernels import (
     NearestNeighborIndex,
     aggregate_patches,
     greedy_coreset,
     nearest_neighbors,
+    pixel_metrics,
+    region_weighted_average_precision,
 )
 
 ops = torch.ops.autopatch
@@ -42,6 +48,72 @@ CALLS: dict[str, tuple[Any, ...]] = {
         0,
     ),
 }
+
+
+# Each public function, called with the arguments of an operator.
+FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "nearest_neighbors": ("nearest_neighbors", lambda q, bank, *_: nearest_neighbors(q, bank, 3)),
+    "index": ("nearest_neighbors", lambda _, bank, *__: NearestNeighborIndex(bank)),
+    "search in an index": (
+        "nearest_neighbors",
+        lambda q, bank, *_: nearest_neighbors(q, NearestNeighborIndex.of_parts(bank, None)),
+    ),
+    "greedy_coreset": ("greedy_coreset", lambda rows, *_: greedy_coreset(rows, 5)),
+    "aggregate_patches": ("aggregate_patches", lambda m, *_: aggregate_patches(m, [3, 2])),
+    "aggregate_patches, out": (
+        "aggregate_patches_out",
+        lambda m, sizes, h, w, out, *_: aggregate_patches(m, sizes, out=out),
+    ),
+    "pixel_metrics": ("pixel_metrics", lambda s, m, *_: pixel_metrics(s, m, ["a", "b", "a"])),
+    "rwAP": (
+        "pixel_metrics",
+        lambda s, m, *_: region_weighted_average_precision(s, m, ["a", "b", "a"]),
+    ),
+    **{f"operator {name}": (name, getattr(ops, name)) for name in CALLS},
+}
+NO_CUDA = [] if _C.cuda_built else ["cuda"]
+
+
+def on_device(arguments: tuple[Any, ...], device: str) -> Any:
+    """The arguments as fake tensors, which can be on devices that are not there."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return tree_map_only(
+            torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), arguments
+        )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("device", ["mps", "xpu", *NO_CUDA])
+def test_devices_without_kernels_are_refused(function: str, device: str) -> None:
+    name, call = FUNCTIONS[function]
+    with pytest.raises(NotImplementedError) as caught:
+        call(*on_device(CALLS[name], device))
+    expected = f"^`[a-z_]+(\\[0\\])?` is on {device}:0, "
+    expected += (
+        "but autopatch was built without CUDA: .* nvcc"
+        if device == "cuda"
+        else "expected cpu or cuda; move it with"
+    )
+    assert re.match(expected, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_sparse_tensors_are_refused(function: str) -> None:
+    name, call = FUNCTIONS[function]
+    sparse = tree_map_only(torch.Tensor, torch.Tensor.to_sparse, CALLS[name])
+    with pytest.raises(NotImplementedError, match=r"^`.+` has layout sparse_coo, expected a dense"):
+        call(*sparse)
+
+
+def test_a_screen_of_another_kind_is_refused() -> None:
+    queries, bank, _, *rest = CALLS["nearest_neighbors"]
+    screen = NearestNeighborIndex(bank).screen
+    assert screen is not None
+    with pytest.raises(ValueError, match="`screen` is not that of `bank`"):
+        ops.nearest_neighbors(queries, bank, screen.to("meta"), *rest)
+    with pytest.raises(NotImplementedError, match="`screen` has layout"):
+        ops.nearest_neighbors(queries, bank, screen.to_sparse(), *rest)
 
 
 def test_every_operator_has_a_call_here() -> None:
@@ -144,7 +216,18 @@ def test_meta_tensors_give_shapes() -> None:
     indices, radii = greedy_coreset(bank, 7)
     assert indices.shape == radii.shape == (7,)
     assert aggregate_patches([torch.empty(2, 3, 4, 5, device="meta")], [3]).shape == (40, 3)
+    index = NearestNeighborIndex(torch.empty(100_000, 6, device="meta"))
+    assert index.screen is None
+    index.add(bank)
+    assert nearest_neighbors(queries, index)[0].shape == (9, 1)
+    assert len(index) == 100_020
+    with pytest.raises(NotImplementedError, match="no values"):
+        index.remove(torch.tensor([0]))
+    with pytest.raises(ValueError, match="`queries` is on cpu, `bank` on meta"):
+        nearest_neighbors(normal(9, 6), index)
     scores, masks, types, *rest = CALLS["pixel_metrics"]
+    with pytest.raises(NotImplementedError, match="`scores` is on meta"):
+        pixel_metrics(scores.to("meta"), masks.to("meta"), ["a", "b", "a"])
     values = ops.pixel_metrics(scores.to("meta"), masks.to("meta"), types.to("meta"), *rest)
     assert (values.shape, values.dtype) == ((6,), torch.float64)
 

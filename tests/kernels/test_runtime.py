@@ -321,7 +321,18 @@ def awkward_views(array: np.ndarray) -> list[np.ndarray]:
         np.repeat(array, 2, axis=0)[::2],
         np.asfortranarray(array),
         np.frombuffer(array.tobytes(), np.float32).reshape(array.shape),
+        field(array),
+        field(array)[::-1, ::-1][::-1, ::-1],
+        array.astype(">f4"),
+        np.frombuffer(bytes(1) + array.tobytes(), np.float32, offset=1).reshape(array.shape),
     ]
+
+
+def field(array: np.ndarray) -> np.ndarray:
+    """The same values as a field of records of five bytes."""
+    records = np.zeros(array.shape, [("value", "f4"), ("flag", "u1")])
+    records["value"] = array
+    return records["value"]
 
 
 def test_numpy_views_that_torch_cannot_share_are_copied() -> None:
@@ -333,7 +344,9 @@ def test_numpy_views_that_torch_cannot_share_are_copied() -> None:
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
         np.testing.assert_array_equal(greedy_coreset(bank, 9, start=0)[0], coreset[0])
-        maps = bank.reshape(1, 6, 5, 6)
+        maps = np.lib.stride_tricks.as_strided(
+            bank, (1, 6, 5, 6), (0, bank.strides[0] * 5, bank.strides[0], bank.strides[1])
+        )
         np.testing.assert_array_equal(
             aggregate_patches([maps], [3]), aggregate_patches([y.reshape(1, 6, 5, 6)], [3])
         )
@@ -355,7 +368,9 @@ def test_other_objects_are_refused(array: Any) -> None:
         greedy_coreset(array, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int64", "bool", "complex64", ">f4", "U1", "O"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "int64", "bool", "complex64", ">f8", "U1", "V0", "f4,f4", "O"]
+)
 def test_other_dtypes_are_refused(dtype: str) -> None:
     with pytest.raises(TypeError, match="`features` has dtype"):
         greedy_coreset(np.zeros((3, 2)).astype(dtype), 1)

@@ -1,4 +1,4 @@
-"""Arrays at the border: torch, NumPy and other DLPack arrays in, torch tensors inside."""
+"""Conversion of arguments: torch, NumPy and other DLPack arrays to torch tensors, and back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ _EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16)
 
 
 def to_tensor(name: str, array: Array) -> torch.Tensor:
-    """`array` as a tensor that shares its memory where that is possible."""
+    """`array` as a tensor that shares its memory where torch can, else as a copy.
+
+    Raises:
+        TypeError: It is no array, or torch has no such dtype.
+    """
     if isinstance(array, torch.Tensor):
         return array
     if isinstance(array, np.ndarray):
-        # torch has neither read-only tensors nor negative strides.
-        shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+        if not is_shareable(array):
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
         try:
-            return torch.from_numpy(array if shareable else array.copy())
-        except (TypeError, ValueError) as error:  # ValueError: byte order
+            return torch.from_numpy(array)
+        except TypeError as error:
             raise TypeError(f"`{name}` has dtype {array.dtype}, unknown to torch") from error
     if hasattr(array, "__dlpack__"):
         return torch.utils.dlpack.from_dlpack(array)
@@ -32,8 +36,19 @@ def to_tensor(name: str, array: Array) -> torch.Tensor:
     )
 
 
+def is_shareable(array: np.ndarray) -> bool:
+    """Whether a tensor can share the memory of a NumPy array. torch has no read-only tensors, no
+    other byte order than the machine's, and strides in elements, none of them negative."""
+    return (
+        array.flags.writeable
+        and array.flags.aligned
+        and array.dtype.isnative
+        and all(stride >= 0 and stride % max(array.itemsize, 1) == 0 for stride in array.strides)
+    )
+
+
 def to_float32(name: str, array: Array) -> torch.Tensor:
-    """As `to_tensor`; float16 and bfloat16 become float32, which holds them exactly."""
+    """`array` as a float32 tensor; float16 and bfloat16 are converted, which is exact."""
     tensor = to_tensor(name, array)
     if tensor.dtype in _EXACT_IN_FLOAT32:
         return tensor.float()
@@ -46,12 +61,12 @@ def to_float32(name: str, array: Array) -> torch.Tensor:
 
 
 def like(result: torch.Tensor, model: Array) -> Array:
-    """`result` as NumPy array where `model` is one, else as it is."""
+    """`result` as a NumPy array if `model` is one."""
     return result.numpy() if isinstance(model, np.ndarray) else result
 
 
 def check_threads(num_threads: int | None) -> int:
-    """The operators' thread argument, in which 0 stands for `torch.get_num_threads()`."""
+    """The operators' thread argument: 0, which means torch's number of threads, for None."""
     if num_threads is None:
         return 0
     if num_threads < 1:

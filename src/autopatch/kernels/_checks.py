@@ -1,7 +1,7 @@
-"""What the operators ask of shapes, dtypes and devices before an address crosses the border.
+"""Checks of shapes, dtypes and devices, made before an address is handed to the native module.
 
-Implementations and fakes call these, so that neither a direct call of `torch.ops.autopatch.*` nor a
-compiled graph reaches memory that is not theirs. Values (NaN, infinity) are checked by the
+Real and fake implementations call them, so that neither a direct call of `torch.ops.autopatch.*`
+nor a compiled graph reads or writes memory of others. Values (NaN, infinity) are checked by the
 implementations.
 """
 
@@ -30,7 +30,28 @@ def check_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
         raise TypeError(f"`{name}` has dtype {dtype_name(tensor)}, expected {expected}")
 
 
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Raises NotImplementedError unless the kernels can run on the tensor's memory, or it is a meta
+    tensor, which has none."""
+    if tensor.layout != torch.strided:
+        raise NotImplementedError(
+            f"`{name}` has layout {str(tensor.layout).removeprefix('torch.')}, expected a dense "
+            "tensor"
+        )
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
+        raise NotImplementedError(
+            f"`{name}` is on {tensor.device}, expected cpu or cuda; move it with .cpu()"
+        )
+    if tensor.is_cuda and not _C.cuda_built:
+        raise NotImplementedError(
+            f"`{name}` is on {tensor.device}, but autopatch was built without CUDA: no suitable "
+            "nvcc was found, or AUTOPATCH_CUDA was OFF; reinstall it with nvcc or move the tensor "
+            "with .cpu()"
+        )
+
+
 def _check_matrix(name: str, tensor: torch.Tensor) -> None:
+    check_memory(name, tensor)
     check_dtype(name, tensor, torch.float32)
     if tensor.ndim != 2:
         raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected two dimensions")
@@ -54,24 +75,26 @@ def check_nearest(queries: torch.Tensor, bank: torch.Tensor, k: int) -> None:
 
 
 def check_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
+    check_memory("screen", screen)
     check_dtype("screen", screen, torch.uint8)
-    if not (
-        screen.device == bank.device
-        and screen.is_contiguous()
-        and _C.is_screen(screen.data_ptr(), screen.numel(), bank.shape[0], bank.shape[1])
-    ):
-        raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
+    if screen.device != bank.device or not screen.is_contiguous():
+        raise _wrong_screen()
+
+
+def check_cpu_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
+    check_screen(screen, bank)
+    if not _C.is_screen(screen.data_ptr(), screen.numel(), bank.shape[0], bank.shape[1]):
+        raise _wrong_screen()
 
 
 def check_cuda_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
-    check_dtype("screen", screen, torch.uint8)
-    if not (
-        screen.device == bank.device
-        and screen.is_contiguous()
-        and screen.numel() == _C.screen_bytes_cuda(*bank.shape)
-        and screen.data_ptr() % 256 == 0
-    ):
-        raise ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
+    check_screen(screen, bank)
+    if screen.numel() != _C.screen_bytes_cuda(*bank.shape) or screen.data_ptr() % 256:
+        raise _wrong_screen()
+
+
+def _wrong_screen() -> ValueError:
+    return ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
 
 
 def check_cuda_columns(features: torch.Tensor) -> None:
@@ -103,6 +126,7 @@ def check_aggregate(feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[
     images = feature_maps[0].shape[0]
     for i, (tensor, patch_size) in enumerate(zip(feature_maps, patch_sizes, strict=True)):
         name = f"feature_maps[{i}]"
+        check_memory(name, tensor)
         check_dtype(name, tensor, *FEATURE_DTYPES)
         if tensor.device != feature_maps[0].device:
             raise ValueError(
@@ -127,6 +151,7 @@ def check_aggregate(feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[
 def check_aggregate_out(
     feature_maps: Sequence[torch.Tensor], height: int, width: int, out: torch.Tensor
 ) -> None:
+    check_memory("out", out)
     check_dtype("out", out, torch.float32)
     if out.device != feature_maps[0].device:
         raise ValueError(f"`out` is on {out.device}, `feature_maps[0]` on {feature_maps[0].device}")
@@ -145,6 +170,8 @@ def check_out_size(height: int, width: int) -> None:
 def check_metrics(
     scores: torch.Tensor, masks: torch.Tensor, type_indices: torch.Tensor, num_types: int
 ) -> None:
+    for name, tensor in (("scores", scores), ("masks", masks), ("type_indices", type_indices)):
+        check_memory(name, tensor)
     check_dtype("scores", scores, *SCORE_DTYPES)
     check_dtype("masks", masks, torch.bool, torch.uint8)
     check_dtype("type_indices", type_indices, torch.int32)

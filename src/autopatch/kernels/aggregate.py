@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from autopatch.kernels import _checks, _library  # noqa: F401  (_library registers operators)
-from autopatch.kernels._arrays import Array, check_threads, like, to_tensor
+from autopatch.kernels import _checks, operators  # noqa: F401  (registers the operators)
+from autopatch.kernels._arrays import Array, check_threads, is_shareable, like, to_tensor
 
 
 def aggregate_patches(
@@ -43,6 +43,7 @@ def aggregate_patches(
 
     Raises:
         TypeError: An array has another dtype.
+        NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: There is no map, sizes do not fit, a patch size is out of range, or nothing is
             left of a map after pooling. No images give no rows, no channels no columns.
     """
@@ -56,8 +57,8 @@ def aggregate_patches(
         )
         return like(result, feature_maps[0])
     target = to_tensor("out", out)
-    if isinstance(out, np.ndarray) and not (out.flags.writeable and out.flags.c_contiguous):
-        raise ValueError("`out` is read-only or not contiguous")
+    if isinstance(out, np.ndarray) and not (is_shareable(out) and out.flags.c_contiguous):
+        raise ValueError("`out` is read-only, not contiguous, not aligned or of foreign byte order")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, target)):
         raise RuntimeError("autopatch::aggregate_patches_out has no gradient")
     torch.ops.autopatch.aggregate_patches_out(

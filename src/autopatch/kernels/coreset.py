@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autopatch.kernels import _library  # noqa: F401  (registers the operators)
+from autopatch.kernels import operators  # noqa: F401  (registers the operators)
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32
 
 
@@ -44,6 +44,7 @@ def greedy_coreset(
 
     Raises:
         TypeError: `features` has another dtype.
+        NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: `features` is not a matrix or holds NaN or infinity, or `count` or `start` is
             out of range.
     """

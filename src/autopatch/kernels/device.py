@@ -27,8 +27,6 @@ class NativeInfo:
 
 def native_info() -> NativeInfo:
     """What the native module can use."""
-    from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
-
     return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
 
 

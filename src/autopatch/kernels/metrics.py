@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from autopatch.kernels import _checks
 from autopatch.kernels._arrays import Array, check_threads, to_tensor
-from autopatch.kernels._library import check_metrics_error
+from autopatch.kernels.operators.pixel_metrics import check_metrics_error
 
 NORMAL_TYPE = "good"
 
@@ -68,12 +69,16 @@ def pixel_metrics(
 
     Raises:
         TypeError: An array has another dtype.
+        NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: Sizes do not fit, `scores` contain NaN, a "good" image has an anomalous pixel,
             or there is no anomalous pixel.
     """
     anomaly_types = sorted(set(types) - {NORMAL_TYPE})
     index = {NORMAL_TYPE: -1, **{name: i for i, name in enumerate(anomaly_types)}}
     scores = to_tensor("scores", scores).detach()
+    _checks.check_memory("scores", scores)
+    if scores.is_meta:
+        raise NotImplementedError("`scores` is on meta, expected cpu or cuda: it has no values")
     type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32)
     if scores.is_cuda:  # from memory that is not pinned the copy would wait for the stream
         type_indices = type_indices.pin_memory().to(scores.device, non_blocking=True)

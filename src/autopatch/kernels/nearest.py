@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import torch
 
-from autopatch.kernels import _checks, _library
+from autopatch.kernels import _checks
 from autopatch.kernels._arrays import Array, check_threads, like, to_float32, to_tensor
 from autopatch.kernels._codes import make_cuda_screen, make_screen
+from autopatch.kernels.operators.library import check_finite, threads
 
 
 class NearestNeighborIndex:
     """A bank with its screen, made once and searched many times.
 
-    The screen, a rounded picture of the bank, tells which rows cannot be near a query: the search
-    computes the distances of the few others and is exact. On the CPU it is of 8 bits a value, takes
-    less than half the bank's memory from 16 features on, and is made in the time of some thousand
-    queries; making it takes some 40 bytes a row for a while. On a GPU it is of float16, rows padded
-    to multiples of 64 features.
+    The screen is a rounded copy of the bank. It tells which rows cannot be near a query; only the
+    distances of the others are computed, and the search is exact. On the CPU the screen has 8 bits
+    a value. From 16 features on it takes less than half the bank's memory. Making it takes as long
+    as some thousand queries, and some 40 bytes a row while it is made. On a GPU it is float16, its
+    rows padded to multiples of 64 features.
+
+    One thread may change an index while others search it: each search runs on the bank as it was
+    before the change or as it is after it.
 
     Args:
-        bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1. It is
-            kept as it is, not copied, and must not be changed afterwards.
+        bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1; on
+            the CPU or a GPU. On "meta" searches give shapes alone. It is not copied, and must not
+            be changed afterwards.
 
     Attributes:
         bank: The rows.
-        screen: The screen, uint8, in one piece.
+        screen: The screen, uint8; None on "meta".
 
     Raises:
         TypeError: `bank` has another dtype.
+        NotImplementedError: `bank` is sparse, or on a device that the kernels cannot run on.
         ValueError: `bank` is not a matrix, has no rows or more than 2^31 - 1, or holds NaN or
             infinity.
     """
-
-    bank: torch.Tensor
-    screen: torch.Tensor | None
 
     def __init__(self, bank: Array) -> None:
         self._set(to_float32("bank", bank).detach())
@@ -47,11 +50,21 @@ class NearestNeighborIndex:
             screen: Its `screen`, unchanged and on the bank's device.
         """
         index = cls.__new__(cls)
-        index.bank, index.screen = bank, screen
+        index._parts = bank, screen
         return index
 
+    @property
+    def bank(self) -> torch.Tensor:
+        """The rows, `[N, D]`, float32."""
+        return self._parts[0]
+
+    @property
+    def screen(self) -> torch.Tensor | None:
+        """The screen of the rows, uint8; None on "meta"."""
+        return self._parts[1]
+
     def add(self, rows: Array) -> None:
-        """Puts rows behind those of the bank, and makes a new screen.
+        """Appends rows to the bank, and makes a new screen.
 
         Args:
             rows: `[n, D]`, of a dtype that `bank` may have, on the bank's device.
@@ -60,47 +73,51 @@ class NearestNeighborIndex:
             TypeError: `rows` has another dtype.
             ValueError: `rows` is not a matrix of D columns, or holds NaN or infinity.
         """
+        bank = self.bank
         tensor = to_float32("rows", rows).detach()
-        if tensor.ndim != 2 or tensor.shape[1] != self.bank.shape[1]:
+        if tensor.ndim != 2 or tensor.shape[1] != bank.shape[1]:
             raise ValueError(
-                f"`rows` has shape {list(tensor.shape)}, expected [n, {self.bank.shape[1]}]"
+                f"`rows` has shape {list(tensor.shape)}, expected [n, {bank.shape[1]}]"
             )
-        if tensor.device != self.bank.device:
-            raise ValueError(f"`rows` is on {tensor.device}, the bank on {self.bank.device}")
-        _library.check_finite("rows", tensor.contiguous(), num_threads=0)
-        self._set(torch.cat([self.bank, tensor]))
+        if tensor.device != bank.device:
+            raise ValueError(f"`rows` is on {tensor.device}, the bank on {bank.device}")
+        check_finite("rows", tensor.contiguous(), num_threads=0)
+        self._set(torch.cat([bank, tensor]))
 
     def remove(self, indices: Array) -> None:
-        """Takes rows out of the bank, and makes a new screen. Those behind them move up.
+        """Removes rows from the bank, and makes a new screen. Rows after them move up.
 
         Args:
             indices: Row indices, `[n]`, integers from 0 to N - 1; repetitions count once.
 
         Raises:
             TypeError: `indices` are not integers.
+            NotImplementedError: The bank is on "meta".
             ValueError: An index is out of range, or no row would be left.
         """
+        bank = self.bank
         tensor = to_tensor("indices", indices)
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
             raise TypeError(f"`indices` has dtype {_checks.dtype_name(tensor)}, expected integers")
+        if bank.is_meta or tensor.is_meta:
+            raise NotImplementedError("rows on meta cannot be removed: they have no values")
         tensor = tensor.flatten().long()
-        outside = tensor[(tensor < 0) | (tensor >= len(self))]
+        outside = tensor[(tensor < 0) | (tensor >= len(bank))]
         if len(outside):
-            raise ValueError(f"`indices` holds {int(outside[0])}, expected 0 to {len(self) - 1}")
-        kept = torch.ones(len(self), dtype=torch.bool, device=self.bank.device)
+            raise ValueError(f"`indices` holds {int(outside[0])}, expected 0 to {len(bank) - 1}")
+        kept = torch.ones(len(bank), dtype=torch.bool, device=bank.device)
         kept[tensor.to(kept.device)] = False
         if not kept.any():
             raise ValueError("`indices` are all rows of the bank, expected to leave one")
-        self._set(self.bank[kept])
+        self._set(bank[kept])
 
     def _set(self, bank: torch.Tensor) -> None:
         _checks.check_bank(bank)
         bank = bank.contiguous()
-        _library.check_finite("bank", bank, num_threads=0)
-        self.screen = (
-            make_cuda_screen(bank) if bank.is_cuda else make_screen(bank, _library.threads(0))
-        )
-        self.bank = bank
+        check_finite("bank", bank, num_threads=0)
+        # In one tuple, so that a search in another thread never sees a bank with the screen of
+        # another.
+        self._parts = bank, _make_screen(bank)
 
     def __len__(self) -> int:
         return int(self.bank.shape[0])
@@ -108,6 +125,12 @@ class NearestNeighborIndex:
     def __repr__(self) -> str:
         rows, dim = self.bank.shape
         return f"NearestNeighborIndex({rows} rows, {dim} features, {self.bank.device})"
+
+
+def _make_screen(bank: torch.Tensor) -> torch.Tensor | None:
+    if bank.is_meta:
+        return None
+    return make_cuda_screen(bank) if bank.is_cuda else make_screen(bank, threads(0))
 
 
 def nearest_neighbors(
@@ -119,15 +142,17 @@ def nearest_neighbors(
 ) -> tuple[Array, Array]:
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 
-    The search is exact and never holds a queries x bank matrix: rows that a screen of the bank
-    proves too far are passed over. On a GPU the screening runs on tensor cores for k up to 32, and
-    takes 512 MiB at most beside the screen, or what 128 queries need. Distances are float32 sums of
-    squared differences: unlike the expanded form |q|^2 + |b|^2 - 2 q.b they do not cancel, so each
-    is within 1e-5 relative of its float64 value, and a row at distance zero is found at zero. Equal
-    distances, as of identical rows, are ordered by index.
+    The search is exact, and never holds a queries x bank matrix. Rows that a screen of the bank
+    proves too far away are skipped. On a GPU the screening runs on tensor cores for k up to 32. It
+    takes at most 512 MiB beside the screen, or what 128 queries need.
+
+    Distances are float32 sums of squared differences, which do not cancel, unlike the expanded form
+    |q|^2 + |b|^2 - 2 q.b. Each is within 1e-5 relative of its float64 value, and identical rows are
+    at distance zero. Equal distances, such as those of identical rows, are ordered by index.
 
     Args:
-        queries: `[Q, D]`, float32 (float16 and bfloat16 are converted); CPU or CUDA.
+        queries: `[Q, D]`, float32 (float16 and bfloat16 are converted); on the CPU or a GPU. On
+            "meta" the results have shapes alone.
         bank: `[N, D]` on the device of `queries`, or a `NearestNeighborIndex`, which keeps the
             screen from one search to the next.
         k: Neighbors of each query, 1 to N.
@@ -139,12 +164,13 @@ def nearest_neighbors(
 
     Raises:
         TypeError: An array has another dtype.
+        NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: Shapes or devices do not fit, `k` is out of range, or a query or the bank holds
             NaN, infinity or values whose squared distance exceeds float32.
     """
     query_tensor = to_float32("queries", queries)
     if isinstance(bank, NearestNeighborIndex):
-        bank_tensor, screen, bank_is_finite = bank.bank, bank.screen, True
+        (bank_tensor, screen), bank_is_finite = bank._parts, True
     else:
         bank_tensor, screen, bank_is_finite = to_float32("bank", bank), None, False
     distances, indices = torch.ops.autopatch.nearest_neighbors(
