@@ -21,7 +21,7 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.errors import InputError
-from autopatch.supernet import Backbone, load_supernet
+from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
 NAME = "timm:tf_mobilenetv3_small_075"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
@@ -334,6 +334,28 @@ def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
     # The two do not share memory.
     one.memory.bank.zero_()
     assert torch.equal(other.predict(new).anomaly_map, expected.anomaly_map)
+
+
+def test_a_loaded_state_brings_its_weights_and_leaves_the_supernet_alone(supernet, good, new):
+    before = tensors_sha256(supernet.weights())
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = fit(load_supernet(NAME, "random", seed=9), good[:12], calibration=good[12:])
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.predict(new).anomaly_map, other.predict(new).anomaly_map)
+    assert one.weights_sha256 == other.weights_sha256 != supernet.weights_sha256
+    assert one.provenance == other.provenance != supernet.provenance
+    assert tensors_sha256(supernet.weights()) == before
+    again = fit(supernet, good[:12], calibration=good[12:])
+    assert not torch.equal(again.predict(new).anomaly_map, one.predict(new).anomaly_map)
+
+
+def test_a_state_of_another_network_is_refused(supernet, good):
+    one = fit(supernet, good[:12], calibration=good[12:])
+    other = load_supernet(NAME, "random", timm_kwargs={"act_layer": "relu"})
+    state = fit(other, good[:12], calibration=good[12:]).state_dict()
+    with pytest.raises(ValueError, match=r"the state is of a subnet whose recipe is .*relu"):
+        one.load_state_dict(state)
+    assert one.weights_sha256 == supernet.weights_sha256
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,38 @@ def test_the_bank_of_a_parent_is_loaded_with_it():
     assert torch.equal(other["inner"](patches), whole["inner"](patches))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_loaded_bank_is_float32_and_a_copy(assign):
+    patches = torch.randn(400, 12, generator=torch.Generator().manual_seed(0))
+    bank = MemoryBank(patches[:200])
+    state = {"bank": patches[200:].double()}
+    bank.load_state_dict(state, assign=assign)
+    state["bank"].zero_()
+    assert bank.bank.dtype == torch.float32
+    assert torch.equal(bank(patches), MemoryBank(patches[200:])(patches))
+
+
+def test_a_bank_may_be_loaded_while_another_thread_searches_it(at_every_instruction):
+    patches = torch.randn(420, 12, generator=torch.Generator().manual_seed(0))
+    queries, banks = patches[400:], [patches[:200].clone(), patches[200:400].clone()]
+    expected = [MemoryBank(rows)(queries) for rows in banks]
+    bank = MemoryBank(banks[0])
+
+    def load():
+        now = int(torch.equal(bank.bank, banks[0]))
+        bank.load_state_dict({"bank": banks[now]})
+
+    def search():
+        found = bank(queries)
+        assert any(torch.equal(found, one) for one in expected)
+
+    for inside in (MemoryBank._set, MemoryBank._load_from_state_dict):
+        assert at_every_instruction(load, inside, search) > 10
+    assert at_every_instruction(search, MemoryBank.forward, load) > 10
+    to_double_and_back = bank.double
+    assert at_every_instruction(to_double_and_back, MemoryBank._apply, search) > 10
+
+
 def test_a_bank_stays_float32():
     patches = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     bank = MemoryBank(patches[:20]).double()

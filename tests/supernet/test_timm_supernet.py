@@ -31,6 +31,7 @@ from autopatch.supernet import (
     TimmSupernet,
     load_supernet,
     restore_subnet,
+    tensors_sha256,
     timm_supernet,
 )
 
@@ -212,6 +213,30 @@ def test_a_subnet_is_restored_from_header_and_state(model: str, folds: bool) -> 
             restored(restored.normalize(images)), subnet(subnet.normalize(images)), strict=True
         ):
             assert torch.equal(ours, like)
+
+
+def test_a_subnet_may_be_written_to_without_harm_to_others(supernet: TimmSupernet) -> None:
+    whole = supernet.weights_sha256
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    other = load_supernet(supernet.name, "random", seed=5)
+    for folds in (False, True):
+        subnet, wanted = (s.get_active_subnet(at(s, [1])) for s in (supernet, other))
+        if folds:
+            subnet.fold(64)
+            wanted.fold(64)
+        subnet.load_state_dict(wanted.state_dict())
+        for found, expected in zip(subnet(images), wanted(images), strict=True):
+            assert torch.equal(found, expected)
+    supernet.get_active_subnet(at(supernet, [1])).recalibrate([images])
+    assert tensors_sha256(supernet.weights()) == whole
+
+
+def test_a_folded_subnet_refuses_weights_that_are_not_folded(supernet: TimmSupernet) -> None:
+    subnet = supernet.get_active_subnet(at(supernet, [1]))
+    plain = subnet.state_dict()
+    subnet.fold(64)
+    with pytest.raises(RuntimeError, match="a batch norm that this subnet has folded"):
+        subnet.load_state_dict(plain, strict=False)
 
 
 def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:

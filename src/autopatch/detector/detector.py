@@ -293,6 +293,7 @@ class Detector(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside tensors."""
         return {
+            "subnet": self.extractor.subnet.to_header(),
             "architecture": self.architecture.to_json(),
             "evaluation_size": self.evaluation_size,
             "threshold": asdict(self.threshold),
@@ -302,6 +303,7 @@ class Detector(nn.Module):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Reads what `get_extra_state` gave, of a detector of the same architecture."""
+        self.extractor.subnet.take_header(state["subnet"])
         self.architecture = Architecture.from_json(state["architecture"])
         self.threshold = _threshold(state)
         self.usual_distance = float(state["usual_distance"])
@@ -313,7 +315,7 @@ class Detector(nn.Module):
         """Takes the state of another detector of the same architecture, but for its bank size.
 
         Raises:
-            ValueError: It is of another architecture; nothing is changed then.
+            ValueError: It is of another architecture or network; nothing is changed then.
             RuntimeError: See `nn.Module.load_state_dict`.
         """
         if _EXTRA_STATE in state_dict:
@@ -321,6 +323,7 @@ class Detector(nn.Module):
             expected = _form(self.get_extra_state())
             if found != expected:
                 raise ValueError(f"the state is of {found}, expected {expected}")
+            self.extractor.subnet.check_header(state_dict[_EXTRA_STATE]["subnet"])
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(
@@ -344,7 +347,6 @@ class Detector(nn.Module):
         }
         document = {
             "format": _FORMAT,
-            "subnet": self.extractor.subnet.to_header(),
             **self.get_extra_state(),
         }
         try:

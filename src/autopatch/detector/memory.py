@@ -11,22 +11,21 @@ from torch import nn
 from autopatch.kernels import NearestNeighborIndex, greedy_coreset, nearest_neighbors
 
 MAX_CORESET_SAMPLE = 50_000
-"""Patches the greedy coreset chooses from, at most: a random sample of all of them."""
+"""The largest number of patches the greedy coreset chooses from: a random sample of all patches."""
 
 
 class MemoryBank(nn.Module):
     """Patch features of good images.
 
-    The screen that makes searches fast belongs to the bank's device. It is made anew where the
-    module moves to another one and where `load_state_dict` replaces the bank, which may then have
-    another number of rows. Nothing else may change the bank in place.
+    Only `.to()` and `load_state_dict` may change a bank; the latter may change its number of rows.
+    Both replace bank and screen in one step, so that other threads can go on searching.
 
     Args:
         bank: Patch features, `[N, D]`, float32.
 
     Attributes:
         bank: The same, a buffer.
-        screen: See `NearestNeighborIndex`; a buffer that is not saved.
+        screen: `NearestNeighborIndex.screen` of the bank, a buffer that is not saved.
     """
 
     bank: torch.Tensor
@@ -34,19 +33,18 @@ class MemoryBank(nn.Module):
 
     def __init__(self, bank: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("bank", bank)
+        self.register_buffer("bank", None)
         self.register_buffer("screen", None, persistent=False)
         self._set(bank)
 
     @classmethod
     def fit(cls, patches: torch.Tensor, *, bank_size: int | None, seed: int = 0) -> MemoryBank:
-        """Keeps `bank_size` of the patches, chosen by greedy coreset; all where it is None or there
-        are no more than that.
+        """A bank of `bank_size` patches, chosen by greedy coreset.
 
         Args:
             patches: Features of good patches, `[M, D]`; the bank stays on their device.
-            bank_size: Patches to keep, or None.
-            seed: Of the first patch of the coreset.
+            bank_size: Number of patches to keep. All are kept if it is None, or not below M.
+            seed: Seed for the first patch of the coreset.
         """
         if bank_size is None or bank_size >= len(patches):
             return cls(patches)
@@ -62,7 +60,10 @@ class MemoryBank(nn.Module):
         Returns:
             `[M]`, float32.
         """
-        index = NearestNeighborIndex.of_parts(self.bank, self.screen)
+        buffers = self._buffers  # read once: another thread may replace them
+        bank, screen = buffers["bank"], buffers["screen"]
+        assert bank is not None
+        index = NearestNeighborIndex.of_parts(bank, screen)
         distances: torch.Tensor = nearest_neighbors(patches, index)[0]
         return distances.squeeze(1)
 
@@ -70,33 +71,31 @@ class MemoryBank(nn.Module):
         return len(self.bank)
 
     def _set(self, bank: torch.Tensor) -> None:
-        if bank.is_meta:
-            self.bank, self.screen = bank, None
-            return
         index = NearestNeighborIndex(bank)
-        self.bank, self.screen = index.bank, index.screen
+        self._buffers = {"bank": index.bank, "screen": index.screen}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MemoryBank:
-        device = self.bank.device
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.bank.device != device or self.bank.dtype != torch.float32:
-            self._set(self.bank.float())
+        bank = fn(self.bank)
+        if bank is not self.bank:
+            self._set(bank.float())  # the screen belongs to the bank's device
         return self
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        bank = state_dict.get(f"{prefix}bank")
-        # A bank of other features is refused by the method of nn.Module.
+        key = f"{prefix}bank"
+        bank = state_dict.get(key)
+        # nn.Module refuses a bank of another number of features.
         if isinstance(bank, torch.Tensor) and bank.shape[1:] == self.bank.shape[1:]:
             self._set(bank.detach().to(self.bank.device, torch.float32, copy=True))
+            state_dict = {**state_dict, key: self.bank}  # nothing is left to copy or assign
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int) -> int:
     """FLOPs of one image: the backbone's, and two for each feature of each patch and bank row.
 
-    That is the cost of a search which computes every distance, a measure that does not depend on
-    the data; `nearest_neighbors` gets by with less.
+    This counts every distance, and so does not depend on the data. `nearest_neighbors` computes
+    fewer.
     """
     return backbone_flops + 2 * queries * bank_rows * channels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
+from autopatch.supernet.weights import check_channels
 
 
 class Subnet(nn.Module):
@@ -98,14 +100,15 @@ class Subnet(nn.Module):
         mean over the batches of each one's mean and variance, so batches should be of one size.
 
         The published supernets hold the statistics of their largest network; Cai et al. recompute
-        them for each subnet, AutoPatch does not. The subnet must have its weights for itself, and
-        must not be folded yet.
+        them for each subnet, AutoPatch does not.
 
         Raises:
+            ValueError: The subnet is folded already.
             InputError: A batch has a single value for a channel, which has no variance.
         """
         if self.folded:
             raise ValueError("the batch norm of a folded subnet cannot be recalibrated")
+        self._unshare()
         try:
             with torch.no_grad():
                 update_bn(batches, self)
@@ -160,6 +163,37 @@ class Subnet(nn.Module):
         sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         return sizes, int(counter.get_total_flops())
 
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        self._unshare()
+        names = [f"{prefix}network.{batch_norm}.running_mean" for _, batch_norm in self.folded]
+        error_msgs += [
+            f"the state has {name}, a batch norm that this subnet has folded into a convolution"
+            for name in names
+            if name in state_dict
+        ]
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def _unshare(self) -> None:
+        """Gives the subnet weights of its own: those of a timm supernet serve other subnets too."""
+        self.network = copy.deepcopy(self.network)
+
     def to_header(self) -> dict[str, Any]:
         """All but the weights, as values that JSON can hold; `restore_subnet` reads them back."""
         return {
@@ -171,3 +205,21 @@ class Subnet(nn.Module):
             "weights_sha256": self.weights_sha256,
             "folded": [list(pair) for pair in self.folded],
         }
+
+    def take_header(self, header: Mapping[str, Any]) -> None:
+        """Takes over what `to_header` of a subnet of the same network says of its weights, which
+        are loaded apart."""
+        self.mean = check_channels("mean", header["mean"])
+        self.std = check_channels("std", header["std"])
+        self.provenance = str(header["provenance"])
+        self.weights_sha256 = str(header["weights_sha256"])
+
+    def check_header(self, header: Mapping[str, Any]) -> None:
+        """Raises ValueError where a header is that of another network, of other levels, or of a
+        network with other parts folded."""
+        own = self.to_header()
+        for key in ("recipe", "levels", "folded"):
+            # As JSON, which turns tuples into lists.
+            found, expected = (json.dumps(h[key], sort_keys=True) for h in (header, own))
+            if found != expected:
+                raise ValueError(f"the state is of a subnet whose {key} is {found}, not {expected}")
