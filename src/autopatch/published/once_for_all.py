@@ -32,6 +32,7 @@ from autopatch.supernet import (
     Level,
     LoadOptions,
     Preset,
+    SeededWeights,
     Subnet,
     Supernet,
     check_channels,
@@ -360,8 +361,7 @@ def block_names(backbone: Backbone) -> tuple[str, ...]:
 
 def random_network(width: float, *, seed: int) -> OnceForAllMobileNetV3:
     """An elastic network of random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with SeededWeights(seed):
         network = OnceForAllMobileNetV3(width)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):

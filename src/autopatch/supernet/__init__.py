@@ -7,6 +7,7 @@
 - `TimmSupernet`: a timm backbone. `ElasticSupernet`: timm's inverted-residual networks made
   elastic, over `ElasticTimmNetwork`. The published ones are in `autopatch.published`.
 - `Subnet`: the static network cut out of a supernet; `restore_subnet`: made again from a file.
+- `SeededWeights`: a context that draws random weights with a seed.
 - `Weights`, `read_weights`: backbone weights with what is needed to use them;
   `read_safetensors`: any file of tensors; `tensors_sha256`: a hash of tensors.
 """
@@ -25,6 +26,7 @@ from autopatch.supernet.family import (
     unknown_space,
     weights_files,
 )
+from autopatch.supernet.random_weights import SeededWeights
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Preset, Supernet
 from autopatch.supernet.timm_supernet import TimmSupernet
@@ -50,6 +52,7 @@ __all__ = [
     "Level",
     "LoadOptions",
     "Preset",
+    "SeededWeights",
     "Subnet",
     "Supernet",
     "TimmSupernet",

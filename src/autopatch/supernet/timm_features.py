@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
-import torch
 from timm.models._features import FeatureGetterNet, FeatureListNet
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
@@ -14,6 +13,7 @@ from torch import nn
 
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.backbone import Level
+from autopatch.supernet.random_weights import SeededWeights
 
 TIMM = "timm:"
 LEAST_STRIDE = 4
@@ -70,8 +70,7 @@ def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen:
     for argument in sorted(_RESERVED & kwargs.keys()):
         raise InputError(f"timm_kwargs holds {argument}, which autopatch sets itself")
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with SeededWeights(seed):
             model = timm.create_model(name, features_only=True, **chosen, **kwargs)
     # Models raise errors of many classes when their arguments do not suit them.
     except Exception as error:
