@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
+from autopatch.supernet.float32 import no_tf32
 from autopatch.supernet.weights import check_channels
 
 
@@ -66,8 +67,10 @@ class Subnet(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`."""
-        return self._maps(self.network, images)
+        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`;
+        float32 is never computed as TF32, see `no_tf32`."""
+        with no_tf32(images.device):
+            return self._maps(self.network, images)
 
     def _maps(self, network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
         maps: list[torch.Tensor] = network(images)
@@ -126,7 +129,9 @@ class Subnet(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, 3, image_size, image_size, generator=generator).to(self.device)
-        self.fold_pairs(find_folding(self.network, image))
+        with no_tf32(self.device):
+            pairs = find_folding(self.network, image)
+        self.fold_pairs(pairs)
 
     def fold_pairs(self, pairs: Sequence[Pair]) -> None:
         """Folds batch norms that are known to fold; `fold` finds them.
