@@ -29,6 +29,7 @@ from autopatch.published.network import (
 from autopatch.published.weights import file_in_folder, official_weights, weights_in_file
 from autopatch.supernet import (
     Backbone,
+    Family,
     Level,
     LoadOptions,
     Preset,
@@ -202,7 +203,7 @@ class OnceForAllSupernet(Supernet):
         return block_names(backbone)
 
 
-class OnceForAllFamily:
+class OnceForAllFamily(Family):
     """The published networks, both or one of them."""
 
     usage = f"{OFA_MBV3}, {', '.join(NETWORKS.values())}"

@@ -22,16 +22,10 @@ from autopatch.supernet.elastic_network import (
     check_setting,
     static_network,
 )
-from autopatch.supernet.family import unknown_space
+from autopatch.supernet.family import Family, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import (
-    LoadOptions,
-    find_source,
-    load_into,
-    random_provenance,
-    weights_paths,
-)
+from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 ELASTIC = "elastic:"
 AUTOPATCH_S = "autopatch_s"
@@ -162,7 +156,7 @@ class ElasticSupernet(Supernet):
         return setting
 
 
-class ElasticFamily:
+class ElasticFamily(Family):
     """timm's networks of inverted-residual blocks made elastic, and the one in this package."""
 
     usage = f"{AUTOPATCH_S} or {ELASTIC}<model name of timm>"
@@ -198,7 +192,6 @@ class ElasticFamily:
         model = _AUTOPATCH_S_MODEL if space == AUTOPATCH_S else space
         source = find_source(model, weights, options)
         network = ElasticTimmNetwork(source.name, source.kwargs, seed=options.seed)
-        provenance = random_provenance(options.seed)
         if source.file is not None:
             if not any(name.startswith("largest.") for name in source.file.state):
                 raise InputError(
@@ -207,21 +200,14 @@ class ElasticFamily:
                     f"timm:{source.name}"
                 )
             load_into(network, source.file)
-            provenance = f"weights of {source.file.path.name}"
-        if packaged:
-            provenance = f"weights of {space} in this package"
         return ElasticSupernet(
             space,
             network.to(memory_format=torch.channels_last).requires_grad_(False),
             mean=source.mean,
             std=source.std,
-            provenance=provenance,
-            random_features=weights == "random",
+            provenance=f"weights of {space} in this package" if packaged else source.provenance,
+            random_features=source.is_random,
         )
-
-    def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The one file."""
-        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's network, its blocks left out or narrowed, with random weights."""

@@ -17,7 +17,7 @@ from autopatch.registry import Registry
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import LoadOptions, check_channels
+from autopatch.supernet.weights import LoadOptions, check_channels, weights_paths
 
 DEFAULT_SPACE = "autopatch_s"
 
@@ -38,8 +38,13 @@ class Family(Protocol):
         ...
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The files that `load` reads; none for a word such as "random"."""
-        ...
+        """The files that `load` reads; none for a word such as "random". By default the one file
+        that `weights` names.
+
+        Raises:
+            InputError: There is no such file.
+        """
+        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """A static network without weights, from the recipe of a `Subnet`.

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +17,11 @@ from autopatch.errors import InputError
 from autopatch.genes import Gene
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
-from autopatch.supernet.family import unknown_space
+from autopatch.supernet.family import Family, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
-from autopatch.supernet.weights import (
-    LoadOptions,
-    find_source,
-    load_into,
-    random_provenance,
-    weights_paths,
-)
+from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 _HUB_TIMEOUT = 5.0  # seconds
 
@@ -150,7 +143,7 @@ def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
     }
 
 
-class TimmFamily:
+class TimmFamily(Family):
     """Feature extractors of timm."""
 
     usage = "timm:<model name>"
@@ -184,13 +177,10 @@ class TimmFamily:
         indices = [level.index for level in levels]
         if weights == "pretrained":
             model = _pretrained(name, kwargs, indices)
-            provenance = f"weights of timm's hub ({source.hub})"
         else:
             model = features_model(name, kwargs, out_indices=indices, seed=options.seed)
-            provenance = random_provenance(options.seed)
         if source.file is not None:
             load_into(model, source.file)
-            provenance = f"weights of {source.file.path.name}"
         return TimmSupernet(
             name,
             kwargs,
@@ -198,13 +188,9 @@ class TimmFamily:
             model,
             mean=source.mean,
             std=source.std,
-            provenance=provenance,
-            random_features=weights == "random",
+            provenance=source.provenance,
+            random_features=source.is_random,
         )
-
-    def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The one file."""
-        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's feature extractor of some levels, with random weights."""

@@ -105,7 +105,8 @@ class TimmSource:
         kwargs: Arguments of `timm.create_model`.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
-        hub: Name of the weights on timm's hub.
+        provenance: One line that says where the weights come from.
+        is_random: Whether they are random.
     """
 
     name: str
@@ -113,7 +114,8 @@ class TimmSource:
     kwargs: dict[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    hub: str
+    provenance: str
+    is_random: bool
 
 
 @dataclass(frozen=True)
@@ -201,13 +203,20 @@ def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
                     f"{weights}: {setting} is not in the file's metadata; give "
                     f"--{setting.replace('_', '-')}"
                 )
+    if file is not None:
+        provenance = f"weights of {file.path.name}"
+    elif weights == "random":
+        provenance = random_provenance(options.seed)
+    else:
+        provenance = f"weights of timm's hub ({settings.hf_hub_id or name})"
     return TimmSource(
-        name,
-        file,
-        dict(timm_kwargs or {}),
-        check_channels("mean", mean or settings.mean),
-        check_channels("std", std or settings.std),
-        settings.hf_hub_id or name,
+        name=name,
+        file=file,
+        kwargs=dict(timm_kwargs or {}),
+        mean=check_channels("mean", mean or settings.mean),
+        std=check_channels("std", std or settings.std),
+        provenance=provenance,
+        is_random=weights == "random",
     )
 
 
