@@ -37,7 +37,7 @@ _AUTOPATCH_S_SHA256 = "c735316968081f8da1c947c993cbf50b413d1d6166e4696ef4a237c44
 
 
 class ElasticSupernet(Supernet):
-    """An elastic network; every choice of ratios, depths and levels is a subnet. Made by
+    """An elastic network. Each choice of ratios, depths and levels is a subnet. Made by
     `load_supernet`.
 
     The setting of a backbone holds an "expand_ratio" and a "depth" for each level up to the
@@ -68,7 +68,7 @@ class ElasticSupernet(Supernet):
         self.network = network
 
     def genes(self) -> list[Gene]:
-        """Expand ratio and depth of each level's stages, and whether the level is used."""
+        """For each level the expand ratio and the depth of its stages, and whether it is used."""
         genes: list[Gene] = []
         uses = [f"use_stride{section.level.stride}" for section in self.network.sections]
         for number, section in enumerate(self.network.sections):
@@ -89,7 +89,7 @@ class ElasticSupernet(Supernet):
         return genes
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
-        """The level that each section of the network ends in."""
+        """The levels at the ends of the network's sections."""
         return tuple(section.level for section in self.network.sections)
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
@@ -109,7 +109,7 @@ class ElasticSupernet(Supernet):
         self._setting(backbone)
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a backbone, with weights of its own.
+        """The static module of a backbone, with its own copy of the weights.
 
         Raises:
             InputError: The backbone is of another supernet, or of no valid setting.
@@ -157,7 +157,7 @@ class ElasticSupernet(Supernet):
 
 
 class ElasticFamily(Family):
-    """timm's networks of inverted-residual blocks made elastic, and the one in this package."""
+    """Elastic networks of timm's inverted-residual blocks, and the one in this package."""
 
     usage = f"{AUTOPATCH_S} or {ELASTIC}<model name of timm>"
 
@@ -171,10 +171,10 @@ class ElasticFamily(Family):
             weights: A .safetensors file as training/distill.py writes it, "random", or of
                 autopatch_s "auto" for those in this package.
             options: Arguments of the model, and what the weights file does not say.
-            progress: Not told of anything.
+            progress: Never called.
 
         Raises:
-            InputError: The weights cannot be had or do not fit, or as `find_source` says.
+            InputError: The weights are not available or do not fit; see also `find_source`.
         """
         if space != AUTOPATCH_S and not space.startswith(ELASTIC):
             raise unknown_space(space)
@@ -210,7 +210,7 @@ class ElasticFamily(Family):
         )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """timm's network, its blocks left out or narrowed, with random weights."""
+        """timm's network with blocks left out or narrowed, and random weights."""
         values = {key: tuple(recipe[key]) for key in ElasticSetting.__dataclass_fields__}
         return static_network(recipe["timm_model"], recipe["timm_kwargs"], ElasticSetting(**values))
 
@@ -224,6 +224,6 @@ def _check_packaged_file() -> None:
         found = hashlib.sha256(_AUTOPATCH_S_FILE.read_bytes()).hexdigest()
     if found != _AUTOPATCH_S_SHA256:
         raise InputError(
-            f"{_AUTOPATCH_S_FILE}: {'is absent' if found is None else 'is damaged'}; install "
-            "autopatch anew"
+            f"{_AUTOPATCH_S_FILE}: {'is absent' if found is None else 'is damaged'}; reinstall "
+            "autopatch"
         )

@@ -1,4 +1,4 @@
-"""Backbones of timm as supernets: every set of levels is a subnet."""
+"""Backbones of timm as supernets: each set of levels is a subnet."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _HUB_TIMEOUT = 5.0  # seconds
 
 
 class TimmSupernet(Supernet):
-    """A backbone of fixed weights whose subnets differ in the levels they give.
+    """A backbone with one set of weights, whose subnets differ in their levels.
 
-    Made by `load_supernet`. Its subnets share the weights: nothing may write to them.
+    Made by `load_supernet`. Subnets share its weights; one that weights are loaded into gets a copy
+    first.
 
     Args:
         timm_model: Name of the model.
@@ -133,8 +134,8 @@ class TimmSupernet(Supernet):
 
 
 def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
-    """Kind and number of each level by its index: "stride", 8 where no two levels share a stride,
-    else "level", 9."""
+    """Kind and number of each level by its index, such as ("stride", 8); ("level", 9) if two levels
+    have the same stride."""
     counts = Counter(level.stride for level in levels)
     unique = all(count == 1 for count in counts.values())
     return {
@@ -157,10 +158,10 @@ class TimmFamily(Family):
             space: "timm:<model name>".
             weights: See `find_source`.
             options: Arguments of the model, and what the weights file does not say.
-            progress: Not told of anything.
+            progress: Never called.
 
         Raises:
-            InputError: The weights cannot be had or do not fit, or as `find_source` says.
+            InputError: The weights are not available or do not fit; see also `find_source`.
         """
         if not space.startswith(TIMM):
             raise unknown_space(space)
@@ -216,10 +217,10 @@ def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) ->
 
 
 def _hub_reachable() -> bool:
-    # Where there is no network, the hub's client repeats each request for most of a minute.
+    # Without a network the hub's client retries each request for most of a minute.
     try:
         get_session().head(hub.ENDPOINT, timeout=_HUB_TIMEOUT)
-    # It raises the errors of whichever HTTP library it uses, and its own in offline mode.
+    # The client raises errors of its HTTP library, and its own in offline mode.
     except Exception:
         return False
     return True
@@ -227,7 +228,7 @@ def _hub_reachable() -> bool:
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Keeps the hub's client to its local cache."""
+    """Makes the hub's client use its local cache alone."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = before or offline
     try:
