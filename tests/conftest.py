@@ -44,9 +44,34 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture
-def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions on a GPU in float32, which torch computes in TF32 by default."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def at_every_instruction() -> Callable[..., int]:
+    """Calls one function before each instruction of another, as a thread might that runs at the
+    same time; gives the number of calls."""
+
+    def run(
+        call: Callable[[], object], inside: Callable[..., object], other: Callable[[], object]
+    ) -> int:
+        calls = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal calls
+            if frame.f_code is not inside.__code__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                calls += 1
+                other()
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+        return calls
+
+    return run
 
 
 @pytest.fixture
