@@ -15,6 +15,7 @@
 #include "core/parallel.hpp"
 #include "ops/aggregate_patches.hpp"
 #include "ops/codes.hpp"
+#include "ops/cpu/aggregate_patches.hpp"
 #include "ops/greedy_coreset.hpp"
 #include "ops/nearest_neighbors.hpp"
 #include "ops/pixel_metrics.hpp"
@@ -81,6 +82,12 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_built") = false;
 #endif
 
+  m.attr("max_patch_size") = kMaxPatch;
+  m.attr("max_screen_width") = kMaxWidth;
+  m.attr("max_screened_neighbors") = kMaxScreenedNeighbors;
+  m.attr("max_cuda_columns") = kMaxCudaColumns;
+  m.attr("max_cuda_pixels") = kMaxCudaPixels;
+
   m.def(
       "all_finite",
       [](Address values, Size count, int num_threads) {
@@ -110,6 +117,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.def("prefer_huge_pages",
         [](Address data, Size count) { prefer_huge_pages(at<float>(data), count); });
+  m.def("coreset_width_within", &coreset_width_within);
   m.def(
       "greedy_coreset",
       [](Address features, Size num_rows, Size dim, Size count, Size start, Address mean,
@@ -143,7 +151,6 @@ PYBIND11_MODULE(_C, m) {
                               at<Size>(indices), num_threads);
       },
       release_gil());
-  m.attr("max_screen_width") = kMaxWidth;
   m.def("screen_bytes", &screen_bytes);
   m.def("is_screen", [](Address screen, Size bytes, Size num_rows, Size dim) {
     return is_screen(at<const void>(screen), bytes, num_rows, dim);
@@ -199,6 +206,13 @@ PYBIND11_MODULE(_C, m) {
       .value("float16", ScoreType::float16)
       .value("bfloat16", ScoreType::bfloat16)
       .value("uint8", ScoreType::uint8);
+  m.attr("metrics_errors") = kMetricsErrors;
+  py::enum_<MetricsError>(m, "MetricsError")
+      .value("none", MetricsError::none)
+      .value("type_out_of_range", MetricsError::type_out_of_range)
+      .value("anomalous_pixel_in_good_image", MetricsError::anomalous_pixel_in_good_image)
+      .value("no_anomalous_pixel", MetricsError::no_anomalous_pixel)
+      .value("nan_score", MetricsError::nan_score);
   m.def(
       "pixel_metrics",
       [](Address scores, ScoreType score_type, Address masks, Size images, Size height, Size width,

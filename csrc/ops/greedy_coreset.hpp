@@ -27,11 +27,21 @@ namespace autopatch {
 /// may have lost by rounding. Errors of picks are replaced by one bound of them all; the few picks
 /// beyond it, outliers, are measured against every row.
 ///
-/// Takes 2 * width + 52 bytes a row and width + 4 a pick at most, beside scratch memory for 64 rows
-/// a thread.
+/// Takes at most as much memory as `coreset_width_within` says, beside scratch memory for 64 rows a
+/// thread.
 void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64_t dim,
                         std::int64_t count, std::int64_t start, const Coding* coding,
                         std::int64_t* indices, float* radii, int num_threads);
+
+/// The most codes a row with which `greedy_coreset_cpu` takes no more than `bytes`: 2 * width + 52
+/// bytes a row, width + 4 a pick.
+constexpr std::int64_t coreset_width_within(std::int64_t bytes, std::int64_t num_rows,
+                                            std::int64_t count) {
+  return (bytes - 52 * num_rows - 4 * count) / (2 * num_rows + count);
+}
+
+/// Columns of the largest matrix on a CUDA device: one pick has to fit a block's shared memory.
+constexpr std::int64_t kMaxCudaColumns = 16384;
 
 /// The same on a CUDA device, queued on `stream`, by 8-bit codes of every feature (see
 /// ops/cuda/greedy_coreset.cu). `center` [dim] and `inverse_scale` [1] on the device choose the

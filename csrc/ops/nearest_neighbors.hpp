@@ -17,9 +17,12 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
                            std::int64_t k, float* distances, std::int64_t* indices,
                            int num_threads);
 
+/// The most neighbors that a CUDA device finds by a screen: one for each lane of a warp.
+constexpr std::int64_t kMaxScreenedNeighbors = 32;
+
 /// The same on a CUDA device, queued on `stream`; indices of queries with fewer than k finite
 /// distances are -1. `screen` is the bank's of `build_screen_cuda`, or null to compute every
-/// distance, as is done for k > 32 too; with a screen there is a `workspace`.
+/// distance, as is done for k > kMaxScreenedNeighbors too; with a screen there is a `workspace`.
 void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, const float* bank,
                             std::int64_t num_rows, std::int64_t dim, const void* screen,
                             void* workspace, std::int64_t k, float* distances,

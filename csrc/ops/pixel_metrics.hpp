@@ -33,11 +33,14 @@ enum class MetricsError {
 };
 constexpr int kMetricsErrors = 8;
 
-/// The same on a CUDA device, queued on `stream`, of up to 2^31 - 256 pixels. `out` [6] receives
-/// the metrics, and a MetricsError plus kMetricsErrors times the first image that has it, else 0.
-/// With an error the metrics are NaN. The result is the same from run to run. `workspace` is
-/// aligned to 256 bytes and has as many as `pixel_metrics_cuda_workspace` says: about 32 a pixel,
-/// 40 with float64.
+/// The most pixels on a CUDA device: sums of twice as many and a block stay below 2^32.
+constexpr std::int64_t kMaxCudaPixels = (std::int64_t{1} << 31) - 256;
+
+/// The same on a CUDA device, queued on `stream`, of up to kMaxCudaPixels pixels. `out` [6]
+/// receives the metrics, and a MetricsError plus kMetricsErrors times the first image that has it,
+/// else 0. With an error the metrics are NaN. The result is the same from run to run. `workspace`
+/// is aligned to 256 bytes and has as many as `pixel_metrics_cuda_workspace` says: about 32 a
+/// pixel, 40 with float64.
 void pixel_metrics_cuda(const void* scores, ScoreType score_type, const std::uint8_t* masks,
                         std::int64_t num_images, std::int64_t height, std::int64_t width,
                         const std::int32_t* type_of_image, int num_types, void* workspace,

@@ -3,7 +3,12 @@
 from enum import Enum
 
 cuda_built: bool
+max_patch_size: int
 max_screen_width: int
+max_screened_neighbors: int
+max_cuda_columns: int
+max_cuda_pixels: int
+metrics_errors: int
 
 def detected_isa() -> str: ...
 def active_isa() -> str: ...
@@ -25,6 +30,7 @@ def aggregate_patches_cuda(
     levels: list[Level], images: int, height: int, width: int, out: int, stream: int
 ) -> None: ...
 def prefer_huge_pages(data: int, count: int) -> None: ...
+def coreset_width_within(bytes: int, num_rows: int, count: int) -> int: ...
 def greedy_coreset(
     features: int,
     num_rows: int,
@@ -128,6 +134,13 @@ class ScoreType(Enum):
     float16 = 2
     bfloat16 = 3
     uint8 = 4
+
+class MetricsError(Enum):
+    none = ...
+    type_out_of_range = ...
+    anomalous_pixel_in_good_image = ...
+    no_anomalous_pixel = ...
+    nan_score = ...
 
 def pixel_metrics(
     scores: int,

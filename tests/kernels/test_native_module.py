@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autopatch import _C
+from autopatch.kernels import _library
 
 MODULE = Path(_C.__file__)
 KERNEL_SOURCES = Path(__file__).parents[2] / "csrc" / "ops" / "cpu"
@@ -64,3 +65,21 @@ def test_kernel_bodies_export_one_symbol_for_each_level() -> None:
         functions = re.findall(r"^\w[\w:<>* ]* \**(\w+)\(", outside, flags=re.MULTILINE)
         assert functions, source.name
         assert set(functions) == {"AUTOPATCH_ISA_SYMBOL"}, source.name
+
+
+def test_every_error_of_the_metrics_has_a_message() -> None:
+    _library.check_metrics_error(0, 2)
+    errors = list(_C.MetricsError.__members__.values())[1:]
+    assert len(errors) < _C.metrics_errors
+    for error in errors:
+        with pytest.raises(ValueError, match=r"^`(type_indices|masks|scores)`"):
+            _library.check_metrics_error(int(error) + 3 * _C.metrics_errors, 2)
+
+
+@pytest.mark.parametrize(("rows", "count", "size"), [(100_000, 1000, 2**26), (3000, 3000, 2**20)])
+def test_the_widest_codes_of_a_coreset_fit_its_memory(rows: int, count: int, size: int) -> None:
+    def taken(width: int) -> int:
+        return (2 * width + 52) * rows + (width + 4) * count
+
+    width = _C.coreset_width_within(size, rows, count)
+    assert taken(width) <= size < taken(width + 1)

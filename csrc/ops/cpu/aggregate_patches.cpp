@@ -11,6 +11,7 @@ namespace {
 using autopatch::AggregateLevel;
 using autopatch::AggregatePlan;
 using autopatch::AggregateTile;
+using autopatch::kMaxPatch;
 
 constexpr std::int64_t kLine = 16;  // floats of a cache line
 
@@ -99,7 +100,6 @@ void pack(const AggregateLevel& level, const float* map, Span rows, Span columns
 
 // --- pooling -------------------------------------------------------------------------------------
 
-constexpr std::int64_t kMaxPatch = 16;
 constexpr std::int64_t kSums = 64;  // box sums in one go
 
 // The sums of `patch` cells from each of `count` cells on, times `scale`, in the `lanes` floats at

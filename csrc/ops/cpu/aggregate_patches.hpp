@@ -6,6 +6,8 @@ namespace autopatch {
 
 /// Levels that are written side by side, at most.
 constexpr std::int64_t kMaxAggregateLevels = 64;
+/// The largest patch size.
+constexpr std::int64_t kMaxPatch = 16;
 /// Floats before and behind each part of the workspace that a kernel may read and write.
 constexpr std::int64_t kAggregateMargin = 16;
 

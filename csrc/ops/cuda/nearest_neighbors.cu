@@ -31,7 +31,6 @@ constexpr int kWarp = 32;
 constexpr int kSumLength = 16;
 constexpr int kSumsOfPart = 16;
 constexpr std::int64_t kPartLength = kSumLength * kSumsOfPart;
-constexpr std::int64_t kMaxScreened = 32;                      // neighbors: one a lane
 constexpr int kMaxGroups = 64;                                 // that are measured for a query
 constexpr std::int64_t kChunkBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
 
@@ -695,7 +694,7 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
                             std::int64_t* indices, std::uintptr_t stream) {
   if (num_queries == 0) return;
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
-  if (screen_memory == nullptr || k > kMaxScreened) {
+  if (screen_memory == nullptr || k > kMaxScreenedNeighbors) {
     launch_exact(queries, {nullptr, nullptr, num_queries}, bank, num_rows, dim, k, distances,
                  indices, queue);
     return;

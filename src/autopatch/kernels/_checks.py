@@ -13,10 +13,7 @@ import torch
 
 from autopatch import _C
 
-MAX_PATCH_SIZE = 16
 MAX_BANK_ROWS = 2**31 - 1
-MAX_CUDA_COLUMNS = 16_384  # of a coreset: one pick has to fit a block's shared memory
-MAX_CUDA_PIXELS = 2**31 - 256  # sums of twice as many and a block stay below 2^32
 FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 
@@ -78,10 +75,10 @@ def check_cuda_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
 
 
 def check_cuda_columns(features: torch.Tensor) -> None:
-    if features.shape[1] > MAX_CUDA_COLUMNS:
+    if features.shape[1] > _C.max_cuda_columns:
         raise ValueError(
-            f"`features` has {features.shape[1]} columns, expected at most {MAX_CUDA_COLUMNS} on a "
-            "GPU; move it with .cpu()"
+            f"`features` has {features.shape[1]} columns, expected at most {_C.max_cuda_columns} "
+            "on a GPU; move it with .cpu()"
         )
 
 
@@ -115,8 +112,10 @@ def check_aggregate(feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[
             raise ValueError(f"`{name}` has shape {list(tensor.shape)}, expected [N, C, H, W]")
         if tensor.shape[0] != images:
             raise ValueError(f"`{name}` holds {tensor.shape[0]} images, `feature_maps[0]` {images}")
-        if not 1 <= patch_size <= MAX_PATCH_SIZE:
-            raise ValueError(f"`patch_sizes[{i}]` is {patch_size}, expected 1 to {MAX_PATCH_SIZE}")
+        if not 1 <= patch_size <= _C.max_patch_size:
+            raise ValueError(
+                f"`patch_sizes[{i}]` is {patch_size}, expected 1 to {_C.max_patch_size}"
+            )
         shrink = 1 - patch_size % 2
         if tensor.shape[2] <= shrink or tensor.shape[3] <= shrink:
             raise ValueError(
@@ -167,8 +166,8 @@ def check_metrics(
 
 
 def check_cuda_pixels(scores: torch.Tensor) -> None:
-    if scores.numel() > MAX_CUDA_PIXELS:
+    if scores.numel() > _C.max_cuda_pixels:
         raise ValueError(
-            f"`scores` have {scores.numel()} pixels, expected at most {MAX_CUDA_PIXELS} on a GPU; "
-            "move them with .cpu()"
+            f"`scores` have {scores.numel()} pixels, expected at most {_C.max_cuda_pixels} "
+            "on a GPU; move them with .cpu()"
         )

@@ -14,7 +14,6 @@ import torch
 from autopatch import _C
 
 _SAMPLE = 512  # rows that the directions are estimated from
-MAX_SCREENED = 32  # neighbors of a query that are found by a screen on a GPU
 _CUDA_SAMPLE = 4096  # rows that codes on a GPU are fitted to
 _CUDA_LARGEST = 256.0  # value of a screen's float16 rows: far from both ends of their range
 _CUDA_ROWS_AT_A_TIME = 2**16  # that are centered in memory
@@ -78,8 +77,7 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
     rows = features.shape[0]
     if not worth_a_screen(count, features):
         return None
-    # The same numbers as in csrc/ops/greedy_coreset.hpp.
-    max_width = (_CORESET_BYTES - 52 * rows - 4 * count) // (2 * rows + count) // 16 * 16
+    max_width = _C.coreset_width_within(_CORESET_BYTES, rows, count) // 16 * 16
     if max_width < _WIDTHS[0]:
         return None
     return choose_coding(features, min(max_width, _C.max_screen_width))

@@ -18,7 +18,6 @@ from autopatch import _C
 from autopatch.errors import InputError
 from autopatch.kernels import _checks
 from autopatch.kernels._codes import (
-    MAX_SCREENED,
     coreset_coding,
     cuda_codes,
     make_cuda_screen,
@@ -135,10 +134,10 @@ def _nearest_cuda(
             check_finite("bank", bank, num_threads)
         if screen is not None:
             _checks.check_cuda_screen(screen, bank)
-        elif k <= MAX_SCREENED and worth_a_screen(queries.shape[0], bank):
+        elif k <= _C.max_screened_neighbors and worth_a_screen(queries.shape[0], bank):
             screen = make_cuda_screen(bank)
         workspace = None
-        if screen is not None and k <= MAX_SCREENED:
+        if screen is not None and k <= _C.max_screened_neighbors:
             size = _C.nearest_neighbors_cuda_workspace(queries.shape[0], *bank.shape)
             workspace = torch.empty(size, dtype=torch.uint8, device=queries.device)
         distances, indices = _nearest_outputs(queries, k)
@@ -528,8 +527,6 @@ define(
     fake=_metrics_fake,
 )
 
-_METRICS_ERRORS = 8  # kMetricsErrors
-
 
 def check_metrics_error(code: int, num_types: int) -> None:
     """Raises what the sixth number of `autopatch::pixel_metrics` stands for.
@@ -541,14 +538,15 @@ def check_metrics_error(code: int, num_types: int) -> None:
     Raises:
         ValueError: `code` is not 0.
     """
-    image, error = divmod(code, _METRICS_ERRORS)
-    if error == 1:
+    image, number = divmod(code, _C.metrics_errors)
+    error = _C.MetricsError(number)
+    if error == _C.MetricsError.type_out_of_range:
         raise ValueError(f"`type_indices` are not all in -1 to {num_types - 1}")
-    if error == 2:
+    if error == _C.MetricsError.anomalous_pixel_in_good_image:
         raise ValueError(f'`masks` have anomalous pixels in image {image}, whose type is "good"')
-    if error == 3:
+    if error == _C.MetricsError.no_anomalous_pixel:
         raise ValueError("`masks` have no anomalous pixel")
-    if error == 4:
+    if error == _C.MetricsError.nan_score:
         raise ValueError(f"`scores` contain NaN, first in image {image}")
 
 
