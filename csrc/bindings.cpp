@@ -81,6 +81,7 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda_built") = false;
 #endif
+  m.attr("cuda_reason") = AUTOPATCH_CUDA_REASON;
 
   m.attr("max_patch_size") = kMaxPatch;
   m.attr("max_screen_width") = kMaxWidth;

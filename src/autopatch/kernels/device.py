@@ -16,11 +16,13 @@ class NativeInfo:
 
     Attributes:
         cuda_built: Whether the CUDA kernels were built.
+        cuda_reason: Why they were not, else empty.
         detected_isa: The best instruction set of the CPU.
         active_isa: The one in use, which AUTOPATCH_ISA may lower.
     """
 
     cuda_built: bool
+    cuda_reason: str
     detected_isa: str
     active_isa: str
 
@@ -29,7 +31,7 @@ def native_info() -> NativeInfo:
     """What the native module can use."""
     from autopatch.kernels import _library  # noqa: F401  (reads AUTOPATCH_ISA)
 
-    return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
+    return NativeInfo(_C.cuda_built, _C.cuda_reason, _C.detected_isa(), _C.active_isa())
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -48,8 +50,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     if kind == "cuda":
         if not _C.cuda_built:
             raise InputError(
-                f"--device is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
-                "is found"
+                f"--device is '{text}', but autopatch was built without CUDA: {_C.cuda_reason}"
             )
         if not torch.cuda.is_available():
             raise InputError(f"--device is '{text}', but torch finds no usable GPU")
