@@ -74,37 +74,6 @@ def at_every_instruction() -> Callable[..., int]:
     return run
 
 
-@pytest.fixture
-def at_every_instruction() -> Callable[..., int]:
-    """Calls one function before each instruction of another, as a thread might that runs at the
-    same time; gives the number of calls."""
-
-    def run(
-        call: Callable[[], object], inside: Callable[..., object], other: Callable[[], object]
-    ) -> int:
-        calls = 0
-
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal calls
-            if frame.f_code is not inside.__code__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                calls += 1
-                other()
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            call()
-        finally:
-            sys.settrace(before)
-        return calls
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Maps are too small for more, which wait for each other where others use the machine."""

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import autopatch as package
+from autopatch import _C
 from autopatch.detector import Detector
 from autopatch.runs import Run, run_search
 from autopatch.search import CandidateEvaluator, load_trials
@@ -104,6 +105,12 @@ def test_info(autopatch):
     assert code == 0
     for word in ("torch", "ISA detected", "ISA active", "CUDA", "threads", "cache"):
         assert word in out
+
+
+def test_info_says_why_there_is_no_cuda(autopatch, monkeypatch):
+    monkeypatch.setattr(_C, "cuda_built", False)
+    monkeypatch.setattr(_C, "cuda_reason", "nvcc is too old")
+    assert "CUDA:         not built: nvcc is too old\n" in autopatch("info")[1]
 
 
 def test_check_data(autopatch, textures):
