@@ -200,7 +200,7 @@ def test_python_finds_what_the_command_finds(autopatch, search_arguments, textur
     run = run_search(
         str(textures),
         str(tmp_path / "python"),
-        space="timm:tf_mobilenetv3_small_075",
+        space="timm:test_efficientnet",
         weights="random",
         shots=1,
         reserve=2,
@@ -223,9 +223,9 @@ def test_python_finds_what_the_command_finds(autopatch, search_arguments, textur
 
 def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures, tmp_path):
     data = shutil.copytree(textures, tmp_path / "data")
-    supernet = load_supernet("timm:tf_mobilenetv3_small_075", "random")
+    supernet = load_supernet("timm:test_efficientnet", "random")
     network = supernet.get_active_subnet(supernet.largest()).network
-    metadata = {"timm_model": "tf_mobilenetv3_small_075", "timm_kwargs": "{}"}
+    metadata = {"timm_model": "test_efficientnet", "timm_kwargs": "{}"}
     weights = tmp_path / "weights.safetensors"
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(state, weights, metadata=metadata | dict.fromkeys(("mean", "std"), "[0.5,0.5,0.5]"))

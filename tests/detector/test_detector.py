@@ -24,7 +24,7 @@ from autopatch.detector import (
 from autopatch.errors import InputError
 from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
-NAME = "timm:tf_mobilenetv3_small_075"
+NAME = "timm:test_efficientnet"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
 
 
