@@ -313,7 +313,7 @@ def test_images_that_are_not_there(detector, supernet, tmp_path):
 
 def test_architecture_of_another_backbone(supernet, good):
     other = Architecture(Input(64), Backbone("timm:resnet18", (1,)), Head((3,), 10))
-    with pytest.raises(InputError, match=r"timm:resnet18.*tf_mobilenetv3"):
+    with pytest.raises(InputError, match=r"timm:resnet18.*timm:test_efficientnet"):
         fit(supernet, good[:12], architecture=other, calibration=good[12:])
 
 
