@@ -17,15 +17,15 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a detector is made of.
+    """The architecture of a detector.
 
     Attributes:
-        input: How an image is read.
-        backbone: Which subnet of the supernet gives which feature maps.
-        head: What becomes of them.
+        input: How images are read.
+        backbone: The subnet, and the levels whose feature maps are used.
+        head: How feature maps become anomaly maps.
 
     Raises:
-        InputError: The head has not one patch size for each level of the backbone.
+        InputError: The number of patch sizes in the head differs from the number of levels.
     """
 
     input: Input
@@ -38,7 +38,7 @@ class Architecture:
             raise InputError(f"architecture: {sizes} patch sizes for {levels} levels")
 
     def describe(self, supernet: Supernet) -> str:
-        """Short text such as "224 px, stride 4 p3 + stride 8 p3, bank 5000"."""
+        """A short description such as "224 px, stride 4 p3 + stride 8 p3, bank 5000"."""
         words = supernet.describe(self.backbone)
         head = self.head.describe(supernet.level_names(self.backbone))
         return ", ".join([f"{self.input.size} px", *([words] if words else []), head])
@@ -61,8 +61,8 @@ class Architecture:
         """Reads what `to_json` wrote.
 
         Raises:
-            InputError: It is of an earlier version, or a field is missing, unknown or out of its
-                range.
+            InputError: It was written by an earlier version, or a field is missing, unknown or out
+                of its range.
         """
         if not isinstance(value, Mapping):
             raise InputError(f"architecture: found {value!r}, expected a JSON object")

@@ -1,4 +1,4 @@
-"""The head of an architecture: what becomes of the backbone's feature maps."""
+"""The head of an architecture: patch sizes, memory bank, and optional steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene, Setting, Settings, is_integer
 
 PATCH_SIZES = range(1, 17)
-"""Patch sizes that there can be."""
+"""Allowed patch sizes."""
 
 DEFAULT_PATCH_SIZES = (1, 3, 5, 7)
 DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000)
@@ -20,15 +20,15 @@ DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000)
 
 @dataclass(frozen=True)
 class Head:
-    """Patches, memory bank, and the steps that are on.
+    """Settings of the head: how feature maps become anomaly maps.
 
     Attributes:
-        patch_sizes: Side of the average-pooled patch for each chosen level, 1 to 16.
-        bank_size: Patches kept in the memory bank; None keeps all.
-        steps: Values of the optional steps by name. Those that are off are dropped.
+        patch_sizes: Side of the average-pooled patch of each chosen level, 1 to 16.
+        bank_size: Number of patches in the memory bank; None keeps all.
+        steps: Values of the optional steps by name. Steps that are off are dropped.
 
     Raises:
-        InputError: A value is of another type or out of its range, or a step is unknown.
+        InputError: A value has the wrong type or is out of its range, or a step is unknown.
     """
 
     patch_sizes: tuple[int, ...]
@@ -66,10 +66,10 @@ class Head:
 
     @staticmethod
     def genes(choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
-        """Genes of the head as a whole.
+        """Genes that apply to the whole head.
 
         Args:
-            choices: Choices by field, where they are not the default ones.
+            choices: Choices by field; default choices for other fields.
         """
         bank_sizes = tuple(choices.get("bank_size", DEFAULT_BANK_SIZES))
         return [
@@ -85,8 +85,8 @@ class Head:
         """Genes of the head for one level.
 
         Args:
-            level: The backbone's gene that chooses it.
-            choices: Choices by field, where they are not the default ones.
+            level: The backbone's gene that chooses the level.
+            choices: Choices by field; default choices for other fields.
         """
         fields = [
             ("patch_size", tuple(choices.get("patch_size", DEFAULT_PATCH_SIZES))),
@@ -113,7 +113,7 @@ class Head:
 
     @classmethod
     def decode(cls, values: Mapping[str, Any]) -> Head:
-        """The head of gene values by field, those of levels as tuples."""
+        """Makes a head from gene values by field; per-level fields have tuples."""
         core = {"patch_size", "bank_size"}
         return cls(
             patch_sizes=values["patch_size"],
@@ -122,7 +122,7 @@ class Head:
         )
 
     def encode(self) -> dict[str, Setting]:
-        """Gene values by field, those of steps that are off included; `decode` reads them back."""
+        """Gene values by field, including steps that are off; `decode` reads them back."""
         values: dict[str, Setting] = {
             "patch_size": self.patch_sizes,
             "bank_size": self.bank_size,
@@ -148,7 +148,7 @@ class Head:
 def _step_choices(
     choices: Mapping[str, Sequence[Choice]], *, per_level: bool
 ) -> list[tuple[str, tuple[Choice, ...]]]:
-    """Names and choices of the steps that are to be searched."""
+    """Names and choices of the steps to search."""
     found = []
     for name in STEPS:
         step = STEPS[name]

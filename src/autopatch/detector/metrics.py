@@ -17,13 +17,13 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
     """All metrics of a set of anomaly maps; see `autopatch.kernels.pixel_metrics`.
 
     Args:
-        maps: Anomaly maps, `[N, S, S]`, float32; the score of an image is its maximum.
+        maps: Anomaly maps, `[N, S, S]`, float32. The score of an image is the maximum of its map.
         masks: Anomalous pixels, `[N, S, S]`, bool, on any device.
         types: Anomaly type of each image, or "good".
 
     Returns:
-        A value in [0, 1] by each name of `METRICS`; "image_AUROC" is left out where there are no
-        good images or none but good ones.
+        Values in [0, 1] by the names in `METRICS`. "image_AUROC" is left out unless there are both
+        good and anomalous images.
 
     Raises:
         ValueError: See `pixel_metrics`.
@@ -31,7 +31,7 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
     metrics = pixel_metrics(maps, masks.to(maps.device), types).as_dict()
     anomalous = torch.tensor([kind != GOOD for kind in types])
     if anomalous.any() and not anomalous.all():
-        # An image is a map of one pixel.
+        # Each image is treated as a map of one pixel.
         scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)
         labels = anomalous.reshape(-1, 1, 1).to(scores.device)
         image_metrics = pixel_metrics(scores, labels, types)

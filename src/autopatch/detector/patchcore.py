@@ -1,4 +1,4 @@
-"""PatchCore's usual setting, which every search is compared with."""
+"""The usual PatchCore setting, the baseline of every search."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _PATCH_SIZE = 3
 
 
 def patchcore_architecture(supernet: Supernet, *, images: int) -> Architecture | None:
-    """PatchCore's usual setting of a supernet: levels of stride 8 and 16 of the largest subnet,
-    patch size 3, images of 224 px, a coreset of 10 % of the patches, `MAX_CORESET_SAMPLE` at most.
+    """The usual PatchCore setting for a supernet.
+
+    It has the levels of stride 8 and 16 of the largest subnet, patch size 3, images of 224 px, and
+    a coreset of 10 % of the patches, but at most `MAX_CORESET_SAMPLE`.
 
     Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
 
     Args:
-        supernet: The backbones.
-        images: Good images that the bank is made of.
+        supernet: The supernet.
+        images: Number of good images for the bank.
 
     Returns:
         The architecture; None if the supernet has no such levels.

@@ -14,19 +14,19 @@ from autopatch.detector.head import Head
 from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank
 from autopatch.detector.steps import STEPS, ScoreTransform
 
-_DISTANCES_AT_A_TIME = 2**31  # about a second of a CPU, after which one may be told how far it is
+_DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two reports of progress
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """What becomes of feature maps, fitted on those of good images.
+    """A head fitted on feature maps of good images; turns feature maps into anomaly maps.
 
     Attributes:
-        aggregator: Makes patch features of them.
-        memory: Compares these with those of good images.
+        aggregator: Turns feature maps into patch features.
+        memory: The memory bank: distances of patch features to those of good images.
         score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
-        size: Side of the anomaly maps.
+        size: Side of the anomaly maps in pixels.
     """
 
     aggregator: PatchAggregator
@@ -39,13 +39,13 @@ class FittedHead:
     def of(
         cls, head: Head, aggregator: PatchAggregator, memory: MemoryBank, size: int
     ) -> FittedHead:
-        """The modules of a head, the steps on distances not fitted.
+        """Makes the modules of a head. The steps on distances are not fitted yet.
 
         Args:
-            head: Its steps.
-            aggregator: Of this head.
-            memory: The bank.
-            size: Side of the anomaly maps.
+            head: The settings.
+            aggregator: Its aggregator.
+            memory: Its memory bank.
+            size: Side of the anomaly maps in pixels.
         """
         steps = [(STEPS[name], value) for name, value in head.active_steps()]
         scores = [step.scores(value, memory.bank.shape[1]) for step, value in steps]
@@ -66,8 +66,8 @@ class FittedHead:
         """Anomaly maps of images.
 
         Args:
-            feature_maps: One `[N, C_l, H_l, W_l]` a level.
-            told: Called after some images with how many are done, and how many there are.
+            feature_maps: One tensor `[N, C_l, H_l, W_l]` per level, float32.
+            told: Called every few images with the number of images done and in all.
 
         Returns:
             `[N, size, size]`, float32.
@@ -88,11 +88,13 @@ class FittedHead:
         return torch.cat(maps)
 
     def score(self, patches: torch.Tensor) -> torch.Tensor:
-        """Anomaly maps of patch features: the squared distance of each to its nearest neighbor,
-        resized bilinearly, and what the steps make of it.
+        """Anomaly maps of patch features.
+
+        The squared distances to the nearest neighbor in the bank, after the steps on distances, are
+        resized bilinearly; then the steps on anomaly maps follow.
 
         Args:
-            patches: `[N, H, W, D]`.
+            patches: `[N, H, W, D]`, float32.
 
         Returns:
             `[N, size, size]`, float32.
@@ -116,19 +118,21 @@ class FittedHead:
 def fit_head(
     feature_maps: Sequence[torch.Tensor], head: Head, *, size: int, seed: int = 0
 ) -> FittedHead:
-    """Fits the steps and the memory bank.
+    """Fits the steps and the memory bank of a head.
 
-    The coreset is taken of a random sample of at most `MAX_CORESET_SAMPLE` patches, on which the
-    steps are fitted too. All patches are kept where the bank size is None or there are no more.
+    If the bank size is None or not below the number of patches, the bank keeps all patches.
+    Otherwise it is a coreset of a random sample of at most `MAX_CORESET_SAMPLE` patches; the steps
+    are fitted on the same sample.
 
     Args:
-        feature_maps: Of good images, one `[N, C_l, H_l, W_l]` a level; all stays on their device.
-        head: What to fit; its bank size is at most `MAX_CORESET_SAMPLE`, or None.
-        size: Side of the anomaly maps.
-        seed: Of the sample and of the first patch of the coreset.
+        feature_maps: Maps of good images, one tensor `[N, C_l, H_l, W_l]` per level, float32. The
+            result is on their device.
+        head: The settings. The bank size is at most `MAX_CORESET_SAMPLE`, or None.
+        size: Side of the anomaly maps in pixels.
+        seed: Seed of the sample and of the first patch of the coreset.
 
     Raises:
-        ValueError: The bank size is larger than that, and there are more patches.
+        ValueError: The bank size is above `MAX_CORESET_SAMPLE`, and there are more patches.
     """
     height, width = grid(feature_maps)
     count = len(feature_maps[0]) * height * width
@@ -163,7 +167,7 @@ def _batches(
 def _sampled_patches(
     feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[int], sample: torch.Tensor
 ) -> torch.Tensor:
-    """Pooled features of the sorted row numbers `sample`, without holding those of all rows."""
+    """Pooled features of the patches numbered `sample`, which is sorted. Others are not kept."""
     pooled = PatchAggregator(patch_sizes)
     rows = []
     first = 0

@@ -1,4 +1,4 @@
-"""When to call an image anomalous."""
+"""The threshold above which an image is called anomalous."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _COVERAGE = 0.9
 
 @dataclass(frozen=True)
 class Threshold:
-    """A limit on the image score, from good images that nothing else was fitted to.
+    """A threshold on image scores, calibrated on good images that nothing else was fitted on.
 
     Attributes:
-        value: Images that score above it are called anomalous.
-        target_rate: False-alarm rate that was asked for.
-        expected_rate: Mean false-alarm rate of a threshold made this way; above the target where
-            there are too few calibration images to promise less.
-        interval: Within these bounds the true rate lies with 90 % probability.
-        images: Calibration images.
+        value: Images with a higher score are called anomalous.
+        target_rate: The requested false-alarm rate.
+        expected_rate: Expected false-alarm rate. It exceeds the target if there are too few
+            calibration images.
+        interval: Bounds that hold the true rate with 90 % probability.
+        images: Number of calibration images.
     """
 
     value: float
@@ -33,13 +33,13 @@ class Threshold:
     images: int
 
     def describe(self) -> str:
-        """The threshold and what it promises, in one line."""
+        """The threshold and its expected false-alarm rate, in one line."""
         low, high = self.interval
         return (
             f"threshold {self.value:.4g} from {self.images} good images: expected false-alarm rate "
             f"{self.expected_rate:.1%}, 90 % interval {low:.1%} to {high:.1%}"
             + (
-                f" (more than the {self.target_rate:.1%} asked for: too few calibration images)"
+                f" (above the requested {self.target_rate:.1%}: too few calibration images)"
                 if self.expected_rate > self.target_rate * (1 + 1e-9)
                 else ""
             )
@@ -49,16 +49,18 @@ class Threshold:
 def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Threshold:
     """Sets the threshold to an order statistic of the scores of good images.
 
-    With n scores and the k-th smallest as threshold, the false-alarm rate of further good images of
-    the same kind follows Beta(n + 1 - k, k), whatever the distribution of the scores (Wilks, 1941):
-    k is the smallest whose mean rate is at most `false_alarm_rate`, or n.
+    With n scores and the k-th smallest as threshold, the false-alarm rate on further good images
+    from the same distribution follows Beta(n + 1 - k, k), whatever that distribution is (Wilks,
+    1941). k is the smallest rank whose mean rate is at most `false_alarm_rate`, or n if there is
+    none.
 
     Args:
         scores: Image scores, at least one.
-        false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
+        false_alarm_rate: Accepted share of good images called anomalous, between 0 and 1.
 
     Raises:
-        ValueError: There is no score, or the rate is out of range (an `InputError`).
+        ValueError: There is no score.
+        InputError: The rate is out of range.
     """
     if not scores:
         raise ValueError("`scores` is empty")
@@ -78,6 +80,6 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
 
 
 def check_rate(false_alarm_rate: float) -> None:
-    """Raises InputError unless the rate is one that can be asked for."""
+    """Raises InputError unless the rate is between 0 and 1."""
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"`false_alarm_rate` is {false_alarm_rate}, expected between 0 and 1")

@@ -1,10 +1,10 @@
-"""The FLOPs of the published method: those that DeepSpeed's profiler counts in its supernet.
+"""The FLOPs of the published method, as DeepSpeed's profiler counts them in its supernet.
 
-Two for each multiply-add of a convolution, one for each bias, two for each element that goes
-through batch norm and one for each that goes through an activation. The matrices that make small
-kernels of large ones are counted, though a static subnet has them applied once for all. Additions
-of residual branches, the products and means of squeeze-and-excitation, pooling, resizing and the
-search for nearest neighbors are not counted.
+Counted are two FLOPs per multiply-add of a convolution, one per element with a bias, two per
+element of a batch norm, and one per element of an activation. The matrices that turn large kernels
+into small ones are counted too, although a static subnet applies them only once. Not counted are
+residual additions, the products and means of squeeze-and-excitation, pooling, resizing, and the
+nearest-neighbor search.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from autopatch.published.network import (
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """What is counted, for one image.
+    """The counts for one image.
 
     Attributes:
-        conv_macs: Multiply-adds of all convolutions, those of squeeze-and-excitation included.
-        transform_macs: Multiply-adds of the matrices that make the kernels; whatever the image.
-        bias_flops: Elements that a bias is added to.
-        bn_elements: Elements that go through batch norm.
-        activation_elements: Elements that go through an activation function.
+        conv_macs: Multiply-adds of all convolutions, including those of squeeze-and-excitation.
+        transform_macs: Multiply-adds of the kernel transformations; the same for every image size.
+        bias_flops: Elements to which a bias is added.
+        bn_elements: Elements of batch norms.
+        activation_elements: Elements of activations.
     """
 
     conv_macs: int
@@ -60,9 +60,9 @@ def published_cost(width: float, setting: OnceForAllSetting, image_size: int) ->
     """Counts a subnet.
 
     Args:
-        width: Factor on the channels.
-        setting: What the elastic network is set to.
-        image_size: Side of the image, in pixels.
+        width: Multiplier of the channels.
+        setting: The setting of the elastic network.
+        image_size: Side of the image in pixels.
     """
     parts = [_first_layers(width, image_size)]
     for block in setting.blocks():
@@ -72,7 +72,7 @@ def published_cost(width: float, setting: OnceForAllSetting, image_size: int) ->
     return PublishedCost(*map(sum, counts))
 
 
-# A search asks for thousands of subnets, which are made of some hundred blocks.
+# Cached, because the thousands of subnets of a search share about a hundred distinct blocks.
 
 
 @cache
@@ -96,7 +96,7 @@ def _block(
 
 
 def _count(layers: nn.Module, channels: int, side: int) -> PublishedCost:
-    """Counts layers, without the matrices that make their kernels."""
+    """Counts layers, without the kernel transformations."""
     count = dict.fromkeys(("conv_macs", "bias_flops", "bn_elements", "activation_elements"), 0)
 
     def counted(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:

@@ -33,18 +33,18 @@ from autopatch.search import Plan, Trial, compose_space, resolve_objectives
 
 @dataclass(frozen=True)
 class ImportedStudy:
-    """Published trials and what they are worth here.
+    """Published trials and their evaluations on another data set.
 
     Attributes:
         run: The evaluations.
-        published: The trials, their bank sizes those of the run.
+        published: The published trials, with the bank size of the run.
     """
 
     run: Run
     published: tuple[PublishedTrial, ...]
 
     def pairs(self) -> list[tuple[PublishedTrial, Trial | None]]:
-        """Each published trial and the trial here, None where it failed."""
+        """Each published trial with the trial of the run; None if that failed."""
         here = {t.architecture: t for t in self.run.trials if t.evaluation is not None}
         return [(trial, here.get(trial.architecture)) for trial in self.published]
 
@@ -82,31 +82,32 @@ def import_study(
         file: Published study database (Optuna SQLite).
         data: Folder in the MVTec-AD layout, or a data set.
         out: Folder to make for the evaluations.
-        study: Name of the study; needed where the file holds several.
-        trials: Numbers of the trials to evaluate, all if None.
+        study: Name of the study; required if the file holds several.
+        trials: Numbers of the trials to evaluate; all if None.
         fixed: Values of parameters that the study did not search, such as {"kernel_size": 7}.
-        bank_size: Patches in the bank, all as published if None.
+        bank_size: Number of patches in the bank; None keeps all, as published.
         weights: "auto" (published), a folder that holds them, or "random".
         shots: Validation images of each anomaly type, at least 1.
-        seed: Of random weights, and of split and banks where these have no seed of their own.
-        split_seed: Of the split.
-        bank_seed: Of the memory banks.
-        reserve: Images of each anomaly type that are never in the test part.
-        protocol: Of the split: "autopatch" as published, or "random".
+        seed: Seed of random weights, and of split and banks unless they have a seed of their own.
+        split_seed: Seed of the split.
+        bank_seed: Seed of the memory banks.
+        reserve: Images of each anomaly type that are kept out of the test part.
+        protocol: Split protocol: "autopatch" as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
         bit_depth: See `run_search`.
         exif: See `run_search`.
         mask_threshold: See `run_search`.
-        recalibrate_batch_norm: Whether subnets get the good images' statistics.
+        recalibrate_batch_norm: Whether batch norm of subnets is recalibrated on the good images.
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
-        resume: Whether to continue in `out`.
+        resume: Whether to continue the run in `out`.
         lock: See `run_search`.
         progress: Told of every trial.
 
     Raises:
-        InputError: The file, an argument or an image is wrong.
+        InputError: The file, an argument or an image is wrong, or the folder cannot be written.
         SearchError: Every trial failed.
+        MachineError: See `autopatch.runs.run_search`.
     """
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume)

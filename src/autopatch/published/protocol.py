@@ -13,18 +13,19 @@ from autopatch.files import StrPath
 def published_split(
     dataset: Dataset, *, shots: int, reserve: int, seed: int, legacy_order: StrPath | None = None
 ) -> Split:
-    """Chooses the roles as the published code does, see `autopatch.data.make_split`.
+    """Splits a data set as the published code does, see `autopatch.data.make_split`.
 
     Args:
         dataset: The images, without groups.
         shots: Validation images of each anomaly type.
         reserve: Images of each anomaly type that are kept out of the test part.
-        seed: Recorded; nothing is chosen at random.
-        legacy_order: A text file with the order of the training images, None for the data set's.
+        seed: Recorded only; nothing is random.
+        legacy_order: A text file with the order of the training images; the order of the data set
+            if None.
 
     Raises:
-        InputError: Images have groups, there are too few for a role, or the order does not name
-            each training image once.
+        InputError: Images have groups, a role gets too few images, or the file does not name each
+            training image once.
     """
     if any(sample.group is not None for sample in (*dataset.train, *dataset.test)):
         raise InputError("protocol: 'autopatch' with groups, expected 'random', which keeps them")
@@ -55,8 +56,8 @@ def published_split(
         mask_resize="any",
         test=tuple(sample for sample in dataset.test if sample not in kept_out),
         notes=(
-            "the published split has no calibration part: the threshold is set from the "
-            f"{count} hold-out images, on which the search was scored too",
+            "the published split has no calibration part: the threshold is set on the "
+            f"{count} hold-out images, which the search used for scoring too",
         ),
     )
     return with_reserve(split, reserved)

@@ -18,8 +18,8 @@ def published_space(
     Kerssies & Vanschoren, Neural Architecture Search for Visual Anomaly Segmentation, AutoML 2023.
 
     Args:
-        networks: Names of the supernets to choose from; published are both.
-        bank_sizes: Patches in the bank; published are all, None.
+        networks: Names of the supernets to choose from; both, as published, by default.
+        bank_sizes: Choices of the bank size; None alone, which keeps all patches, as published.
     """
     name = networks[0] if len(networks) == 1 else OFA_MBV3
     return compose_genes(

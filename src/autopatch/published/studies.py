@@ -1,4 +1,4 @@
-"""The study databases that were published with AutoPatch, made with Optuna 3.1."""
+"""The study databases published with AutoPatch, which were written by Optuna 3.1."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from pathlib import Path
 from shlex import quote
 
 import optuna
-import sqlalchemy.exc
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopatch.detector import Architecture
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.published.flops import PublishedCost
 from autopatch.published.once_for_all import backbone_cost, block_names, describe_setting
 from autopatch.search import SearchSpace
-from autopatch.search.storage import close_storage, connect, open_storage, quiet
+from autopatch.search.storage import (
+    DATABASE_ERRORS,
+    close_storage,
+    connect,
+    database_reason,
+    open_storage,
+    quiet,
+)
 
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 _TABLES = {"alembic_version", "studies", "trials", "version_info"}
@@ -35,11 +40,11 @@ class PublishedTrial:
 
     Attributes:
         study: Name of its study.
-        number: Its place in the study, from 0.
-        architecture: Its parameters decoded.
-        flops: Its first value, FLOPs an image of the backbone.
-        rwap: Its second value, called wAP there.
-        metrics: The numbers among its user attributes by name, such as "test_wAP".
+        number: Its number in the study, from 0.
+        architecture: Its decoded parameters.
+        flops: Its first value: FLOPs of the backbone per image.
+        rwap: Its second value, named wAP in the database.
+        metrics: Its numeric user attributes by name, such as "test_wAP".
     """
 
     study: str
@@ -55,8 +60,8 @@ class PublishedTrial:
         return backbone_cost(self.architecture.backbone, self.architecture.input.size)
 
     def describe(self) -> str:
-        """Short text such as "224 px, w1.2, kernels 7 3, ratios 6 4, block 2 p3 + block 7 p5, all
-        patches"."""
+        """A short description such as "224 px, w1.2, kernels 7 3, ratios 6 4, block 2 p3 + block 7
+        p5, all patches"."""
         backbone = self.architecture.backbone
         head = self.architecture.head.describe(block_names(backbone))
         return f"{self.architecture.input.size} px, {describe_setting(backbone)}, {head}"
@@ -64,11 +69,11 @@ class PublishedTrial:
 
 @dataclass(frozen=True)
 class PublishedTrials:
-    """What a database holds.
+    """The trials of a database.
 
     Attributes:
-        trials: The finished trials, study by study, by number.
-        others: Number of trials that failed or were not finished.
+        trials: The finished trials, by study, then by number.
+        others: Number of trials that failed or are not finished.
     """
 
     trials: tuple[PublishedTrial, ...]
@@ -82,24 +87,24 @@ def load_published(
     studies: Collection[str] | None = None,
     fixed: Mapping[str, Choice] | None = None,
 ) -> PublishedTrials:
-    """Reads a published database; writes nothing.
+    """Reads a published database. Writes nothing.
 
     Args:
         path: The SQLite file.
-        space: The space of the trials, None for `autopatch.published.space.published_space()`.
-        studies: Names of the studies to read, None for all.
-        fixed: Values of parameters that a study did not search, named as in `SearchSpace.by_gene`;
-            used where a trial has none of its own.
+        space: The space of the trials; `autopatch.published.space.published_space()` if None.
+        studies: Names of the studies to read; all if None.
+        fixed: Values of parameters that a study did not search, named as in `SearchSpace.by_gene`.
+            A trial's own parameters override them.
 
     Raises:
-        InputError: If the file is missing, is no Optuna database or one of another version, has
-            not the studies, or holds a trial that is not of the space.
+        InputError: If the file is missing or cannot be read, is not an Optuna database of this
+            version, lacks a study, or holds a trial outside the space.
     """
     from autopatch.published.space import published_space
 
     path = Path(path)
     space = published_space() if space is None else space
-    space.narrowed(fixed or {})  # refuses what it does not hold
+    space.narrowed(fixed or {})  # checks names and values
     absent = space.by_gene(fixed or {})
     trials: list[PublishedTrial] = []
     others = 0
@@ -176,10 +181,12 @@ def _opened(path: Path) -> Iterator[RDBStorage]:
             yield storage
         finally:
             close_storage(storage)
-    except InputError:  # a ValueError that says more
+    except InputError:  # a ValueError with a better message
         raise
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, LookupError, ValueError) as error:
-        raise InputError(f"{path}: not a readable study database ({one_line(error)})") from None
+    except (*DATABASE_ERRORS, LookupError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable study database ({database_reason(error)})"
+        ) from None
 
 
 def _check_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scoring candidates: feature maps, kept where they serve several, and a bank for each."""
+"""The evaluator of candidates, and its cache of feature maps."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ from autopatch.supernet import Supernet
 
 
 class FeatureMaps:
-    """Feature maps of a fixed list of images, computed when first asked for and then kept.
+    """A cache of the feature maps of a fixed list of images.
 
-    Where the supernet says that architectures share feature maps, these are computed and kept
-    together. The least recently used maps are dropped first, within `cache_bytes`; maps that do not
-    fit on their own are computed anew each time, for the levels asked for, and let go with the
-    candidate. Maps in use do not count towards the limit. Decoded images are kept as well. Several
-    threads may use it; one of them computes maps at a time.
+    Maps are computed on first use. If the supernet says that architectures share maps, those of all
+    their levels are computed and kept together. When the cache exceeds `cache_bytes`, the least
+    recently used maps are dropped. Maps that do not fit even alone are computed anew for each
+    candidate, only for its levels, and not kept. Maps in use do not count towards the limit.
+    Decoded images are kept too. The cache can be used by several threads; only one computes maps at
+    a time.
 
     Args:
-        supernet: The backbones.
-        fit: Good images; batch norm is recalibrated on them where the supernet asks for that.
+        supernet: The supernet.
+        fit: Good images. Batch norm is recalibrated on them if the supernet asks for it.
         scored: The other images.
         cache_bytes: Memory for maps that are kept.
         reading: How image files become pixels.
-        device: Where they are computed and kept.
+        device: Device of the maps.
     """
 
     def __init__(
@@ -77,8 +78,12 @@ class FeatureMaps:
         self._lock = threading.Lock()  # an executor may have threads
 
     def get(self, architecture: Architecture) -> list[torch.Tensor]:
-        """Maps `[N, C_l, H_l, W_l]` of the architecture's levels, channels last in memory; those of
-        the fit images first."""
+        """Maps of the architecture's levels.
+
+        Returns:
+            One tensor `[N, C_l, H_l, W_l]` per level, float32, channels last in memory; the fit
+            images come first.
+        """
         with self._lock:
             return self._get(architecture)
 
@@ -95,7 +100,7 @@ class FeatureMaps:
         return [self._cache[whole][level] for level in architecture.backbone.levels]
 
     def bytes_needed(self, architecture: Architecture) -> int:
-        """Memory of the maps that are kept together with those of an architecture."""
+        """Memory of the maps that an architecture shares with others, its own included."""
         whole = self._kept_together(architecture)
         grids = self._supernet.grids(whole.backbone.network, whole.input.size)
         floats = 0
@@ -106,7 +111,7 @@ class FeatureMaps:
 
     def _kept_together(self, architecture: Architecture) -> Architecture:
         backbone = self._supernet.shared(architecture.backbone)
-        # The head does not matter to the maps.
+        # The maps do not depend on the head.
         return Architecture(architecture.input, backbone, Head((1,) * len(backbone.levels)))
 
     def _compute(self, architecture: Architecture) -> list[torch.Tensor]:
@@ -121,16 +126,17 @@ class CandidateEvaluator:
     """Fits a memory bank on good images for each architecture and scores it on labelled ones.
 
     Args:
-        supernet: The backbones.
+        supernet: The supernet.
         fit: Good images for the bank.
         scored: Labelled images for the metrics.
-        objectives: What an evaluation measures.
-        seed: Of the bank's sample and coreset.
-        evaluation_size: Side at which maps and masks are compared, whatever the image size.
+        objectives: What an evaluation measures; the objectives of the supernet's default preset if
+            None.
+        seed: Seed of the bank's sample and coreset.
+        evaluation_size: Side in pixels at which maps and masks are compared, for all image sizes.
         cache_bytes: Memory for feature maps that are kept.
         reading: How image and mask files become pixels.
-        device: Where everything but the reading of images runs.
-        progress: Told how far the nearest neighbors of a candidate are, which take longest.
+        device: Device for everything but reading images.
+        progress: Told the progress of a candidate's nearest neighbors, the slowest step.
     """
 
     def __init__(
@@ -167,15 +173,21 @@ class CandidateEvaluator:
         self._scored: dict[Architecture, Evaluation] = {}
 
     def too_large_to_keep(self, architectures: Iterable[Architecture]) -> dict[int, int]:
-        """Image sizes of architectures whose feature maps do not fit the memory for them, with the
-        bytes they need: those maps are computed anew for each candidate."""
+        """Finds image sizes whose feature maps exceed the cache.
+
+        Returns:
+            Bytes of the maps by image size.
+        """
         needed = {a.input.size: self._feature_maps.bytes_needed(a) for a in architectures}
         return {size: count for size, count in needed.items() if count > self._cache_bytes}
 
     def __call__(self, architecture: Architecture) -> Evaluation:
-        """Timings are those of all fit and scored images together; "features" is short where the
-        maps were kept from an earlier candidate. Bank sizes of no fewer than the patches there are
-        make one detector, which is scored once."""
+        """Evaluates an architecture.
+
+        Timings are totals over all fit and scored images; "features" is short if the maps come from
+        the cache. All bank sizes that reach the number of patches give the same detector, which is
+        evaluated once.
+        """
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
         patches = self._fit_images * height * width
         head = architecture.head
@@ -217,7 +229,7 @@ class CandidateEvaluator:
         )
 
     def _now(self) -> float:
-        """Seconds, once the device has done what was asked of it."""
+        """Seconds on a clock, after the device has finished its work."""
         if self._masks.is_cuda:
             torch.cuda.synchronize(self._masks.device)
         return time.perf_counter()

@@ -13,17 +13,17 @@ from autopatch.search.objectives import Objective
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measured worth of one architecture.
+    """The result of evaluating one architecture.
 
     Attributes:
-        values: One number for each objective of the search, by name; finite, and below 2**53 in
-            magnitude, so that the record's floating-point columns hold whole numbers exactly.
-        metrics: Finite values by name. A metric that is undefined is left out.
+        values: The value of each objective of the search, by name. Values are finite and below
+            2**53 in magnitude, so that the record's float columns hold integers exactly.
+        metrics: Finite values by name. Undefined metrics are left out.
         timings: Seconds by name of the step.
 
     Raises:
-        ValueError: If a value is outside its range; inside an evaluator that makes the candidate
-            a failed one, with this message as its reason.
+        ValueError: If a value is outside its range. Raised inside an evaluator, it marks the
+            candidate as failed, with this message as the reason.
     """
 
     values: Mapping[str, float]
@@ -40,12 +40,12 @@ class Evaluation:
                 raise ValueError(f"{name} is {value}, expected a magnitude below 2**53")
 
     def losses(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
-        """What is minimized, in the order of the objectives, which may be some of the search's."""
+        """Losses of all or some of the search's objectives, in their order."""
         return tuple(objective.loss(self.values[objective.name]) for objective in objectives)
 
 
 class Evaluator(Protocol):
-    """Builds and scores one candidate; it knows nothing of the search.
+    """Builds and scores one candidate. It does not depend on the search.
 
     An exception marks the candidate as failed and the search continues. `InputError` and what is no
     `Exception`, such as KeyboardInterrupt, end the search. `search` says when failures of the

@@ -1,4 +1,4 @@
-"""Where candidates are evaluated, if not in processes or threads of their own."""
+"""The default executor: evaluates candidates in the calling thread."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Result = TypeVar("Result")
 
 
 class InProcessExecutor(Executor):
-    """Makes each call when it is submitted, in the thread that submits it.
+    """Runs each call when it is submitted, in the submitting thread.
 
-    An `Exception` goes into the future; others, such as KeyboardInterrupt, leave `submit`.
+    The future holds an `Exception` of the call; `submit` raises others, such as KeyboardInterrupt.
     """
 
     def submit(
@@ -23,7 +23,7 @@ class InProcessExecutor(Executor):
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Future[Result]:
-        """The finished call."""
+        """Runs the call and returns its finished future."""
         try:
             result = fn(*args, **kwargs)
         except Exception as error:
@@ -34,8 +34,8 @@ class InProcessExecutor(Executor):
 
 
 def _failed(error: Exception) -> Future[Result]:
-    # Not in `submit`: its frame hangs on the error's traceback and must not hold the future, which
-    # holds the error. Such a cycle would keep the arrays of a failed candidate in memory.
+    # Not in `submit`: the traceback of the error holds the frame of `submit`. If that frame held
+    # the future, which holds the error, the cycle would keep the candidate's arrays in memory.
     future: Future[Result] = Future()
     future.set_exception(error)
     return future

@@ -28,16 +28,16 @@ _WORDS = {"memory": "ran out of memory", "system": "failed in a call of the syst
 
 
 class SearchError(RuntimeError):
-    """A search without a result: every candidate failed. The message carries the first reason."""
+    """A search without a result: every candidate failed. The message gives the first reason."""
 
 
 class SearchProgress(Protocol):
-    """Called after every evaluation that was made now, not for results taken from the record.
+    """Called after every new evaluation, but not for results read from the record.
 
     Args:
-        done: Architectures evaluated so far, those taken from the record included.
-        total: Architectures to evaluate.
-        trial: The one just finished.
+        done: Number of architectures evaluated so far, including those read from the record.
+        total: Number of architectures to evaluate.
+        trial: The trial that just finished.
         front: Number of non-dominated trials so far.
     """
 
@@ -148,12 +148,15 @@ def _note(plan: Plan, evaluated: int) -> str | None:
 
 
 def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
-    """Raises InputError where the record holds results that were not proposed so far, which a
-    search with the same optimizer would not have gone past."""
+    """Raises InputError if the record holds results of genomes that were not proposed so far.
+
+    The same optimizer would have proposed them before anything new.
+    """
     for trial in recorded.values():
         raise InputError(
             f"{study.path}: trial {trial.number} holds an architecture that the optimizer does "
-            "not propose there: made with other versions of autopatch, pymoo, optuna or numpy"
+            "not propose there; the record was made with other versions of autopatch, pymoo, "
+            "optuna or numpy"
         )
 
 
@@ -189,25 +192,25 @@ def _evaluate(
     workers: int,
     finished: Callable[[Trial], None],
 ) -> None:
-    """Evaluates and records.
+    """Evaluates genomes and records the results.
 
     Args:
         evaluate: Scores one architecture.
         study: The record.
         proposed: Places and genomes.
-        executor: Makes the evaluations.
-        workers: Evaluations in flight at most.
+        executor: Runs the evaluations.
+        workers: Maximum number of evaluations in flight.
         finished: Called with each trial once it is recorded.
 
     Raises:
-        BaseException: What ends the search; trials in flight are then recorded as interrupted.
+        BaseException: Whatever ends the search. Trials in flight are recorded as interrupted.
     """
     waiting = deque(proposed)
     running: dict[int, Future[Evaluation]] = {}
     without_result: set[int] = set()
     try:
         while waiting or running:
-            # What is finished is recorded before anything else is started.
+            # Finished evaluations are recorded before new ones start.
             while waiting and len(running) < workers and not _any_done(running):
                 place, genome = waiting.popleft()
                 number = study.start(genome, place)
@@ -238,10 +241,10 @@ def _any_done(running: dict[int, Future[Evaluation]]) -> bool:
 def _outcome(
     future: Future[Evaluation], plan: Plan
 ) -> Evaluation | tuple[str, MachineFailure | None]:
-    """The evaluation, or why the candidate failed and how the machine did.
+    """The evaluation; or why the candidate failed, and how the machine failed, if it did.
 
     Raises:
-        BaseException: What no other candidate would escape.
+        BaseException: An error that would hit every other candidate as well.
     """
     # A failed candidate's error is not raised. Its traceback would hold this frame, and this frame
     # the future, so that the arrays of the candidate would stay in memory.

@@ -26,23 +26,23 @@ from autopatch.search.objectives import Objective
 from autopatch.search.optimizer import Genome, Losses, Sampler
 from autopatch.search.space import SearchSpace
 
-# pymoo prints a hint where its compiled modules are missing; a population of a dozen is sorted
-# fast enough without them.
+# pymoo prints a hint if its compiled modules are missing. A population of a dozen is sorted fast
+# enough without them.
 Config.warnings["not_compiled"] = False
 
 IntArray = npt.NDArray[np.int64]
 
-# Losses of a failed candidate: finite, so that they can be sorted, and worse than any other.
+# Loss of a failed candidate: finite, so that it can be sorted, and worse than any other.
 _PENALTY = 1e30
 
-# Random draws without a new architecture before the space is taken for exhausted.
+# Random draws in a row without a new architecture after which the space counts as exhausted.
 _DRAWS = 100_000
 
 
 class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
-    """Drops genomes without a meaning and those whose architecture was proposed before.
+    """Drops invalid genomes and those whose architecture was proposed before.
 
-    pymoo repeats the mating until a generation is full, so nothing has to be repaired.
+    pymoo repeats the mating until a generation is full, so genomes need no repair.
     """
 
     def __init__(self, space: SearchSpace, proposed: set[Genome]) -> None:
@@ -61,7 +61,7 @@ class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
 
 
 class _ResetMutation(Mutation):  # type: ignore[misc]
-    """Gives a gene another of its choices, all equally likely."""
+    """Replaces the choice of a gene by one of its other choices, all equally likely."""
 
     def _do(
         self,
@@ -80,16 +80,15 @@ class _ResetMutation(Mutation):  # type: ignore[misc]
 class NSGA2:
     """Ask/tell optimizer over the genomes of a search space.
 
-    pymoo's population keeps the genomes as they were bred, inert genes and all, so that a patch
-    size survives while its level is switched off; what leaves here is canonical.
+    pymoo's population keeps the inert genes of genomes, so that a patch size survives while its
+    level is switched off. Proposed genomes are canonical.
 
     Args:
         space: The space to search.
-        seed: The same seed and the same told losses give the same genomes (for one version of
-            pymoo).
-        population: Survivors and proposals of each generation.
+        seed: The same seed and the same losses give the same genomes, for one version of pymoo.
+        population: Number of survivors and of proposals in each generation.
         initial: Genomes proposed first.
-        objectives: How many there are.
+        objectives: Number of objectives.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class NSGA2:
         self._size = space.size()
         self._population = population
         self._proposed: set[Genome] = set()
-        # A stream of its own: pymoo seeds another generator with the bare seed.
+        # Not the seed alone, with which pymoo seeds its own generator.
         self._random = np.random.default_rng((seed, 1))
         choices = [len(gene.choices) for gene in space.genes]
         self._upper = np.array(choices, dtype=np.int64) - 1
@@ -117,9 +116,9 @@ class NSGA2:
             xu=self._upper,
             vtype=int,
         )
-        # Uniform crossover and a reset mutation take a choice for the label that it is. SBX and
-        # polynomial mutation blend numbers: between a level used and not used nothing lies to
-        # blend, and the small steps that they prefer are rounded away in short lists of choices.
+        # Uniform crossover and reset mutation treat choices as labels. SBX and polynomial mutation
+        # interpolate numbers, which makes no sense for on/off genes, and their small steps are
+        # rounded away in short lists of choices.
         self._algorithm = PymooNSGA2(
             pop_size=population,
             sampling=np.array(self._first(initial), dtype=np.int64),
@@ -132,10 +131,10 @@ class NSGA2:
         self._asked: Any = None
 
     def ask(self) -> list[Genome]:
-        """The next generation as canonical genomes, none of which was asked before.
+        """The next generation as canonical genomes, none of which was proposed before.
 
-        Up to `population` of them (in the first generation as many as `initial` has, if more);
-        empty when no new architecture is found, neither by mating nor among random genomes.
+        At most `population` of them; the first generation has as many as `initial` if that is more.
+        Empty if neither mating nor random sampling finds a new architecture.
         """
         self._asked = self._algorithm.ask()
         if self._asked is None:  # the mating found nothing new
@@ -150,7 +149,7 @@ class NSGA2:
         return genomes + fresh
 
     def tell(self, losses: Sequence[Losses | None]) -> None:
-        """Losses of the genomes last asked, in their order; None for a failed one."""
+        """Takes the losses of the genomes last proposed, in their order; None for a failed one."""
         failed = (_PENALTY,) * self._objectives
         rows = [failed if each is None else each for each in losses]
         known = StaticProblem(self._problem, F=np.array(rows, dtype=np.float64))
@@ -161,7 +160,7 @@ class NSGA2:
         distinct = list(dict.fromkeys(self._space.canonical(genome) for genome in initial))
         self._proposed.update(distinct)
         first = distinct + self._sample(self._population - len(distinct))
-        self._proposed.clear()  # pymoo asks for them through the same test as for all others
+        self._proposed.clear()  # pymoo applies the test for duplicates to these as well
         return first
 
     def _sample(self, count: int) -> list[Genome]:

@@ -1,4 +1,4 @@
-"""What a search can aim at: numbers measured on a fitted candidate, each with its direction."""
+"""Objectives: numbers measured on a fitted candidate, to be minimized or maximized."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAXIMIZE = "maximize"
 
 @dataclass(frozen=True)
 class FittedCandidate:
-    """What an objective is measured on.
+    """A fitted detector, on which objectives are measured.
 
     Attributes:
-        supernet: The backbones.
-        architecture: Of the detector.
-        head: All of it behind the feature maps, fitted, on the device of the search.
-        metrics: Its quality on the scored images by name, such as "rwAP".
+        supernet: The supernet of its backbone.
+        architecture: Its architecture.
+        head: Its fitted head, on the device of the search.
+        metrics: Its metrics on the scored images by name, such as "rwAP".
     """
 
     supernet: Supernet
@@ -35,7 +35,7 @@ class FittedCandidate:
 
     @property
     def bank_rows(self) -> int:
-        """Patches in its bank."""
+        """Number of patches in its memory bank."""
         return len(self.head.memory)
 
 
@@ -45,15 +45,15 @@ class Objective:
 
     Attributes:
         name: Its key in `Evaluation.values` and in the record.
-        label: The name in words.
-        unit: Of displayed values, such as "GFLOP" or "%".
-        scale: A displayed value is the value divided by this: 1e9 for GFLOP, 0.01 for %.
+        label: Its name in words.
+        unit: Unit of displayed values, such as "GFLOP" or "%".
+        scale: Divisor of displayed values: 1e9 for GFLOP, 0.01 for %.
         direction: "minimize" or "maximize".
-        measure: Gives the value; finite, and below 2**53 in magnitude. An exception makes the
-            candidate a failed one. No part of comparisons between objectives.
+        measure: Returns the value, which is finite and below 2**53 in magnitude. If it raises an
+            exception, the candidate has failed. It is ignored when objectives are compared.
 
     Raises:
-        InputError: A value is of another type or out of its range.
+        InputError: A field has the wrong type or is out of its range.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Objective:
         return self.direction == MAXIMIZE
 
     def loss(self, value: float) -> float:
-        """What is minimized: the value, or 1 - value where the objective is maximized.
+        """The loss to minimize: the value, or 1 - value if the objective is maximized.
 
-        That suits shares such as rwAP. Of values far below 1 it loses digits: scale them up.
+        This suits values in [0, 1] such as rwAP. Values far below 1 lose digits; scale them up.
         """
         return 1.0 - value if self.is_maximized else float(value)
 
@@ -96,15 +96,17 @@ class Objective:
 
     @property
     def short_name(self) -> str:
-        """The name in words, without what the unit says: "total" of "total_flops" in GFLOP."""
+        """The name without underscores and without "flops" if the unit says it: "total" for
+        "total_flops" in GFLOP."""
         name = self.name.removesuffix("_flops") if self.unit.endswith("FLOP") else self.name
         return name.replace("_", " ")
 
     @property
     def heading(self) -> str:
-        """Of a column of displayed values: the short name and the unit, as in "published GFLOP".
+        """Column heading of displayed values: short name and unit, such as "published GFLOP".
 
-        The unit stands alone for total FLOPs, the name where the unit says the same or is empty.
+        For total FLOPs it is the unit alone. If the unit is empty or equals the name, it is the
+        name alone.
         """
         words, unit = self.short_name, self.unit
         if words == "total" and unit.endswith("FLOP"):
@@ -112,15 +114,15 @@ class Objective:
         return words if not unit or words.lower() == unit.lower() else f"{words} {unit}"
 
     def to_json(self) -> dict[str, Any]:
-        """All but the measure, as JSON values."""
+        """All fields but `measure`, as JSON values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Objective:
-        """Reads what `to_json` wrote; nothing has to be registered for that.
+        """Reads what `to_json` wrote. The objective need not be registered.
 
-        The measure is that of the registered objective of this name, looked up when it is called;
-        it raises InputError where there is none.
+        `measure` looks up the registered objective of this name when it is called, and raises
+        InputError if there is none.
 
         Raises:
             InputError: A field is missing, unknown or out of its range.
@@ -142,16 +144,16 @@ def resolve_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     """The registered objectives of these names.
 
     Raises:
-        InputError: A name is unknown or there twice, or there is none.
+        InputError: A name is unknown or given twice, or no name is given.
     """
     return checked_objectives(OBJECTIVES[name] for name in names)
 
 
 def checked_objectives(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
-    """The objectives of one search.
+    """Checks the objectives of one search and returns them.
 
     Raises:
-        InputError: Two have one name, or there is none.
+        InputError: Two have the same name, or there is none.
     """
     checked = tuple(objectives)
     names = [objective.name for objective in checked]
@@ -161,11 +163,11 @@ def checked_objectives(objectives: Iterable[Objective]) -> tuple[Objective, ...]
 
 
 def headings(objectives: Iterable[Objective], *, units: bool = True) -> dict[str, str]:
-    """Headings of the objectives' columns by name of the objective, no two equal.
+    """Distinct column headings of objectives, by name of the objective.
 
     Args:
-        objectives: Those of one search.
-        units: Whether a heading says the unit; False where the unit stands above it.
+        objectives: The objectives of one search.
+        units: Whether headings include the unit.
     """
     found = {o.name: o.heading if units else o.short_name for o in objectives}
     return found if len(set(found.values())) == len(found) else {name: name for name in found}
@@ -226,5 +228,5 @@ OBJECTIVES: Registry[Objective] = Registry(
         "published_flops": "autopatch.published.objectives:PUBLISHED_FLOPS",
     },
 )
-"""Objectives by name. By convention a search has a cost first, which pictures put on the x axis,
-and the quality last, by which the detector is picked."""
+"""Objectives by name. By convention the first objective of a search is a cost, which figures show
+on the x axis, and the last is the quality, by which the detector is picked."""

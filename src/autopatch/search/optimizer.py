@@ -1,4 +1,4 @@
-"""What the loop of the search asks of an optimizer, and the optimizers by name."""
+"""The interface of optimizers, and the registry of samplers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from autopatch.search.space import SearchSpace
 Genome: TypeAlias = tuple[int, ...]
 
 Losses: TypeAlias = tuple[float, ...]
-"""The objectives of a candidate in the order of the search, all minimized."""
+"""The losses of a candidate, to be minimized, in the order of the search's objectives."""
 
 
 class Optimizer(Protocol):
-    """Proposes genomes, each once; the same results told give the same proposals."""
+    """Proposes each genome at most once. The proposals depend only on the results it is told."""
 
     def ask(self) -> list[Genome]:
-        """The next genomes to evaluate, canonical and never asked before; empty at the end."""
+        """The next genomes to evaluate, canonical and not proposed before; empty at the end."""
         ...
 
     def tell(self, losses: Sequence[Losses | None], /) -> None:
-        """Losses of the genomes last asked, in their order; None for a failed one."""
+        """Takes the losses of the genomes last proposed, in their order; None for a failed one."""
         ...
 
 
@@ -33,8 +33,8 @@ class OptimizerFactory(Protocol):
 
     Args:
         space: The space to search.
-        seed: The same seed and the same told losses give the same proposals.
-        population: Proposals at a time, for an optimizer that has generations.
+        seed: The same seed and the same losses give the same proposals.
+        population: Number of proposals at a time, for an optimizer that has generations.
         initial: Canonical genomes to propose first.
         objectives: Those of the search.
     """
@@ -52,11 +52,11 @@ class OptimizerFactory(Protocol):
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to search.
+    """An optimizer and the library behind it.
 
     Attributes:
-        library: The package that proposes, such as "pymoo": with another version of it a search
-            proposes other architectures, so the record names the version.
+        library: The package that proposes, such as "pymoo". Its version is recorded, because other
+            versions may propose other architectures.
         make: Makes the optimizer.
     """
 
@@ -71,5 +71,5 @@ SAMPLERS: Registry[Sampler] = Registry(
         "tpe": "autopatch.search.tpe:SAMPLER",
     },
 )
-"""Samplers by name. pymoo proposes by default; Optuna keeps the record of every search, and
-proposes only with "tpe", the sampler of the published protocol."""
+"""Samplers by name. "nsga2" is the default; "tpe" is the sampler of the published protocol. Optuna
+keeps the record of every search, whichever sampler proposes."""

@@ -1,4 +1,4 @@
-"""Search spaces as data: an integer genome, what its genes mean and when they count."""
+"""Search spaces as data: integer genomes, what the genes mean, and when they are active."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _REQUIRED = {"input.image_size", "head.bank_size"}
 class SearchSpace:
     """A finite set of architectures, addressed by integer genomes.
 
-    A genome holds one index into each gene's choices and is valid when it chooses at least one
-    level. Two valid genomes that differ in inert genes only are the same architecture; `canonical`
-    gives both the same form.
+    A genome holds one index into the choices of each gene. It is valid if it chooses at least one
+    level. Valid genomes that differ only in inert genes are the same architecture; `canonical`
+    gives them the same form.
 
     Attributes:
-        name: Name of the space; of its network as well, where no gene chooses that.
+        name: Name of the space, and of its network unless a gene chooses the network.
         genes: The genes, in the order of the genome.
         fixed: Values that no gene sets, by part and field, such as "head.bank_size".
 
     Raises:
-        InputError: If the genes contradict each other or hold a value that is out of its range.
+        InputError: If genes contradict each other or a choice is out of its range.
     """
 
     name: str
@@ -98,8 +98,8 @@ class SearchSpace:
                 raise InputError(f"{where}: {error}") from None
 
     def _check_value(self, part: str, name: str, value: Choice) -> None:
-        """Raises InputError unless a field can have the value; the backbone's own fields are left
-        to its family."""
+        """Raises InputError unless a field can have the value. Of the backbone's fields only the
+        level is checked; the others are checked by its family."""
         if part == "input":
             Input.check(name, value)
         elif part == "head":
@@ -108,18 +108,20 @@ class SearchSpace:
             check_level(value)
 
     def choices(self, part: str, name: str) -> list[Choice]:
-        """Values that a field is chosen from, such as all image sizes: those of its genes, or the
-        one that it is fixed to."""
+        """All choices of a field, such as "image_size": those of its genes, or its fixed value."""
         key = f"{part}.{name}"
         values = [choice for gene in self.genes if _key(gene) == key for choice in gene.choices]
         return values + ([self.fixed[key]] if key in self.fixed else [])
 
     def by_gene(self, values: Mapping[str, Choice]) -> dict[str, Choice]:
-        """Values by gene, from those by gene ("stage_0_kernel_size") or for all genes of a field
-        ("kernel_size"); that of a gene goes before that of its field.
+        """Values by gene.
+
+        Args:
+            values: Values by gene ("stage_0_kernel_size") or by field ("kernel_size"), which stands
+                for all genes of the field. The value of a gene overrides that of its field.
 
         Raises:
-            InputError: If a name is neither.
+            InputError: If a name is neither a gene nor a field.
         """
         unknown = values.keys() - {key for gene in self.genes for key in (gene.name, gene.field)}
         if unknown:
@@ -167,7 +169,7 @@ class SearchSpace:
                 level = gene.level(choice)
                 if level is not None:
                     chosen[gene.slot] = level
-        # What lies behind the deepest level is not run, so it is no part of the architecture.
+        # Layers after the deepest chosen level are skipped, so their genes are left out.
         levels = self._slots("backbone", "level")
         run = [slot for slot in levels if slot <= max(chosen, default=-1)]
         slots = {"backbone": run, "head": sorted(chosen, key=lambda slot: chosen[slot])}
@@ -191,7 +193,7 @@ class SearchSpace:
         """The canonical genome of an architecture; `decode` gives the architecture back.
 
         Raises:
-            InputError: If the space does not hold the architecture, naming what it lacks.
+            InputError: If the space does not hold the architecture. The message says why.
         """
         backbone = architecture.backbone
         chosen = self.choices("backbone", "network")
@@ -254,7 +256,7 @@ class SearchSpace:
         return tuple(genome)
 
     def active(self, genome: Sequence[int]) -> tuple[bool, ...]:
-        """For each gene, whether it counts in this genome."""
+        """Whether each gene is active in this genome."""
         genome = self._indices(genome)
         chosen = {
             gene.name
@@ -280,7 +282,7 @@ class SearchSpace:
         return True
 
     def parameters(self, genome: Sequence[int]) -> dict[str, Choice]:
-        """Names and values of the genes that count; `genome` reads them back."""
+        """Values of the active genes by name; `genome` reads them back."""
         return {
             gene.name: gene.choices[choice]
             for gene, choice, used in zip(
@@ -290,7 +292,7 @@ class SearchSpace:
         }
 
     def genome(self, parameters: Mapping[str, Choice]) -> tuple[int, ...]:
-        """The canonical genome of named values; genes that do not count may be left out.
+        """The canonical genome of values by gene; inert genes may be left out.
 
         Raises:
             InputError: If a name is unknown or missing, a value is not among the choices, or no
@@ -310,20 +312,16 @@ class SearchSpace:
         return self.canonical(genome)
 
     def sample(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """A valid canonical genome, each gene drawn uniformly."""
+        """A random valid genome, in canonical form. Each gene is drawn uniformly."""
         while True:
             genome = tuple(int(rng.integers(len(gene.choices))) for gene in self.genes)
             if self.is_valid(genome):
                 return self.canonical(genome)
 
-    def points(self) -> int:
-        """Number of genomes, those included that differ in inert genes only or choose no level."""
-        return math.prod(len(gene.choices) for gene in self.genes)
-
     def size(self) -> int:
         """Exact number of distinct architectures."""
-        # Level genes that share no dependent gene are independent, so the on/off patterns are
-        # enumerated within each group only; a backbone with 24 levels has 2^24 patterns in all.
+        # On/off patterns are enumerated only within groups of level genes that share a dependent
+        # gene. A backbone with 24 levels has 2^24 patterns in all.
         groups = [{gene.name} for gene in self.genes if gene.is_level]
         for gene in self.genes:
             joined = [group for group in groups if group & set(gene.active_if)]
@@ -341,7 +339,7 @@ class SearchSpace:
         return free * (total - empty)
 
     def _counts(self, group: set[str]) -> list[int]:
-        """Number of canonical choices for each on/off pattern of a group's level genes."""
+        """Number of canonical genomes for each on/off pattern of a group's level genes."""
         members = [gene for gene in self.genes if gene.name in group]
         dependents = [gene for gene in self.genes if group & set(gene.active_if)]
         counts = []
@@ -427,14 +425,14 @@ def compose_space(
     """The search space of a supernet: genes of the backbone, the input and the head.
 
     Args:
-        supernet: What the backbones are cut from.
-        preset: How it is searched; the supernet's default if None.
+        supernet: The supernet.
+        preset: The preset; the default of the supernet if None.
         choices: Choices by field, such as "image_size", "patch_size", "bank_size" or a step of the
-            head, where they are not those of the preset.
+            head. They replace those of the preset.
 
     Raises:
-        InputError: A field is unknown or the preset's own, a choice is out of range, or the
-            backbone does not take an image size.
+        InputError: A field is unknown or set by the preset, a choice is out of its range, or the
+            backbone cannot process an image size.
     """
     space = compose_genes(
         supernet.name,
@@ -455,10 +453,10 @@ def compose_genes(
     preset: Preset,
     choices: Mapping[str, Sequence[Choice]] | None = None,
 ) -> SearchSpace:
-    """As `compose_space`, from the backbone's genes alone.
+    """Composes a search space from the genes of a backbone, see `compose_space`.
 
-    The order is that of the genome: genes of the whole backbone, of the input, of the head, then
-    level by level those of the backbone and of the head.
+    Order of the genes: those of the whole backbone, of the input and of the head, then level by
+    level those of the backbone and of the head.
     """
     given = choices or {}
     for field_name, values in given.items():
@@ -490,7 +488,7 @@ def compose_genes(
 
 
 def _key(gene: Gene) -> str:
-    """What a gene sets: part and field. Two parts may have fields of one name."""
+    """Part and field that a gene sets. Two parts may have fields of the same name."""
     return f"{gene.part}.{gene.field}"
 
 

@@ -1,10 +1,15 @@
-"""The record of a search: one Optuna study in an SQLite file, one trial an evaluation.
+"""The record of a search: one Optuna study in an SQLite file, one trial per evaluation.
 
 Optuna keeps the record whichever library proposes (see `SAMPLERS`), and
-`optuna-dashboard sqlite:///RUN/study.db` opens it. A trial holds the active genes as parameters,
-the objectives as values, and as user attributes the genome, its place among the proposals, the
-architecture, every metric ("metrics.AP"), the timings ("timings.fit") or the reason of a failure;
-the study's user attributes are the settings of the search.
+`optuna-dashboard sqlite:///RUN/study.db` opens it. A trial holds:
+
+- the active genes as parameters, and the objectives as values;
+- as user attributes the genome, its place among the proposals, the architecture, the metrics
+  ("metrics.AP") and the timings ("timings.fit");
+- after a failure the user attribute "reason", and "failure" if the machine failed.
+
+The study's user attributes are the settings of the search. A system attribute holds the numbers of
+the trials whose genomes a resumed search evaluated again.
 """
 
 from __future__ import annotations
@@ -61,27 +66,27 @@ _GROUPS = 2  # depth of groups in the settings; objects below that are values
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search is to do, stored with its record; a resumed search has the same.
+    """The settings of a search. They are stored with its record and must be the same on resume.
 
     Attributes:
-        space: What is searched.
-        evaluations: Distinct architectures to evaluate, failed ones counted; alone may grow when
-            the search is resumed.
-        seed: Seed of the optimizer, not negative.
-        population: Architectures a generation, at least 2. If as many fail at the beginning, the
-            search ends.
-        initial: Architectures evaluated first; of `space`.
+        space: The search space.
+        evaluations: Number of distinct architectures to evaluate, including failed ones. The only
+            setting that may grow when the search is resumed.
+        seed: Seed of the optimizer, from 0 to 2**32 - 1.
+        population: Architectures per generation, at least 2. The search ends if that many fail from
+            the start.
+        initial: Architectures of `space` to evaluate first.
         sampler: The optimizer, a name in `SAMPLERS`.
-        objectives: What is minimized and maximized, the quality last.
-        settings: Whatever else decides the outcome (data, weights, versions, ...): values that
-            JSON can hold. Objects, and objects in them, are groups: messages name the settings in
-            them without the group. An empty group is as good as none.
-        unchecked: What is stored beside that and may differ when the search is resumed, such as
-            where the data lie: values that JSON can hold. The record then keeps the new ones.
+        objectives: What to minimize and maximize, the quality last.
+        settings: All other JSON values that decide the outcome, such as those of data, weights and
+            versions. Objects, nested up to two deep, are groups; messages name a setting without
+            its group. An empty group is the same as none.
+        unchecked: Other JSON values to store, which may differ when the search is resumed, such as
+            the path of the data. The record then keeps the new ones.
 
     Raises:
         InputError: If a value is out of its range.
-        ValueError: If `settings` hold one of the other names.
+        ValueError: If a key of `settings` is the name of another field.
     """
 
     space: SearchSpace
@@ -118,7 +123,7 @@ class Plan:
         return [self.space.encode(architecture) for architecture in self.initial]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values, `settings` beside the other fields.
+        """The plan as JSON values, with `settings` merged into the other fields.
 
         Raises:
             InputError: If the space does not hold an initial architecture.
@@ -142,7 +147,7 @@ class Study:
 
     Attributes:
         path: The SQLite file.
-        plan: What the search is to do.
+        plan: The settings of the search.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -160,14 +165,14 @@ class Study:
 
     @classmethod
     def create(cls, path: StrPath, plan: Plan) -> Study:
-        """A new, empty study; the file appears complete or not at all.
+        """Creates an empty study. The file appears complete or not at all.
 
         Args:
-            path: The SQLite file; its folder exists, the file does not.
-            plan: What the search is to do.
+            path: The SQLite file. Its folder exists, the file does not.
+            plan: The settings of the search.
 
         Raises:
-            InputError: If the space does not hold an initial architecture, the file exists or
+            InputError: If the space does not hold an initial architecture, or the file exists or
                 cannot be written.
         """
         path = Path(path)
@@ -353,10 +358,10 @@ class Study:
 
 
 def load_trials(path: StrPath) -> tuple[Trial, ...]:
-    """All trials of a stored study by number, finished or not; writes nothing.
+    """All trials of a stored study by number, finished or not. Writes nothing.
 
     Raises:
-        InputError: If the file is missing or is not the record of a search.
+        InputError: If the file is missing, cannot be read or is not the record of a search.
     """
     with _stored(path) as (storage, settings):
         names = [objective.name for objective in _objectives(settings)]
@@ -365,23 +370,23 @@ def load_trials(path: StrPath) -> tuple[Trial, ...]:
 
 
 def load_objectives(path: StrPath) -> tuple[Objective, ...]:
-    """The objectives of a stored study, registered or not; writes nothing.
+    """The objectives of a stored study, registered or not. Writes nothing.
 
     Raises:
-        InputError: If the file is missing or is not the record of a search.
+        InputError: If the file is missing, cannot be read or is not the record of a search.
     """
     with _stored(path) as (_, settings):
         return _objectives(settings)
 
 
 def load_settings(path: StrPath) -> dict[str, Any]:
-    """The settings that a stored study was started with; writes nothing.
+    """The settings of a stored study. Writes nothing.
 
     Returns:
-        What `Plan.to_json` gave.
+        What `Plan.to_json` returned.
 
     Raises:
-        InputError: If the file is missing or is not the record of a search.
+        InputError: If the file is missing, cannot be read or is not the record of a search.
     """
     with _stored(path) as (_, settings):
         return settings
@@ -394,12 +399,12 @@ def _objectives(settings: Mapping[str, Any]) -> tuple[Objective, ...]:
 def _difference(
     stored: Mapping[str, Any], given: Mapping[str, Any], space: SearchSpace
 ) -> tuple[str, str, str] | None:
-    """Name and both values of the first setting that must not differ and does, in a user's words.
+    """The first setting that must be the same and is not: its name and both values, as text.
 
     Args:
-        stored: What the record holds.
-        given: What the search is to be resumed with.
-        space: That of `given`.
+        stored: The settings in the record.
+        given: The settings of the resumed search.
+        space: The space of `given`.
     """
     for was, is_now in zip(_decisive(stored), _decisive(given), strict=True):
         for key in (*was, *(key for key in is_now if key not in was)):
@@ -416,7 +421,7 @@ def _difference(
 
 
 def _differing(values: dict[str, Choice] | None, other: dict[str, Choice] | None) -> str:
-    """The values that `other` has not, as text."""
+    """The values that are not in `other`, as text."""
     if values is None:
         return "nothing"
     known = (other or {}).items()
@@ -427,9 +432,10 @@ _View: TypeAlias = dict[tuple[str, ...], Any]
 
 
 def _decisive(settings: Mapping[str, Any]) -> list[_View]:
-    """What must be the same when a search is resumed, but for evaluations and initial
-    architectures: values by keys whose last part is what a user calls them. What tells most of a
-    difference comes first. How objectives are displayed is no part of it.
+    """The settings that must be the same on resume, without evaluations and initial architectures.
+
+    The last part of each key is the name that a user knows. The views are compared in order, the
+    most telling first. How objectives are displayed is left out.
     """
     apart = {"format", "unchecked", "objectives", "space", "evaluations", "initial"}
     plain = {name: value for name, value in settings.items() if name not in apart}
@@ -454,7 +460,7 @@ def _decisive(settings: Mapping[str, Any]) -> list[_View]:
 
 
 def _ungrouped(settings: Mapping[str, Any], depth: int = _GROUPS) -> _View:
-    """The settings out of their groups, in order of name."""
+    """The settings without their groups, sorted by name."""
     found: _View = {}
     for name, value in sorted(settings.items()):
         if depth and isinstance(value, dict):
@@ -476,7 +482,7 @@ def _short(value: Any) -> str:
 
 @contextmanager
 def _stored(path: StrPath) -> Iterator[tuple[RDBStorage, dict[str, Any]]]:
-    """Opens an existing study, having made sure that it is one; gives its settings as well."""
+    """Opens a file after checking that it holds the study of a search; yields its settings too."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the study of a search")
@@ -586,7 +592,7 @@ def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Tria
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")
-    else:  # being evaluated now, or by a process that was killed
+    else:  # it runs, or its process was killed
         reason = NOT_FINISHED
     failure = attributes.get("failure")
     return Trial(

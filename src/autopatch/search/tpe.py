@@ -1,7 +1,7 @@
 """The optimizer of the published AutoPatch: Optuna's TPE, by ask and tell.
 
-Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022; one proposal at a time, over
-all genes at once, those that do not count included.
+Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022. It makes one proposal at a
+time, jointly over all genes, inert ones included.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from autopatch.search.optimizer import Genome, Losses, Sampler
 from autopatch.search.space import SearchSpace
 from autopatch.search.storage import quiet
 
-# Proposals in a row without a new architecture before the search is taken for finished.
+# Proposals in a row without a new architecture after which the search is finished.
 _PROPOSALS = 500
 
 
 class TPE:
     """Ask/tell optimizer over the genomes of a search space.
 
-    The sampler and its arguments are those published, with Optuna 3.1, and the proposals are the
-    same until ten trials have a result. Up to Optuna 4.9 the estimators behind those after them are
-    the same as well. Optuna 5 weighs all good trials alike instead of by hypervolume, counts a
-    tenth of all trials as good where it was 25 at most, and sets widths over numbers by the
-    distances between trials.
+    The sampler and its arguments are those of the published search, which used Optuna 3.1. The
+    proposals are the same until ten trials have a result. After that they are drawn from the same
+    estimators up to Optuna 4.9. Optuna 5 differs in three ways: it weights all good trials equally
+    instead of by hypervolume; it counts a tenth of all trials as good, formerly 25 at most; and it
+    sets the kernel widths of numbers by the distances between trials.
 
     Args:
         space: The space to search.
-        seed: The same seed and the same told losses give the same genomes (for one version of
-            Optuna).
+        seed: The same seed and the same losses give the same genomes, for one version of Optuna.
         initial: Genomes proposed first. The published search has none.
         directions: "minimize" or "maximize" for each objective.
     """
@@ -57,8 +56,8 @@ class TPE:
         self._results: dict[Genome, Losses | None] = {}
         self._asked: tuple[Trial, Genome] | None = None
         with quiet():
-            # What is maximized stays so, as rwAP in the published search: between trials of equal
-            # rank hypervolumes decide, and their reference point is not that of 1 - rwAP.
+            # Maximized objectives are not turned into losses, as in the published search. Trials
+            # of equal rank are compared by hypervolume, whose reference point would differ.
             self._study = optuna.create_study(
                 sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True),
                 directions=[StudyDirection[direction.upper()] for direction in directions],
@@ -67,11 +66,12 @@ class TPE:
                 self._study.enqueue_trial(space.parameters(genome))
 
     def ask(self) -> list[Genome]:
-        """One canonical genome, never asked before.
+        """One canonical genome that was not proposed before.
 
-        What the sampler proposes again is told its result again, and what has no level fails, as
-        in the published search; the next proposal follows at once. Empty when all architectures
-        were asked, or when the sampler proposes nothing new many times in a row.
+        As in the published search, the sampler is told the known result of a genome that it
+        proposes again, and a failure for a genome without a level; then it proposes the next one.
+        Empty if all architectures were proposed, or if the sampler proposes nothing new many times
+        in a row.
         """
         for _ in range(_PROPOSALS if len(self._results) < self._size else 0):
             trial = self._study.ask(self._distributions)
@@ -83,7 +83,7 @@ class TPE:
         return []
 
     def tell(self, losses: Sequence[Losses | None]) -> None:
-        """The losses of the genome last asked; None for a failed one."""
+        """Takes the losses of the genome last proposed; None for a failed one."""
         assert self._asked is not None
         trial, genome = self._asked
         (self._results[genome],) = losses
@@ -105,7 +105,7 @@ class TPE:
 
 
 def _distribution(gene: Gene) -> BaseDistribution:
-    """Evenly spaced, ascending integers are a range of numbers, all else are labels."""
+    """A range of numbers for evenly spaced, ascending integers; labels for all other choices."""
     numbers = [choice for choice in gene.choices if type(choice) is int]
     steps = {after - before for before, after in pairwise(numbers)}
     if len(numbers) == len(gene.choices) and len(steps) == 1 and min(steps) > 0:
@@ -117,7 +117,7 @@ def _make(
     *,
     space: SearchSpace,
     seed: int,
-    population: int,  # it proposes one at a time
+    population: int,  # unused, as TPE proposes one at a time
     initial: Sequence[Genome],
     objectives: Sequence[Objective],
 ) -> TPE:

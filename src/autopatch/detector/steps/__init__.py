@@ -1,7 +1,7 @@
-"""Steps of the head that can be left out: one module each, which registers a `Step` in `STEPS`.
+"""Optional steps of the head. Each is a module that registers a `Step` in `STEPS`.
 
-Every module of this folder is imported with the package. A step has an off value; with it the step
-does not run, and an architecture does not mention it. docs/extending.md shows how to add one.
+All modules of this folder are imported with the package. Every step has an off value. A step that
+is off does not run and is not stored in an architecture. docs/extending.md shows how to add a step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a step of the head is."""
+"""The base class of steps, their modules, and their registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from autopatch.registry import Registry
 
 
 class FeatureTransform(nn.Module):
-    """Maps patch features `[M, D]` to `[M, D']`; made unfitted, with buffers of their final shape.
+    """Maps patch features `[M, D]` to `[M, D']`.
+
+    It is constructed unfitted, with buffers in their final shape.
 
     Attributes:
         out_features: D'.
@@ -27,8 +29,10 @@ class FeatureTransform(nn.Module):
 
 
 class ScoreTransform(nn.Module):
-    """Maps patches `[M, D]` and their distances to the bank, `[M]`, to scores `[M]`; made unfitted,
-    with buffers of their final shape."""
+    """Maps patch features `[M, D]` and their distances to the bank, `[M]`, to scores `[M]`.
+
+    It is constructed unfitted, with buffers in their final shape.
+    """
 
     def fit(self, patches: torch.Tensor) -> None:
         """Sets the buffers from features of good patches, `[M, D]`."""
@@ -37,16 +41,16 @@ class ScoreTransform(nn.Module):
 class Step(ABC):
     """An optional step of the head and its gene.
 
-    A step transforms patch features before they are compared, distances afterwards, or anomaly
-    maps. It is given a value for its gene; with `off` it is left out.
+    A step transforms patch features before they are compared, the distances, or the anomaly maps.
+    It is configured by the value of its gene and left out if that is `off`.
 
     Attributes:
-        order: Its place among the steps, which run in ascending order; no two have the same, and
-            it must not change, as fitted detectors rely on it.
+        order: Place among the steps, which run in ascending order. It is unique and must never
+            change, because fitted detectors depend on it.
         off: The value that leaves the step out.
-        choices: Values a search chooses from by default; `(off,)` keeps the gene out of the default
-            search space.
-        per_level: Whether there is a gene for each level. The step is then given a tuple.
+        choices: Default choices of a search. `(off,)` keeps the gene out of the default search
+            space.
+        per_level: Whether there is one gene per level. The value of the step is then a tuple.
     """
 
     order: int
@@ -65,43 +69,43 @@ class Step(ABC):
     def features(
         self, value: Setting, features: int, channels: tuple[int, ...]
     ) -> FeatureTransform | None:
-        """The module that transforms patch features, None if the step leaves them as they are.
+        """The module that transforms patch features; None if the step does not change them.
 
         Args:
-            value: Of the gene, not `off`.
-            features: D, the features of a patch that the module is given.
-            channels: Features of each level; they add up to D at the first step.
+            value: Value of the gene, not `off`.
+            features: D, the number of features per patch that the module receives.
+            channels: Number of features of each level. Their sum is D for the first step.
         """
         return None
 
     def scores(self, value: Setting, features: int) -> ScoreTransform | None:
-        """The module that turns distances into scores, None if the step leaves them as they are.
+        """The module that turns distances into scores; None if the step does not change them.
 
         Args:
-            value: Of the gene, not `off`.
-            features: D, the features of a patch as it is compared.
+            value: Value of the gene, not `off`.
+            features: D, the number of features per patch after all feature steps.
         """
         return None
 
     def maps(self, value: Setting, size: int) -> nn.Module | None:
-        """The module that transforms anomaly maps `[N, S, S]`, None if the step leaves them as they
-        are.
+        """The module that transforms anomaly maps `[N, S, S]`; None if the step does not change
+        them.
 
         Args:
-            value: Of the gene, not `off`.
+            value: Value of the gene, not `off`.
             size: S, in pixels.
         """
         return None
 
 
 class StepRegistry(Registry[Step]):
-    """Steps by the name of their gene; iterates in the order in which they run."""
+    """Steps by the name of their gene, iterated in the order in which they run."""
 
     def register(self, name: str, entry: Step) -> None:
         """Adds a step.
 
         Raises:
-            InputError: The name or the order is taken, or the step has no order.
+            InputError: The name or the order is taken, or the order is missing.
         """
         order = getattr(entry, "order", None)
         if not is_integer(order):
