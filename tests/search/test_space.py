@@ -423,7 +423,7 @@ def test_composed_in_the_order_of_the_genome() -> None:
     ("choices", "message"),
     [
         ({"colour": (1,)}, "choices of 'colour' are given, expected "),
-        ({"image_size": (64,)}, "--image-sizes is given, but the preset has its own"),
+        ({"image_size": (64,)}, "choices of `image_size` are given, but the preset has its own"),
         ({"patch_size": (17,)}, "patch size is 17"),
     ],
 )

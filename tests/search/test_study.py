@@ -262,7 +262,8 @@ def test_resume_with_other_settings(
     stored: Path, space: SearchSpace, change: dict[str, Any], message: str
 ) -> None:
     before = stored.read_bytes()
-    expected = f"{stored}: the search was started with {message}"
+    name, _, values = message.partition(" = ")
+    expected = f"{stored}: the search was started with `{name}` = {values}"
     with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
         Study.resume(str(stored), Plan(space, **(SETTINGS | change)))
     assert stored.read_bytes() == before
@@ -278,7 +279,8 @@ def changed(space: SearchSpace, index: int, **fields: object) -> SearchSpace:
 def refusal(path: Path, space: SearchSpace) -> str:
     with pytest.raises(InputError) as caught:
         Study.resume(path, Plan(space, **SETTINGS))
-    return str(caught.value).removeprefix(f"{path}: the search was started with ")
+    message = str(caught.value).removeprefix(f"{path}: the search was started with ")
+    return message.replace("`", "")
 
 
 def test_resume_with_another_space(
@@ -315,7 +317,9 @@ def test_resume_with_more_genes(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     two = replace(space, genes=space.genes[:-4])
     Study.create(path, Plan(two, evaluations=5)).close()
-    with pytest.raises(InputError, match=r"use_level_2 = nothing, cannot .* with \[false, true\]$"):
+    with pytest.raises(
+        InputError, match=r"`use_level_2` = nothing, cannot .* with \[false, true\]$"
+    ):
         Study.resume(path, Plan(space, evaluations=5))
 
 
@@ -329,7 +333,7 @@ def test_resume_with_other_initial_architectures(tmp_path: Path, space: SearchSp
         match=r'with `initial` = {"bank_size": 5000}, cannot resume it with {"bank_size": null}$',
     ):
         Study.resume(path, Plan(space, evaluations=5, initial=[second]))
-    with pytest.raises(InputError, match=r'initial = nothing, .* with {"image_size": 160, "bank'):
+    with pytest.raises(InputError, match=r'`initial` = nothing, .* with {"image_size": 160, "bank'):
         Study.resume(path, Plan(space, evaluations=5, initial=[first, second]))
     # Genomes of another space would say nothing.
     other = changed(space, 0, choices=(128, 160))
@@ -407,7 +411,7 @@ def test_plans_out_of_range(
 ) -> None:
     arguments: dict[str, Any] = {"evaluations": 5} | {argument: value}
     with pytest.raises(
-        InputError, match=re.escape(f"{argument} is {value!r}, expected {expected}")
+        InputError, match=rf"^`?{argument}`? is {re.escape(f'{value!r}, expected {expected}')}"
     ):
         Plan(space, **arguments)
 
