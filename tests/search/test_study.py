@@ -337,7 +337,7 @@ def test_resume_with_other_initial_architectures(tmp_path: Path, space: SearchSp
         Study.resume(path, Plan(space, evaluations=5, initial=[first, second]))
     # Genomes of another space would say nothing.
     other = changed(space, 0, choices=(128, 160))
-    with pytest.raises(InputError, match=r"image_size = \[160, 224, 288\], .* \[128, 160\]$"):
+    with pytest.raises(InputError, match=r"`image_size` = \[160, 224, 288\], .* \[128, 160\]$"):
         Study.resume(path, Plan(other, evaluations=5, initial=[first]))
 
 
