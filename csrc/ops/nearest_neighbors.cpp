@@ -117,11 +117,18 @@ class ScreenedSearch {
     const double least =
         (static_cast<double>(code.squared_norm) - radius * radius * (1 + 1e-12)) / 2 +
         128.0 * static_cast<double>(code.sum) - 1;
-    return static_cast<std::int32_t>(std::max(std::floor(least), static_cast<double>(kAll)));
+    if (!(least > kAll)) return kAll;  // NaN too
+    return static_cast<std::int32_t>(std::min(std::floor(least), static_cast<double>(kNone)));
   }
 
-  /// Computes the distances of a query to the rows in `found_` and keeps the nearest.
+  bool is_row(std::int64_t row) const { return row >= 0 && row < header_.num_rows; }
+
+  /// Computes the distances of a query to the rows in `found_` and keeps the nearest. Rows come
+  /// from the memory of the screen, which the caller may have written to: others than those of the
+  /// bank are dropped.
   void check(std::int64_t q) {
+    const auto is_none = [this](std::int64_t row) { return !is_row(row); };
+    found_.erase(std::remove_if(found_.begin(), found_.end(), is_none), found_.end());
     const auto count = static_cast<std::int64_t>(found_.size());
     found_distances_.resize(found_.size());
     distances_to_(queries_ + q * header_.dim, bank_, header_.dim, found_.data(), count,
@@ -129,7 +136,9 @@ class ScreenedSearch {
     NearestList nearest = list(q);
     for (std::int64_t i = 0; i < count; ++i) {
       std::int64_t row = found_[index(i)];
-      while (row >= 0 && nearest.insert(found_distances_[index(i)], row)) row = screen_.twins[row];
+      while (is_row(row) && nearest.insert(found_distances_[index(i)], row)) {
+        row = screen_.twins[row];
+      }
     }
   }
 
@@ -137,8 +146,7 @@ class ScreenedSearch {
     for (std::int64_t panel = segment.first_panel; panel < segment.last_panel; ++panel) {
       found_.clear();
       for (std::int64_t r = 0; r < kPanelRows; ++r) {
-        const std::int32_t row = screen_.rows[panel * kPanelRows + r];
-        if (row >= 0) found_.push_back(row);
+        found_.push_back(screen_.rows[panel * kPanelRows + r]);
       }
       for (std::int64_t q = 0; q < count_; ++q) check(q);
     }

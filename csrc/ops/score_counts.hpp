@@ -87,8 +87,11 @@ std::vector<std::uint32_t> count_keys(const typename Format::Bits* scores, std::
   constexpr std::size_t kNumValues = std::size_t{1} << (8 * sizeof(Bits));
   // Neighbors are often equal, and each waits for the one before it to be counted.
   constexpr std::size_t kTables = 4;
-  constexpr int kMostWorkers = 32;  // whose tables take 32 MiB at most
-  const auto num_workers = static_cast<std::size_t>(std::min(num_threads, kMostWorkers));
+  constexpr std::size_t kMostWorkers = 32;  // whose tables take 32 MiB at most
+  // No more entries than scores, or they would cost more than the counting.
+  const std::size_t num_workers =
+      std::clamp<std::size_t>(count / (kTables * kNumValues), 1,
+                              std::min(static_cast<std::size_t>(num_threads), kMostWorkers));
   std::vector<std::vector<std::uint32_t>> tables(num_workers);
   Ranges ranges(count);
   run_workers(num_workers, [&](std::size_t worker) {

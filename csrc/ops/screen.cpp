@@ -202,9 +202,29 @@ std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t 
 
 bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim) {
   if (bytes < static_cast<std::int64_t>(sizeof(ScreenHeader))) return false;
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignof(ScreenHeader) != 0) return false;
   const auto& header = *static_cast<const ScreenHeader*>(memory);
-  return header.magic == kMagic && header.num_rows == num_rows && header.dim == dim &&
-         screen_bytes(num_rows, dim, header.width, header.is_projected != 0) == bytes;
+  const bool is_projected = header.is_projected != 0;
+  if (header.magic != kMagic || header.num_rows != num_rows || header.dim != dim ||
+      header.num_pivots != pivots_for(num_rows)) {
+    return false;
+  }
+  if (is_projected ? header.width < 1 || header.width > kMaxWidth || header.width % 16 != 0
+                   : header.width != round_up(dim, 4)) {
+    return false;
+  }
+  if (screen_bytes(num_rows, dim, header.width, is_projected) != bytes) return false;
+  // What is used as a position, but for `rows` and `twins`: these are checked where they are used.
+  const std::int64_t slots = max_slots(num_rows);
+  for (const ScreenSegment& segment : header.segments) {
+    if (segment.first_panel < 0 || segment.last_panel < segment.first_panel ||
+        segment.last_panel > slots / kPanelRows) {
+      return false;
+    }
+  }
+  const std::int64_t* starts = view_screen(memory).pivot_starts;
+  return starts[0] >= 0 && std::is_sorted(starts, starts + header.num_pivots + 1) &&
+         starts[header.num_pivots] <= slots;
 }
 
 Coding coding_of(const ScreenView& screen) {

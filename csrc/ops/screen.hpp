@@ -67,7 +67,8 @@ ScreenView view_screen(const void* memory);
 std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
                           bool is_projected);
 
-/// Whether `memory` of `bytes` holds the screen of a bank of that shape.
+/// Whether `memory` of `bytes` holds the screen of a bank of that shape. Whatever else was written
+/// to it, a search reads and writes nothing that is not its own.
 bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim);
 
 /// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` [dim, width] or null.
