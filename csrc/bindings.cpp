@@ -163,10 +163,9 @@ PYBIND11_MODULE(_C, m) {
                           stream);
       },
       release_gil());
-  // What follows is not called but by tests, which compare the fast kernels with the plain one.
+  // What follows is not called but by tests.
   m.def("has_wgmma", &has_wgmma);
   py::enum_<GroupMaximaMethod>(m, "GroupMaximaMethod")
-      .value("plain", GroupMaximaMethod::plain)
       .value("mma", GroupMaximaMethod::mma)
       .value("wgmma", GroupMaximaMethod::wgmma);
   m.def(

@@ -12,6 +12,9 @@
 
 namespace autopatch {
 
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;  // of a warp
+
 /// Turns a failed CUDA call or launch into std::runtime_error.
 inline void cuda_check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) {

@@ -2,10 +2,9 @@
 
 #include <cstdint>
 
-namespace autopatch {
+#include "core/rounding.hpp"
 
-inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
+namespace autopatch {
 
 /// Arrays in one piece of memory, at multiples of 256 bytes; where it is null, their size alone.
 class Parts {

@@ -12,6 +12,7 @@
 
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/aggregate_patches.hpp"
 
 namespace autopatch {
@@ -29,21 +30,13 @@ constexpr std::int64_t kMaxChannels = 1024;
 // Floats of source rows that are packed in one go, at least: they stay in the first-level cache.
 constexpr std::int64_t kSource = 8192;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Cells along an axis that `count` positions of the output are made of, at most.
-std::int64_t cells_of(std::int64_t count, std::int64_t in_length, std::int64_t out_length) {
-  if (in_length == out_length) return count;
-  return std::min((count - 1) * in_length / out_length + 3, in_length);
-}
-
 // Lays out the workspace of a tile of [rows, columns] positions and returns its size in floats.
 std::int64_t lay_out(AggregatePlan& plan, std::vector<AggregateLevel>& levels, std::int64_t rows,
                      std::int64_t columns) {
   std::int64_t size = 0;
   const auto part = [&](std::int64_t floats) {
     const std::int64_t begin = size + kAggregateMargin;
-    size = divide_up(begin + floats + kAggregateMargin, kLine) * kLine;
+    size = round_up(begin + floats + kAggregateMargin, kLine);
     return begin;
   };
   plan.zeros_size = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,6 +33,14 @@ void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t ima
 void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t images,
                             std::int64_t height, std::int64_t width, float* out,
                             std::uintptr_t stream);
+
+/// The most cells along an axis of a map that `count` neighboring positions of the output depend
+/// on.
+constexpr std::int64_t cells_of(std::int64_t count, std::int64_t in_length,
+                                std::int64_t out_length) {
+  if (in_length == out_length) return count;
+  return std::min((count - 1) * in_length / out_length + 3, in_length);
+}
 
 /// Asks the system for huge pages behind a large array that nothing was written to yet: the first
 /// touch of small ones takes longer than the aggregation that fills it. Arrays of less than 32 MiB

@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "core/parallel.hpp"
-#include "core/parts.hpp"
+#include "core/rounding.hpp"
 
 namespace autopatch {
 

@@ -11,6 +11,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/greedy_coreset.hpp"
 #include "ops/cpu/screen.hpp"
 
@@ -44,7 +45,7 @@ class RowCodes {
     errors_.resize(index(num_rows));
     squared_norms_.resize(index(num_rows));
     constexpr std::int64_t kBlock = 64;
-    parallel_for((num_rows + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+    parallel_for(divide_up(num_rows, kBlock), num_threads, [&](std::int64_t block) {
       const std::int64_t first = block * kBlock;
       const std::int64_t count = std::min(kBlock, num_rows - first);
       Coordinates coordinates;
@@ -160,7 +161,7 @@ class Coreset {
     if (codes_ == nullptr) return;
     error_of_picks_ = codes_->largest_usual_error();
     squared_steps_ = (1 + 1e-12) / (codes_->scale() * codes_->scale());
-    const std::int64_t padded = (count + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+    const std::int64_t padded = round_up(count, kScreenQueries);
     pick_codes_.resize(index(padded * width_));
     least_.resize(index(padded), kNever);
   }
@@ -230,7 +231,7 @@ class Coreset {
   void update_candidates() {
     sort_candidates();
     const auto count = static_cast<std::int64_t>(sorted_.size());
-    parallel_for((count + kPanelRows - 1) / kPanelRows, num_threads_, [&](std::int64_t task) {
+    parallel_for(divide_up(count, kPanelRows), num_threads_, [&](std::int64_t task) {
       const std::int64_t first = task * kPanelRows;
       Panel panel;
       std::vector<std::uint8_t> codes(index(kPanelRows * width_));
@@ -259,7 +260,7 @@ class Coreset {
       if (nearest_[index(row)] > bound) sorted_.push_back(row);
     }
     const auto count = static_cast<std::int64_t>(sorted_.size());
-    active_.resize(index((count + kPanelRows - 1) / kPanelRows));
+    active_.resize(index(divide_up(count, kPanelRows)));
     active_codes_.resize(active_.size() * index(kPanelRows * width_));
     for (std::int64_t p = 0; p * kPanelRows < count; ++p) {
       load(sorted_.data() + p * kPanelRows, std::min(kPanelRows, count - p * kPanelRows),
@@ -357,8 +358,7 @@ class Coreset {
     if (codes_ == nullptr) {
       std::fill_n(survivors, last - first, ~std::uint64_t{0} >> (kPanelRows - panel.num_rows));
     } else {
-      const std::int64_t padded =
-          (last - first + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+      const std::int64_t padded = round_up(last - first, kScreenQueries);
       pack_(pick_codes_.data() + first * width_, padded * width_, scratch.picks.data());
       screen_(
           {scratch.picks.data(), padded, width_, codes, panel.offsets, scratch.workspace.data()},

@@ -11,6 +11,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/nearest_neighbors.hpp"
 #include "ops/cpu/screen.hpp"
 #include "ops/screen.hpp"
@@ -69,7 +70,7 @@ class ScreenedSearch {
   void run(const float* queries, std::int64_t count, float* distances, std::int64_t* indices) {
     queries_ = queries;
     count_ = count;
-    padded_ = (count + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+    padded_ = round_up(count, kScreenQueries);
     distances_ = distances;
     indices_ = indices;
     codes_.assign(index(padded_ * header_.width), 0);
@@ -181,7 +182,7 @@ class ScreenedSearch {
         }
         pack_(codes.data(), kScreenQueries * width, packed.data());
         const std::int64_t first_panel = start / kPanelRows;
-        const std::int64_t last_panel = (end + kPanelRows - 1) / kPanelRows;
+        const std::int64_t last_panel = divide_up(end, kPanelRows);
         const std::int64_t stride = (last_panel - first_panel) * kPanelRows;
         values.resize(index(kScreenQueries * stride));
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
@@ -314,9 +315,9 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
     // Blocks of one size, as many for each thread.
     const std::int64_t at_once = kMaxBlock * num_threads;
     const std::int64_t blocks =
-        std::max<std::int64_t>((num_queries + at_once - 1) / at_once, 1) * num_threads;
-    const std::int64_t block = std::max<std::int64_t>((num_queries + blocks - 1) / blocks, 1);
-    parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {
+        std::max<std::int64_t>(divide_up(num_queries, at_once), 1) * num_threads;
+    const std::int64_t block = std::max<std::int64_t>(divide_up(num_queries, blocks), 1);
+    parallel_for(divide_up(num_queries, block), num_threads, [&](std::int64_t b) {
       const std::int64_t first = b * block;
       ScreenedSearch(view, bank, k)
           .run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,

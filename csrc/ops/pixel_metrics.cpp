@@ -18,13 +18,12 @@
 #include "core/parallel.hpp"
 #include "ops/connected_regions.hpp"
 #include "ops/cpu/score_key.hpp"
+#include "ops/false_positives.hpp"
 #include "ops/key_locator.hpp"
 #include "ops/score_counts.hpp"
 
 namespace autopatch {
 namespace {
-
-constexpr double kMaxFalsePositiveRate = 0.3;
 
 // Distinct scores of positives that are looked at together: all that is kept of them takes less
 // than 64 MiB.
@@ -187,14 +186,6 @@ class Sum {
   double value_ = 0;
   double lost_ = 0;
 };
-
-/// Length of the axis of false positives up to `limit` along which a positive counts as found, on
-/// average over those that tie with negatives `before` to `after`.
-double found_along(double before, double after, double limit) {
-  if (after <= limit) return limit - (before + after) / 2;
-  if (before >= limit) return 0;
-  return (limit - before) * (limit - before) / (2 * (after - before));
-}
 
 /// Positives that share a score.
 struct Positives {

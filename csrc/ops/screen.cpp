@@ -12,6 +12,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/screen.hpp"
 
 namespace autopatch {
@@ -21,8 +22,6 @@ constexpr std::uint64_t kMagic = 0x6e65657263735041U;
 constexpr std::int64_t kBlock = 64;          // vectors a thread takes at a time
 constexpr double kSegmentRatio = 2;          // of the scales of successive segments
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
-
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 std::int64_t max_slots(std::int64_t num_rows) {
   return round_up(num_rows, kPanelRows) + (kScreenSegments - 1) * kPanelRows;
@@ -62,7 +61,7 @@ std::int32_t segment_of(const float* coordinates, std::int64_t width, double err
 
 template <typename Range>
 void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
-  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+  parallel_for(divide_up(count, kBlock), num_threads, [&](std::int64_t block) {
     range(block * kBlock, std::min(count, (block + 1) * kBlock));
   });
 }
