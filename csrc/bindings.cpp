@@ -1,5 +1,5 @@
-// The only file that knows Python. Addresses of tensors, sizes and streams cross this border as
-// integers; checks of shapes and dtypes, and every allocation, are on the Python side.
+// The only file that depends on Python. Tensor addresses, sizes and streams are passed as integers.
+// The Python side checks shapes and dtypes and allocates all memory.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -163,7 +163,7 @@ PYBIND11_MODULE(_C, m) {
                           stream);
       },
       release_gil());
-  // What follows is not called but by tests.
+  // Only tests call these.
   m.def("has_wgmma", &has_wgmma);
   py::enum_<GroupMaximaMethod>(m, "GroupMaximaMethod")
       .value("mma", GroupMaximaMethod::mma)

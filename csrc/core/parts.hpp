@@ -6,7 +6,8 @@
 
 namespace autopatch {
 
-/// Arrays in one piece of memory, at multiples of 256 bytes; where it is null, their size alone.
+/// Places several arrays in one block of memory, each aligned to 256 bytes. With a null block it
+/// only computes the total size.
 class Parts {
  public:
   explicit Parts(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}

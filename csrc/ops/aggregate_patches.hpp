@@ -42,9 +42,9 @@ constexpr std::int64_t cells_of(std::int64_t count, std::int64_t in_length,
   return std::min((count - 1) * in_length / out_length + 3, in_length);
 }
 
-/// Asks the system for huge pages behind a large array that nothing was written to yet: the first
-/// touch of small ones takes longer than the aggregation that fills it. Arrays of less than 32 MiB
-/// are left alone, since malloc gives them memory that was in use before and will be again.
+/// Asks the system to back a large, still untouched array with huge pages. Page faults on small
+/// pages take longer than the aggregation that fills the array. Arrays below 32 MiB are left alone,
+/// because malloc reuses memory for them.
 void prefer_huge_pages(float* data, std::int64_t count);
 
 }  // namespace autopatch

@@ -13,7 +13,7 @@ bool all_finite(const float* values, std::int64_t count, int num_threads) {
   std::atomic<bool> finite{true};
   parallel_for(divide_up(count, kBlock), num_threads, [&](std::int64_t block) {
     const std::int64_t last = std::min(count, (block + 1) * kBlock);
-    // x * 0 is 0 for a finite x and NaN otherwise; sums that do not wait for each other.
+    // x * 0 is 0 for a finite x and NaN otherwise. Independent sums avoid a dependency chain.
     constexpr std::int64_t kSums = 16;
     float sums[kSums] = {};
     std::int64_t i = block * kBlock;

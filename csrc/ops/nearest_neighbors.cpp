@@ -26,7 +26,7 @@ constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kCacheLine = 64;
 constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; what follows the processor guesses
 
-/// The nearest rows found so far of one query, by distance and then by row.
+/// The nearest rows of a query found so far, ordered by distance, then by row.
 class NearestList {
  public:
   NearestList(float* distances, std::int64_t* rows, std::int64_t k)
@@ -34,7 +34,7 @@ class NearestList {
 
   float farthest() const { return distances_[k_ - 1]; }
 
-  /// Whether the row was near enough, and new.
+  /// Returns whether the row was near enough and not yet in the list.
   bool insert(float distance, std::int64_t row) {
     if (!before(distance, row, k_ - 1)) return false;
     std::int64_t at = k_ - 1;
@@ -57,7 +57,7 @@ class NearestList {
   std::int64_t k_;
 };
 
-/// One block of queries against a bank with a screen.
+/// Searches a bank with a screen for one block of queries.
 class ScreenedSearch {
  public:
   ScreenedSearch(const ScreenView& screen, const float* bank, std::int64_t k)
@@ -124,9 +124,9 @@ class ScreenedSearch {
 
   bool is_row(std::int64_t row) const { return row >= 0 && row < header_.num_rows; }
 
-  /// Computes the distances of a query to the rows in `found_` and keeps the nearest. Rows come
-  /// from the memory of the screen, which the caller may have written to: others than those of the
-  /// bank are dropped.
+  /// Computes the distances of a query to the rows in `found_` and keeps the nearest. Row numbers
+  /// come from the screen's memory, which the caller may have overwritten, so invalid ones are
+  /// dropped.
   void check(std::int64_t q) {
     const auto is_none = [this](std::int64_t row) { return !is_row(row); };
     found_.erase(std::remove_if(found_.begin(), found_.end(), is_none), found_.end());
@@ -153,8 +153,8 @@ class ScreenedSearch {
     }
   }
 
-  /// Fills the lists from the rows with the query's pivot, so that `farthest` is of use from the
-  /// first panel on.
+  /// Searches the rows of the query's own pivot first, so that `farthest` prunes from the first
+  /// panel on.
   void search_own_clusters() {
     const std::int64_t width = header_.width;
     std::vector<std::int64_t> pivots(index(padded_));
@@ -283,7 +283,7 @@ class ScreenedSearch {
   std::vector<std::int16_t> workspace_;
 };
 
-/// One query against every row of the bank.
+/// Searches all rows of the bank for one query.
 void search_all(const float* query, const float* bank, std::int64_t num_rows, std::int64_t dim,
                 NearestList nearest) {
   constexpr std::int64_t kRows = 64;  // at a time
@@ -312,7 +312,7 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
     });
   } else {
     const ScreenView view = view_screen(screen);
-    // Blocks of one size, as many for each thread.
+    // Blocks of equal size, the same number for each thread.
     const std::int64_t at_once = kMaxBlock * num_threads;
     const std::int64_t blocks =
         std::max<std::int64_t>(divide_up(num_queries, at_once), 1) * num_threads;

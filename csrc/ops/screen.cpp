@@ -91,9 +91,9 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  // Of one hash, only so many different rows are told apart; others count as different from all.
+  // At most this many different rows with one hash are compared; further ones count as different.
   constexpr int kMostCompared = 8;
-  // A product depends on all bits of its factors in its highest ones only.
+  // Only the highest bits of a product depend on all bits of its factors.
   int place_bits = 1;
   while ((std::size_t{1} << place_bits) < hashes.size() + hashes.size() / 2) ++place_bits;
   const std::size_t mask = (std::size_t{1} << place_bits) - 1;
@@ -121,7 +121,7 @@ std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, s
   return firsts;
 }
 
-/// Places the parts of a screen behind `memory`, if there is any, and returns their size.
+/// Places the parts of a screen in `memory` unless it is null. Returns their size.
 std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
   std::int64_t size = 0;
   const auto take = [&](auto*& part, std::int64_t count) {
@@ -177,7 +177,7 @@ void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
       to = from;
     }
   };
-  // Chains from the places that no record leaves; what then remains are cycles.
+  // First the chains, which start at places that no record moves out of. Only cycles remain then.
   for (std::int64_t place = 0; place < count; ++place) {
     if (is_source[index(place)] == 0) fill_from(place);
   }
@@ -213,7 +213,7 @@ bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, st
     return false;
   }
   if (screen_bytes(num_rows, dim, header.width, is_projected) != bytes) return false;
-  // What is used as a position, but for `rows` and `twins`: these are checked where they are used.
+  // Check everything used as a position, except `rows` and `twins`, which are checked when used.
   const std::int64_t slots = max_slots(num_rows);
   for (const ScreenSegment& segment : header.segments) {
     if (segment.first_panel < 0 || segment.last_panel < segment.first_panel ||
@@ -294,7 +294,7 @@ class ScreenBuilder {
       for (std::int64_t i = first; i < last; ++i) {
         const float* u = block.values.data() + (i - first) * width_;
         const double error = block.error[index(i - first)];
-        // Coordinates are fewer than features, or as many; those without a bound are all zero.
+        // There are no more coordinates than features. Without a bound, all coordinates are zero.
         hashes_[index(i)] =
             std::isfinite(error) ? hash_of(u, width_) : hash_of(bank_ + i * dim_, dim_);
         const std::int32_t segment = segment_of(u, width_, error, scale_);
@@ -313,7 +313,7 @@ class ScreenBuilder {
     });
   }
 
-  /// Pivots are rows of the first segment, at even steps.
+  /// Chooses evenly spaced rows of the first segment as pivots.
   void choose_pivots(const std::vector<std::int32_t>& rows) {
     std::vector<std::int32_t> candidates;
     std::copy_if(rows.begin(), rows.end(), std::back_inserter(candidates),
@@ -351,7 +351,7 @@ class ScreenBuilder {
     });
   }
 
-  /// By segment, then by pivot; others in their order.
+  /// Sorts rows by segment, then by pivot. The sort is stable.
   std::vector<std::int32_t> sorted_by_placement(const std::vector<std::int32_t>& rows) const {
     const std::int64_t pivots = std::max<std::int64_t>(screen_.header->num_pivots, 1);
     const auto key = [&](std::int32_t row) {
@@ -367,7 +367,7 @@ class ScreenBuilder {
     return sorted;
   }
 
-  /// Gives rows, in this order, their slots; every segment begins a panel.
+  /// Assigns slots to rows in this order. Every segment starts a new panel.
   void place_rows(const std::vector<std::int32_t>& rows) {
     ScreenHeader& header = *screen_.header;
     const std::int64_t slots = max_slots(num_rows_);

@@ -30,7 +30,7 @@ struct Screen {
   __host__ __device__ std::int64_t groups() const { return padded_rows / kGroup; }
 };
 
-/// Queries of a chunk, and what is found out about them.
+/// A chunk of queries and its intermediate results.
 struct Chunk {
   const float* queries;
   std::int64_t num_queries;
@@ -48,7 +48,8 @@ struct Rounded {
   float square;
 };
 
-/// Rounds a row, by a warp: what float16 cannot hold becomes zero, at an infinite residual.
+/// Rounds a row, by one warp. A row that float16 cannot hold becomes zero with an infinite
+/// residual.
 __device__ Rounded round_row(const float* row, const float* center, float scale, std::int64_t dim,
                              std::int64_t depth, __half* rounded) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -86,7 +87,7 @@ __device__ Rounded round_row(const float* row, const float* center, float scale,
 
 constexpr int kEncodeThreads = 256;
 
-/// A block rounds a group of the bank.
+/// Each block rounds one group of the bank.
 __global__ void __launch_bounds__(kEncodeThreads)
     encode_bank_kernel(const float* bank, Screen screen) {
   __shared__ float residuals[kGroup];

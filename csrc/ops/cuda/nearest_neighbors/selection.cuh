@@ -56,7 +56,7 @@ __device__ inline float product(const __half* query, const __half* row, std::int
   return total;
 }
 
-/// A query whose neighbors are looked for, by a warp.
+/// The search of one query, by one warp.
 struct Search {
   Query query;
   std::int64_t number;  // in the chunk

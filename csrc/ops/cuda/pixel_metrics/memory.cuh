@@ -28,7 +28,7 @@ constexpr std::uint32_t kNone = 0xFFFFFFFFu;
 
 static_assert(kThreads == kDigits, "a thread takes care of a digit");
 
-/// What later kernels must know of earlier ones; zero at first.
+/// Results that kernels pass on to later ones. Zero at the start.
 struct Found {
   std::uint32_t num_positives;
   std::uint32_t num_keys;
@@ -49,7 +49,7 @@ struct Images {
   int num_types;
 };
 
-/// All that is kept of positives, in pixel order first, then sorted by falling score.
+/// All data of positives, first in pixel order, then sorted by falling score.
 template <typename Key>
 struct Memory {
   Found* found;
