@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cu"))
-ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+ARCHITECTURES = ("80", "86", "87", "89", "90a", "100", "120")
 TABLE = ROOT / "benchmarks" / "results" / "cuda_resources.md"
 
 _ENTRY = re.compile(

@@ -1,19 +1,17 @@
-// The only file that knows Python. Addresses of tensors, sizes and streams cross this border as
-// integers; checks of shapes and dtypes, and every allocation, are on the Python side.
+// The only file that depends on Python. Tensor addresses, sizes and streams are passed as integers.
+// The Python side checks shapes and dtypes and allocates all memory.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "core/isa.hpp"
-#include "core/parallel.hpp"
 #include "ops/aggregate_patches.hpp"
+#include "ops/all_finite.hpp"
 #include "ops/codes.hpp"
 #include "ops/cpu/aggregate_patches.hpp"
 #include "ops/greedy_coreset.hpp"
@@ -41,26 +39,6 @@ std::vector<FeatureMap> feature_maps(const std::vector<Level>& levels) {
     maps.push_back({at<const void>(data), type, channels, height, width, channels_last, patch});
   }
   return maps;
-}
-
-bool all_finite(const float* values, std::int64_t count, int num_threads) {
-  constexpr std::int64_t kBlock = 1 << 16;
-  std::atomic<bool> finite{true};
-  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
-    const std::int64_t last = std::min(count, (block + 1) * kBlock);
-    // x * 0 is 0 for a finite x and NaN otherwise; sums that do not wait for each other.
-    constexpr std::int64_t kSums = 16;
-    float sums[kSums] = {};
-    std::int64_t i = block * kBlock;
-    for (; i + kSums <= last; i += kSums) {
-      for (std::int64_t j = 0; j < kSums; ++j) sums[j] += values[i + j] * 0.0f;
-    }
-    for (; i < last; ++i) sums[0] += values[i] * 0.0f;
-    for (const float sum : sums) {
-      if (sum != 0.0f) finite.store(false, std::memory_order_relaxed);
-    }
-  });
-  return finite.load();
 }
 
 }  // namespace
@@ -191,10 +169,9 @@ PYBIND11_MODULE(_C, m) {
                           stream);
       },
       release_gil());
-  // What follows is not called but by tests, which compare the fast kernels with the plain one.
+  // Only tests call these.
   m.def("has_wgmma", &has_wgmma);
   py::enum_<GroupMaximaMethod>(m, "GroupMaximaMethod")
-      .value("plain", GroupMaximaMethod::plain)
       .value("mma", GroupMaximaMethod::mma)
       .value("wgmma", GroupMaximaMethod::wgmma);
   m.def(

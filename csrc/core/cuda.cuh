@@ -1,8 +1,8 @@
 #pragma once
 
-// What every CUDA operator needs of the runtime. Kernels are started by `launch`, take their
-// dynamic shared memory from `shared_memory` and wait for other blocks in `pause`, so that they
-// also compile as plain C++ against another <cuda_runtime.h> that emulates a device on the host.
+// CUDA runtime helpers shared by all operators. Kernels start through `launch`, get dynamic shared
+// memory from `shared_memory` and wait for other blocks with `pause`. The tests replace these, and
+// <cuda_runtime.h>, to run the kernels on an emulated device.
 
 #include <cuda_runtime.h>
 
@@ -12,14 +12,17 @@
 
 namespace autopatch {
 
-/// Turns a failed CUDA call or launch into std::runtime_error.
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;  // of a warp
+
+/// Throws std::runtime_error if a CUDA call or launch failed.
 inline void cuda_check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) {
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
   }
 }
 
-/// Of the current device.
+/// An attribute of the current device.
 inline int device_attribute(cudaDeviceAttr name, const char* what) {
   int device = 0;
   cuda_check(cudaGetDevice(&device), what);
@@ -37,7 +40,7 @@ __device__ T* shared_memory() {
   return reinterpret_cast<T*>(autopatch_shared_memory);
 }
 
-/// Called while waiting for memory that another block writes: a GPU just looks again.
+/// Called while polling memory that another block writes. A GPU needs no pause.
 __device__ inline void pause() {}
 
 enum class Grid { independent, cooperative };
@@ -49,8 +52,8 @@ void launch(const char* what, Grid grid_type, void (*kernel)(Parameters...), dim
             std::size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
   constexpr std::size_t kAlwaysAllowed = 48 << 10;
   if (shared_bytes > kAlwaysAllowed) {
-    // All that is to be had, whatever this launch needs: the limit is the kernel's, and threads
-    // that launch it at one time would lower each other's.
+    // Always request the maximum. The limit belongs to the kernel, so concurrent launches that
+    // requested only what they need would lower each other's limit.
     cudaFuncAttributes attributes{};
     cuda_check(cudaFuncGetAttributes(&attributes, kernel), what);
     const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, what) -

@@ -5,7 +5,8 @@
 
 namespace autopatch {
 
-/// A position as the standard containers take it. Sizes and positions are signed everywhere else.
+/// Converts a position to the unsigned type of the standard containers. All other code uses signed
+/// sizes and positions.
 constexpr std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 }  // namespace autopatch

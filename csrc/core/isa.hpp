@@ -27,7 +27,7 @@ Isa active_isa();
 /// Throws std::invalid_argument for an unknown name or a level above `detected_isa()`.
 void set_active_isa(const std::string& name);
 
-/// The one of a kernel's instances that the active level asks for.
+/// Selects the kernel instance for the active level.
 template <typename Kernel>
 Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512, Kernel avx512_vnni) {
   switch (active_isa()) {

@@ -13,13 +13,13 @@
 namespace autopatch {
 namespace {
 
-// Kernels such as the coreset come back within microseconds: a worker looks for the next job this
-// many times before it goes to sleep.
+// The coreset submits a new job every few microseconds, so an idle worker polls this many times for
+// the next job before it sleeps.
 constexpr int kSpins = 4000;
 constexpr std::int64_t kMaxThreads = 256;
 
-/// Tells the core that it waits in a loop. ARM's `yield` does nothing on most cores; `isb` takes
-/// about as long as `pause` does on x86.
+/// Spin-wait hint. On ARM, `yield` is a no-op on most cores; `isb` delays about as long as `pause`
+/// does on x86.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -28,8 +28,8 @@ inline void relax() {
 #endif
 }
 
-// One call of parallel_for. Threads claim tasks one by one, so that a worker which the system keeps
-// waiting holds up nobody: the others do its share, and it finds nothing left when it comes.
+// One call of parallel_for. Threads claim tasks one at a time, so a worker that the system has not
+// scheduled delays nobody: the other threads do its share.
 struct Job {
   Job(std::int64_t num_tasks, int num_helpers, const std::function<void(std::int64_t)>& function)
       : count(num_tasks), places(num_helpers), task(function) {}
@@ -64,7 +64,7 @@ class ThreadPool {
   bool try_enter() { return entrance_.try_lock(); }
   void leave() { entrance_.unlock(); }
 
-  /// The caller must have entered.
+  /// Requires a successful `try_enter`.
   void run(std::int64_t count, int helpers, const std::function<void(std::int64_t)>& task) {
     for (; size_ < helpers; ++size_) {
       std::thread([this] { work(); }).detach();
@@ -114,9 +114,8 @@ class ThreadPool {
   int size_ = 0;
 };
 
-// Never destroyed: workers sleep in it until the process ends. After a fork the child has none of
-// the workers, and whatever locks they held stay locked, so it leaves the old pool alone and makes
-// a new one.
+// Never destroyed: workers sleep in it until the process ends. A forked child has no workers, and
+// locks that they held stay locked, so the child abandons the old pool and creates a new one.
 std::atomic<ThreadPool*> pool_of_process{nullptr};
 
 ThreadPool& pool() {
@@ -136,8 +135,8 @@ void parallel_for(std::int64_t count, int num_threads,
       static_cast<int>(std::min<std::int64_t>({count, num_threads, kMaxThreads}) - 1);
   if (helpers > 0) {
     ThreadPool& shared = pool();
-    // A nested call finds the entrance held by its own thread; try_lock by the owner is undefined
-    // for std::mutex, hence the flag.
+    // In a nested call this thread already holds the mutex. Calling try_lock again would be
+    // undefined behavior, hence the flag.
     static thread_local bool inside = false;
     if (!inside && shared.try_enter()) {
       inside = true;

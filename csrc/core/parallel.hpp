@@ -5,11 +5,11 @@
 
 namespace autopatch {
 
-/// Calls `task(i)` once for every i in [0, count), on at most `num_threads` (and 256) threads of
-/// which the caller is one, and returns when all are done. Tasks are handed out in order of i.
-/// Rethrows the first exception of a task. A call from within a task, or while another thread holds
-/// the pool, runs on the calling thread alone: the pool never has more threads than one caller
-/// asked for. Safe after fork: the child starts a pool of its own.
+/// Calls `task(i)` once for every i in [0, count) and returns when all calls are done. Uses at most
+/// `num_threads` threads (256 at most), including the caller. Tasks start in order of i. Rethrows
+/// the first exception that a task throws. Nested calls, and calls while another thread uses the
+/// pool, run on the calling thread alone, so the number of threads never multiplies. Safe after
+/// fork: the child starts its own pool.
 void parallel_for(std::int64_t count, int num_threads,
                   const std::function<void(std::int64_t)>& task);
 

@@ -2,12 +2,12 @@
 
 #include <cstdint>
 
+#include "core/rounding.hpp"
+
 namespace autopatch {
 
-inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
-
-/// Arrays in one piece of memory, at multiples of 256 bytes; where it is null, their size alone.
+/// Places several arrays in one block of memory, each aligned to 256 bytes. With a null block it
+/// only computes the total size.
 class Parts {
  public:
   explicit Parts(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}

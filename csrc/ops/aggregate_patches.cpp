@@ -12,6 +12,7 @@
 
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/aggregate_patches.hpp"
 
 namespace autopatch {
@@ -21,29 +22,21 @@ constexpr std::int64_t kLine = 16;  // floats of a cache line
 constexpr int kMaxThreads = 128;
 constexpr std::int64_t kTilesOfThread = 4;
 
-// Floats of workspace, 64 MiB for all threads and 4 MiB for one, and channels written side by side:
-// a tile of one position fits whatever the patch sizes and the number of threads.
+// Limits of the workspace in floats (64 MiB in total, 4 MiB a thread) and of the channels written
+// together. With them a tile of one position always fits, for any patch sizes and thread count.
 constexpr std::int64_t kWorkspace = std::int64_t{1} << 24;
 constexpr std::int64_t kWorkspaceOfThread = std::int64_t{1} << 20;
 constexpr std::int64_t kMaxChannels = 1024;
-// Floats of source rows that are packed in one go, at least: they stay in the first-level cache.
+// Minimum number of source floats packed at a time. They stay in the L1 cache.
 constexpr std::int64_t kSource = 8192;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Cells along an axis that `count` positions of the output are made of, at most.
-std::int64_t cells_of(std::int64_t count, std::int64_t in_length, std::int64_t out_length) {
-  if (in_length == out_length) return count;
-  return std::min((count - 1) * in_length / out_length + 3, in_length);
-}
-
-// Lays out the workspace of a tile of [rows, columns] positions and returns its size in floats.
+// Lays out the workspace for a tile of [rows, columns] positions. Returns its size in floats.
 std::int64_t lay_out(AggregatePlan& plan, std::vector<AggregateLevel>& levels, std::int64_t rows,
                      std::int64_t columns) {
   std::int64_t size = 0;
   const auto part = [&](std::int64_t floats) {
     const std::int64_t begin = size + kAggregateMargin;
-    size = divide_up(begin + floats + kAggregateMargin, kLine) * kLine;
+    size = round_up(begin + floats + kAggregateMargin, kLine);
     return begin;
   };
   plan.zeros_size = 0;
@@ -65,7 +58,7 @@ std::int64_t lay_out(AggregatePlan& plan, std::vector<AggregateLevel>& levels, s
   return size;
 }
 
-// Levels and channels of levels that are written side by side.
+// Levels, or channel ranges of levels, that are written together.
 struct Group {
   std::vector<AggregateLevel> levels;
   std::int64_t channels = 0;
@@ -118,7 +111,7 @@ void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t ima
     plan.stride = stride;
     out += group.channels;
 
-    // A tile is an image, or less where there are few of them or they are large.
+    // A tile is one image, or part of one if images are few or large.
     const std::int64_t tiles_of_image = divide_up(kTilesOfThread * threads, images);
     std::int64_t rows = divide_up(height, tiles_of_image);
     std::int64_t columns = width;
@@ -150,7 +143,7 @@ void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t ima
         tile.bottom = std::min(tile.top + rows, height);
         tile.left = i % tiles_of_band * columns;
         tile.right = std::min(tile.left + columns, width);
-        // The one of this thread's next tile if all are equally fast.
+        // This thread's next image, if all threads are equally fast.
         const std::int64_t next_image = tile.image + threads;
         tile.next_image = tiles == images && next_image < images ? next_image : -1;
         kernel(plan, tile, workspace);
@@ -167,7 +160,7 @@ void prefer_huge_pages(float* data, std::int64_t count) {
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
   const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(data + count);
-  // Where it is refused, there are small pages.
+  // If the system refuses, small pages are used.
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   static_cast<void>(data);

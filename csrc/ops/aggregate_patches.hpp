@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -33,9 +34,17 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
                             std::int64_t height, std::int64_t width, float* out,
                             std::uintptr_t stream);
 
-/// Asks the system for huge pages behind a large array that nothing was written to yet: the first
-/// touch of small ones takes longer than the aggregation that fills it. Arrays of less than 32 MiB
-/// are left alone, since malloc gives them memory that was in use before and will be again.
+/// The most cells along an axis of a map that `count` neighboring positions of the output depend
+/// on.
+constexpr std::int64_t cells_of(std::int64_t count, std::int64_t in_length,
+                                std::int64_t out_length) {
+  if (in_length == out_length) return count;
+  return std::min((count - 1) * in_length / out_length + 3, in_length);
+}
+
+/// Asks the system to back a large, still untouched array with huge pages. Page faults on small
+/// pages take longer than the aggregation that fills the array. Arrays below 32 MiB are left alone,
+/// because malloc reuses memory for them.
 void prefer_huge_pages(float* data, std::int64_t count);
 
 }  // namespace autopatch

@@ -18,10 +18,10 @@ constexpr double kRounding = 0x1p-24;    // of a float32 operation, relative
 constexpr double kMaxMagnitude = 1e15;   // coordinates whose squares and products stay in range
 constexpr double kMinMagnitude = 1e-10;  // and do not underflow by more than errors allow for
 
-/// Whether a vector's coordinates, and squares of them, are within range.
+/// Whether a vector's coordinates and their squares are within range.
 bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
 
-/// Sum of squares; its lanes do not wait for each other.
+/// Sum of squares, in independent lanes.
 double squared_norm_of(const float* values, std::int64_t count) {
   constexpr std::int64_t kLanes = 8;
   double lanes[kLanes] = {};
@@ -38,7 +38,7 @@ double squared_norm_of(const float* values, std::int64_t count) {
   return sum;
 }
 
-/// Gives vector i plain codes and no bound.
+/// Sets the codes of vector i to zero and its error to infinity, so that no bound holds.
 void give_up(std::int64_t i, std::int64_t width, Coordinates& out) {
   std::fill_n(out.values.begin() + static_cast<std::ptrdiff_t>(i * width), width, 0.0f);
   out.error[index(i)] = std::numeric_limits<double>::infinity();
@@ -87,7 +87,7 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
 }
 
 float magnitude_of(const float* coordinates, std::int64_t width) {
-  // Without the sign, bits are in the order of magnitudes, those of NaN behind all others.
+  // Without the sign bit, floats order by magnitude as integers do, and NaN comes last.
   std::int32_t largest = 0;
   for (std::int64_t d = 0; d < width; ++d) {
     std::int32_t bits;

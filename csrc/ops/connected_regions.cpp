@@ -9,7 +9,7 @@ namespace {
 
 /// First x in [x, width) with a non-zero mask, else `width`.
 std::uint32_t next_anomalous(const std::uint8_t* row, std::uint32_t x, std::uint32_t width) {
-  // Most pixels are normal.
+  // Most pixels are normal, so skip them quickly.
   for (std::uint64_t eight = 0; width - x >= 8; x += 8) {
     std::memcpy(&eight, row + x, 8);
     if (eight != 0) break;
@@ -63,7 +63,7 @@ Regions connected_regions(const std::uint8_t* mask, std::uint32_t height, std::u
       const Run run{row + x, row + stop, 0};
       const auto index = static_cast<std::uint32_t>(runs.size());
       parents.push_back(index);
-      // Half-open ranges of columns that only touch are neighbors across the corner.
+      // Half-open column ranges that only touch are diagonal neighbors.
       while (above < row_begin && runs[above].end + width < run.begin) ++above;
       for (std::size_t i = above; i < row_begin && runs[i].begin + width <= run.end; ++i) {
         const std::uint32_t a = find_root(parents, index);

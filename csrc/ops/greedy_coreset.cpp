@@ -11,6 +11,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/greedy_coreset.hpp"
 #include "ops/cpu/screen.hpp"
 
@@ -20,17 +21,18 @@ namespace {
 constexpr float kPicked = -1.0f;  // below every distance: a picked row is never farthest again
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Rows that a round brings up to date, about: fewer cost more rounds, more are active for longer.
+// Approximate number of rows that a round updates. Fewer mean more rounds; more keep rows active
+// for longer.
 constexpr std::int64_t kCandidates = 4096;
-// Rows whose distances tell, about, above which bound there are so many.
+// Approximate size of the sample of rows from which the bound of a round is chosen.
 constexpr std::int64_t kSample = 2048;
-// Picks that a panel of rows is screened for at a time: fewer cost more calls, with more the rows
-// are not yet as near as the first of them make it.
+// Picks that a panel of rows is screened against at a time. Fewer mean more calls; with more, the
+// distances used for screening lag behind.
 constexpr std::int64_t kPicksAtOnce = 16;
 static_assert(kPicksAtOnce % kScreenQueries == 0, "whole groups of picks");
 
-// Offsets of rows and least values of picks for which a row survives always and never, whatever the
-// product of their codes: that is within 2^28.
+// Row offsets and least values of picks with which a row always or never survives. Products of
+// codes stay within 2^28.
 constexpr std::int32_t kAlways = 1 << 29;
 constexpr std::int32_t kNever = std::numeric_limits<std::int32_t>::max();
 
@@ -44,7 +46,7 @@ class RowCodes {
     errors_.resize(index(num_rows));
     squared_norms_.resize(index(num_rows));
     constexpr std::int64_t kBlock = 64;
-    parallel_for((num_rows + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+    parallel_for(divide_up(num_rows, kBlock), num_threads, [&](std::int64_t block) {
       const std::int64_t first = block * kBlock;
       const std::int64_t count = std::min(kBlock, num_rows - first);
       Coordinates coordinates;
@@ -57,8 +59,8 @@ class RowCodes {
         squared_norms_[index(first + i)] = static_cast<std::int32_t>(code.squared_norm);
       }
     });
-    // Rounding moves a coordinate by half a step, so only errors of float32 can be larger: of rows
-    // far outside.
+    // Rounding moves a coordinate by at most half a step. Larger errors are float32 errors of rows
+    // far outside the box.
     const double usual = scale_ * std::sqrt(static_cast<double>(width_));
     for (const float error : errors_) {
       if (error <= usual) largest_usual_error_ = std::max<double>(largest_usual_error_, error);
@@ -74,7 +76,7 @@ class RowCodes {
     __builtin_prefetch(codes(row) + width_ - 1);
   }
   float error(std::int64_t row) const { return errors_[index(row)]; }
-  /// Of all rows but outliers.
+  /// The largest error of a row, not counting outliers.
   double largest_usual_error() const { return largest_usual_error_; }
 
   std::int32_t squared_norm(std::int64_t row) const { return squared_norms_[index(row)]; }
@@ -99,20 +101,21 @@ void lay_out(const std::int8_t* codes, std::int64_t width, std::int64_t place,
   }
 }
 
-/// Rows that are brought up to date together, not necessarily neighbors.
+/// Rows that are updated together. They need not be adjacent.
 struct Panel {
   std::int64_t num_rows;
   std::int64_t num_seen;  // picks whose distances are in `nearest`
   float largest;          // of `nearest`
   std::int32_t rows[kPanelRows];
   float nearest[kPanelRows];  // squared distance to the nearest of these picks
-  // Of the screen: a row survives if its product with a pick + offset >= the pick's least value.
+  // A row survives the screen if its product with a pick plus its offset reaches the pick's least
+  // value.
   std::int32_t offsets[kPanelRows];
   std::int32_t squared_norms[kPanelRows];  // of codes
   float errors[kPanelRows];
 };
 
-/// Memory of a thread, and the pairs it has listed to measure.
+/// Buffers of one thread, and the pairs it still has to measure.
 struct Scratch {
   explicit Scratch(std::int64_t width)
       : picks(index(kPicksAtOnce * width)),
@@ -135,10 +138,10 @@ struct Scratch {
   std::vector<float> distances;
 };
 
-// Distances only fall as picks are added, so one that is behind is an upper bound. Picks are made
-// in rounds. A round takes a bound that few rows are above, and brings these up to date with all
-// the picks they missed, on all threads. Those still above it are active: while there is one, the
-// farthest of all rows is active, so they alone are kept up to date from pick to pick.
+// Distances only fall as picks are added, so an outdated distance is an upper bound. Picks are made
+// in rounds. A round chooses a bound that few rows exceed and updates those rows, on all threads,
+// with the picks they missed. Rows that still exceed the bound are active. As long as any row is
+// active, the farthest row is one of them, so only active rows are updated after each pick.
 class Coreset {
  public:
   Coreset(const float* features, std::int64_t num_rows, std::int64_t dim, std::int64_t count,
@@ -160,7 +163,7 @@ class Coreset {
     if (codes_ == nullptr) return;
     error_of_picks_ = codes_->largest_usual_error();
     squared_steps_ = (1 + 1e-12) / (codes_->scale() * codes_->scale());
-    const std::int64_t padded = (count + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+    const std::int64_t padded = round_up(count, kScreenQueries);
     pick_codes_.resize(index(padded * width_));
     least_.resize(index(padded), kNever);
   }
@@ -185,7 +188,7 @@ class Coreset {
       std::copy_n(codes, width_, pick_codes_.data() + num_picks_ * width_);
       std::int32_t sum = 0;
       for (std::int64_t i = 0; i < width_; ++i) sum += codes[i];
-      // Half of |d|^2, see `set_nearest`; codes of a panel are raised by 128.
+      // Half of |d|^2, see `set_nearest`. Codes in a panel are stored with 128 added.
       least_[index(num_picks_)] = codes_->error(row) <= error_of_picks_
                                       ? codes_->squared_norm(row) / 2 + 128 * sum
                                       : -kAlways;
@@ -193,7 +196,8 @@ class Coreset {
     ++num_picks_;
   }
 
-  /// Finds rows above a bound, and returns it. There are none if all rows are equal to picks.
+  /// Chooses a bound, collects the rows above it and returns it. Finds no rows if all rows equal
+  /// picks.
   float find_candidates() {
     sample_.clear();
     const std::int64_t stride = std::max<std::int64_t>(num_rows_ / kSample, 1);
@@ -230,7 +234,7 @@ class Coreset {
   void update_candidates() {
     sort_candidates();
     const auto count = static_cast<std::int64_t>(sorted_.size());
-    parallel_for((count + kPanelRows - 1) / kPanelRows, num_threads_, [&](std::int64_t task) {
+    parallel_for(divide_up(count, kPanelRows), num_threads_, [&](std::int64_t task) {
       const std::int64_t first = task * kPanelRows;
       Panel panel;
       std::vector<std::uint8_t> codes(index(kPanelRows * width_));
@@ -241,7 +245,8 @@ class Coreset {
     });
   }
 
-  /// Sorts candidates by the picks they have seen, so that rows of a panel missed the same.
+  /// Sorts candidates by the number of picks they have seen, so that rows of a panel missed the
+  /// same picks.
   void sort_candidates() {
     places_.assign(index(num_picks_ / kPanelRows + 2), 0);
     const auto place = [&](std::int32_t row) -> std::int64_t& {
@@ -259,7 +264,7 @@ class Coreset {
       if (nearest_[index(row)] > bound) sorted_.push_back(row);
     }
     const auto count = static_cast<std::int64_t>(sorted_.size());
-    active_.resize(index((count + kPanelRows - 1) / kPanelRows));
+    active_.resize(index(divide_up(count, kPanelRows)));
     active_codes_.resize(active_.size() * index(kPanelRows * width_));
     for (std::int64_t p = 0; p * kPanelRows < count; ++p) {
       load(sorted_.data() + p * kPanelRows, std::min(kPanelRows, count - p * kPanelRows),
@@ -293,7 +298,7 @@ class Coreset {
     return false;
   }
 
-  /// The rows left are equal to picks, or there are none.
+  /// The rows that are left equal picks, or none are left.
   void pick_rest() {
     radii_[num_picks_ - 1] = 0.0f;
     for (std::int64_t row = 0; num_picks_ < count_; ++row) {
@@ -349,16 +354,14 @@ class Coreset {
     panel.largest = *std::max_element(panel.nearest, panel.nearest + kPanelRows);
   }
 
-  /// Lists the pairs of a row that may be nearer to a pick than it is known to be to another, and
-  /// that pick.
+  /// Lists the pairs of a row and a pick that may be nearer to it than any pick measured so far.
   void list_survivors(const Panel& panel, const std::uint8_t* codes, std::int64_t first,
                       std::int64_t last, Scratch& scratch) const {
     std::uint64_t survivors[kPicksAtOnce];
     if (codes_ == nullptr) {
       std::fill_n(survivors, last - first, ~std::uint64_t{0} >> (kPanelRows - panel.num_rows));
     } else {
-      const std::int64_t padded =
-          (last - first + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+      const std::int64_t padded = round_up(last - first, kScreenQueries);
       pack_(pick_codes_.data() + first * width_, padded * width_, scratch.picks.data());
       screen_(
           {scratch.picks.data(), padded, width_, codes, panel.offsets, scratch.workspace.data()},

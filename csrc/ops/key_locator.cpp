@@ -10,8 +10,8 @@
 namespace autopatch {
 namespace {
 
-// At least, where the width of a cell allows it. With fewer, more scores fall into marked bins;
-// with more, the marks of millions of bins do not stay in the caches.
+// Minimum number of bins for a key, if the cell is wide enough. With fewer, more scores fall into
+// marked bins; with more, the marks no longer fit in the caches.
 constexpr std::uint64_t kBinsOfKey = 16;
 constexpr std::uint32_t kBinsOfWord = 32;
 

@@ -11,6 +11,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/nearest_neighbors.hpp"
 #include "ops/cpu/screen.hpp"
 #include "ops/screen.hpp"
@@ -25,7 +26,7 @@ constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kCacheLine = 64;
 constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; what follows the processor guesses
 
-/// The nearest rows found so far of one query, by distance and then by row.
+/// The nearest rows of a query found so far, ordered by distance, then by row.
 class NearestList {
  public:
   NearestList(float* distances, std::int64_t* rows, std::int64_t k)
@@ -33,7 +34,7 @@ class NearestList {
 
   float farthest() const { return distances_[k_ - 1]; }
 
-  /// Whether the row was near enough, and new.
+  /// Returns whether the row was near enough and not yet in the list.
   bool insert(float distance, std::int64_t row) {
     if (!before(distance, row, k_ - 1)) return false;
     std::int64_t at = k_ - 1;
@@ -56,7 +57,7 @@ class NearestList {
   std::int64_t k_;
 };
 
-/// One block of queries against a bank with a screen.
+/// Searches a bank with a screen for one block of queries.
 class ScreenedSearch {
  public:
   ScreenedSearch(const ScreenView& screen, const float* bank, std::int64_t k)
@@ -69,7 +70,7 @@ class ScreenedSearch {
   void run(const float* queries, std::int64_t count, float* distances, std::int64_t* indices) {
     queries_ = queries;
     count_ = count;
-    padded_ = (count + kScreenQueries - 1) / kScreenQueries * kScreenQueries;
+    padded_ = round_up(count, kScreenQueries);
     distances_ = distances;
     indices_ = indices;
     codes_.assign(index(padded_ * header_.width), 0);
@@ -117,11 +118,18 @@ class ScreenedSearch {
     const double least =
         (static_cast<double>(code.squared_norm) - radius * radius * (1 + 1e-12)) / 2 +
         128.0 * static_cast<double>(code.sum) - 1;
-    return static_cast<std::int32_t>(std::max(std::floor(least), static_cast<double>(kAll)));
+    if (!(least > kAll)) return kAll;  // NaN too
+    return static_cast<std::int32_t>(std::min(std::floor(least), static_cast<double>(kNone)));
   }
 
-  /// Computes the distances of a query to the rows in `found_` and keeps the nearest.
+  bool is_row(std::int64_t row) const { return row >= 0 && row < header_.num_rows; }
+
+  /// Computes the distances of a query to the rows in `found_` and keeps the nearest. Row numbers
+  /// come from the screen's memory, which the caller may have overwritten, so invalid ones are
+  /// dropped.
   void check(std::int64_t q) {
+    const auto is_none = [this](std::int64_t row) { return !is_row(row); };
+    found_.erase(std::remove_if(found_.begin(), found_.end(), is_none), found_.end());
     const auto count = static_cast<std::int64_t>(found_.size());
     found_distances_.resize(found_.size());
     distances_to_(queries_ + q * header_.dim, bank_, header_.dim, found_.data(), count,
@@ -129,7 +137,9 @@ class ScreenedSearch {
     NearestList nearest = list(q);
     for (std::int64_t i = 0; i < count; ++i) {
       std::int64_t row = found_[index(i)];
-      while (row >= 0 && nearest.insert(found_distances_[index(i)], row)) row = screen_.twins[row];
+      while (is_row(row) && nearest.insert(found_distances_[index(i)], row)) {
+        row = screen_.twins[row];
+      }
     }
   }
 
@@ -137,15 +147,14 @@ class ScreenedSearch {
     for (std::int64_t panel = segment.first_panel; panel < segment.last_panel; ++panel) {
       found_.clear();
       for (std::int64_t r = 0; r < kPanelRows; ++r) {
-        const std::int32_t row = screen_.rows[panel * kPanelRows + r];
-        if (row >= 0) found_.push_back(row);
+        found_.push_back(screen_.rows[panel * kPanelRows + r]);
       }
       for (std::int64_t q = 0; q < count_; ++q) check(q);
     }
   }
 
-  /// Fills the lists from the rows with the query's pivot, so that `farthest` is of use from the
-  /// first panel on.
+  /// Searches the rows of the query's own pivot first, so that `farthest` prunes from the first
+  /// panel on.
   void search_own_clusters() {
     const std::int64_t width = header_.width;
     std::vector<std::int64_t> pivots(index(padded_));
@@ -173,7 +182,7 @@ class ScreenedSearch {
         }
         pack_(codes.data(), kScreenQueries * width, packed.data());
         const std::int64_t first_panel = start / kPanelRows;
-        const std::int64_t last_panel = (end + kPanelRows - 1) / kPanelRows;
+        const std::int64_t last_panel = divide_up(end, kPanelRows);
         const std::int64_t stride = (last_panel - first_panel) * kPanelRows;
         values.resize(index(kScreenQueries * stride));
         for (std::int64_t panel = first_panel; panel < last_panel; ++panel) {
@@ -274,7 +283,7 @@ class ScreenedSearch {
   std::vector<std::int16_t> workspace_;
 };
 
-/// One query against every row of the bank.
+/// Searches all rows of the bank for one query.
 void search_all(const float* query, const float* bank, std::int64_t num_rows, std::int64_t dim,
                 NearestList nearest) {
   constexpr std::int64_t kRows = 64;  // at a time
@@ -303,12 +312,12 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
     });
   } else {
     const ScreenView view = view_screen(screen);
-    // Blocks of one size, as many for each thread.
+    // Blocks of equal size, the same number for each thread.
     const std::int64_t at_once = kMaxBlock * num_threads;
     const std::int64_t blocks =
-        std::max<std::int64_t>((num_queries + at_once - 1) / at_once, 1) * num_threads;
-    const std::int64_t block = std::max<std::int64_t>((num_queries + blocks - 1) / blocks, 1);
-    parallel_for((num_queries + block - 1) / block, num_threads, [&](std::int64_t b) {
+        std::max<std::int64_t>(divide_up(num_queries, at_once), 1) * num_threads;
+    const std::int64_t block = std::max<std::int64_t>(divide_up(num_queries, blocks), 1);
+    parallel_for(divide_up(num_queries, block), num_threads, [&](std::int64_t b) {
       const std::int64_t first = b * block;
       ScreenedSearch(view, bank, k)
           .run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,

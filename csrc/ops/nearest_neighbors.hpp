@@ -41,7 +41,7 @@ void build_screen_cuda(const float* bank, std::int64_t num_rows, std::int64_t di
 
 std::int64_t screen_bytes_cuda(std::int64_t num_rows, std::int64_t dim);
 
-enum class GroupMaximaMethod { plain, mma, wgmma };
+enum class GroupMaximaMethod { mma, wgmma };
 
 /// One of the kernels that screen, see ops/cuda/group_maxima.hpp; arrays are float16.
 void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,

@@ -1,7 +1,7 @@
-// The curves bend only where the score of an anomalous ("positive") pixel is passed: between two
-// such scores true positives stand still, so that precision is not sampled there and the ROC and
-// per-region overlap curves are straight. It is therefore enough to sort the few positives and to
-// count the normal ("negative") pixels that fall between and onto their distinct scores.
+// The curves change direction only at the scores of anomalous ("positive") pixels. Between two such
+// scores the number of true positives is constant: precision is not sampled there, and the ROC and
+// per-region overlap curves are straight lines. So it is enough to sort the few positives and to
+// count the normal ("negative") pixels between and at their distinct scores.
 
 #include "ops/pixel_metrics.hpp"
 
@@ -18,19 +18,17 @@
 #include "core/parallel.hpp"
 #include "ops/connected_regions.hpp"
 #include "ops/cpu/score_key.hpp"
+#include "ops/false_positives.hpp"
 #include "ops/key_locator.hpp"
 #include "ops/score_counts.hpp"
 
 namespace autopatch {
 namespace {
 
-constexpr double kMaxFalsePositiveRate = 0.3;
-
-// Distinct scores of positives that are looked at together: all that is kept of them takes less
-// than 64 MiB.
+// Distinct scores of positives processed together. Their data takes less than 64 MiB.
 constexpr std::size_t kMostKeys = std::size_t{1} << 19;
 
-/// Scores and masks of all images, one after the other.
+/// Scores and masks of all images, concatenated.
 template <typename Format>
 struct Images {
   const typename Format::Bits* scores;
@@ -75,8 +73,8 @@ std::vector<Regions> label_images(const Images<Format>& images, int num_threads)
 
 // --- positives ---------------------------------------------------------------------------------
 
-/// Calls `task(score, region)` for each positive in pixel order; regions of all images are numbered
-/// one after the other.
+/// Calls `task(score, region)` for each positive in pixel order. Region numbers continue from image
+/// to image.
 template <typename Format, typename Task>
 void for_each_positive(const Images<Format>& images, const std::vector<Regions>& regions,
                        const Task& task) {
@@ -90,7 +88,7 @@ void for_each_positive(const Images<Format>& images, const std::vector<Regions>&
   }
 }
 
-/// Radix sort; of equal keys one is kept.
+/// Radix sort that removes duplicate keys.
 template <typename Bits>
 void sort_distinct(std::vector<Bits>& keys) {
   constexpr int kDigitBits = 11;
@@ -141,13 +139,13 @@ std::vector<Bits> next_keys(const Images<Format>& images, const std::vector<Regi
 
 // --- curves ------------------------------------------------------------------------------------
 
-/// What a pixel of a region adds to a sum.
+/// Contributions of one pixel of a region.
 struct Share {
   double weight;   // in rwAP
   double overlap;  // to the mean over regions of the part of a region that is found
 };
 
-/// Of the regions of all images one after the other.
+/// Shares of the regions of all images, in order.
 std::vector<Share> shares_of_regions(const std::vector<Regions>& regions, const std::int32_t* types,
                                      int num_types, double num_positives) {
   std::vector<double> regions_of_type(static_cast<std::size_t>(num_types));
@@ -170,8 +168,7 @@ std::vector<Share> shares_of_regions(const std::vector<Regions>& regions, const 
   return shares;
 }
 
-/// A sum that keeps what rounding takes from it (Knuth's two-sum), so that its error does not grow
-/// with the number of pixels.
+/// A compensated sum (Knuth's two-sum). Its error does not grow with the number of pixels.
 class Sum {
  public:
   void operator+=(double term) {
@@ -187,14 +184,6 @@ class Sum {
   double value_ = 0;
   double lost_ = 0;
 };
-
-/// Length of the axis of false positives up to `limit` along which a positive counts as found, on
-/// average over those that tie with negatives `before` to `after`.
-double found_along(double before, double after, double limit) {
-  if (after <= limit) return limit - (before + after) / 2;
-  if (before >= limit) return 0;
-  return (limit - before) * (limit - before) / (2 * (after - before));
-}
 
 /// Positives that share a score.
 struct Positives {
@@ -217,7 +206,8 @@ class Curves {
         num_negatives_(num_negatives),
         limit_(kMaxFalsePositiveRate * num_negatives) {}
 
-  /// The next score, that `tied` pixels have, behind `between` negatives with scores of their own.
+  /// Adds the next score, which `tied` pixels share. `between` negatives lie between it and the
+  /// score before.
   void add(std::uint32_t between, std::uint32_t tied, const Positives& positives) {
     const double count = positives.count;
     const double untied = false_positives_ + between;
@@ -249,7 +239,7 @@ class Curves {
 
   bool all_found() const { return true_positives_ == num_positives_; }
 
-  /// Pixels up to the last score that was added.
+  /// Number of pixels up to the last score added.
   std::uint32_t num_passed() const {
     return static_cast<std::uint32_t>(true_positives_ + false_positives_);
   }
@@ -296,7 +286,7 @@ void add_positives(const Images<Format>& images, const std::vector<Regions>& reg
   add_all();
 }
 
-/// Scores of 4 or 8 bytes: as many distinct ones of positives at a time as memory is set apart for.
+/// For scores of 4 or 8 bytes. Processes kMostKeys distinct scores of positives at a time.
 template <typename Format>
 void add_by_search(const Images<Format>& images, const std::vector<Regions>& regions,
                    const std::vector<Share>& shares, int num_threads, Curves& curves) {
@@ -320,7 +310,7 @@ void add_by_search(const Images<Format>& images, const std::vector<Regions>& reg
   }
 }
 
-/// Scores of 1 or 2 bytes: all that there can be.
+/// For scores of 1 or 2 bytes. Counts every possible score.
 template <typename Format>
 void add_by_key(const Images<Format>& images, const std::vector<Regions>& regions,
                 const std::vector<Share>& shares, int num_threads, Curves& curves) {

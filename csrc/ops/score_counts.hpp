@@ -1,6 +1,6 @@
 #pragma once
 
-// How many pixels have which score. Scores are compared as keys (score_key.hpp).
+// Histograms of scores. Scores are compared as keys (score_key.hpp).
 
 #include <algorithm>
 #include <atomic>
@@ -14,12 +14,12 @@
 
 namespace autopatch {
 
-/// Hands out ranges that make up [0, count), to any thread.
+/// Splits [0, count) into ranges and hands them out to threads.
 class Ranges {
  public:
   explicit Ranges(std::size_t count) : count_(count) {}
 
-  /// False when none is left.
+  /// Returns false when no range is left.
   bool next(std::size_t& begin, std::size_t& end) {
     begin = kSize * next_.fetch_add(1);
     end = std::min(count_, begin + kSize);
@@ -39,19 +39,20 @@ void run_workers(std::size_t num_workers, const Task& task) {
                [&](std::int64_t worker) { task(static_cast<std::size_t>(worker)); });
 }
 
-/// How many scores are in each of a locator's slots. Empty where a score is NaN. Takes at most
-/// 32 MiB. One of the threads calls `meanwhile` before it counts.
+/// Counts the scores in each slot of a locator. Returns an empty vector if a score is NaN. Takes at
+/// most 32 MiB. One of the threads calls `meanwhile` before it counts.
 template <typename Format, typename Task>
 std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std::size_t count,
                                        const KeyLocator<Format>& locator, int num_threads,
                                        const Task& meanwhile) {
   const std::size_t num_slots = 2 * locator.num_keys() + 1;
   constexpr std::size_t kMostSlots = (std::size_t{1} << 25) / sizeof(std::uint32_t);
-  // No more slots than scores, or they would cost more than the counting.
+  // With more slots than scores, clearing and adding them would cost more than the counting.
   const std::size_t num_workers = std::clamp<std::size_t>(std::min(count, kMostSlots) / num_slots,
                                                           1, static_cast<std::size_t>(num_threads));
   std::vector<std::vector<std::uint32_t>> counts(num_workers);
-  // Memory of a thread would be kept for it, but it is other threads that count the next time.
+  // Allocated here, because memory that a thread allocates stays reserved for that thread, and
+  // other threads may count the next time.
   for (std::vector<std::uint32_t>& of_worker : counts) of_worker.reserve(num_slots);
   std::atomic<bool> has_nan{false};
   Ranges ranges(count);
@@ -79,16 +80,20 @@ std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std:
   return total;
 }
 
-/// How many scores of 1 or 2 bytes have each key there is. Empty where a score is NaN.
+/// Counts the scores of 1 or 2 bytes with each possible key. Returns an empty vector if a score is
+/// NaN.
 template <typename Format>
 std::vector<std::uint32_t> count_keys(const typename Format::Bits* scores, std::size_t count,
                                       int num_threads) {
   using Bits = typename Format::Bits;
   constexpr std::size_t kNumValues = std::size_t{1} << (8 * sizeof(Bits));
-  // Neighbors are often equal, and each waits for the one before it to be counted.
+  // Adjacent scores are often equal. Separate tables avoid waiting for the previous increment.
   constexpr std::size_t kTables = 4;
-  constexpr int kMostWorkers = 32;  // whose tables take 32 MiB at most
-  const auto num_workers = static_cast<std::size_t>(std::min(num_threads, kMostWorkers));
+  constexpr std::size_t kMostWorkers = 32;  // whose tables take 32 MiB at most
+  // With more entries than scores, clearing and adding them would cost more than the counting.
+  const std::size_t num_workers =
+      std::clamp<std::size_t>(count / (kTables * kNumValues), 1,
+                              std::min(static_cast<std::size_t>(num_threads), kMostWorkers));
   std::vector<std::vector<std::uint32_t>> tables(num_workers);
   Ranges ranges(count);
   run_workers(num_workers, [&](std::size_t worker) {

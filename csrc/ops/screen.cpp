@@ -12,6 +12,7 @@
 #include "core/index.hpp"
 #include "core/isa.hpp"
 #include "core/parallel.hpp"
+#include "core/rounding.hpp"
 #include "ops/cpu/screen.hpp"
 
 namespace autopatch {
@@ -21,8 +22,6 @@ constexpr std::uint64_t kMagic = 0x6e65657263735041U;
 constexpr std::int64_t kBlock = 64;          // vectors a thread takes at a time
 constexpr double kSegmentRatio = 2;          // of the scales of successive segments
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
-
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 std::int64_t max_slots(std::int64_t num_rows) {
   return round_up(num_rows, kPanelRows) + (kScreenSegments - 1) * kPanelRows;
@@ -62,7 +61,7 @@ std::int32_t segment_of(const float* coordinates, std::int64_t width, double err
 
 template <typename Range>
 void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
-  parallel_for((count + kBlock - 1) / kBlock, num_threads, [&](std::int64_t block) {
+  parallel_for(divide_up(count, kBlock), num_threads, [&](std::int64_t block) {
     range(block * kBlock, std::min(count, (block + 1) * kBlock));
   });
 }
@@ -92,9 +91,9 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  // Of one hash, only so many different rows are told apart; others count as different from all.
+  // At most this many different rows with one hash are compared; further ones count as different.
   constexpr int kMostCompared = 8;
-  // A product depends on all bits of its factors in its highest ones only.
+  // Only the highest bits of a product depend on all bits of its factors.
   int place_bits = 1;
   while ((std::size_t{1} << place_bits) < hashes.size() + hashes.size() / 2) ++place_bits;
   const std::size_t mask = (std::size_t{1} << place_bits) - 1;
@@ -122,7 +121,7 @@ std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, s
   return firsts;
 }
 
-/// Places the parts of a screen behind `memory`, if there is any, and returns their size.
+/// Places the parts of a screen in `memory` unless it is null. Returns their size.
 std::int64_t place(const ScreenHeader& header, char* memory, ScreenView& view) {
   std::int64_t size = 0;
   const auto take = [&](auto*& part, std::int64_t count) {
@@ -178,7 +177,7 @@ void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
       to = from;
     }
   };
-  // Chains from the places that no record leaves; what then remains are cycles.
+  // First the chains, which start at places that no record moves out of. Only cycles remain then.
   for (std::int64_t place = 0; place < count; ++place) {
     if (is_source[index(place)] == 0) fill_from(place);
   }
@@ -202,9 +201,29 @@ std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t 
 
 bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim) {
   if (bytes < static_cast<std::int64_t>(sizeof(ScreenHeader))) return false;
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignof(ScreenHeader) != 0) return false;
   const auto& header = *static_cast<const ScreenHeader*>(memory);
-  return header.magic == kMagic && header.num_rows == num_rows && header.dim == dim &&
-         screen_bytes(num_rows, dim, header.width, header.is_projected != 0) == bytes;
+  const bool is_projected = header.is_projected != 0;
+  if (header.magic != kMagic || header.num_rows != num_rows || header.dim != dim ||
+      header.num_pivots != pivots_for(num_rows)) {
+    return false;
+  }
+  if (is_projected ? header.width < 1 || header.width > kMaxWidth || header.width % 16 != 0
+                   : header.width != round_up(dim, 4)) {
+    return false;
+  }
+  if (screen_bytes(num_rows, dim, header.width, is_projected) != bytes) return false;
+  // Check everything used as a position, except `rows` and `twins`, which are checked when used.
+  const std::int64_t slots = max_slots(num_rows);
+  for (const ScreenSegment& segment : header.segments) {
+    if (segment.first_panel < 0 || segment.last_panel < segment.first_panel ||
+        segment.last_panel > slots / kPanelRows) {
+      return false;
+    }
+  }
+  const std::int64_t* starts = view_screen(memory).pivot_starts;
+  return starts[0] >= 0 && std::is_sorted(starts, starts + header.num_pivots + 1) &&
+         starts[header.num_pivots] <= slots;
 }
 
 Coding coding_of(const ScreenView& screen) {
@@ -275,7 +294,7 @@ class ScreenBuilder {
       for (std::int64_t i = first; i < last; ++i) {
         const float* u = block.values.data() + (i - first) * width_;
         const double error = block.error[index(i - first)];
-        // Coordinates are fewer than features, or as many; those without a bound are all zero.
+        // There are no more coordinates than features. Without a bound, all coordinates are zero.
         hashes_[index(i)] =
             std::isfinite(error) ? hash_of(u, width_) : hash_of(bank_ + i * dim_, dim_);
         const std::int32_t segment = segment_of(u, width_, error, scale_);
@@ -294,7 +313,7 @@ class ScreenBuilder {
     });
   }
 
-  /// Pivots are rows of the first segment, at even steps.
+  /// Chooses evenly spaced rows of the first segment as pivots.
   void choose_pivots(const std::vector<std::int32_t>& rows) {
     std::vector<std::int32_t> candidates;
     std::copy_if(rows.begin(), rows.end(), std::back_inserter(candidates),
@@ -332,7 +351,7 @@ class ScreenBuilder {
     });
   }
 
-  /// By segment, then by pivot; others in their order.
+  /// Sorts rows by segment, then by pivot. The sort is stable.
   std::vector<std::int32_t> sorted_by_placement(const std::vector<std::int32_t>& rows) const {
     const std::int64_t pivots = std::max<std::int64_t>(screen_.header->num_pivots, 1);
     const auto key = [&](std::int32_t row) {
@@ -348,7 +367,7 @@ class ScreenBuilder {
     return sorted;
   }
 
-  /// Gives rows, in this order, their slots; every segment begins a panel.
+  /// Assigns slots to rows in this order. Every segment starts a new panel.
   void place_rows(const std::vector<std::int32_t>& rows) {
     ScreenHeader& header = *screen_.header;
     const std::int64_t slots = max_slots(num_rows_);

@@ -6,8 +6,8 @@
 
 namespace autopatch {
 
-/// An 8-bit picture of a bank that tells, for far fewer bytes and operations than the bank itself,
-/// which rows cannot be near a query.
+/// An 8-bit approximation of a bank. It proves which rows cannot be near a query, and needs far
+/// fewer bytes and operations than the bank itself.
 ///
 /// Rows have codes c (see codes.hpp); a query is clamped to the box of the codes first. With
 /// I = |c_query - c_row|^2, an integer known exactly from 8-bit products,
@@ -18,10 +18,10 @@ namespace autopatch {
 /// a point of the box is at least as far from the clamped query, and by Pythagoras `clamped_query`
 /// farther from the query itself. Whatever fails this is farther than T.
 ///
-/// Rows lie in slots, by segment, within the first segment by their nearest pivot; of identical
-/// rows only the first has a slot. Every segment has a scale of its own, so that a few outliers do
-/// not spoil the resolution of the rest; what no scale fits (the last segment) is never screened
-/// out. Slots are padded to whole panels.
+/// Rows are stored in slots, ordered by segment and, within the first segment, by nearest pivot. Of
+/// identical rows only the first has a slot. Each segment has its own scale, so that a few outliers
+/// do not reduce the resolution of the rest. Rows that no scale fits go to the last segment and are
+/// never screened out. Slots are padded to whole panels.
 struct ScreenSegment {
   std::int64_t first_panel;
   std::int64_t last_panel;  // behind the segment
@@ -67,7 +67,8 @@ ScreenView view_screen(const void* memory);
 std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
                           bool is_projected);
 
-/// Whether `memory` of `bytes` holds the screen of a bank of that shape.
+/// Whether `memory` of `bytes` holds the screen of a bank of that shape. If so, a search with it
+/// accesses no memory out of bounds, even if its contents were altered.
 bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim);
 
 /// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` [dim, width] or null.

@@ -556,6 +556,16 @@ def test_memory_is_bounded(
     assert taken < 64 * 2**20
 
 
+def test_few_pixels_take_little_memory(
+    memory_taken: Callable[[Callable[[], object]], int],
+) -> None:
+    scores = torch.linspace(0, 1, 32).reshape(2, 4, 4).half()
+    masks = scores > 0.8
+    measure = partial(pixel_metrics, scores, masks, ["a", "a"])
+    measure(num_threads=16)  # what torch and the threads take at first use
+    assert memory_taken(lambda: measure(num_threads=16)) < 6 * 2**20
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("pixel", [0, 1])
 def test_nan_of_half_precision_is_refused(dtype: torch.dtype, pixel: int) -> None:

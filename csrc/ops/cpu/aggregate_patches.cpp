@@ -2,9 +2,9 @@
 
 #include "ops/cpu/simd.hpp"
 
-// Everything is done on cells with the channels last, in vectors of channels. No sum runs across
-// lanes and none depends on the tile, so that neither the width of the vectors nor the division of
-// the work shows in the result.
+// All steps process cells with the channels last, in vectors of channels. No sum runs across lanes
+// or depends on the tile, so the result depends neither on the vector width nor on how the work is
+// divided.
 
 namespace {
 
@@ -241,8 +241,8 @@ struct Resized {
   Cells cells;
   std::int64_t first_row;  // of the cells
   const Tap* columns;      // in floats from the start of a row
-  // The current row, blended of two. Its first `blended` floats are there: the rest follows as it
-  // is needed, since memory would wait while a whole row is blended.
+  // The current row, blended from two. Its first `blended` floats are ready. The rest is blended as
+  // needed, since blending a whole row at once would leave the memory bus idle.
   Tap y;
   float* row;
   std::int64_t blended;
@@ -272,8 +272,8 @@ inline void blend_row(Resized& level, std::int64_t end) {
   level.blended = end;
 }
 
-// Writes floats that follow each other in memory past the caches, in whole vectors: one that is not
-// full yet waits in a register.
+// Writes consecutive floats past the caches, in whole vectors. A partly filled vector is kept in a
+// register.
 class Writer {
  public:
   // Sets the place of what is written next.

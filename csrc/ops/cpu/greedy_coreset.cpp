@@ -8,9 +8,9 @@ using autopatch::CoresetPair;
 
 constexpr int kSums = autopatch::kCoresetSums;
 constexpr int kVectors = kSums / kLanes;  // that hold the sums of a pair
-// Pairs at a time: their sums wait for each other less, and fit in the registers.
+// Pairs measured at a time. Their sums are independent and fit in the registers.
 constexpr int kPairs = kLanes == 4 ? 2 : 4;
-// Rows come from anywhere: those of pairs so far ahead are fetched, the beginning of them at least.
+// Rows are scattered in memory. The first floats of rows this many pairs ahead are prefetched.
 constexpr std::int64_t kAhead = 12;
 constexpr std::int64_t kFetched = 512;  // floats
 

@@ -42,7 +42,7 @@ inline Quad add_up(Vector a, Vector b, Vector c, Vector d) {
          (shuffle<0, 1, 4, 5>(ab_high, cd_high) + shuffle<2, 3, 6, 7>(ab_high, cd_high));
 }
 
-// Several rows at a time: their sums do not wait for each other, nor for memory one by one.
+// Measures several rows at a time: their sums are independent and their loads overlap.
 template <int kRows>
 inline void distances_to(const float* query, const float* bank, std::int64_t dim,
                          const std::int64_t* indices, float* distances) {

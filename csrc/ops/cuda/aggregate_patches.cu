@@ -335,12 +335,6 @@ Axis axis_of(std::int64_t cells, std::int64_t positions) {
   return {static_cast<int>(cells), static_cast<int>(positions)};
 }
 
-// Cells along an axis that `count` positions of the output are made of, at most.
-std::int64_t cells_of(std::int64_t count, std::int64_t in_length, std::int64_t out_length) {
-  if (in_length == out_length) return count;
-  return std::min((count - 1) * in_length / out_length + 3, in_length);
-}
-
 std::int64_t shared_bytes(const Level& level, const Plan& plan) {
   const std::int64_t rows = cells_of(level.rows, level.down.cells, plan.height) + level.patch - 1;
   const std::int64_t columns = cells_of(level.columns, level.across.cells, plan.width);
@@ -351,7 +345,7 @@ std::int64_t shared_bytes(const Level& level, const Plan& plan) {
 // Cuts a level's share of an image into tiles and chunks of channels that fit the shared memory.
 void cut(Level& level, const Plan& plan, std::int64_t blocks_wanted) {
   level.chunks = static_cast<int>(divide_up(level.channels, kMaxChunk));
-  level.chunk = static_cast<int>(divide_up(divide_up(level.channels, level.chunks), 4) * 4);
+  level.chunk = static_cast<int>(round_up(divide_up(level.channels, level.chunks), 4));
   level.chunks = static_cast<int>(divide_up(level.channels, level.chunk));
   level.rows = plan.height;
   level.columns = plan.width;

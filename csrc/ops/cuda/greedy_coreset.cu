@@ -25,12 +25,10 @@ namespace {
 
 constexpr const char* kName = "greedy_coreset";
 constexpr int kThreads = 512;
-constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kSums = 16;  // running sums of a distance, and lanes that compute one
 constexpr int kCodesOfChunk = 16;
 constexpr int kLeastRows = 128;  // of a block
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr float kBox = 127.0f;
 
 /// How rows are dealt to blocks.

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/cuda.cuh"
+#include "core/rounding.hpp"
 #include "ops/cuda/group_maxima.hpp"
 #include "ops/nearest_neighbors.hpp"
 
@@ -11,49 +12,6 @@ namespace {
 
 constexpr const char* kKernel = "group_maxima";
 constexpr float kLowest = -3.4e38f;
-
-__global__ void plain_kernel(GroupMaxima work) {
-  const std::int64_t query = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const std::int64_t group = blockIdx.y;
-  if (query >= work.num_queries) return;
-  const __half* q = work.queries + query * work.depth;
-  float maximum = kLowest;
-  for (std::int64_t row = group * kGroup; row < (group + 1) * kGroup; ++row) {
-    const __half* r = work.bank + row * work.depth;
-    float sum = -work.half_norms[row];
-    for (std::int64_t d = 0; d < work.depth; ++d) {
-      sum = __fmaf_rn(__half2float(q[d]), __half2float(r[d]), sum);
-    }
-    maximum = fmaxf(maximum, sum);
-  }
-  work.maxima[group * work.num_queries + query] = maximum;
-}
-
-}  // namespace
-
-void group_maxima_plain(const GroupMaxima& work, cudaStream_t stream) {
-  constexpr unsigned kThreads = 128;
-  launch(kKernel, Grid::independent, plain_kernel,
-         dim3(static_cast<unsigned>(work.num_queries / kThreads),
-              static_cast<unsigned>(work.num_rows / kGroup)),
-         kThreads, 0, stream, work);
-}
-
-#ifdef AUTOPATCH_CUDA_EMULATION
-
-void group_maxima(const GroupMaxima& work, cudaStream_t stream) {
-  group_maxima_plain(work, stream);
-}
-void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
-  group_maxima_plain(work, stream);
-}
-void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream) {
-  group_maxima_plain(work, stream);
-}
-
-#else
-
-namespace {
 
 // A block of 8 warps computes tiles of 128 queries x 256 rows, a warp 64 x 64, so that it has whole
 // groups. Slices of 64 features of both sides go through a ring of buffers; where all features of
@@ -258,8 +216,8 @@ int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t 
   for (std::int64_t count = 1; count <= std::max(kMost, processors / query_tiles * 2); ++count) {
     if (count > bank_tiles) break;
     const std::int64_t blocks = query_tiles * count;
-    const std::int64_t waves = (blocks + processors - 1) / processors;
-    const double tiles = static_cast<double>((bank_tiles + count - 1) / count);
+    const std::int64_t waves = divide_up(blocks, processors);
+    const double tiles = static_cast<double>(divide_up(bank_tiles, count));
     // A block takes half a tile's time to start.
     const double time = static_cast<double>(waves) * (tiles + 0.5);
     if (best == 0.0 || time < best) {
@@ -300,6 +258,23 @@ void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
   }
 }
 
-#endif
+void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
+                       std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
+                       GroupMaximaMethod method, float* maxima, std::uintptr_t stream) {
+  const GroupMaxima work{static_cast<const __half*>(queries),
+                         static_cast<const __half*>(bank),
+                         half_norms,
+                         num_queries,
+                         num_rows,
+                         depth,
+                         maxima};
+  const auto queue = reinterpret_cast<cudaStream_t>(stream);
+  switch (method) {
+    case GroupMaximaMethod::mma:
+      return group_maxima_mma(work, queue);
+    case GroupMaximaMethod::wgmma:
+      return group_maxima_wgmma(work, queue);
+  }
+}
 
 }  // namespace autopatch

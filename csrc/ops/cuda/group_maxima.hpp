@@ -37,11 +37,8 @@ void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream);
 /// With wgmma, where `has_wgmma()`: on Hopper, if it was compiled for sm_90a.
 void group_maxima_wgmma(const GroupMaxima& work, cudaStream_t stream);
 
-/// In plain arithmetic: what the fast one is compared with.
-void group_maxima_plain(const GroupMaxima& work, cudaStream_t stream);
-
-/// Into how many segments to cut a bank's tiles, one for each block of a query tile, so that the
-/// last wave of blocks is nearly full.
+/// The number of segments to split a bank's tiles into, one for each block of a query tile, so that
+/// the last wave of blocks is nearly full.
 int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t processors);
 
 /// Bound of the error of a maximum by accumulation, for a query of norm `query` and rows of norm at

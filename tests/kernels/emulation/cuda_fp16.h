@@ -44,16 +44,8 @@ inline __half __float2half_rn(float value) {
   return {static_cast<std::uint16_t>(sign | bits)};
 }
 
-inline __half __float2half(float value) { return __float2half_rn(value); }
-inline std::uint16_t __half_as_ushort(__half value) { return value.bits; }
-inline __half __ushort_as_half(std::uint16_t bits) { return {bits}; }
-
 struct alignas(4) __half2 {
   __half x, y;
 };
 inline float __low2float(__half2 value) { return __half2float(value.x); }
 inline float __high2float(__half2 value) { return __half2float(value.y); }
-inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
-inline __half2 __floats2half2_rn(float x, float y) {
-  return {__float2half_rn(x), __float2half_rn(y)};
-}

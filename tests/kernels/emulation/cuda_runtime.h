@@ -9,7 +9,6 @@
 
 #include <ucontext.h>
 
-#include <cfenv>
 #include <cmath>
 #include <csetjmp>
 #include <cstddef>
@@ -27,11 +26,8 @@
 #define __host__
 #define __device__
 #define __global__
-#define __constant__ static const
 #define __shared__ static
 #define __grid_constant__
-#define __forceinline__ inline
-#define __noinline__
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 
@@ -45,29 +41,18 @@ struct uint3 {
   unsigned x, y, z;
 };
 
-#define EMULATED_VECTORS(type, scalar)                                        \
-  struct alignas(2 * sizeof(scalar)) type##2 { scalar x, y; };                \
-  struct type##3 { scalar x, y, z; };                                         \
-  struct alignas(4 * sizeof(scalar) < 16 ? 4 * sizeof(scalar) : 16) type##4 { \
-    scalar x, y, z, w;                                                        \
-  };                                                                          \
-  inline type##2 make_##type##2(scalar x, scalar y) { return {x, y}; }        \
-  inline type##4 make_##type##4(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
-EMULATED_VECTORS(float, float)
-EMULATED_VECTORS(double, double)
-EMULATED_VECTORS(int, int)
-EMULATED_VECTORS(char, signed char)
-EMULATED_VECTORS(uchar, unsigned char)
-EMULATED_VECTORS(short, short)
-EMULATED_VECTORS(ushort, unsigned short)
-struct alignas(8) uint2 {
-  unsigned x, y;
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
 };
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // --- Runtime -----------------------------------------------------------------------------------
 
@@ -79,7 +64,6 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   kEmulatedAttributes
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 
 inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
 inline int emulated_attributes[kEmulatedAttributes] = {3, 48 << 10};
@@ -91,14 +75,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) 
   *value = emulated_attributes[name];
   return cudaSuccess;
 }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t) {
-  std::memmove(to, from, bytes);
   return cudaSuccess;
 }
 
@@ -288,25 +266,12 @@ inline void run_grid(bool together, dim3 grid, dim3 block, std::size_t shared_by
   if (together) run_together(blocks, shared_bytes);
 }
 
-/// `a op b` rounded in the given direction. The host rounds to nearest unless told otherwise, and to
-/// tell it takes longer than the operation.
-template <typename Operation>
-auto rounded(int direction, const Operation& operation) {
-  if (direction == FE_TONEAREST) return operation();
-  const int before = std::fegetround();
-  std::fesetround(direction);
-  volatile auto result = operation();
-  std::fesetround(before);
-  return static_cast<decltype(operation())>(result);
-}
-
 }  // namespace emulation
 
 #define threadIdx (::emulation::self().thread)
 #define blockIdx (::emulation::self().block->index)
 #define blockDim (::emulation::device.block)
 #define gridDim (::emulation::device.grid)
-constexpr int warpSize = 32;
 
 namespace autopatch {
 
@@ -336,31 +301,6 @@ void launch(const char*, Grid grid_type, void (*kernel)(Parameters...), dim3 gri
 
 inline void __syncthreads() { ::emulation::barrier(); }
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { ::emulation::exchange(mask, 0); }
-inline int __syncthreads_or(int predicate) {
-  static int any[2];
-  static int turn;
-  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) any[turn] = 0;
-  ::emulation::barrier();
-  const int mine = turn;
-  if (predicate) any[mine] = 1;
-  ::emulation::barrier();
-  const int result = any[mine];
-  ::emulation::barrier();
-  return result;
-}
-inline int __syncthreads_count(int predicate) {
-  static int count;
-  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) count = 0;
-  ::emulation::barrier();
-  if (predicate) ++count;
-  ::emulation::barrier();
-  const int result = count;
-  ::emulation::barrier();
-  return result;
-}
-inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline void __nanosleep(unsigned) { autopatch::pause(); }
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -374,13 +314,6 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   const auto* values = ::emulation::exchange(mask, value);
   const int from = lane - static_cast<int>(delta);
   return from < lane / width * width ? value : ::emulation::lane_value<T>(values, from);
-}
-template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
-  const int lane = ::emulation::self().lane;
-  const auto* values = ::emulation::exchange(mask, value);
-  const int from = lane + static_cast<int>(delta);
-  return from >= lane / width * width + width ? value : ::emulation::lane_value<T>(values, from);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
@@ -412,34 +345,6 @@ unsigned __match_any_sync(unsigned mask, T value) {
   }
   return equal;
 }
-template <typename T, typename Operation>
-T emulated_reduce(unsigned mask, T value, const Operation& operation) {
-  const auto* values = ::emulation::exchange(mask, value);
-  bool first = true;
-  T result{};
-  for (int lane = 0; lane < 32; ++lane) {
-    if (!(mask >> lane & 1)) continue;
-    const T other = ::emulation::lane_value<T>(values, lane);
-    result = first ? other : operation(result, other);
-    first = false;
-  }
-  return result;
-}
-template <typename T>
-T __reduce_add_sync(unsigned mask, T value) {
-  return emulated_reduce(mask, value, [](T a, T b) { return static_cast<T>(a + b); });
-}
-template <typename T>
-T __reduce_min_sync(unsigned mask, T value) {
-  return emulated_reduce(mask, value, [](T a, T b) { return b < a ? b : a; });
-}
-template <typename T>
-T __reduce_max_sync(unsigned mask, T value) {
-  return emulated_reduce(mask, value, [](T a, T b) { return a < b ? b : a; });
-}
-inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
-  return emulated_reduce(mask, value, [](unsigned a, unsigned b) { return a | b; });
-}
 
 // --- Atomics: fibers are never interrupted -----------------------------------------------------
 
@@ -447,12 +352,6 @@ template <typename T, typename U>
 T atomicAdd(T* address, U value) {
   const T before = *address;
   *address = static_cast<T>(before + static_cast<T>(value));
-  return before;
-}
-template <typename T, typename U>
-T atomicSub(T* address, U value) {
-  const T before = *address;
-  *address = static_cast<T>(before - static_cast<T>(value));
   return before;
 }
 template <typename T, typename U>
@@ -465,30 +364,6 @@ template <typename T, typename U>
 T atomicMin(T* address, U value) {
   const T before = *address;
   if (static_cast<T>(value) < before) *address = static_cast<T>(value);
-  return before;
-}
-template <typename T, typename U>
-T atomicOr(T* address, U value) {
-  const T before = *address;
-  *address = before | static_cast<T>(value);
-  return before;
-}
-template <typename T, typename U>
-T atomicAnd(T* address, U value) {
-  const T before = *address;
-  *address = before & static_cast<T>(value);
-  return before;
-}
-template <typename T, typename U>
-T atomicExch(T* address, U value) {
-  const T before = *address;
-  *address = static_cast<T>(value);
-  return before;
-}
-template <typename T, typename U, typename V>
-T atomicCAS(T* address, U expected, V value) {
-  const T before = *address;
-  if (before == static_cast<T>(expected)) *address = static_cast<T>(value);
   return before;
 }
 
@@ -512,91 +387,28 @@ To emulated_bits(From from) {
   std::memcpy(&to, &from, sizeof(To));
   return to;
 }
-inline int __float_as_int(float x) { return emulated_bits<int>(x); }
 inline unsigned __float_as_uint(float x) { return emulated_bits<unsigned>(x); }
 inline float __int_as_float(int x) { return emulated_bits<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulated_bits<float>(x); }
-inline long long __double_as_longlong(double x) { return emulated_bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return emulated_bits<double>(x); }
 
-#define EMULATED_ROUNDING(suffix, direction)                                       \
-  inline float __fadd_##suffix(float a, float b) {                                 \
-    volatile float x = a, y = b;                                                   \
-    return ::emulation::rounded(direction, [&] { return x + y; });                 \
-  }                                                                                \
-  inline float __fsub_##suffix(float a, float b) {                                 \
-    volatile float x = a, y = b;                                                   \
-    return ::emulation::rounded(direction, [&] { return x - y; });                 \
-  }                                                                                \
-  inline float __fmul_##suffix(float a, float b) {                                 \
-    volatile float x = a, y = b;                                                   \
-    return ::emulation::rounded(direction, [&] { return x * y; });                 \
-  }                                                                                \
-  inline float __fdiv_##suffix(float a, float b) {                                 \
-    volatile float x = a, y = b;                                                   \
-    return ::emulation::rounded(direction, [&] { return x / y; });                 \
-  }                                                                                \
-  inline float __fsqrt_##suffix(float a) {                                         \
-    volatile float x = a;                                                          \
-    return ::emulation::rounded(direction, [&] { return std::sqrt(x); });          \
-  }                                                                                \
-  inline float __fmaf_##suffix(float a, float b, float c) {                        \
-    volatile float x = a, y = b, z = c;                                            \
-    return ::emulation::rounded(direction, [&] { return std::fma(x, y, z); });     \
-  }                                                                                \
-  inline float __double2float_##suffix(double a) {                                 \
-    volatile double x = a;                                                         \
-    return ::emulation::rounded(direction, [&] { return static_cast<float>(x); }); \
-  }                                                                                \
-  inline double __dadd_##suffix(double a, double b) {                              \
-    volatile double x = a, y = b;                                                  \
-    return ::emulation::rounded(direction, [&] { return x + y; });                 \
-  }                                                                                \
-  inline double __dsub_##suffix(double a, double b) {                              \
-    volatile double x = a, y = b;                                                  \
-    return ::emulation::rounded(direction, [&] { return x - y; });                 \
-  }                                                                                \
-  inline double __dmul_##suffix(double a, double b) {                              \
-    volatile double x = a, y = b;                                                  \
-    return ::emulation::rounded(direction, [&] { return x * y; });                 \
-  }                                                                                \
-  inline double __ddiv_##suffix(double a, double b) {                              \
-    volatile double x = a, y = b;                                                  \
-    return ::emulation::rounded(direction, [&] { return x / y; });                 \
-  }                                                                                \
-  inline double __dsqrt_##suffix(double a) {                                       \
-    volatile double x = a;                                                         \
-    return ::emulation::rounded(direction, [&] { return std::sqrt(x); });          \
-  }
-EMULATED_ROUNDING(rn, FE_TONEAREST)
-EMULATED_ROUNDING(ru, FE_UPWARD)
-EMULATED_ROUNDING(rd, FE_DOWNWARD)
-EMULATED_ROUNDING(rz, FE_TOWARDZERO)
+// Compiled with -ffp-contract=off, so that each is rounded once.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
-inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
-inline int __float2int_ru(float x) { return static_cast<int>(std::ceil(x)); }
-inline int __float2int_rz(float x) { return static_cast<int>(x); }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline int __clzll(long long x) {
   return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
-}
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }
 inline int __dp4a(int a, int b, int sum) {
   for (int i = 0; i < 4; ++i) {
     sum += static_cast<std::int8_t>(a >> (8 * i)) * static_cast<std::int8_t>(b >> (8 * i));
   }
-  return sum;
-}
-inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
-  for (int i = 0; i < 4; ++i) sum += (a >> (8 * i) & 0xFF) * (b >> (8 * i) & 0xFF);
   return sum;
 }
 
@@ -605,28 +417,4 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
 template <typename T>
 T __ldg(const T* address) {
   return *address;
-}
-template <typename T>
-T __ldcg(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldca(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldcs(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldcv(const T* address) {
-  return *address;
-}
-template <typename T>
-void __stcs(T* address, T value) {
-  *address = value;
-}
-template <typename T>
-void __stcg(T* address, T value) {
-  *address = value;
 }

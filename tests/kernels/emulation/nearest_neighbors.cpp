@@ -1,6 +1,27 @@
 #include "ops/cuda/nearest_neighbors.cu"
 
-#include "ops/cuda/group_maxima.cu"
+#include <cmath>
+
+#include "ops/cuda/group_maxima.hpp"
+
+// There are no tensor cores to emulate: maxima are computed in plain arithmetic.
+void autopatch::group_maxima(const GroupMaxima& work, cudaStream_t) {
+  for (std::int64_t group = 0; group < work.num_rows / kGroup; ++group) {
+    for (std::int64_t query = 0; query < work.num_queries; ++query) {
+      const __half* q = work.queries + query * work.depth;
+      float maximum = -3.4e38f;
+      for (std::int64_t row = group * kGroup; row < (group + 1) * kGroup; ++row) {
+        const __half* r = work.bank + row * work.depth;
+        float sum = -work.half_norms[row];
+        for (std::int64_t d = 0; d < work.depth; ++d) {
+          sum = std::fma(__half2float(q[d]), __half2float(r[d]), sum);
+        }
+        maximum = std::fmax(maximum, sum);
+      }
+      work.maxima[group * work.num_queries + query] = maximum;
+    }
+  }
+}
 
 extern "C" std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim) {
   return autopatch::screen_bytes_cuda(num_rows, dim);
