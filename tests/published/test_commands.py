@@ -140,10 +140,10 @@ def test_listing_a_published_study(autopatch, database):
     assert code == 0, err
     *_, flops, others = out.splitlines()
     assert sum(line.startswith("│ 224 px, w1.") for line in out.splitlines()) == 5
-    assert others == "others that failed or were not finished: 1"
+    assert others == "failed or unfinished trials: 1"
     # The values in this database are made up.
     trial = load_published(database, published_space(), studies=[FULL]).trials[2]
-    assert "FLOPs stored for 5 of 5 are not those of the published rule" in flops
+    assert "the stored FLOPs of 5 of 5 trials are not those of the published rule" in flops
     assert f"trial 2 of {FULL} has 192,000,000" in flops
     assert flops.endswith(f"the rule gives {cost_of(trial).flops:,}")
     code, out, err = autopatch(
@@ -171,7 +171,7 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
     connection.close()
     code, out, err = autopatch("import-study", copy, "--study", FULL)
     assert code == 0, err
-    assert "all FLOPs stored are those of the published rule" in out
+    assert "all stored FLOPs are those of the published rule" in out
     (line,) = [line for line in out.splitlines() if "│     2 │" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     trial = load_published(copy, published_space(), studies=[FULL]).trials[2]
@@ -244,7 +244,7 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
     )
     assert len(trials) == 2
     assert load_settings(run / "study.db")["imported"] == {"study": FULL, "trials": [1, 4]}
-    compared = out[out.index(f"{FULL}: rwAP published and here; RANDOM features") :]
+    compared = out[out.index(f"{FULL}: rwAP as published and here; RANDOM features") :]
     for trial, number in zip(trials, (1, 4), strict=True):
         here = f"{100 * trial.evaluation.metrics['rwAP']:.1f}"
         rows = [line.strip("│").split("│") for line in compared.splitlines() if line[0] == "│"]

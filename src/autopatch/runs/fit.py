@@ -52,12 +52,12 @@ def fit_images(
             None.
         bank_size: Patches in the bank, in place of PatchCore's 10 %.
         false_alarm_rate: Share of good images that may be called anomalous.
-        seed: Of the images held out, the bank, and random weights.
-        mean: Channel means of the input, where the weights do not say.
-        std: Channel deviations, where the weights do not say.
+        seed: Seed of the held-out images, the bank, and random weights.
+        mean: Channel means of the input; needed if the weights file has none.
+        std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`.
         device: "cpu", "cuda" or "cuda:<number>".
-        progress: Told of every batch of images, and of a download.
+        progress: Called after every batch of images, and during a download.
 
     Raises:
         InputError: The folder is missing or holds no images or too few, `out` exists or cannot be

@@ -1,4 +1,4 @@
-"""What is installed, and what it can use."""
+"""Versions and hardware."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from autopatch.kernels import native_info
 
 
 def system_info() -> dict[str, str]:
-    """Versions, instruction sets, CUDA, threads and folders, by name."""
+    """Versions, instruction sets, CUDA, threads and cache folders, by name."""
     packages = ("torch", "timm", "numpy", "pymoo", "optuna")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     native = native_info()
     if not native.cuda_built:
-        cuda = "not built (no working nvcc was found at installation, or it was switched off)"
+        cuda = "not built (no usable nvcc was found at installation, or CUDA was switched off)"
     elif torch.cuda.is_available():
         cuda = f"built, usable: {torch.cuda.get_device_name()}"
     else:
-        cuda = "built, but no usable GPU"
+        cuda = "built, but there is no usable GPU"
     return {
         "autopatch": __version__,
         "Python": platform.python_version(),
