@@ -15,6 +15,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.storages._rdb.storage import _VersionManager
 from PIL import Image
@@ -23,6 +24,8 @@ import autopatch as package
 from autopatch.data import draw_textures
 from autopatch.detector import METRICS, Detector
 from autopatch.files import write_bytes_atomically
+from autopatch.published.space import published_space
+from autopatch.published.studies import PublishedTrial
 from autopatch.report import Cases
 from autopatch.runs import Run, SupernetSource
 from autopatch.runs import results as test_results
@@ -69,7 +72,8 @@ class Faults:
                 return opened(file, mode, *args, **kwargs)
 
             def open_descriptor(path, flags, *args, **kwargs):
-                if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and self.is_below(path):
+                writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                if writes and not flags & os.O_DIRECTORY and self.is_below(path):
                     self.meet("open", path)
                 return os_open(path, flags, *args, **kwargs)
 
@@ -344,6 +348,27 @@ def test_report(check, measured, textures, monkeypatch):
     check(measured, lambda folder: ("report", folder / "run", "--data", textures))
 
 
+def published_trial(number):
+    space = published_space()
+    architecture = space.decode(space.sample(np.random.default_rng(number)))
+    return PublishedTrial("study", number, architecture, flops=1, rwap=0.5, metrics={})
+
+
+def test_import_study(check, textures, monkeypatch):
+    """A search as well, so some of its writes will do."""
+    trials = [published_trial(number) for number in range(2)]
+    monkeypatch.setattr("autopatch.published.imported.choose_trials", lambda *_, **__: trials)
+    check(
+        Path.mkdir,
+        lambda folder: (
+            *("import-study", "studies.db", "--data", textures, "--reserve", 2),
+            *("--weights", "random", "--out", folder / "run"),
+        ),
+        of_the_run,
+        some=5,
+    )
+
+
 def test_demo(check, monkeypatch, finished):
     """What it calls is tested above, so some of its writes will do."""
     detector = Detector.load(finished / "detector.safetensors")
@@ -363,3 +388,34 @@ def test_demo(check, monkeypatch, finished):
         lambda path: path.startswith(("demo/data/", "demo/run/")),
         some=5,
     )
+
+
+def test_targets_are_checked_before_the_work(
+    autopatch, finished, made, textures, monkeypatch, tmp_path
+):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def work(*_, **__):
+        pytest.fail("the work has begun")
+
+    file = finished / "detector.safetensors"
+    monkeypatch.setattr("autopatch.files._probe", read_only)
+    monkeypatch.setattr("autopatch.runs.search.load_inputs", work)
+    monkeypatch.setattr("autopatch.published.imported.load_inputs", work)
+    monkeypatch.setattr("autopatch.runs.demo.draw_textures", work)
+    monkeypatch.setattr(Detector, "predict", work)
+    monkeypatch.setattr(Detector, "fit", work)
+    monkeypatch.setattr(Run, "require_same_data", work)
+    for command, target in (
+        (search_in(textures, tmp_path / "run", 2), tmp_path / "run"),
+        (search_in(textures, finished, 2, "--resume"), finished / "study.db"),
+        (("fit", finished, "--out", tmp_path / "x"), tmp_path / "x"),
+        (("evaluate", finished), finished / "evaluation.json"),
+        (("report", finished), finished / "report"),
+        (("predict", file, made / "images", "--out", tmp_path / "x"), tmp_path / "x"),
+        (("demo", "--out", tmp_path / "x"), tmp_path / "x"),
+    ):
+        code, _, err = autopatch(*command)
+        assert code == 2
+        assert err == f"autopatch: {target}: cannot be written: Read-only file system\n"
