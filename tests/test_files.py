@@ -336,3 +336,72 @@ def test_stored_paths_of_relative_arguments(
     stored = stored_path(Path("data"), tmp_path / "runs")
     assert stored == "../data"
     assert restored_path(stored, "runs") == Path("data")
+
+
+def test_targets_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("earlier")
+    (tmp_path / "folder").mkdir()
+    files.require_writable_file(tmp_path / "new")
+    files.require_writable_file(tmp_path / "file")
+    files.require_writable_file(tmp_path / "file", in_place=True)
+    files.require_writable_folder(tmp_path / "a" / "b" / "new")
+    files.require_writable_folder(tmp_path / "folder", replace=True)
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "earlier"
+
+
+def test_targets_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="none/x: cannot be written: No such file"):
+        files.require_writable_file(tmp_path / "none" / "x")
+    with pytest.raises(InputError, match="none: cannot be written: No such file"):
+        files.require_writable_file(tmp_path / "none", in_place=True)
+    with pytest.raises(InputError, match="folder: cannot be written: it is a folder"):
+        files.require_writable_file(tmp_path / "folder")
+    with pytest.raises(InputError, match="folder: cannot be written: it exists"):
+        files.require_writable_folder(tmp_path / "folder")
+    with pytest.raises(InputError, match="file: cannot be written: it is a file"):
+        files.require_writable_folder(tmp_path / "file", replace=True)
+    with pytest.raises(InputError, match="x: cannot be written: Not a directory"):
+        files.require_writable_folder(tmp_path / "file" / "x")
+    monkeypatch.setattr(os, "fsync", failing("No space left on device"))
+    for require in (files.require_writable_file, files.require_writable_folder):
+        with pytest.raises(InputError, match="x: cannot be written: No space left on device"):
+            require(tmp_path / "x")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_parents_that_were_made_go_with_a_failed_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No space left"):
+        make(tmp_path / "a" / "b" / "c", failing("No space left on device"))
+    assert names(tmp_path) == []
+
+
+def test_messages_name_the_folder_and_not_the_hidden_one(tmp_path: Path) -> None:
+    def body(folder: Path) -> None:
+        with new_folder(folder / "inner"):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    with pytest.raises(InputError) as caught:
+        make(tmp_path / "folder", body)
+    message = f"{tmp_path / 'folder' / 'inner'}: cannot be written: Read-only file system"
+    assert str(caught.value) == message
+
+
+def test_a_folder_that_cannot_be_moved_back_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "earlier").touch()
+    rename = Path.rename
+
+    def only_the_first(source: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", failing("Input/output error"))
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", only_the_first)
+    with pytest.raises(InputError, match="Input/output error; the earlier one is now ") as caught:
+        make(path, lambda folder: (folder / "new").touch(), replace=True)
+    assert names(Path(str(caught.value).rpartition(" is now ")[2])) == ["earlier"]

@@ -171,21 +171,47 @@ def test_failed_candidates_are_noted(autopatch, search_arguments, monkeypatch, t
 
     def evaluate(self, architecture):
         if architecture.input.size == 96:
-            raise MemoryError("no room")
+            raise ArithmeticError("no digits")
         return scored(self, architecture)
 
     monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
     code, out, err = autopatch(*search_arguments)
     assert code == 0, err
-    assert re.search(r"\d candidates failed, the first: MemoryError: no room", out)
+    assert re.search(r"\d candidates failed, the first: ArithmeticError: no digits", out)
 
     def fail(self, architecture):
-        raise MemoryError("no room")
+        raise ArithmeticError("no digits")
 
     monkeypatch.setattr(CandidateEvaluator, "__call__", fail)
     code, _, err = autopatch(*search_arguments[:-1], tmp_path / "other")
     assert code == 1
-    assert "candidates failed, the first: MemoryError: no room" in err
+    assert "candidates failed, the first: ArithmeticError: no digits" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("no room"), "3 trials in a row ran out of memory, the last: MemoryError: no "),
+        (
+            RuntimeError("CUDA error: unspecified launch failure"),
+            "trial 0: the device failed: RuntimeError: CUDA error: unspecified launch failure",
+        ),
+    ],
+)
+def test_a_machine_that_fails_stops_the_search(
+    autopatch, search_arguments, monkeypatch, error, message
+):
+    def fail(self, architecture):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CandidateEvaluator, "__call__", fail)
+        code, _, err = autopatch(*search_arguments)
+    assert code == 2
+    assert err.startswith(f"autopatch: {message}")
+    assert "; resume the search to evaluate " in err
+    assert err.count("\n") == 1
+    assert autopatch(*search_arguments, "--resume")[0] == 0
 
 
 def test_python_finds_what_the_command_finds(autopatch, search_arguments, textures, tmp_path):

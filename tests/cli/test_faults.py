@@ -15,12 +15,18 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.storages._rdb.storage import _VersionManager
+from PIL import Image
 
 import autopatch as package
 from autopatch.data import draw_textures
 from autopatch.detector import METRICS, Detector
+from autopatch.files import write_bytes_atomically
+from autopatch.published.space import published_space
+from autopatch.published.studies import PublishedTrial
+from autopatch.report import Cases
 from autopatch.runs import Run, SupernetSource
 from autopatch.runs import results as test_results
 from autopatch.runs import run as runs_run
@@ -40,7 +46,7 @@ class Faults:
     """Finds the writes below a folder, and makes one of them fail.
 
     A write is known by the operation and by the lines of the package that lead to it. A full disk
-    stays full; the other errors happen once.
+    stays full, and a database stays as it is; the other errors happen once.
 
     Attributes:
         found: The writes of the last run, each place once, in order.
@@ -60,13 +66,14 @@ class Faults:
                 if not set(mode) & set("wax+") or not self.is_below(file):
                     return opened(file, mode, *args, **kwargs)
                 self.meet("open", file)
-                if self.fails("write"):
+                if "r" not in mode and self.fails("write"):
                     opened(file, mode, *args, **kwargs).close()
                     return opened("/dev/full", mode.replace("x", "w"), *args, **kwargs)
                 return opened(file, mode, *args, **kwargs)
 
             def open_descriptor(path, flags, *args, **kwargs):
-                if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and self.is_below(path):
+                writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                if writes and not flags & os.O_DIRECTORY and self.is_below(path):
                     self.meet("open", path)
                 return os_open(path, flags, *args, **kwargs)
 
@@ -108,11 +115,12 @@ class Faults:
         return (
             not isinstance(path, int)
             and os.fspath(path).startswith(self.root)
-            and Path(path).name != ".lock"
+            and ".lock" not in Path(path).name
         )
 
     def meet(self, operation, path):
         if self.fails(operation):
+            self.path = path
             raise OSError(self.error, os.strerror(self.error), str(path))
 
     def fails(self, operation):
@@ -126,7 +134,7 @@ class Faults:
         if place not in self.found:
             self.found.append(place)
         if self.happened:
-            return self.error == errno.ENOSPC and operation in WRITES
+            return operation == "commit" or (self.error == errno.ENOSPC and operation in WRITES)
         self.happened = place == self.at
         return self.happened
 
@@ -215,7 +223,7 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
                 assert err == "", place
                 assert after.keys() == whole.keys()
                 continue
-            assert code == 2, (place, err)
+            assert code == 2, (place, faults.path)
             assert err.startswith("autopatch: "), (place, err)
             assert err.count("\n") == 1, (place, err)
             assert ".partial" not in err, err
@@ -271,12 +279,15 @@ def test_resume(check, finished, textures):
     )
 
 
-def test_fit(check, finished, monkeypatch):
+def test_fit(check, finished, textures, monkeypatch):
     detector = Detector.load(finished / "detector.safetensors")
     monkeypatch.setattr(Run, "fit_architecture", lambda *_, **__: detector)
     check(
         lambda folder: shutil.copytree(finished, folder / "run"),
-        lambda folder: ("fit", folder / "run", "--out", folder / "again.safetensors"),
+        lambda folder: (
+            *("fit", folder / "run", "--data", textures),
+            *("--out", folder / "again.safetensors"),
+        ),
     )
 
 
@@ -319,17 +330,53 @@ def measured(finished, monkeypatch):
     return make
 
 
-def test_evaluate(check, measured):
-    check(measured, lambda folder: ("evaluate", folder / "run"))
+def test_evaluate(check, measured, textures):
+    check(measured, lambda folder: ("evaluate", folder / "run", "--data", textures))
 
 
-def test_report(check, measured, monkeypatch):
-    monkeypatch.setattr("autopatch.runs.report.draw_cases", lambda *_, **__: ())
-    check(measured, lambda folder: ("report", folder / "run"))
+CASES = Cases("Best", "", (("a", Image.new("RGB", (2, 2))),))
 
 
-@pytest.mark.parametrize("demo", [True])
-def test_demo(check, monkeypatch, finished, demo):
+def write_bytes(candidates, path, **_):
+    """A figure that is drawn at once."""
+    write_bytes_atomically(path, b"PNG")
+
+
+def test_report(check, measured, textures, monkeypatch):
+    monkeypatch.setattr("autopatch.runs.report.draw_cases", lambda *_, **__: [CASES])
+    monkeypatch.setattr("autopatch.report.page.pareto_figure", write_bytes)
+    check(measured, lambda folder: ("report", folder / "run", "--data", textures))
+
+
+def published_trial(number):
+    space = published_space()
+    architecture = space.decode(space.sample(np.random.default_rng(number)))
+    return PublishedTrial("study", number, architecture, flops=1, rwap=0.5, metrics={})
+
+
+def test_import_study(check, textures, monkeypatch):
+    """A search as well, so some of its writes will do."""
+    trials = [published_trial(number) for number in range(2)]
+    monkeypatch.setattr("autopatch.published.imported.choose_trials", lambda *_, **__: trials)
+    check(
+        Path.mkdir,
+        lambda folder: (
+            *("import-study", "studies.db", "--data", textures, "--reserve", 2),
+            *("--weights", "random", "--out", folder / "run"),
+        ),
+        of_the_run,
+        some=5,
+    )
+
+
+def test_demo(check, monkeypatch, finished):
+    """What it calls is tested above, so some of its writes will do."""
+    detector = Detector.load(finished / "detector.safetensors")
+    monkeypatch.setattr(Run, "fit_architecture", lambda *_, **__: detector)
+    monkeypatch.setattr(Run, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(Run, "report", lambda *_, **__: None)
+    monkeypatch.setattr(test_results.TestResults, "load", lambda _: True)
+    monkeypatch.setattr("autopatch.cli.app.print_results", lambda *_: None)
     small = functools.partial(draw_textures, image_size=32, train=14, test_good=3, per_type=6)
     monkeypatch.setattr("autopatch.runs.demo.draw_textures", small)
     check(
@@ -339,5 +386,36 @@ def test_demo(check, monkeypatch, finished, demo):
             *("--space", SMALL[1], "--weights", "random"),
         ),
         lambda path: path.startswith(("demo/data/", "demo/run/")),
-        some=7,
+        some=5,
     )
+
+
+def test_targets_are_checked_before_the_work(
+    autopatch, finished, made, textures, monkeypatch, tmp_path
+):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def work(*_, **__):
+        pytest.fail("the work has begun")
+
+    file = finished / "detector.safetensors"
+    monkeypatch.setattr("autopatch.files._probe", read_only)
+    monkeypatch.setattr("autopatch.runs.search.load_inputs", work)
+    monkeypatch.setattr("autopatch.published.imported.load_inputs", work)
+    monkeypatch.setattr("autopatch.runs.demo.draw_textures", work)
+    monkeypatch.setattr(Detector, "predict", work)
+    monkeypatch.setattr(Detector, "fit", work)
+    monkeypatch.setattr(Run, "require_same_data", work)
+    for command, target in (
+        (search_in(textures, tmp_path / "run", 2), tmp_path / "run"),
+        (search_in(textures, finished, 2, "--resume"), finished / "study.db"),
+        (("fit", finished, "--out", tmp_path / "x"), tmp_path / "x"),
+        (("evaluate", finished), finished / "evaluation.json"),
+        (("report", finished), finished / "report"),
+        (("predict", file, made / "images", "--out", tmp_path / "x"), tmp_path / "x"),
+        (("demo", "--out", tmp_path / "x"), tmp_path / "x"),
+    ):
+        code, _, err = autopatch(*command)
+        assert code == 2
+        assert err == f"autopatch: {target}: cannot be written: Read-only file system\n"

@@ -715,7 +715,7 @@ def test_a_device_that_fails_stops_the_search_at_once(
 
 
 @pytest.mark.parametrize("error", [out_of_memory, MemoryError, OSError])
-@pytest.mark.parametrize("first", [1, 2, 3, 6])
+@pytest.mark.parametrize("first", [1, 4, 6])  # in one generation, and in two
 def test_failures_of_the_machine_in_a_row_stop_the_search(
     tmp_path: Path,
     space: SearchSpace,

@@ -476,3 +476,23 @@ def test_study_of_somebody_else(tmp_path: Path) -> None:
     storage.engine.dispose()
     with pytest.raises(InputError, match="not a readable study"):
         load_trials(path)
+
+
+@pytest.mark.parametrize("reason", ["unable to open database file", "database is locked"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, Plan(space, evaluations=5)).close()
+    connect = sqlite3.connect
+    for allowed in (0, 1):  # our own connection, and Optuna's
+        connections = iter([connect] * allowed)
+
+        def failing(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            for make in connections:  # noqa: B023
+                return make(*arguments, **options)
+            raise sqlite3.OperationalError(reason)
+
+        monkeypatch.setattr(sqlite3, "connect", failing)
+        with pytest.raises(InputError, match=f"^{path}: cannot be read: {reason}$"):
+            load_trials(path)
