@@ -102,9 +102,9 @@ def test_pictures_that_are_there_twice(make_dataset: MakeDataset) -> None:
     assert findings.problems == ()
     assert findings.warnings == (
         "1 pair of images of train/good and test/good shows the same picture (train/good/004.png = "
-        "test/good/001.png); remove one of the two, the random split gives both one role",
+        "test/good/001.png); remove one of the two; the random split never gives them two roles",
         "1 pair of images within train/good shows the same picture (train/good/005.png = "
-        "train/good/006.png); remove one of the two, the random split gives both one role",
+        "train/good/006.png); remove one of the two; the random split never gives them two roles",
     )
     assert len(findings.duplicates.groups) == 4
 

@@ -105,7 +105,8 @@ def _warning(folder: str, other: str, names: Sequence[str]) -> str:
     verb = "shows" if len(names) == 1 else "show"
     return (
         f"{counted(len(names), 'pair')} of images {where} {verb} the same picture "
-        f"({first_names(names)}); remove one of the two, the random split gives both one role"
+        f"({first_names(names)}); remove one of the two; the random split never gives them two "
+        "roles"
     )
 
 

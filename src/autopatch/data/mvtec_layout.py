@@ -133,7 +133,8 @@ def _inside(listing: Listing) -> Iterator[str]:
     if listing.folders:
         names = first_names([folder.name for folder in listing.folders])
         inner = len(walk(listing.folder).images) - len(listing.images)
-        hint = f" with {counted(inner, 'image')}; move these up to use them" if inner else ""
-        yield f"passed over {counted(len(listing.folders), 'subfolder')} ({names}){hint}"
+        held = f"with {counted(inner, 'image')}; move these up to use them"
+        count = counted(len(listing.folders), "subfolder")
+        yield f"passed over {count} ({names}) {held if inner else 'without other images'}"
     if listing.others:
         yield others_passed_over(listing.others, listing.folder)
