@@ -56,12 +56,12 @@ def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
     """How a search differs from the published one."""
     lines = []
     if fixed.get("head.bank_size", 0) is not None:
-        lines.append("the size of the bank is not as published: there it holds all patches")
+        lines.append("the published search has another bank size: its banks hold all patches")
     installed = version("optuna")
     if sampler == "tpe" and int(installed.split(".")[0]) >= 5:
         lines.append(
-            f"TPE of Optuna {installed} weighs trials otherwise than the published one; Optuna "
-            "below 5 comes nearer"
+            f"TPE of Optuna {installed} weights trials differently from the published search; "
+            "Optuna below 5 is closer to it"
         )
     return lines
 
