@@ -44,12 +44,6 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture
-def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions on a GPU in float32, which torch computes in TF32 by default."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-@pytest.fixture
 def at_every_instruction() -> Callable[..., int]:
     """Calls one function before each instruction of another, as a thread might that runs at the
     same time; gives the number of calls."""

@@ -70,7 +70,7 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
     assert "RANDOM features: weights drawn" in out
     assert "; RANDOM features" in out  # the table of the front
     assert "published" in out
-    assert "the size of the bank is not as published" in out
+    assert "the published search has another bank size" in out
     settings = load_settings(run / "study.db")
     assert settings["sampler"] == "tpe"
     assert [each["name"] for each in settings["objectives"]] == ["published_flops", "rwAP"]

@@ -88,7 +88,7 @@ def test_threads_share_what_is_kept(split, supernet, monkeypatch):
     assert found[1][0] is found[3][0]
 
 
-def test_a_candidate_scores_the_same_on_every_device(split, supernet, device, exact_convolutions):
+def test_a_candidate_scores_the_same_on_every_device(split, supernet, device):
     scored = (*split.holdout, *split.validation)
     architecture = architecture_of(64, (2, 3), (3, 1), 40)
     on_cpu, on_device = (

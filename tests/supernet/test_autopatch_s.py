@@ -46,7 +46,7 @@ def test_a_damaged_installation(monkeypatch, tmp_path, damage):
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     monkeypatch.setattr(elastic_supernet, "_AUTOPATCH_S_FILE", file)
-    with pytest.raises(InputError, match=f"autopatch_s.safetensors: is {damage}; install"):
+    with pytest.raises(InputError, match=f"autopatch_s.safetensors: is {damage}; reinstall"):
         load_supernet()
 
 

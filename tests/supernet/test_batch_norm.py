@@ -103,7 +103,7 @@ def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
 
 def test_an_output_that_is_taken_twice_is_kept_with_a_warning() -> None:
     module = with_statistics(Chain(read_twice=True))
-    with pytest.warns(UserWarning, match="Chain runs with its batch norm"):
+    with pytest.warns(UserWarning, match="Chain keeps its batch norm"):
         assert find_folding(module, IMAGES[:1]) == []
     kept = fold_batch_norm(module, [])
     assert batch_norms(kept) == 1

@@ -1,4 +1,4 @@
-"""Patch features: what a backbone says of each place of an image."""
+"""Patch features: what a backbone computes for each position in an image."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from autopatch.detector.steps import STEPS, FeatureTransform
 from autopatch.kernels import aggregate_patches
 from autopatch.supernet import Subnet, Supernet
 
-_RECALIBRATED_AT_A_TIME = 16  # images: the result depends on it
+_RECALIBRATED_AT_A_TIME = 16  # images; statistics depend on it
 
 
 class PatchAggregator(nn.Module):
-    """Feature maps to patch features: pooled, resized, concatenated, and transformed by the head's
-    steps.
+    """Turns feature maps into patch features: pools, resizes and concatenates them, and applies the
+    head's steps.
 
     Args:
         patch_sizes: Patch size of each level.
-        transforms: Of the steps, in order.
+        transforms: Modules of the steps, in order.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class PatchAggregator(nn.Module):
 
     @classmethod
     def of(cls, head: Head, channels: Sequence[int]) -> PatchAggregator:
-        """The module of a head, its steps not fitted.
+        """The module of a head, with steps that are not fitted yet.
 
         Args:
             head: Patch sizes and steps.
@@ -68,7 +68,7 @@ class PatchAggregator(nn.Module):
         return patches
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Patch features `[N * H * W, D]` of maps `[N, C_l, H_l, W_l]`; H, W are `grid` of them."""
+        """Patch features `[N * H * W, D]` of maps `[N, C_l, H_l, W_l]`; (H, W) is their `grid`."""
         patches: torch.Tensor = aggregate_patches(feature_maps, self.patch_sizes)
         for transform in self.transforms:
             patches = transform(patches)
@@ -76,11 +76,11 @@ class PatchAggregator(nn.Module):
 
 
 class PatchFeatureExtractor(nn.Module):
-    """A backbone and what aggregates its feature maps.
+    """A backbone and the aggregator of its feature maps.
 
     Args:
         subnet: The backbone.
-        aggregator: Makes patch features of its maps.
+        aggregator: Turns its maps into patch features.
     """
 
     def __init__(self, subnet: Subnet, aggregator: PatchAggregator) -> None:
@@ -97,13 +97,13 @@ class PatchFeatureExtractor(nn.Module):
 
 
 def images_at_a_time(device: torch.device) -> int:
-    """Images of a batch: it bounds the memory taken and moves results by no more than rounding. A
-    GPU needs more to be busy."""
+    """Batch size. It limits memory; results depend on it by rounding alone. A GPU needs larger
+    batches to be busy."""
     return 64 if device.type == "cuda" else 16
 
 
 def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Patch positions of an image, (H, W): those of the largest feature map."""
+    """Patch positions (H, W) of an image: the size of the largest feature map."""
     return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
 
 
@@ -115,20 +115,20 @@ def cut_subnet(
     *,
     reader: ImageReader | None = None,
 ) -> Subnet:
-    """The subnet of an architecture, ready for use: batch norm recalibrated where the supernet asks
-    for that, then folded.
+    """The subnet of an architecture, ready to run: batch norm is recalibrated if the supernet asks
+    for it, then folded.
 
     Args:
         supernet: The backbones.
         architecture: One of its architectures.
-        good: Images that batch norm is recalibrated on.
-        device: Where it is to run.
+        good: Images to recalibrate batch norm on.
+        device: Device of the subnet.
         reader: See `feature_maps`.
     """
     subnet = supernet.get_active_subnet(architecture.backbone).to(device)
     subnet.weights_sha256 = supernet.weights_sha256
     if supernet.recalibrate_batch_norm:
-        # Batches count alike, so they are of one size, give or take an image.
+        # Batches have equal weight, so their sizes differ by an image at most.
         count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
         reader = reader or ImageReader(cache_bytes=0)
@@ -153,10 +153,10 @@ def feature_maps(
 
     Args:
         subnet: The backbone.
-        preparation: Gives the images one size, such as the `Input` of an architecture.
+        preparation: Brings the images to one size, such as the `Input` of an architecture.
         images: Files, or images in memory.
-        told: Called after every batch with how many images are done, and how many there are.
-        reader: Decodes the images and may keep them; one that keeps nothing if None.
+        told: Called after every batch with the number of images done, and the number of all.
+        reader: Decodes the images and may keep them; if None, a reader that keeps nothing.
     """
     at_a_time = images_at_a_time(subnet.device)
     reader = reader or ImageReader(cache_bytes=0)
@@ -171,7 +171,7 @@ def feature_maps(
 
 
 def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[torch.Tensor]:
-    """Feature maps of `count` images, channels last, from batches; without a second copy of all."""
+    """Feature maps of `count` images from batches, channels-last. They are never held twice."""
     stacked: list[torch.Tensor] = []
     first = 0
     for batch in batches:

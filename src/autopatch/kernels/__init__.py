@@ -3,14 +3,14 @@
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
 - `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank.
-- `usable_device`: a device by name, if kernels can run there; `native_info`: instruction sets and
-  CUDA.
+- `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets, and
+  whether there is CUDA.
 - `pixel_metrics`, `region_weighted_average_precision`: quality of anomaly maps.
 
-They need torch and NumPy alone and take either's arrays, or any other with `__dlpack__`; the same
-are operators `torch.ops.autopatch.*` for `torch.compile` and `torch.export`. `reference` holds each
-in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512,
-avx512_vnni) lowers the instruction set that the CPU kernels use.
+They need nothing but torch and NumPy, and take arrays of both, or any other with `__dlpack__`.
+`torch.compile` and `torch.export` see them as operators `torch.ops.autopatch.*`. `reference` holds
+all of them in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512,
+avx512_vnni) lowers the instruction set of the CPU kernels.
 """
 
 from autopatch.kernels.aggregate import aggregate_patches

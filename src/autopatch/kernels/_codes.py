@@ -1,8 +1,8 @@
-"""8-bit codes of rows, whose distances tell which rows cannot be near each other.
+"""8-bit codes of rows. Their distances show which rows cannot be near each other.
 
-csrc/ops/codes.hpp has the bound, csrc/ops/screen.hpp how a bank is searched by them. Here the
-directions are chosen: rows are coded by their coordinates along a few leading principal directions
-and the norm of the rest, where that is cheaper than coding every feature.
+csrc/ops/codes.hpp has the bound, csrc/ops/screen.hpp the search with codes. This module chooses
+what is coded: every feature or, where that is cheaper, the coordinates along a few leading
+principal directions and the norm of the rest.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import torch
 
 from autopatch import _C
 
-_SAMPLE = 512  # rows that the directions are estimated from
-_CUDA_SAMPLE = 4096  # rows that codes on a GPU are fitted to
-_CUDA_LARGEST = 256.0  # value of a screen's float16 rows: far from both ends of their range
-_CUDA_ROWS_AT_A_TIME = 2**16  # that are centered in memory
-_PROBES = 32  # of them, stand in for queries
+_SAMPLE = 512  # rows from which the directions are estimated
+_CUDA_SAMPLE = 4096  # rows from which the range of codes on a GPU is estimated
+_CUDA_LARGEST = 256.0  # largest value of a float16 screen, far from both ends of the range
+_CUDA_ROWS_AT_A_TIME = 2**16  # rows centered at a time
+_PROBES = 32  # rows of the sample that serve as queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
-_MIN_ROWS = 1024  # of a bank for which looking for directions pays
+_MIN_ROWS = 1024  # in smaller banks directions are not worth finding
 
-# Nanoseconds of one query, measured on a Zen 4 core at 3.7 GHz. They decide about speed alone.
+# Nanoseconds that a query takes for each code, for each row whose distance is computed, and for
+# each feature of such a row, on a Zen 4 core at 3.7 GHz. They affect speed alone.
 _OF_CODE = 0.005
-_OF_ROW = 10.0  # a row that must be looked at,
-_OF_FEATURE = 0.05  # and each of its features
+_OF_ROW = 10.0
+_OF_FEATURE = 0.05
 
-# Up to so many queries, or pairs of query and row, a screen costs more than it saves.
+# With fewer queries, or fewer pairs of query and row, a screen costs more than it saves.
 _FEW_QUERIES = 64
 _FEW_PAIRS = 2**21
 
-_CORESET_BYTES = 63 * 2**20  # that a coreset may take beside its features and results
+_CORESET_BYTES = 63 * 2**20  # working memory of a coreset
 
 
 def worth_a_screen(num_queries: int, bank: torch.Tensor) -> bool:
-    """Whether to make a screen that serves one search alone."""
+    """Whether a screen is worth making for a single search."""
     return num_queries > _FEW_QUERIES and num_queries * bank.shape[0] > _FEW_PAIRS
 
 
@@ -43,10 +44,10 @@ class Coding:
     """How rows become 8-bit codes; see csrc/ops/codes.hpp.
 
     Attributes:
-        mean: `[D]`.
-        basis: `[D, width]`, its last column zero; None to code every feature.
-        width: Codes of a row.
-        basis_error: Bound of how far the directions in `basis` are from orthonormal.
+        mean: Mean row, `[D]`.
+        basis: Directions `[D, width]`, the last column zero; None to code every feature.
+        width: Number of codes of a row.
+        basis_error: Upper bound on the deviation of `basis` from orthonormality.
     """
 
     mean: torch.Tensor
@@ -60,8 +61,8 @@ class Coding:
 
 
 def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
-    """The coding that makes a search among rows `[N, D]` cheapest, of at most `max_width` codes
-    (at least 16, `_C.max_screen_width` if None)."""
+    """The coding with which a search among rows `[N, D]` is cheapest, with at most `max_width`
+    codes (at least 16; `_C.max_screen_width` if None)."""
     count, dim = rows.shape
     sample = rows[:: max(count // _SAMPLE, 1)][:_SAMPLE]
     mean = sample.mean(dim=0)
@@ -72,8 +73,8 @@ def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
 
 
 def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
-    """The coding for a greedy coreset of `count` rows; None where it costs more than it saves, or
-    codes do not fit in the memory that it may take."""
+    """The coding for a greedy coreset of `count` rows; None if it would cost more than it saves, or
+    codes would take too much memory."""
     rows = features.shape[0]
     if not worth_a_screen(count, features):
         return None
@@ -84,8 +85,8 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
 
 
 def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Center `[D]` and inverse scale `[1]` of the 8-bit codes that a coreset on a GPU uses (see
-    csrc/ops/cuda/greedy_coreset.cu), on the device of the features and without waiting for it."""
+    """Center `[D]` and inverse scale `[1]` of the 8-bit codes of a coreset on a GPU (see
+    csrc/ops/cuda/greedy_coreset.cu). They are on that device, and the host does not wait for it."""
     sample = features[:: max(len(features) // _CUDA_SAMPLE, 1)]
     center = sample.mean(dim=0)
     largest = (sample - center).abs().amax() if features.shape[1] else center.new_ones(())
@@ -94,8 +95,8 @@ def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def cuda_rounding(bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """How a bank `[N, D]` is rounded to float16: order of its rows `[N]`, center `[D]` and scale
-    `[1]`. Rows of like norm, which lose like amounts, stand side by side."""
-    # Where the mean overflows float32, any center will do.
+    `[1]`. Rows are ordered by norm, as rows of similar norm have similar rounding errors."""
+    # If the mean overflows float32, any center will do.
     center = bank.mean(dim=0).nan_to_num(0.0)
     norms, largest = [], [center.new_zeros(())]
     for part in bank.split(_CUDA_ROWS_AT_A_TIME):
@@ -108,8 +109,8 @@ def cuda_rounding(bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def make_cuda_screen(bank: torch.Tensor) -> torch.Tensor:
-    """The screen of a finite, contiguous bank `[N, D]` on a GPU, in one piece of memory, uint8 (see
-    csrc/ops/cuda/nearest_neighbors.cu); nothing waits for the device."""
+    """The screen of a finite, contiguous bank `[N, D]` on a GPU, uint8 (see
+    csrc/ops/cuda/nearest_neighbors.cu). The host does not wait for the device."""
     with torch.cuda.device_of(bank):
         order, center, scale = cuda_rounding(bank)
         rows, dim = bank.shape
@@ -129,9 +130,9 @@ def make_cuda_screen(bank: torch.Tensor) -> torch.Tensor:
 
 
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
-    """The screen of a finite, contiguous bank `[N, D]` on the CPU, in one piece of memory, uint8.
+    """The screen of a finite, contiguous bank `[N, D]` on the CPU, uint8.
 
-    It does not depend on `num_threads` but for the rounding of torch's matrix products, which moves
+    It depends on `num_threads` by the rounding of torch's matrix products alone, which changes
     bounds, never results.
     """
     rows, dim = bank.shape
@@ -153,15 +154,20 @@ def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
 
 
 def _deviation(directions: torch.Tensor) -> float:
-    """Bound of how far directions are from orthonormal."""
+    """Upper bound on the deviation of directions from orthonormality."""
     exact = directions.double()
     identity = torch.eye(exact.shape[1], dtype=torch.float64)
     return float(torch.linalg.matrix_norm(exact.T @ exact - identity))
 
 
 def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | None:
-    """Directions `[D, width]`, the last column zero in place of the norm of the rest, for a bank of
-    `rows` rows of which some are given, centred; None to code every feature.
+    """Directions `[D, width]` for a bank of `rows` rows, None to code every feature. The last
+    column is zero: its place is that of the norm of the rest.
+
+    Args:
+        centered: A sample of the rows, with mean zero.
+        rows: Number of all rows.
+        max_width: The largest width.
     """
     dim = centered.shape[1]
     may_code_all = -(-dim // 4) * 4 <= max_width
@@ -181,8 +187,8 @@ def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | 
     width = _cheapest(centered, coordinates @ rotation, widths, may_code_all)
     if width is None:
         return None
-    # Any directions of the same space bound the distance as well. Mixed ones have like ranges, and
-    # the largest range sets the resolution of the codes.
+    # Any directions of the same space bound the distance as well. Mixed directions have similar
+    # ranges, and the largest range sets the resolution of the codes.
     mix, _ = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=generator))
     return _with_column(directions @ (rotation[:, : width - 1] @ mix))
 
@@ -194,7 +200,7 @@ def _with_column(directions: torch.Tensor) -> torch.Tensor:
 def _cheapest(
     centered: torch.Tensor, coordinates: torch.Tensor, widths: list[int], may_code_all: bool
 ) -> int | None:
-    """The width that makes a query cheapest by the sample, None for all features."""
+    """The width with which a query is cheapest, estimated on the sample; None for all features."""
     rows, dim = centered.shape
     step = max(rows // _PROBES, 1)
     of_all = torch.cdist(centered[::step], centered)
@@ -207,7 +213,7 @@ def _cheapest(
         kept = coordinates[:, : width - 1]
         rest = (norms - kept.square().sum(dim=1)).clamp(min=0).sqrt()
         coded = torch.cat([kept, rest[:, None]], dim=1)
-        # Codes of a mixed basis: their range is some four deviations, each way.
+        # The codes of a mixed basis range over some four standard deviations each way.
         resolution = 4 * float(kept.square().mean().sqrt()) / 127
         error = 2 * resolution * (width / 12) ** 0.5
         checked = float((torch.cdist(coded[::step], coded) <= nearest + error).float().mean())

@@ -19,33 +19,35 @@ def aggregate_patches(
     out: Array | None = None,
     num_threads: int | None = None,
 ) -> Array:
-    """Pools, resizes and concatenates feature maps into one row per patch position, in one pass.
+    """Pools, resizes and concatenates feature maps to one row per patch position, in one pass.
 
-    Each map is average-pooled with its patch size p (stride 1, zero padding (p - 1) // 2 that is
-    counted in the mean, so borders darken and an even p shortens the map by one), resized
-    bilinearly (align_corners=False) to the largest map, and written channels-last behind the
-    others, as in AutoPatch (Kerssies & Vanschoren, 2023). NaN and infinity reach the patches that
-    contain them, as in the same operations of torch.
+    Each map is average-pooled with its patch size p: stride 1, zero padding (p - 1) // 2 which
+    counts in the mean. Borders thus get smaller values, and an even p makes the map smaller by one.
+    The map is resized bilinearly (align_corners=False) to the largest map and appended to the rows,
+    as in AutoPatch (Kerssies & Vanschoren, 2023). NaN and infinity spread to the patches that
+    contain them, as in torch.
 
     Args:
-        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32, float16 or bfloat16 (a CPU converts
-            those first), on one device, contiguous or channels_last; others are copied first.
+        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32, float16 or bfloat16, on one device. A CPU
+            converts float16 and bfloat16 first. Maps that are neither contiguous nor channels-last
+            are copied first.
         patch_sizes: Patch size of each map, 1 to 16.
-        out_size: Size (H, W) to resize to; by default that of the largest map, the one whose
-            (H_l, W_l) is greatest in lexicographic order.
-        out: Contiguous float32 array `[N * H * W, sum C_l]` to write to and return, on the device
-            of the maps.
+        out_size: Size (H, W) to resize to; by default that of the largest map, whose (H_l, W_l) is
+            greatest in lexicographic order.
+        out: Contiguous float32 array `[N * H * W, sum C_l]` on the device of the maps, to write to
+            and return.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
-        Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W; `out` if given, else
-        a NumPy array if the first map is one.
+        Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W. The result is `out`
+        if given, else a NumPy array if the first map is one. No images give no rows, no channels no
+        columns.
 
     Raises:
         TypeError: An array has another dtype.
         NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: There is no map, sizes do not fit, a patch size is out of range, or nothing is
-            left of a map after pooling. No images give no rows, no channels no columns.
+            left of a map after pooling.
     """
     tensors = [to_tensor(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
     _checks.check_aggregate(tensors, patch_sizes)

@@ -16,29 +16,28 @@ def greedy_coreset(
     seed: int = 0,
     num_threads: int | None = None,
 ) -> tuple[Array, Array]:
-    """Picks `count` rows by the greedy k-center rule: each next one is farthest from those picked.
+    """Picks `count` rows by the greedy k-center rule: each next row is farthest from those picked.
 
-    The rule of Gonzalez (1985) as PatchCore (Roth et al., 2022) uses it, without its approximations
-    and with the start point as first member. Squared distances are float32 sums of squared
-    differences in one order: sixteen running sums, feature d goes to sum d mod 16, then sums j and
-    j + 8, j + 4, j + 2, j + 1 are added in turn; products and sums are rounded separately. Equal
-    distances go to the lowest index. The picks are therefore the same on every CPU and GPU and any
-    number of threads.
+    This is the rule of Gonzalez (1985) as PatchCore (Roth et al., 2022) uses it, but exact, and
+    with the start point as first member. Squared distances are float32 sums of squared differences
+    in a fixed order: feature d goes to running sum d mod 16, then sums j and j + 8, j + 4, j + 2,
+    j + 1 are added in turn; products and sums are rounded separately. Of equal distances the lowest
+    index wins. The picks are therefore the same on every CPU and GPU, with any number of threads.
 
     Most distances are not computed: 8-bit codes of the rows prove them too large to matter. On a
-    CPU codes and the rest take 64 MiB at most, up to a million rows; with many rows each has fewer
-    codes, and above about 700,000 none, which is slower. On a GPU they take D + 16 bytes a row; all
-    picks are made there by one kernel.
+    CPU the working memory is at most 64 MiB, up to a million rows. With many rows each has fewer
+    codes; above about 700,000 rows there are none, which is slower. On a GPU it is D + 16 bytes a
+    row, and one kernel makes all picks.
 
     Args:
-        features: `[N, D]`, float32 (float16 and bfloat16 are converted); CPU or CUDA.
+        features: `[N, D]`, float32 (float16 and bfloat16 are converted); on the CPU or a GPU.
         count: Rows to pick, 1 to N.
         start: First pick, 0 to N - 1; drawn from `seed` if None.
-        seed: Of the draw of the start point.
+        seed: Seed of the start point.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
-        Indices of the picks, `[count]`, int64, in order, and covering radii, `[count]`, float32:
+        Indices of the picks in order, `[count]`, int64, and covering radii, `[count]`, float32.
         `radii[i]` is the Euclidean distance from the first `i + 1` picks to the row farthest from
         them. NumPy arrays if `features` is one.
 

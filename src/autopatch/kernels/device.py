@@ -1,4 +1,4 @@
-"""Devices, and what the native module can use."""
+"""Devices, and instruction sets of the native module."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from autopatch.errors import InputError
 
 @dataclass(frozen=True)
 class NativeInfo:
-    """The native module and its machine.
+    """The native module and the machine it runs on.
 
     Attributes:
         cuda_built: Whether the CUDA kernels were built.
         detected_isa: The best instruction set of the CPU.
-        active_isa: The one in use, which AUTOPATCH_ISA may lower.
+        active_isa: The instruction set in use; AUTOPATCH_ISA may lower it.
     """
 
     cuda_built: bool
@@ -26,18 +26,18 @@ class NativeInfo:
 
 
 def native_info() -> NativeInfo:
-    """What the native module can use."""
+    """The instruction sets of the native module, and whether it has CUDA kernels."""
     return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of that name, if kernels can run on it.
+    """The device of a name, if kernels can run on it.
 
     Args:
         device: "cpu", "cuda" or "cuda:<number>".
 
     Raises:
-        InputError: There is no such device, or it cannot be used.
+        InputError: There is no such device, or kernels cannot run on it.
     """
     text = str(device)
     kind, _, number = text.partition(":")

@@ -42,27 +42,29 @@ class PixelMetrics:
 def pixel_metrics(
     scores: Array, masks: Array, types: Sequence[str], *, num_threads: int | None = None
 ) -> PixelMetrics:
-    """All five metrics of anomaly scores against masks, in one go.
+    """All five metrics of anomaly scores against masks, in one pass.
 
-    Anomalous pixels form 8-connected regions within their image. In rwAP a pixel of a region
-    weighs (mean area of the regions / area of its region) x (mean number of regions per type /
-    number of regions of its type), so that regions of one type count alike whatever their size,
-    and types count alike whatever their number of regions. The mean over types includes types that
-    have no region; normal pixels weigh 1. Average precision is the step-wise sum of recall gain x
-    precision over the distinct scores. ROC and overlap curves are straight between the points of
-    distinct scores and interpolated at the limit. Equal scores (-0 equals 0) form one point, and
-    infinities are ordered like numbers. Sums are float64 and the same for any number of threads.
+    Anomalous pixels form 8-connected regions within their image. In rwAP the weight of a pixel is
+    (mean area of the regions / area of its region) x (mean number of regions per type / number of
+    regions of its type). Regions of one type thus count the same whatever their size, and types the
+    same whatever their number of regions. The mean over types includes types without a region.
+    Normal pixels have weight 1.
 
-    On the CPU takes at most 64 MiB, and up to 60 bytes for each row of pixels of an anomalous
-    region; all scores are read once for each half a million distinct scores of anomalous pixels. On
-    a GPU takes 32 bytes a pixel, 40 with float64 scores, for up to 2^31 - 256 pixels.
+    Average precision is the sum of recall gain x precision over the distinct scores. ROC and
+    overlap curves are straight lines between the points of distinct scores, interpolated at the
+    limit. Equal scores form one point; -0 equals 0, and infinities are ordered like numbers. Sums
+    are float64 and the same for any number of threads.
+
+    On the CPU the working memory is at most 64 MiB, and up to 60 bytes for each row of pixels of an
+    anomalous region. All scores are read once for each half a million distinct scores of anomalous
+    pixels. On a GPU it is 32 bytes a pixel, 40 with float64 scores, for up to 2^31 - 256 pixels.
 
     Args:
         scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,
             bfloat16 or uint8, on the CPU or a GPU. Compared exactly, without binning.
         masks: `[N, H, W]`, bool or uint8, on the same device; non-zero is anomalous.
         types: The anomaly type of each image, "good" for normal images.
-        num_threads: On the CPU; `torch.get_num_threads()` if None.
+        num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
         The metrics. Without a normal pixel rwAP and AP are 1 and the others NaN.
@@ -80,7 +82,7 @@ def pixel_metrics(
     if scores.is_meta:
         raise NotImplementedError("`scores` is on meta, expected cpu or cuda: it has no values")
     type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32)
-    if scores.is_cuda:  # from memory that is not pinned the copy would wait for the stream
+    if scores.is_cuda:  # a copy from memory that is not pinned would wait for the stream
         type_indices = type_indices.pin_memory().to(scores.device, non_blocking=True)
     *values, error = torch.ops.autopatch.pixel_metrics(
         scores,

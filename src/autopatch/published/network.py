@@ -1,16 +1,15 @@
-"""Once-for-All MobileNetV3: one set of weights that serves thousands of networks.
+"""Once-for-All MobileNetV3: one set of weights for thousands of networks.
 
 Cai et al., Once-for-All: Train One Network and Specialize it for Efficient Deployment, ICLR 2020.
 Twenty inverted-residual blocks in five stages, elastic in three ways:
 
 - depth: a stage runs its first 2, 3 or 4 blocks;
-- expand ratio: a block keeps its leading channels, 3, 4 or 6 times its input's;
-- kernel size: a 5x5 kernel is the middle of the 7x7 one, passed through a 25x25 matrix, and a 3x3
-  kernel the middle of that 5x5 one, passed through a 9x9 matrix.
+- expand ratio: a block keeps its leading inner channels, 3, 4 or 6 times those of its input;
+- kernel size: a 5x5 kernel is the middle of the 7x7 kernel, multiplied by a 25x25 matrix; a 3x3
+  kernel is the middle of that 5x5 kernel, multiplied by a 9x9 matrix.
 
-The blocks are timm's. `OnceForAllMobileNetV3` is the largest network and the matrices; a smaller
-network is `StaticNetwork` of the same blocks in their smaller size, whose weights are the leading
-parts of the large ones.
+The blocks are timm's. `OnceForAllMobileNetV3` holds the weights of the largest network and the
+matrices. `StaticNetwork` is a smaller network, whose weights are the leading parts of those.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ STAGES = (
 )
 _STEM_CHANNELS, _EXPANDED_CHANNELS, _MIXED_CHANNELS, _CLASSES = 16, 960, 1280, 1000
 
-# A quarter of the channels inside, in eights; sigmoid in its piecewise linear form.
+# A quarter of the inner channels, rounded to a multiple of 8; the piecewise linear sigmoid.
 _SqueezeExcite: Any = partial(
     SqueezeExcite, rd_round_fn=make_divisible, gate_layer=nn.Hardsigmoid, force_act_layer=nn.ReLU
 )
@@ -68,17 +67,18 @@ _SqueezeExcite: Any = partial(
 
 @dataclass(frozen=True)
 class OnceForAllSetting:
-    """What an elastic network is set to.
+    """The setting of the elastic network.
 
     Attributes:
-        kernel_sizes: Of each of the 20 blocks, 3, 5 or 7.
-        expand_ratios: Of each of the 20 blocks, 3, 4 or 6.
-        depths: Blocks of each of the 5 stages, 2, 3 or 4.
-        levels: Blocks whose outputs are the feature maps, 1 to 20, ascending; nothing behind the
-            last of them is run.
+        kernel_sizes: 3, 5 or 7 for each of the 20 blocks.
+        expand_ratios: 3, 4 or 6 for each of the 20 blocks.
+        depths: 2, 3 or 4 blocks for each of the 5 stages.
+        levels: Blocks whose outputs are the feature maps, 1 to 20, ascending. Blocks after the last
+            of them are skipped.
 
     Raises:
-        InputError: A value is not among these, or a level's block is left out by its stage's depth.
+        InputError: A value is not one of these, or the block of a level is skipped by the depth of
+            its stage.
     """
 
     kernel_sizes: tuple[int, ...]
@@ -102,7 +102,7 @@ class OnceForAllSetting:
             raise InputError(f"block {min(left_out)} is not run: depths are {list(self.depths)}")
 
     def blocks(self) -> tuple[int, ...]:
-        """Blocks that are run, 1 to 20, in order."""
+        """The blocks that run, 1 to 20, in order."""
         return tuple(block for block in self._within_depths() if block <= self.levels[-1])
 
     def _within_depths(self) -> list[int]:
@@ -127,14 +127,14 @@ def stage_channels(width: float) -> tuple[int, ...]:
 
 
 def block_channels(block: int, width: float) -> int:
-    """Channels of a block's output; block 0 is the one before the stages."""
+    """Channels of a block's output. Block 0 comes before the stages."""
     if block == 0:
         return _in_eights(_STEM_CHANNELS * width)
     return stage_channels(width)[(block - 1) // BLOCKS_PER_STAGE]
 
 
 def block_stride(block: int) -> int:
-    """Pixels of the image for each cell of a block's output, along an axis."""
+    """Input pixels per cell of a block's output, along an axis."""
     stride = 2  # of the stem
     for stage in STAGES[: (block + BLOCKS_PER_STAGE - 1) // BLOCKS_PER_STAGE]:
         stride *= stage.stride
@@ -142,12 +142,12 @@ def block_stride(block: int) -> int:
 
 
 def block_level(block: int, width: float) -> Level:
-    """The feature level that a block's output is."""
+    """The feature level at the output of a block."""
     return Level(block, block_stride(block), block_channels(block, width))
 
 
 def make_first_layers(width: float) -> tuple[nn.Module, nn.Module]:
-    """The stem and block 0, which have nothing to choose."""
+    """The stem and block 0, which are the same in all networks."""
     channels = block_channels(0, width)
     return (
         ConvNormAct(3, channels, 3, stride=2, act_layer=nn.Hardswish),
@@ -156,7 +156,7 @@ def make_first_layers(width: float) -> tuple[nn.Module, nn.Module]:
 
 
 def make_block(width: float, block: int, kernel_size: int, expand_ratio: int) -> nn.Module:
-    """A block on its own, 1 to 20."""
+    """A block, 1 to 20, with random weights."""
     stage = STAGES[(block - 1) // BLOCKS_PER_STAGE]
     return InvertedResidual(
         block_channels(block - 1, width),
@@ -170,11 +170,11 @@ def make_block(width: float, block: int, kernel_size: int, expand_ratio: int) ->
 
 
 class StaticNetwork(nn.Module):
-    """One network of the elastic ones: a stem, then the blocks that are run, by their numbers.
+    """The network of one setting: a stem, then the blocks that run, by number.
 
     Args:
         width: Factor on the channels.
-        setting: What is run.
+        setting: The setting.
     """
 
     def __init__(self, width: float, setting: OnceForAllSetting) -> None:
@@ -199,10 +199,10 @@ class StaticNetwork(nn.Module):
 
 
 class OnceForAllMobileNetV3(StaticNetwork):
-    """The elastic network: the largest network's weights, and what makes smaller kernels of them.
+    """The elastic network: weights of the largest network, and matrices that transform kernels.
 
-    Its `state_dict()` has the names of the published checkpoints. The classifier among them is kept
-    so that a checkpoint is held whole; feature maps do not need it.
+    Its `state_dict()` has the names of the published checkpoints. The classifier is there so that a
+    checkpoint can be loaded whole; feature maps do not need it.
 
     Args:
         width: Factor on the channels, 1.0 or 1.2 in the published networks.
@@ -229,15 +229,15 @@ class OnceForAllMobileNetV3(StaticNetwork):
     def forward(
         self, images: torch.Tensor, setting: OnceForAllSetting = LARGEST
     ) -> list[torch.Tensor]:
-        """Feature maps of a subnet, as `get_active_subnet(setting)` gives them, bit for bit; with
-        gradients to the shared weights."""
+        """Feature maps of a subnet, bit for bit those of `get_active_subnet(setting)`; gradients
+        reach the shared weights."""
         with torch.device("meta"):
             network = StaticNetwork(self.width, setting).train(self.training)
         maps: list[torch.Tensor] = functional_call(network, self._active_state(network), (images,))
         return maps
 
     def get_active_subnet(self, setting: OnceForAllSetting) -> StaticNetwork:
-        """A network of its own with a copy of its part of the weights; frozen, in eval mode."""
+        """The network of a setting, with a copy of its weights; frozen, in eval mode."""
         with torch.device("meta"):
             network = StaticNetwork(self.width, setting)
         state = {
@@ -247,7 +247,7 @@ class OnceForAllMobileNetV3(StaticNetwork):
         return network.eval().requires_grad_(False)
 
     def _active_state(self, network: nn.Module) -> dict[str, torch.Tensor]:
-        """The part of the weights that a smaller network uses, by its names."""
+        """The weights of a smaller network, by its names."""
         weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         state = {}
         for name, small in network.state_dict().items():
@@ -261,9 +261,9 @@ class OnceForAllMobileNetV3(StaticNetwork):
                 ]
                 large = transform_kernels(large[: len(small)], steps)
             leading = large[tuple(slice(size) for size in small.shape)]
-            # Kernels in one memory layout, so that both ways of running the network give the
-            # convolutions the same operands; a clone, as a depthwise kernel passes for being in
-            # any layout. Statistics as they are: training writes to them.
+            # Kernels are channels-last, so that both ways of running the network give the
+            # convolutions the same operands. They are cloned, as torch takes a depthwise kernel to
+            # be in any layout. Statistics are not: training writes to them.
             kernel = small.ndim == 4
             state[name] = leading.clone(memory_format=torch.channels_last) if kernel else leading
         return state
@@ -274,11 +274,11 @@ def transform_kernels(kernels: torch.Tensor, matrices: Sequence[torch.Tensor]) -
 
     Args:
         kernels: `[C, 1, K, K]`.
-        matrices: One `[k * k, k * k]` for each step from K to K - 2: what the middle of the kernel
-            is multiplied with.
+        matrices: One `[k * k, k * k]` for each step from K to k = K - 2, which multiplies the
+            middle of the kernel.
 
     Returns:
-        `[C, 1, k, k]` with k that of the last matrix.
+        `[C, 1, k, k]`, with k of the last matrix.
     """
     for matrix in matrices:
         middle = kernels[:, :, 1:-1, 1:-1]
@@ -287,7 +287,7 @@ def transform_kernels(kernels: torch.Tensor, matrices: Sequence[torch.Tensor]) -
 
 
 def _in_eights(channels: float) -> int:
-    """Channels rounded to a multiple of 8, never by more than a tenth down."""
+    """Channels rounded to a multiple of 8, down by a tenth at most."""
     return int(make_divisible(channels))  # type: ignore[no-untyped-call]
 
 
@@ -295,7 +295,7 @@ def _matrix(large: int, small: int) -> str:
     return f"{large}to{small}_matrix"
 
 
-# Our names, which are timm's, and those of the published checkpoints.
+# timm's names, which are used here, and those of the published checkpoints.
 _PUBLISHED_NAMES = {
     "conv_pw": "inverted_bottleneck.conv.conv",
     "bn1": "inverted_bottleneck.bn.bn",

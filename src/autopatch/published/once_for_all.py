@@ -1,4 +1,4 @@
-"""The published Once-for-All networks as supernets: a kernel size and an expand ratio a stage."""
+"""The published Once-for-All networks as supernets: a kernel size and an expand ratio per stage."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from autopatch.published.network import (
 from autopatch.published.weights import file_in_folder, official_weights, weights_in_file
 from autopatch.supernet import (
     Backbone,
+    Family,
     Level,
     LoadOptions,
     Preset,
@@ -42,7 +43,7 @@ from autopatch.supernet import (
 )
 
 OFA_MBV3 = "ofa_mbv3"
-"""Name of the space of both published networks."""
+"""Name of the space that holds both published networks."""
 
 NETWORKS = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w1.2"}
 """Published names of the networks, by width."""
@@ -52,15 +53,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
-    """Where a search is not the published one."""
+    """How a search differs from the published one."""
     lines = []
     if fixed.get("head.bank_size", 0) is not None:
-        lines.append("the size of the bank is not as published: there it holds all patches")
+        lines.append("the published search has another bank size: its banks hold all patches")
     installed = version("optuna")
     if sampler == "tpe" and int(installed.split(".")[0]) >= 5:
         lines.append(
-            f"TPE of Optuna {installed} weighs trials otherwise than the published one; Optuna "
-            "below 5 comes nearer"
+            f"TPE of Optuna {installed} weights trials differently from the published search; "
+            "Optuna below 5 is closer to it"
         )
     return lines
 
@@ -73,8 +74,8 @@ PUBLISHED = Preset(
     from_baseline=False,
     remarks=_differences,
 )
-"""The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, FLOPs of the
-backbone by the published rule.
+"""The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, and FLOPs of
+the backbone counted as published.
 
 Kerssies & Vanschoren, Neural Architecture Search for Visual Anomaly Segmentation, AutoML 2023.
 """
@@ -83,12 +84,11 @@ _WIDTHS = {name: width for width, name in NETWORKS.items()}
 
 
 class OnceForAllSupernet(Supernet):
-    """One or both published networks; every choice of stages is a subnet. Made by `load_supernet`.
+    """One or both published networks. Made by `load_supernet`.
 
-    A backbone's levels are block numbers, 1 to 20, four a stage. A stage runs its blocks up to
-    the one that is a level, but at least two (AutoPatch, Kerssies & Vanschoren, AutoML 2023). The
-    setting holds a "kernel_size" and an "expand_ratio" for each stage up to that of the deepest
-    level.
+    The levels of a backbone are block numbers, 1 to 20, four to a stage. A stage runs its blocks up
+    to the level, but at least two (AutoPatch, Kerssies & Vanschoren, AutoML 2023). The setting
+    holds a "kernel_size" and an "expand_ratio" for each stage up to that of the deepest level.
 
     Args:
         name: "ofa_mbv3", or the name of the one network.
@@ -97,7 +97,8 @@ class OnceForAllSupernet(Supernet):
         std: Channel deviations.
         provenance: One line that says where the weights come from.
         random_features: Whether the weights are random.
-        recalibrate_batch_norm: Whether subnets get the good images' statistics.
+        recalibrate_batch_norm: Whether the batch norm statistics of subnets are computed anew from
+            the good images.
     """
 
     presets: ClassVar = {"default": Preset(fix_single_choices=True), "published": PUBLISHED}
@@ -125,17 +126,19 @@ class OnceForAllSupernet(Supernet):
         self._networks = dict(networks)
 
     def genes(self) -> list[Gene]:
-        """Kernel size, expand ratio and block of each stage, and the network where there are
+        """Kernel size, expand ratio and block of each stage, and the network if there are
         several."""
         return stage_genes(self.networks)
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
-        """The blocks, each of which can be a level."""
+        """The levels at the outputs of all blocks."""
         blocks = range(1, len(STAGES) * BLOCKS_PER_STAGE + 1)
         return tuple(block_level(block, _WIDTHS[network]) for block in blocks)
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
-        """The widest network, nothing left out; its levels are the last blocks of the stages."""
+        """The widest network with nothing left out. By default its levels are the last blocks of
+        the stages."""
+
         name = max(self.networks, key=lambda each: _WIDTHS[each])
         ends = range(BLOCKS_PER_STAGE, len(STAGES) * BLOCKS_PER_STAGE + 1, BLOCKS_PER_STAGE)
         chosen = tuple(ends if levels is None else levels)
@@ -157,7 +160,7 @@ class OnceForAllSupernet(Supernet):
         once_for_all_setting(backbone)
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a backbone, with weights of its own.
+        """The static module of a backbone, with its own copy of the weights.
 
         Raises:
             InputError: The backbone is of another supernet, or of no valid setting.
@@ -183,13 +186,13 @@ class OnceForAllSupernet(Supernet):
         }
 
     def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
-        """Height and width of the feature map of every block: every halving rounds up."""
+        """Height and width of the feature map of every block. Each halving rounds up."""
         return {
             level.index: (-(-image_size // level.stride),) * 2 for level in self.all_levels(network)
         }
 
     def flops(self, backbone: Backbone, image_size: int) -> int:
-        """FLOPs of a subnet for one image, two a multiply-add of convolutions."""
+        """FLOPs of a subnet for one image: two for each multiply-add of a convolution."""
         self.check_network(backbone)
         return 2 * backbone_cost(backbone, image_size).conv_macs
 
@@ -202,7 +205,7 @@ class OnceForAllSupernet(Supernet):
         return block_names(backbone)
 
 
-class OnceForAllFamily:
+class OnceForAllFamily(Family):
     """The published networks, both or one of them."""
 
     usage = f"{OFA_MBV3}, {', '.join(NETWORKS.values())}"
@@ -239,7 +242,7 @@ class OnceForAllFamily:
         )
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The file of one network, or the file of each network in a folder."""
+        """The file of one network, or those of all networks in a folder."""
         paths = weights_paths(weights)
         if paths and paths[0].is_dir():
             return [file_in_folder(paths[0], name) for name in _networks(space)]
@@ -290,11 +293,11 @@ def stage_genes(networks: Sequence[str] = tuple(_WIDTHS)) -> list[Gene]:
 
 
 def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
-    """What the elastic network is set to for a backbone.
+    """The setting of the elastic network for a backbone.
 
     Raises:
-        InputError: It has no such block, or not a kernel size and an expand ratio for each stage
-            up to that of its deepest level.
+        InputError: There is no such block, or a stage up to that of the deepest level lacks a
+            kernel size or an expand ratio.
     """
     stages = [_stage(block) for block in backbone.levels]
     if min(backbone.levels) < 1 or max(stages) >= len(STAGES):
@@ -333,10 +336,10 @@ def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
 
 
 def backbone_cost(backbone: Backbone, image_size: int) -> PublishedCost:
-    """Cost of a backbone of the published networks for one image by the published rule.
+    """Cost of a backbone of the published networks for one image, counted as published.
 
     Raises:
-        InputError: It is of no valid setting, or of another network.
+        InputError: The setting is invalid, or the network is another.
     """
     if backbone.network not in _WIDTHS:
         raise InputError(f"{backbone.network} has no published FLOPs, only total FLOPs")
@@ -360,7 +363,7 @@ def block_names(backbone: Backbone) -> tuple[str, ...]:
 
 
 def random_network(width: float, *, seed: int) -> OnceForAllMobileNetV3:
-    """An elastic network of random weights."""
+    """An elastic network with random weights."""
     with SeededWeights(seed):
         network = OnceForAllMobileNetV3(width)
         for module in network.modules():

@@ -25,7 +25,7 @@ _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
 _TENSORS_SHA256 = "tensors_sha256"
 _FOLDER = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
-_RENAMES = (  # one of them, where a published name is not one of ours
+_RENAMES = (  # one of them turns a published name into one used here
     ("bn.", "bn.bn."),
     ("conv.weight", "conv.conv.weight"),
     (".linear.", ".linear.linear."),
@@ -37,7 +37,7 @@ _RENAMES = (  # one of them, where a published name is not one of ours
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """A published pickle and what it is known by.
+    """A published pickle and how it is recognized.
 
     Attributes:
         net_id: Name of the supernet and of the file.
@@ -86,10 +86,10 @@ def official_weights(
         net_id: A key of `OFFICIAL`.
         expected: Shape of every tensor of the supernet; float32, counts of training steps int64.
         cache: Folder of the downloads, `cache_folder()` if None.
-        progress: Told of every piece of the download.
+        progress: Called after every piece of the download.
 
     Raises:
-        InputError: The weights cannot be downloaded or kept, are not the published ones or do not
+        InputError: The weights cannot be downloaded or stored, are not the published ones or do not
             fit, or the file in the cache is damaged.
     """
     path = (cache_folder() if cache is None else cache) / f"{net_id}.safetensors"
@@ -123,11 +123,12 @@ def file_in_folder(folder: Path, net_id: str) -> Path:
 def weights_in_file(
     path: Path, net_id: str, expected: Mapping[str, torch.Size]
 ) -> dict[str, torch.Tensor]:
-    """Weights from a .safetensors file with our keys or the published ones, or the published file.
+    """Weights from a .safetensors file, with the keys used here or the published ones, or from the
+    published file.
 
     Raises:
-        InputError: The file is missing or damaged, does not fit, holds weights of another
-            supernet, or has no suffix .safetensors and is not the published file.
+        InputError: The file is missing or damaged, does not fit, holds weights of another supernet,
+            or has another suffix and is not the published file.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights of {net_id}")
@@ -140,7 +141,7 @@ def weights_in_file(
 
 
 def _require_writable(folder: Path) -> None:
-    """Makes the folder, so that a download is not in vain."""
+    """Makes the folder and checks that it is writable, before a download."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -166,7 +167,7 @@ def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
             return bytes(content)
     except (HTTPException, OSError) as error:
         if isinstance(error, HTTPError):
-            error.close()  # it is a response, too
+            error.close()  # it is also a response
         raise InputError(
             f"{official.net_id}: the weights cannot be had from {official.url}: "
             f"{one_line(error)}; give `weights`: a folder with {official.net_id} or "
@@ -188,8 +189,8 @@ def _from_pickle(
                 f"{source}: {what} is {found}, expected {known} of the published {official.net_id}"
             )
     try:
-        # No other pickle is ever read. This one is published in no other form, and what is
-        # unpickled are the very bytes whose hash was checked, not a file that may have changed.
+        # No other pickle is ever read. This one is published in no other form, and the bytes that
+        # are unpickled are those whose hash was checked, not a file that may have changed since.
         document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         state = document["state_dict"]
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -202,8 +203,8 @@ def _from_pickle(
 def _from_safetensors(
     path: Path, net_id: str, expected: Mapping[str, torch.Size], *, ours: bool
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file; one of `ours`, which `_keep` wrote, must say what it is and be whole,
-    another is taken for what is wanted if it does not say."""
+    """The tensors of a file. A file of `ours`, written by `_keep`, must name its network and match
+    its hash. Another file need not name its network."""
     metadata, state = read_safetensors(path)
     found = metadata.get("net_id", "an unnamed net" if ours else net_id)
     if found != net_id:
@@ -217,7 +218,7 @@ def _from_safetensors(
 def _fitted(
     state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size], source: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors under our keys, in our order."""
+    """The tensors by the keys used here, in their order."""
     names: dict[str, str] = {}
     for name in state:
         key = _own_key(name, expected)

@@ -1,14 +1,14 @@
-"""Supernets: the backbones that the search cuts its detectors from.
+"""Supernets: sets of weights from which the search cuts backbones.
 
 - `Level`, `Backbone`: one feature level of a network; one subnet, as data.
-- `Supernet`: what the rest of the program asks of one. `Preset`: how it is searched.
-- `load_supernet`: gives a supernet by name; `weights_files`: the files it reads.
+- `Supernet`: the interface of all supernets. `Preset`: how one is searched.
+- `load_supernet`: a supernet by name; `weights_files`: the files it reads.
 - `Family`, `FAMILIES`, `LoadOptions`: a kind of backbones, and the registry of them.
 - `TimmSupernet`: a timm backbone. `ElasticSupernet`: timm's inverted-residual networks made
   elastic, over `ElasticTimmNetwork`. The published ones are in `autopatch.published`.
-- `Subnet`: the static network cut out of a supernet; `restore_subnet`: made again from a file.
+- `Subnet`: the static network cut out of a supernet; `restore_subnet`: rebuilds one from a file.
 - `SeededWeights`: a context that draws random weights with a seed.
-- `Weights`, `read_weights`: backbone weights with what is needed to use them;
+- `Weights`, `read_weights`: backbone weights with their metadata;
   `read_safetensors`: any file of tensors; `tensors_sha256`: a hash of tensors.
 """
 

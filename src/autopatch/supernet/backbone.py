@@ -1,4 +1,4 @@
-"""The backbone of an architecture: which network, which feature levels, and how it is set."""
+"""The backbone of an architecture: its network, its feature levels and its setting."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A subnet of a supernet. Only the network's family knows what the setting means.
+    """A subnet of a supernet. The meaning of the setting is known to the network's family alone.
 
     Attributes:
         network: Name of the network, such as "timm:mobilenetv2_100".
         levels: Indices of the chosen feature levels, ascending, at least one.
-        setting: What else the family lets one choose, by name: a value, or a value for each stage
-            up to that of the deepest level.
+        setting: The other choices of the family, by name: one value, or one for each stage up to
+            that of the deepest level.
 
     Raises:
         InputError: The network has no name, or the levels are not ascending integers.

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it."""
+"""Folding of batch norm into the convolution before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
-_TOLERANCE = 1e-3  # of the largest value of a map; rounding alone makes some 1e-6
+_TOLERANCE = 1e-3  # of the largest value of a map; rounding alone gives some 1e-6
 
 
 Pair = tuple[str, str]
@@ -24,15 +24,16 @@ Pair = tuple[str, str]
 
 
 def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Which batch norms can be folded: those that take the output of a convolution, each run once.
+    """Finds the batch norms that can be folded: those whose input is the output of a convolution,
+    if both run once.
 
-    They are seen in a run. (Symbolic tracing would tell as well, but while it runs no other thread
-    can call a module.) Where the folded module gives other maps, as something else takes the output
-    too, there are none, and a warning says so.
+    The module is run to find them. (Symbolic tracing would do as well, but while it runs no other
+    thread can call a module.) If the folded module computes other maps, because something else
+    takes the output of a convolution too, nothing can be folded, and a warning says so.
 
     Args:
-        module: Gives a list of feature maps; in eval mode.
-        image: A batch to run it on, of values that vary.
+        module: Computes a list of feature maps; in eval mode.
+        image: A batch of images of random values to run it on.
     """
     if not any(type(part) in _BATCH_NORMS for part in module.modules()):
         return []
@@ -42,8 +43,8 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
         for found, expected in zip(folded(image), module(image), strict=True):
             if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
                 warnings.warn(
-                    f"{type(module).__name__} runs with its batch norm, some 15 % slower than "
-                    "without: not only the batch norm takes the output of a convolution",
+                    f"{type(module).__name__} keeps its batch norm, which takes some 15 % more "
+                    "time: the output of a convolution is used beside the batch norm",
                     stacklevel=2,
                 )
                 return []
@@ -51,10 +52,10 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
 
 
 def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
-    """A module that gives what `module`, in eval mode, gives, in fewer passes over the maps.
+    """A module with the results of `module` in eval mode, in fewer passes over the maps.
 
-    Each batch norm is folded into a copy of its convolution (Jacob et al., CVPR 2018, section 3.2);
-    all other weights are shared.
+    Each batch norm is folded into a copy of its convolution (Jacob et al., CVPR 2018, section 3.2).
+    All other weights are shared.
 
     Args:
         module: A network.
@@ -76,13 +77,13 @@ def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy of the modules, with the same tensors: hooks on it are not seen by other threads."""
+    """A copy of the modules with the same tensors. Hooks on it do not affect other threads."""
     shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared)
 
 
 def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Names of convolutions and of the batch norms that take their output, of those run once."""
+    """Names of convolutions, each with that of the batch norm that takes its output."""
     calls: Counter[str] = Counter()
     outputs: dict[str, torch.Tensor] = {}
     pairs: list[Pair] = []

@@ -1,16 +1,16 @@
-"""timm's networks of inverted-residual blocks, made elastic: one set of weights, many networks.
+"""Elastic networks made of timm's inverted-residual networks: one set of weights, many networks.
 
 A stage is elastic in two ways:
 
-- depth: it leaves out its last blocks, of those that add to their input;
-- expand ratio: inside each inverted-residual block run all channels (6), the leading two thirds of
-  them (4) or the leading half (3), as in Once-for-All (Cai et al., ICLR 2020).
+- depth: the last blocks of the stage can be left out, if they have a skip connection;
+- expand ratio: each inverted-residual block uses all of its inner channels (6), the leading two
+  thirds (4) or the leading half (3), as in Once-for-All (Cai et al., ICLR 2020).
 
-Each ratio has batch norms (Yu et al., Slimmable Neural Networks, ICLR 2019), depthwise convolutions
-and projections of its own; expansions and squeeze-and-excite are shared. An inverted-residual block
-behind which others are left out has another projection, which stands in for them. The statistics of
-batch norm are those of the network that this one is made of, for all subnets: where that has its
-batch norm folded, there are none. The largest network is the original.
+Each ratio has its own batch norms (Yu et al., Slimmable Neural Networks, ICLR 2019), depthwise
+convolutions and projections; expansions and squeeze-and-excite are shared. In a shortened stage,
+the last block that runs has another projection, to make up for the blocks left out. All subnets use
+the batch norm statistics of the original network; if its batch norm is folded, there are none. The
+largest network is the original.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from autopatch.supernet.backbone import Level
 from autopatch.supernet.timm_features import LEAST_STRIDE, feature_levels, features_model
 
 RATIOS = (6, 4, 3)
-"""Expand ratios; 6 stands for all channels a block has, whatever their number."""
+"""Expand ratios. 6 stands for all inner channels of a block, whatever their number."""
 
-_LEFT_OUT = 2  # blocks that a stage leaves out at most
+_LEFT_OUT = 2  # the most blocks that a stage can leave out
 _OF_A_RATIO = ("bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
 _PROJECTION = ("conv_pwl", "bn3")
 
@@ -44,9 +44,9 @@ class Section:
     """The stages that lead from one level to the next.
 
     Attributes:
-        level: The level that they end in.
-        stages: Their numbers.
-        depths: Choices of depth: a stage runs its first so many blocks, or all it has.
+        level: The level at the end.
+        stages: Numbers of the stages.
+        depths: Choices of depth: the number of blocks that a stage runs, or all if it has fewer.
     """
 
     level: Level
@@ -56,12 +56,12 @@ class Section:
 
 @dataclass(frozen=True)
 class ElasticSetting:
-    """What an elastic network is set to, section by section up to that of the deepest level.
+    """The setting of an elastic network, for each section up to that of the deepest level.
 
     Attributes:
-        expand_ratios: Of the sections, 6, 4 or 3.
-        depths: Of the sections, among `Section.depths`.
-        levels: Indices of the levels whose maps are given, ascending.
+        expand_ratios: 6, 4 or 3 for each section.
+        depths: One of `Section.depths` for each section.
+        levels: Indices of the chosen levels, ascending.
     """
 
     expand_ratios: tuple[int, ...]
@@ -98,7 +98,7 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
     for level, (first, end) in zip(levels, pairwise([0, *ends]), strict=True):
         if level.stride >= LEAST_STRIDE:
             most = max(len(stage) for stage in model.blocks[first:end])
-            # All deeper levels build on the shallowest: what is left out there costs too much.
+            # All levels build on the first section: to leave out blocks there costs too much.
             least = max(most - _LEFT_OUT, 1) if found else most
             depths = tuple(range(least, most + 1))
             found.append(Section(level, tuple(range(first, end)), depths))
@@ -108,16 +108,16 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
 class ElasticTimmNetwork(nn.Module):
     """The weights of all subnets.
 
-    The channels inside each block must be in order of importance, the most important first, for
-    narrow subnets to be of use.
+    Narrow subnets keep the leading inner channels of each block, so the channels should be in order
+    of importance, the most important first.
 
     Args:
         timm_model: Name of a model of timm.
         timm_kwargs: Arguments of `timm.create_model`.
-        seed: Of the weights, which are random.
+        seed: Seed of the random weights.
 
     Attributes:
-        sections: What can be chosen.
+        sections: The sections, with their choices of depth.
 
     Raises:
         InputError: timm cannot build the model, or it is not made of inverted-residual blocks.
@@ -130,19 +130,19 @@ class ElasticTimmNetwork(nn.Module):
         self.sections = sections(timm_model, timm_kwargs)
         indices = [section.level.index for section in self.sections]
         self.largest = features_model(timm_model, timm_kwargs, out_indices=indices, seed=seed)
-        # Without weights, of all levels; in a tuple, as it is no part of the state.
+        # The network of all levels without weights. In a tuple it is not part of the state.
         self._whole = (copy.deepcopy(self.largest).to("meta"),)
         self.own = nn.ModuleDict()
         self.start_from_largest()
-        self.eval()  # which the batch norms stay in, so that their statistics stay
+        self.eval()  # for good: the statistics of the batch norms must stay
 
     def train(self, mode: bool = True) -> ElasticTimmNetwork:
-        """Nothing: subnets are trained as they are run."""
+        """Leaves the network in eval mode, in which its subnets are trained too."""
         return super().train(False)
 
     @property
     def largest_setting(self) -> ElasticSetting:
-        """Nothing left out, all levels."""
+        """The setting with nothing left out and all levels."""
         return ElasticSetting(
             expand_ratios=(RATIOS[0],) * len(self.sections),
             depths=tuple(section.depths[-1] for section in self.sections),
@@ -150,8 +150,8 @@ class ElasticTimmNetwork(nn.Module):
         )
 
     def start_from_largest(self) -> None:
-        """Sets what narrow blocks, and those behind which others are left out, have of their own to
-        what the largest network has."""
+        """Sets the weights that narrow blocks, and the last blocks of shortened stages, have of
+        their own to those of the largest network."""
         blocks = {n: b for n, b in self.largest.named_modules() if isinstance(b, InvertedResidual)}
         ends = {
             name: block
@@ -164,7 +164,7 @@ class ElasticTimmNetwork(nn.Module):
             self.own[own_key(ratio, ends=True)] = _copies(ends, _PROJECTION, ratio)
 
     def forward(self, images: torch.Tensor, setting: ElasticSetting) -> list[torch.Tensor]:
-        """Feature maps of a subnet for normalized images, with gradients to the shared weights."""
+        """Feature maps of a subnet for normalized images; gradients reach the shared weights."""
         network = self._skeleton(setting)
         maps: list[torch.Tensor] = functional_call(
             network, self._active_state(network, setting), (images,)
@@ -172,7 +172,7 @@ class ElasticTimmNetwork(nn.Module):
         return maps
 
     def get_active_subnet(self, setting: ElasticSetting) -> nn.Module:
-        """A network of its own with a copy of its part of the weights; frozen, in eval mode."""
+        """The network of a setting, with a copy of its weights; frozen, in eval mode."""
         network = self._skeleton(setting)
         state = self._active_state(network, setting)
         network.load_state_dict(
@@ -190,7 +190,7 @@ class ElasticTimmNetwork(nn.Module):
         return _set_to(network.eval(), self.sections, setting)
 
     def _active_state(self, network: Any, setting: ElasticSetting) -> dict[str, torch.Tensor]:
-        """The part of the weights that a subnet uses, by its names."""
+        """The weights of a subnet, by its names."""
         whole: Any = self.largest
         shared = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
         own = dict(self.own.named_parameters())
@@ -218,7 +218,7 @@ class ElasticTimmNetwork(nn.Module):
 def static_network(
     timm_model: str, timm_kwargs: Mapping[str, Any], setting: ElasticSetting
 ) -> nn.Module:
-    """The network of a setting, of random weights: timm's own, its blocks left out or narrowed.
+    """The network of a setting with random weights: timm's, with blocks left out or narrowed.
 
     Raises:
         InputError: The setting does not suit the model.
@@ -266,7 +266,7 @@ def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) 
 
 
 def _blocks_run(blocks: Any, depth: int) -> int:
-    """How many blocks of a stage are run: those left out add to their input."""
+    """Number of blocks of a stage that run. Only blocks with a skip connection are left out."""
     run = len(blocks)
     while run > depth and getattr(blocks[run - 1], "has_skip", False):
         run -= 1
@@ -274,7 +274,7 @@ def _blocks_run(blocks: Any, depth: int) -> int:
 
 
 def _channels(block: InvertedResidual, ratio: int) -> int:
-    """Channels inside a block, in eights."""
+    """Inner channels of a block, a multiple of 8."""
     large = int(block.conv_pwl.in_channels)
     if ratio == RATIOS[0]:
         return large
@@ -302,19 +302,19 @@ def _narrow(block: InvertedResidual, ratio: int) -> None:
         inputs = set(sizes) == {"in_channels"}
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if tensor.ndim == 0 or (inputs and tensor.ndim == 1):
-                continue  # a count; a bias of the outputs
+                continue  # a count, or a bias of the outputs
             part = tensor.detach()[:, :small] if inputs else tensor.detach()[:small]
             setattr(module, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
 
 
 def own_key(ratio: int, *, ends: bool = False) -> str:
-    """Where `ElasticTimmNetwork.own` keeps what blocks of a ratio have for themselves: all of them,
-    or those behind which others are left out."""
+    """Key in `ElasticTimmNetwork.own` of the weights that the blocks of a ratio have of their own,
+    or with `ends` of those that the last blocks of shortened stages have."""
     return f"{ratio}_end" if ends else str(ratio)
 
 
 def _may_end(name: str, section: Section, network: Any) -> bool:
-    """Whether at some depth a block is the last one run while others are left out."""
+    """Whether at some depth a block is the last of a shortened stage."""
     stage, block = map(int, name.split(".")[1:3])
     blocks = network.blocks[stage]
     return stage in section.stages and any(
@@ -325,7 +325,7 @@ def _may_end(name: str, section: Section, network: Any) -> bool:
 def _copies(
     blocks: Mapping[str, InvertedResidual], parts: Sequence[str], ratio: int
 ) -> nn.ParameterDict:
-    """Copies of parameters of blocks, of the channels that a ratio leaves."""
+    """Copies of the blocks' parameters, narrowed to the channels of a ratio."""
     own = {}
     for name, block in blocks.items():
         narrow = copy.deepcopy(block)
@@ -337,5 +337,5 @@ def _copies(
 
 
 def parameter_key(name: str) -> str:
-    """A parameter's name in `ElasticTimmNetwork.own`: torch allows no dots in it."""
+    """Name of a parameter in `ElasticTimmNetwork.own`, in which torch allows no dots."""
     return name.replace(".", "/")

@@ -22,16 +22,10 @@ from autopatch.supernet.elastic_network import (
     check_setting,
     static_network,
 )
-from autopatch.supernet.family import unknown_space
+from autopatch.supernet.family import Family, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import (
-    LoadOptions,
-    find_source,
-    load_into,
-    random_provenance,
-    weights_paths,
-)
+from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 ELASTIC = "elastic:"
 AUTOPATCH_S = "autopatch_s"
@@ -43,7 +37,7 @@ _AUTOPATCH_S_SHA256 = "c735316968081f8da1c947c993cbf50b413d1d6166e4696ef4a237c44
 
 
 class ElasticSupernet(Supernet):
-    """An elastic network; every choice of ratios, depths and levels is a subnet. Made by
+    """An elastic network. Each choice of ratios, depths and levels is a subnet. Made by
     `load_supernet`.
 
     The setting of a backbone holds an "expand_ratio" and a "depth" for each level up to the
@@ -74,7 +68,7 @@ class ElasticSupernet(Supernet):
         self.network = network
 
     def genes(self) -> list[Gene]:
-        """Expand ratio and depth of each level's stages, and whether the level is used."""
+        """For each level the expand ratio and the depth of its stages, and whether it is used."""
         genes: list[Gene] = []
         uses = [f"use_stride{section.level.stride}" for section in self.network.sections]
         for number, section in enumerate(self.network.sections):
@@ -95,7 +89,7 @@ class ElasticSupernet(Supernet):
         return genes
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
-        """The level that each section of the network ends in."""
+        """The levels at the ends of the network's sections."""
         return tuple(section.level for section in self.network.sections)
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
@@ -115,7 +109,7 @@ class ElasticSupernet(Supernet):
         self._setting(backbone)
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a backbone, with weights of its own.
+        """The static module of a backbone, with its own copy of the weights.
 
         Raises:
             InputError: The backbone is of another supernet, or of no valid setting.
@@ -162,8 +156,8 @@ class ElasticSupernet(Supernet):
         return setting
 
 
-class ElasticFamily:
-    """timm's networks of inverted-residual blocks made elastic, and the one in this package."""
+class ElasticFamily(Family):
+    """Elastic networks of timm's inverted-residual blocks, and the one in this package."""
 
     usage = f"{AUTOPATCH_S} or {ELASTIC}<model name of timm>"
 
@@ -177,10 +171,10 @@ class ElasticFamily:
             weights: A .safetensors file as training/distill.py writes it, "random", or of
                 autopatch_s "auto" for those in this package.
             options: Arguments of the model, and what the weights file does not say.
-            progress: Not told of anything.
+            progress: Never called.
 
         Raises:
-            InputError: The weights cannot be had or do not fit, or as `find_source` says.
+            InputError: The weights are not available or do not fit; see also `find_source`.
         """
         if space != AUTOPATCH_S and not space.startswith(ELASTIC):
             raise unknown_space(space)
@@ -198,7 +192,6 @@ class ElasticFamily:
         model = _AUTOPATCH_S_MODEL if space == AUTOPATCH_S else space
         source = find_source(model, weights, options)
         network = ElasticTimmNetwork(source.name, source.kwargs, seed=options.seed)
-        provenance = random_provenance(options.seed)
         if source.file is not None:
             if not any(name.startswith("largest.") for name in source.file.state):
                 raise InputError(
@@ -207,24 +200,17 @@ class ElasticFamily:
                     f"`space` timm:{source.name}"
                 )
             load_into(network, source.file)
-            provenance = f"weights of {source.file.path.name}"
-        if packaged:
-            provenance = f"weights of {space} in this package"
         return ElasticSupernet(
             space,
             network.to(memory_format=torch.channels_last).requires_grad_(False),
             mean=source.mean,
             std=source.std,
-            provenance=provenance,
-            random_features=weights == "random",
+            provenance=f"weights of {space} in this package" if packaged else source.provenance,
+            random_features=source.is_random,
         )
 
-    def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The one file."""
-        return weights_paths(weights)
-
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """timm's network, its blocks left out or narrowed, with random weights."""
+        """timm's network with blocks left out or narrowed, and random weights."""
         values = {key: tuple(recipe[key]) for key in ElasticSetting.__dataclass_fields__}
         return static_network(recipe["timm_model"], recipe["timm_kwargs"], ElasticSetting(**values))
 
@@ -238,6 +224,6 @@ def _check_packaged_file() -> None:
         found = hashlib.sha256(_AUTOPATCH_S_FILE.read_bytes()).hexdigest()
     if found != _AUTOPATCH_S_SHA256:
         raise InputError(
-            f"{_AUTOPATCH_S_FILE}: {'is absent' if found is None else 'is damaged'}; install "
-            "autopatch anew"
+            f"{_AUTOPATCH_S_FILE}: {'is absent' if found is None else 'is damaged'}; reinstall "
+            "autopatch"
         )

@@ -17,16 +17,16 @@ from autopatch.registry import Registry
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
-from autopatch.supernet.weights import LoadOptions, check_channels
+from autopatch.supernet.weights import LoadOptions, check_channels, weights_paths
 
 DEFAULT_SPACE = "autopatch_s"
 
 
 class Family(Protocol):
-    """Backbones of one kind.
+    """A kind of backbones.
 
     Attributes:
-        usage: How its spaces are named, such as "timm:<model name>".
+        usage: How its spaces are named, for messages, such as "timm:<model name>".
     """
 
     usage: str
@@ -38,15 +38,20 @@ class Family(Protocol):
         ...
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The files that `load` reads; none for a word such as "random"."""
-        ...
+        """The files that `load` reads; none for a word such as "random". By default the one file
+        that `weights` names.
+
+        Raises:
+            InputError: There is no such file.
+        """
+        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """A static network without weights, from the recipe of a `Subnet`.
 
         Raises:
             InputError: The network cannot be built.
-            KeyError, TypeError: It is no recipe.
+            KeyError, TypeError: The recipe is malformed.
         """
         ...
 
@@ -66,7 +71,7 @@ FAMILIES: Registry[Family] = Registry(
         "ofa_mbv3_d234_e346_k357_w1.2": _ONCE_FOR_ALL,
     },
 )
-"""Families by the name of their spaces, up to a colon if it has one."""
+"""Families by the name of their spaces, or the part of it before the colon."""
 
 
 def find_family(space: str) -> Family:
@@ -82,7 +87,7 @@ def find_family(space: str) -> Family:
 
 
 def unknown_space(space: str) -> InputError:
-    """What is raised for a space that no family has; it lists how theirs are named."""
+    """The error for a space that no family has. It lists how spaces are named."""
     usages = dict.fromkeys(FAMILIES[name].usage for name in FAMILIES)
     return InputError(f"search space '{space}' is unknown, expected {' or '.join(usages)}")
 
@@ -102,21 +107,24 @@ def load_supernet(
     Args:
         space: "autopatch_s", "timm:<model name>", "elastic:<model name of timm>", "ofa_mbv3", the
             name of one of its two networks, or that of a registered family.
-        weights: "random"; of autopatch_s "auto" for those in this package, or a .safetensors file;
-            of an elastic network its file; of timm a file or "pretrained" for those of timm's hub;
-            of Once-for-All "auto" for the published ones, downloaded once, a folder that holds
-            them, or for a single network its file.
-        mean: Channel means of the input, for pixels in [0, 1].
+        weights: "random", or
+
+            - for autopatch_s, "auto" for the weights in this package, or a .safetensors file;
+            - for an elastic network, a .safetensors file;
+            - for timm, a .safetensors file, or "pretrained" for the weights of timm's hub;
+            - for Once-for-All, "auto" for the published weights, which are downloaded once, or a
+              folder of them; for a single network also its file.
+        mean: Channel means of the input, for pixels in [0, 1]; by default those of the weights.
         std: Channel deviations.
-        seed: Of random weights.
-        progress: Told of a download.
-        **options: Of the family: `timm_kwargs`, arguments of `timm.create_model`, of timm and of
-            elastic networks; `recalibrate_batch_norm`, whether subnets get the statistics of the
-            good images, of Once-for-All.
+        seed: Seed of random weights.
+        progress: Called during a download.
+        **options: Options of the family. timm and elastic networks take `timm_kwargs`, arguments
+            of `timm.create_model`. Once-for-All takes `recalibrate_batch_norm`: whether the batch
+            norm statistics of subnets are computed anew from the good images.
 
     Raises:
-        InputError: The space is unknown, the weights cannot be had or do not fit, or an argument
-            does not belong to the space.
+        InputError: The space is unknown, the weights are not available or do not fit, or the space
+            does not take an argument.
     """
     given = LoadOptions(mean=mean, std=std, seed=seed, own=options)
     return find_family(space).load(space, os.fspath(weights), given, progress)
@@ -126,8 +134,8 @@ def weights_files(space: str, weights: str) -> list[Path]:
     """The files that `load_supernet` reads; none for a word such as "random" or "auto".
 
     Raises:
-        InputError: The space is unknown, there is no such file or folder, or the folder does not
-            hold what is asked for.
+        InputError: The space is unknown, there is no such file or folder, or the folder lacks a
+            file.
     """
     return find_family(space).weights_files(space, weights)
 
@@ -137,17 +145,17 @@ def build_network(recipe: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         InputError: The recipe names no known network, or the network cannot be built.
-        KeyError, TypeError: It is no recipe.
+        KeyError, TypeError: The recipe is malformed.
     """
     return find_family(str(recipe["network"])).build(recipe)
 
 
 def restore_subnet(header: Mapping[str, Any]) -> Subnet:
-    """A subnet from its `to_header()`, with random weights; `load_state_dict` gives it its own.
+    """A subnet rebuilt from its `to_header()`. Its weights are random until `load_state_dict`.
 
     Raises:
         InputError: The network cannot be built.
-        KeyError, TypeError, ValueError: The header is not one.
+        KeyError, TypeError, ValueError: The header is malformed.
     """
     subnet = Subnet(
         build_network(header["recipe"]),

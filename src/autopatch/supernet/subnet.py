@@ -1,4 +1,4 @@
-"""Subnets: static modules that give the feature maps of chosen levels and run nothing else."""
+"""Subnets: static modules that compute the feature maps of chosen levels, and no more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
+from autopatch.supernet.float32 import no_tf32
 from autopatch.supernet.weights import check_channels
 
 
@@ -22,9 +23,9 @@ class Subnet(nn.Module):
     """A network cut after the deepest of the chosen levels; frozen, in eval mode.
 
     Args:
-        network: Gives a list of feature maps for normalized images.
-        recipe: What `build_network` makes the same network from; its "network" is the name.
-        levels: The levels taken, in order of depth.
+        network: Computes a list of feature maps from normalized images.
+        recipe: Argument of `build_network` for the same network; "network" is its name.
+        levels: The chosen levels, in order of depth.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
         provenance: One line that says where the weights come from.
@@ -57,17 +58,19 @@ class Subnet(nn.Module):
         self.provenance = provenance
         self.weights_sha256 = ""
         self.folded: tuple[Pair, ...] = ()
-        # On the device from the start: an upload in each batch would wait for those before it.
+        # Buffers on the device: to upload them with each batch would wait for earlier batches.
         for name, values in (("pixel_mean", mean), ("pixel_std", std)):
             of_pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(3, 1, 1)
             self.register_buffer(name, of_pixels)
-        # Swin and a few others give their maps as [N, H, W, C].
+        # Swin and a few other models give maps [N, H, W, C].
         self._channels_last_axis = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`."""
-        return self._maps(self.network, images)
+        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`;
+        float32 is never computed as TF32, see `no_tf32`."""
+        with no_tf32(images.device):
+            return self._maps(self.network, images)
 
     def _maps(self, network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
         maps: list[torch.Tensor] = network(images)
@@ -75,17 +78,17 @@ class Subnet(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.pixel_mean.device
 
     @property
     def name(self) -> str:
-        """The network's."""
+        """Name of the network."""
         return str(self.recipe["network"])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 `[N, 3, S, S]`, on the subnet's device, as the network wants them: floats of
-        its dtype, channels last."""
+        """Normalizes pixels, uint8 `[N, 3, S, S]` on the subnet's device. The result has the
+        network's dtype and the layout channels-last."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"`images` is {images.dtype} of shape {list(images.shape)}, expected uint8 "
@@ -96,15 +99,15 @@ class Subnet(nn.Module):
         return pixels.to(self.pixel_mean.dtype).sub_(self.pixel_mean).div_(self.pixel_std)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
-        """Replaces the statistics of batch norm by those of normalized images `[N, 3, S, S]`: the
-        mean over the batches of each one's mean and variance, so batches should be of one size.
+        """Replaces the batch norm statistics by those of normalized images `[N, 3, S, S]`: mean
+        and variance of each batch, averaged over the batches, which should be of one size.
 
         The published supernets hold the statistics of their largest network; Cai et al. recompute
         them for each subnet, AutoPatch does not.
 
         Raises:
             ValueError: The subnet is folded already.
-            InputError: A batch has a single value for a channel, which has no variance.
+            InputError: A batch has a single value in a channel, so that there is no variance.
         """
         if self.folded:
             raise ValueError("the batch norm of a folded subnet cannot be recalibrated")
@@ -112,24 +115,26 @@ class Subnet(nn.Module):
         try:
             with torch.no_grad():
                 update_bn(batches, self)
-        except InputError:  # a ValueError that says more, of an image
+        except InputError:  # of an image; it is a ValueError as well
             raise
         except ValueError as error:
             raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
 
     def fold(self, image_size: int) -> None:
-        """Folds batch norm into the convolutions, once and for all; results change by rounding.
+        """Folds batch norm into the convolutions, for good. Results change by rounding alone.
 
         Args:
-            image_size: Side of an image that the network takes, in pixels.
+            image_size: Side of the images that the network is run on, in pixels.
         """
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, 3, image_size, image_size, generator=generator).to(self.device)
-        self.fold_pairs(find_folding(self.network, image))
+        with no_tf32(self.device):
+            pairs = find_folding(self.network, image)
+        self.fold_pairs(pairs)
 
     def fold_pairs(self, pairs: Sequence[Pair]) -> None:
-        """Folds batch norms that are known to fold; `fold` finds them.
+        """Folds the batch norms of given pairs; `fold` finds the pairs.
 
         Raises:
             ValueError: A pair does not name a convolution and a batch norm of the network.
@@ -138,13 +143,13 @@ class Subnet(nn.Module):
         self.folded += tuple(pairs)
 
     def trace(self, image_size: int) -> tuple[list[tuple[int, int]], int]:
-        """Height and width of each feature map of an image, and FLOPs of one image, two a
-        multiply-add of convolutions and matrix products.
+        """Height and width of each feature map of an image, and FLOPs of one image: two for each
+        multiply-add of a convolution or a matrix product.
 
         Raises:
             InputError: The network does not take images of this size.
         """
-        # Shapes and FLOPs need no arithmetic: a copy of the network without values does.
+        # Shapes and FLOPs need no arithmetic, so the network is copied without values.
         network = copy.deepcopy(self.network).to("meta")
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -195,7 +200,7 @@ class Subnet(nn.Module):
         self.network = copy.deepcopy(self.network)
 
     def to_header(self) -> dict[str, Any]:
-        """All but the weights, as values that JSON can hold; `restore_subnet` reads them back."""
+        """All but the weights, as JSON values; see `restore_subnet`."""
         return {
             "recipe": self.recipe,
             "levels": [[level.index, level.stride, level.channels] for level in self.levels],

@@ -1,4 +1,4 @@
-"""What the detector and the search ask of a supernet."""
+"""The interface of a supernet."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Preset:
 
     Attributes:
         objectives: Names of the objectives, a cost first and the quality last.
-        choices: Choices by field where they are not the default ones.
-        own: Fields whose choices are part of the preset, so that a user cannot give others.
-        fix_single_choices: Whether a field of the whole architecture with a single choice is no
-            gene.
+        choices: Choices by field, where they differ from the defaults.
+        own: Fields whose choices the user cannot change.
+        fix_single_choices: Whether a field of the whole architecture that has a single choice gets
+            no gene.
         from_baseline: Whether the search begins with PatchCore's setting.
         remarks: What a user should know of a search, from the values that no gene sets, by part and
             field, and the name of the sampler.
@@ -41,7 +41,7 @@ class Preset:
 
 
 class Supernet(ABC):
-    """Weights that serve many subnets.
+    """One set of weights for many subnets.
 
     Args:
         name: Name of the search space.
@@ -49,11 +49,11 @@ class Supernet(ABC):
         std: Channel deviations.
         provenance: One line that says where the weights come from.
         random_features: Whether the weights are random.
-        recalibrate_batch_norm: Whether a subnet's batch norm gets the statistics of the good images
-            before it is used.
+        recalibrate_batch_norm: Whether the batch norm statistics of each subnet are computed anew
+            from the good images before it is used.
 
     Attributes:
-        networks: Names that a backbone of this supernet can have.
+        networks: Names of its networks; a backbone has one of them.
         presets: Ways to search it, by name; "default" is always there.
     """
 
@@ -123,12 +123,13 @@ class Supernet(ABC):
         return tensors_sha256(self.weights())
 
     def shared(self, backbone: Backbone) -> Backbone:
-        """A backbone whose feature maps hold those of this one, the same for all that are worth
-        computing together: this one, where two subnets hardly ever run the same layers."""
+        """The backbone whose feature maps are computed and kept for this one; they include those
+        of this one. All backbones with the same shared backbone are served by one computation. By
+        default it is the backbone itself, which suits subnets that have few layers in common."""
         return backbone
 
     def describe(self, backbone: Backbone) -> str:
-        """The setting in words, without levels; empty where there is none."""
+        """The setting in words, without the levels; empty if there is none."""
         return ""
 
     def level_names(self, backbone: Backbone) -> tuple[str, ...]:
@@ -169,7 +170,8 @@ class Supernet(ABC):
         return self._grids[key]
 
     def flops(self, backbone: Backbone, image_size: int) -> int:
-        """FLOPs of a subnet for one image, two a multiply-add of convolutions and matrix products.
+        """FLOPs of a subnet for one image: two for each multiply-add of a convolution or a matrix
+        product.
 
         Raises:
             InputError: See `check`, or the backbone does not take images of this size.
@@ -193,8 +195,8 @@ class Supernet(ABC):
                     )
 
     def patchcore(self) -> Backbone | None:
-        """PatchCore's usual choice: the deepest levels of stride 8 and of stride 16 of the largest
-        subnet; None if there are no such levels.
+        """PatchCore's usual choice: of the largest subnet, the deepest level of stride 8 and the
+        deepest of stride 16. None if there are no such levels.
 
         Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
         """

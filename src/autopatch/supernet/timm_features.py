@@ -1,4 +1,4 @@
-"""timm's feature extractors, cut after the deepest level that is asked for."""
+"""timm's feature extractors, cut after the deepest chosen level."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from autopatch.supernet.random_weights import SeededWeights
 
 TIMM = "timm:"
 LEAST_STRIDE = 4
-"""Of the levels that are used: finer maps make far more patches of far less meaning."""
+"""Smallest stride of the levels used. Finer maps give many more patches, which tell much less."""
 
-# Arguments of `timm.create_model` that say where weights come from or which maps to give.
+# Arguments of `timm.create_model` that are set here: source of the weights, choice of maps.
 _RESERVED = {
     "cache_dir",
     "checkpoint_path",
@@ -54,9 +54,9 @@ def features_model(
     pretrained: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """timm's feature extractor, without the stages behind the deepest of `out_indices`.
+    """timm's feature extractor, without the stages after the deepest of `out_indices`.
 
-    Its weights are random, drawn with `seed`, unless they are pretrained.
+    Its weights are random, drawn with `seed`, unless `pretrained` is set.
 
     Raises:
         InputError: timm cannot build the model, or it cannot be cut after a level.
@@ -72,17 +72,17 @@ def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen:
     try:
         with SeededWeights(seed):
             model = timm.create_model(name, features_only=True, **chosen, **kwargs)
-    # Models raise errors of many classes when their arguments do not suit them.
+    # Models raise errors of many classes for unsuitable arguments.
     except Exception as error:
         given = f" with timm_kwargs {dict(kwargs)}" if kwargs else ""
         raise InputError(f"timm:{name} gives no feature maps{given}: {one_line(error)}") from error
     if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
-        # These keep and run all stages: a level's name is "bn1", the stem, or begins "blocks.3".
+        # These run all stages. A level is named "bn1", for the stem, or begins with "blocks.3".
         names = model.feature_info.module_name()
         stages = [int(n.split(".")[1]) + 1 for n in names if n.startswith("blocks.")]
         model.blocks = model.blocks[: max(stages, default=0)]
     elif not isinstance(model, FeatureGetterNet | FeatureListNet):
-        # HRNet, NASNet and a few more run whole whatever level is asked for.
+        # HRNet, NASNet and a few others always run whole.
         raise InputError(
             f"timm:{name} cannot be cut after a feature level ({type(model).__name__}), choose "
             "another model"

@@ -1,4 +1,4 @@
-"""Backbones of timm as supernets: every set of levels is a subnet."""
+"""Backbones of timm as supernets: each set of levels is a subnet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,25 +17,20 @@ from autopatch.errors import InputError
 from autopatch.genes import Gene
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
-from autopatch.supernet.family import unknown_space
+from autopatch.supernet.family import Family, unknown_space
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.supernet import Supernet
 from autopatch.supernet.timm_features import LEAST_STRIDE, TIMM, feature_levels, features_model
-from autopatch.supernet.weights import (
-    LoadOptions,
-    find_source,
-    load_into,
-    random_provenance,
-    weights_paths,
-)
+from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 _HUB_TIMEOUT = 5.0  # seconds
 
 
 class TimmSupernet(Supernet):
-    """A backbone of fixed weights whose subnets differ in the levels they give.
+    """A backbone with one set of weights, whose subnets differ in their levels.
 
-    Made by `load_supernet`. Its subnets share the weights: nothing may write to them.
+    Made by `load_supernet`. Subnets share its weights; one that weights are loaded into gets a copy
+    first.
 
     Args:
         timm_model: Name of the model.
@@ -140,8 +134,8 @@ class TimmSupernet(Supernet):
 
 
 def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
-    """Kind and number of each level by its index: "stride", 8 where no two levels share a stride,
-    else "level", 9."""
+    """Kind and number of each level by its index, such as ("stride", 8); ("level", 9) if two levels
+    have the same stride."""
     counts = Counter(level.stride for level in levels)
     unique = all(count == 1 for count in counts.values())
     return {
@@ -150,7 +144,7 @@ def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
     }
 
 
-class TimmFamily:
+class TimmFamily(Family):
     """Feature extractors of timm."""
 
     usage = "timm:<model name>"
@@ -164,10 +158,10 @@ class TimmFamily:
             space: "timm:<model name>".
             weights: See `find_source`.
             options: Arguments of the model, and what the weights file does not say.
-            progress: Not told of anything.
+            progress: Never called.
 
         Raises:
-            InputError: The weights cannot be had or do not fit, or as `find_source` says.
+            InputError: The weights are not available or do not fit; see also `find_source`.
         """
         if not space.startswith(TIMM):
             raise unknown_space(space)
@@ -184,13 +178,10 @@ class TimmFamily:
         indices = [level.index for level in levels]
         if weights == "pretrained":
             model = _pretrained(name, kwargs, indices)
-            provenance = f"weights of timm's hub ({source.hub})"
         else:
             model = features_model(name, kwargs, out_indices=indices, seed=options.seed)
-            provenance = random_provenance(options.seed)
         if source.file is not None:
             load_into(model, source.file)
-            provenance = f"weights of {source.file.path.name}"
         return TimmSupernet(
             name,
             kwargs,
@@ -198,13 +189,9 @@ class TimmFamily:
             model,
             mean=source.mean,
             std=source.std,
-            provenance=provenance,
-            random_features=weights == "random",
+            provenance=source.provenance,
+            random_features=source.is_random,
         )
-
-    def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The one file."""
-        return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """timm's feature extractor of some levels, with random weights."""
@@ -230,10 +217,10 @@ def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) ->
 
 
 def _hub_reachable() -> bool:
-    # Where there is no network, the hub's client repeats each request for most of a minute.
+    # Without a network the hub's client retries each request for most of a minute.
     try:
         get_session().head(hub.ENDPOINT, timeout=_HUB_TIMEOUT)
-    # It raises the errors of whichever HTTP library it uses, and its own in offline mode.
+    # The client raises errors of its HTTP library, and its own in offline mode.
     except Exception:
         return False
     return True
@@ -241,7 +228,7 @@ def _hub_reachable() -> bool:
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Keeps the hub's client to its local cache."""
+    """Makes the hub's client use its local cache alone."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = before or offline
     try:

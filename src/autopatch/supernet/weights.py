@@ -22,7 +22,7 @@ from autopatch.files import StrPath
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file holds.
+    """Contents of a weights file.
 
     Attributes:
         path: The file.
@@ -63,7 +63,7 @@ def read_weights(path: StrPath) -> Weights:
     """Reads a .safetensors file with its metadata.
 
     Raises:
-        InputError: The file is missing or damaged, or its metadata cannot be understood.
+        InputError: The file is missing or damaged, or its metadata is malformed.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,15 +97,16 @@ def read_safetensors(path: StrPath) -> tuple[dict[str, str], dict[str, torch.Ten
 
 @dataclass(frozen=True)
 class TimmSource:
-    """Where the weights of a timm model come from, and what is needed to use them.
+    """The source of a timm model's weights, and how to use them.
 
     Attributes:
-        name: Of the model.
-        file: The file they are in, None for "pretrained" and "random".
+        name: Name of the model.
+        file: The weights file, None for "pretrained" and "random".
         kwargs: Arguments of `timm.create_model`.
         mean: Channel means of the input, for pixels in [0, 1].
         std: Channel deviations.
-        hub: Name of the weights on timm's hub.
+        provenance: One line that says where the weights come from.
+        is_random: Whether they are random.
     """
 
     name: str
@@ -113,18 +114,19 @@ class TimmSource:
     kwargs: dict[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    hub: str
+    provenance: str
+    is_random: bool
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What can be said of weights beside where they are.
+    """How to use weights: normalization, seed, and options of the family.
 
     Attributes:
         mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
         std: Channel deviations; None for those of the weights.
-        seed: Of random weights.
-        own: Options of the family by name; those that are None or False are dropped.
+        seed: Seed of random weights.
+        own: Options of the family by name; None and False are dropped.
     """
 
     mean: Sequence[float] | None = None
@@ -137,14 +139,14 @@ class LoadOptions:
         object.__setattr__(self, "own", given)
 
     def require(self, space: str, *known: str) -> None:
-        """Raises InputError where there is an option that the family of a space does not know."""
+        """Raises InputError if there is an option that the family of a space does not know."""
         for name in self.own:
             if name not in known:
                 expected = " and ".join(known) if known else "no option of its own"
                 raise InputError(f"`{name}` is given, but {space} takes {expected}")
 
 
-_WORDS = ("auto", "pretrained", "random")  # that are no files
+_WORDS = ("auto", "pretrained", "random")  # not files
 
 
 def weights_paths(weights: str) -> list[Path]:
@@ -161,18 +163,18 @@ def weights_paths(weights: str) -> list[Path]:
 
 
 def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
-    """Reads the weights file, if there is one; see `load_supernet`.
+    """Finds the weights of a timm model, and reads their file if there is one.
 
     Args:
-        space: Ends with a colon and the name of the model.
+        space: A prefix, a colon and the name of the model.
         weights: A .safetensors file, "pretrained" for those of timm's hub, or "random". A file
-            must carry `timm_kwargs`, `mean` and `std` in its metadata, or they must be given; what
-            is given goes before the metadata.
-        options: Mean, deviations and, as the family's only option of its own, `timm_kwargs`.
+            needs `timm_kwargs`, `mean` and `std` in its metadata, unless they are given; given
+            values override the metadata.
+        options: Mean, deviations and, as the only option of the family, `timm_kwargs`.
 
     Raises:
-        InputError: There is another option, the model is unknown, the file cannot be read or is
-            that of another model, or mean, std or timm_kwargs are known from nowhere.
+        InputError: An option or the model is unknown, the file cannot be read or is of another
+            model, or mean, std or timm_kwargs is neither given nor in the file.
     """
     options.require(space, "timm_kwargs")
     mean, std, timm_kwargs = options.mean, options.std, options.own.get("timm_kwargs")
@@ -200,25 +202,32 @@ def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
                 raise InputError(
                     f"{weights}: {setting} is not in the file's metadata; give `{setting}`"
                 )
+    if file is not None:
+        provenance = f"weights of {file.path.name}"
+    elif weights == "random":
+        provenance = random_provenance(options.seed)
+    else:
+        provenance = f"weights of timm's hub ({settings.hf_hub_id or name})"
     return TimmSource(
-        name,
-        file,
-        dict(timm_kwargs or {}),
-        check_channels("mean", mean or settings.mean),
-        check_channels("std", std or settings.std),
-        settings.hf_hub_id or name,
+        name=name,
+        file=file,
+        kwargs=dict(timm_kwargs or {}),
+        mean=check_channels("mean", mean or settings.mean),
+        std=check_channels("std", std or settings.std),
+        provenance=provenance,
+        is_random=weights == "random",
     )
 
 
 def load_into(model: torch.nn.Module, weights: Weights) -> None:
-    """Loads the tensors of a file; those the model lacks, such as a classifier's, are passed over.
+    """Loads the tensors of a file. Those that the model lacks, such as a classifier's, are ignored.
 
-    A key may be that of the whole timm model or that of its feature extractor, which prefixes
-    "model." or joins the first two names by an underscore.
+    Keys are those of the whole timm model, or those of its feature extractor: with the prefix
+    "model.", or with the first two names joined by an underscore.
 
     Raises:
-        InputError: A key of the model is missing, or has another shape or integers for floats; the
-            first is named.
+        InputError: A tensor of the model is missing, or has another shape, or integers for floats.
+            The message names the first one.
     """
     own = model.state_dict()
     state = {}

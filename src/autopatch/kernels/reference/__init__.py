@@ -1,4 +1,4 @@
-"""The kernels in plain PyTorch, slow and plain: what the fast ones are held against."""
+"""The kernels in plain PyTorch, slow and simple, to compare the fast ones with."""
 
 from autopatch.kernels.reference.aggregate import aggregate_patches
 from autopatch.kernels.reference.coreset import greedy_coreset

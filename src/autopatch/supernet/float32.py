@@ -1,0 +1,92 @@
+"""Arithmetic of a backbone on a GPU: float32, never TF32."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+_lock = threading.Lock()
+_running = 0
+_restore: list[Callable[[], object]] = []
+"""Change the settings back."""
+
+
+def no_tf32(device: torch.device) -> Any:
+    """A context in which convolutions and matrix products on a GPU are computed in float32.
+
+    torch allows TF32 by default in convolutions. It has 10 bits of mantissa instead of 23, and
+    moves distances by up to some thousandths. torch has one setting for the whole process; it is as
+    before when the last thread leaves the context. Until then work of other threads is computed in
+    float32 as well.
+
+    There is nothing to do on a CPU, nor while a graph is traced: a compiled or exported graph
+    computes as the process is set when it runs.
+
+    Args:
+        device: The device of the computation.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return nullcontext()
+    return _context()
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    global _running
+    with _lock:
+        if not _running:
+            _restore[:] = [_set_convolutions(), _set_matrix_products()]
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if not _running:
+                for restore in _restore:
+                    restore()
+
+
+# torch 2.9 has new settings beside the old ones. Reading an old one raises RuntimeError where the
+# new one has been set to something else; then the new one is used. A setting that does not allow
+# TF32 is left alone.
+
+
+def _set_convolutions() -> Callable[[], object]:
+    cudnn: Any = torch.backends.cudnn
+    try:
+        allowed = cudnn.allow_tf32
+    except RuntimeError:
+        return _set_new(cudnn.conv)
+    if not allowed:
+        return _nothing
+    cudnn.allow_tf32 = False
+    return partial(setattr, cudnn, "allow_tf32", True)
+
+
+def _set_matrix_products() -> Callable[[], object]:
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return _set_new(torch.backends.cuda.matmul)
+    if before == "highest":
+        return _nothing
+    torch.set_float32_matmul_precision("highest")
+    return partial(torch.set_float32_matmul_precision, before)
+
+
+def _set_new(settings: Any) -> Callable[[], object]:
+    before = settings.fp32_precision
+    if before != "tf32":
+        return _nothing
+    settings.fp32_precision = "ieee"
+    return partial(setattr, settings, "fp32_precision", before)
+
+
+def _nothing() -> None:
+    pass
