@@ -269,11 +269,11 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
             ["--space", "timm:mobilenetv2_050"],
             "--space-preset is 'published', expected one of default for timm:mobilenetv2_050",
         ),
-        (["--patch-sizes", "1,3"], "--patch-sizes is given"),
-        (["--image-sizes", "64"], "--image-sizes is given"),
+        (["--patch-sizes", "1,3"], "choices of --patch-sizes are given"),
+        (["--image-sizes", "64"], "choices of --image-sizes are given"),
         (["--space-preset", "paper"], "--space-preset is 'paper'"),
         (["--sampler", "random"], "sampler is 'random'"),
-        (["--seed", "4294967296"], "seed: 4294967296, expected at most 4294967295"),
+        (["--seed", "4294967296"], "--seed is 4294967296, expected at most 4294967295"),
         (
             ["--fixed", "kernel_size=3", "--fixed", "kernel_size=5"],
             "gives kernel_size twice",
@@ -283,10 +283,10 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         (["--legacy-order", "no_such_file"], "no_such_file: cannot be read"),
         (["--weights", "pretrained"], "'auto'"),
         (["--weights", "no_such_folder"], "no_such_folder"),
-        (["--timm-kwargs", "{}"], "timm_kwargs is given, but"),
+        (["--timm-kwargs", "{}"], "--timm-kwargs is given, but"),
         (
             ["--space", "timm:mobilenetv2_050", "--recalibrate-bn"],
-            "recalibrate_batch_norm is given, but",
+            "--recalibrate-bn is given, but",
         ),
     ],
 )
@@ -308,7 +308,8 @@ def test_weights_that_cannot_be_downloaded(autopatch, published, tmp_path, monke
     code, _, err = autopatch(*published, "--weights", "auto", "--out", tmp_path / "run")
     assert code == 2
     assert "127.0.0.1:9" in err
-    assert "--weights random" in err
+    assert "give --weights: a folder with " in err
+    assert "or 'random' to try" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "cache").iterdir()) == []
@@ -380,7 +381,7 @@ def test_a_published_study_in_python(database, textures, tmp_path):
         ({"study": None}, "holds the studies|it has no supernet_name"),
         ({"trials": [3]}, "no finished trial 3, but 0, 1, 2, 4, 5"),
         ({"study": "other"}, "no study 'other'"),
-        ({"shots": 0}, "--shots is 0"),
+        ({"shots": 0}, "`shots` is 0"),
         ({"weights": "no_such_folder"}, "no_such_folder"),
         ({"data": "no_such_data"}, "no_such_data"),
         ({"file": "no_such_file"}, "no_such_file: no such file"),
