@@ -1,82 +1,157 @@
-# Finds nvcc, also in its default place off PATH, and picks the architectures:
+# Decides whether the CUDA operators are built, and for which architectures:
 #   AUTOPATCH_CUDA_ARCHITECTURES=auto     the GPUs of this machine, else 80 and 90a (default)
-#   AUTOPATCH_CUDA_ARCHITECTURES=release  every supported generation
+#   AUTOPATCH_CUDA_ARCHITECTURES=release  every supported generation that nvcc knows
 #   AUTOPATCH_CUDA_ARCHITECTURES=86;89    as given
+# Sets AUTOPATCH_CUDA_FOUND, and where it is OFF AUTOPATCH_CUDA_REASON, one line.
 
 set(AUTOPATCH_CUDA_ARCHITECTURES auto CACHE STRING "auto, release, or a list such as 86;90a")
 set(AUTOPATCH_CUDA_FOUND OFF)
+set(AUTOPATCH_CUDA_REASON "it was switched off with AUTOPATCH_CUDA=OFF")
 if(AUTOPATCH_CUDA STREQUAL "OFF")
   return()
 endif()
 if(NOT AUTOPATCH_CUDA MATCHES "^(AUTO|ON)$")
-  message(FATAL_ERROR "AUTOPATCH_CUDA is '${AUTOPATCH_CUDA}', expected AUTO, ON or OFF")
+  message(FATAL_ERROR " AUTOPATCH_CUDA is '${AUTOPATCH_CUDA}', expected AUTO, ON or OFF")
 endif()
 
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+set(AUTOPATCH_OLDEST_NVCC 12.0)
+set(AUTOPATCH_OLDEST_ARCHITECTURE 80)
+
+# Runs a command and sets `variable` to what it prints, empty where it fails.
+function(autopatch_output_of variable)
+  execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE output RESULT_VARIABLE status
+                  ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT status EQUAL 0)
+    set(output "")
+  endif()
+  set(${variable} "${output}" PARENT_SCOPE)
+endfunction()
+
+# nvcc, also in its default places off PATH.
+if(CMAKE_CUDA_COMPILER)
+  set(AUTOPATCH_NVCC "${CMAKE_CUDA_COMPILER}")
+elseif(DEFINED ENV{CUDACXX})
+  get_filename_component(AUTOPATCH_NVCC "$ENV{CUDACXX}" PROGRAM)
+else()
   find_program(AUTOPATCH_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda
                PATH_SUFFIXES bin)
   if(AUTOPATCH_NVCC)
     set(ENV{CUDACXX} "${AUTOPATCH_NVCC}")
   endif()
 endif()
+set(version "")
+if(AUTOPATCH_NVCC)
+  autopatch_output_of(version "${AUTOPATCH_NVCC}" --version)
+endif()
+if(version MATCHES "release ([0-9]+\\.[0-9]+)")
+  set(version "${CMAKE_MATCH_1}")
+  set(nvcc "${AUTOPATCH_NVCC} is nvcc ${version}")
+  autopatch_output_of(known_architectures "${AUTOPATCH_NVCC}" --list-gpu-code)
+  string(REGEX MATCHALL "[0-9]+" known_architectures "${known_architectures}")
+endif()
 
-set(AUTOPATCH_CUDA_TARGETS ${AUTOPATCH_CUDA_ARCHITECTURES})
-if(AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "release")
-  set(AUTOPATCH_CUDA_TARGETS 80 86 89 90a 100 120)
-elseif(AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "auto")
-  set(AUTOPATCH_CUDA_TARGETS 80 90a)
-  find_program(AUTOPATCH_NVIDIA_SMI nvidia-smi)
-  if(AUTOPATCH_NVIDIA_SMI)
-    execute_process(
-      COMMAND "${AUTOPATCH_NVIDIA_SMI}" --query-gpu=compute_cap --format=csv,noheader
-      OUTPUT_VARIABLE capabilities RESULT_VARIABLE status ERROR_QUIET
-      OUTPUT_STRIP_TRAILING_WHITESPACE)
-    if(status EQUAL 0 AND capabilities MATCHES "^[0-9]+\\.[0-9]")
-      string(REPLACE "." "" capabilities "${capabilities}")
-      string(REGEX REPLACE "[\r\n]+" ";" capabilities "${capabilities}")
-      list(REMOVE_DUPLICATES capabilities)
-      list(TRANSFORM capabilities REPLACE "^90$" "90a")
-      set(AUTOPATCH_CUDA_TARGETS ${capabilities})
+# Compute capabilities of the GPUs of this machine, such as 86;90.
+set(capabilities "")
+find_program(AUTOPATCH_NVIDIA_SMI nvidia-smi)
+if(AUTOPATCH_NVIDIA_SMI)
+  autopatch_output_of(capabilities
+    "${AUTOPATCH_NVIDIA_SMI}" --query-gpu=compute_cap --format=csv,noheader)
+  string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${capabilities}")
+  list(TRANSFORM capabilities REPLACE "\\." "")
+  list(REMOVE_DUPLICATES capabilities)
+endif()
+
+# The architectures to build for, or the `problem` that there is.
+set(problem "")
+set(AUTOPATCH_CUDA_TARGETS "")
+if(NOT AUTOPATCH_NVCC)
+  set(problem "no nvcc was found; CUDACXX may hold its path")
+elseif(version STREQUAL "")
+  set(problem "${AUTOPATCH_NVCC} does not run")
+elseif(version VERSION_LESS AUTOPATCH_OLDEST_NVCC)
+  set(problem "${nvcc}, but ${AUTOPATCH_OLDEST_NVCC} or newer is needed")
+elseif(AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "release")
+  foreach(architecture IN ITEMS 80 86 87 89 90a 100 120)
+    string(REGEX MATCH "^[0-9]+" number "${architecture}")
+    if(number IN_LIST known_architectures)
+      list(APPEND AUTOPATCH_CUDA_TARGETS ${architecture})
     endif()
+  endforeach()
+elseif(NOT AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "auto")
+  set(AUTOPATCH_CUDA_TARGETS ${AUTOPATCH_CUDA_ARCHITECTURES})
+  foreach(architecture IN LISTS AUTOPATCH_CUDA_TARGETS)
+    if(NOT architecture MATCHES "^[0-9]+" OR CMAKE_MATCH_0 LESS AUTOPATCH_OLDEST_ARCHITECTURE)
+      set(problem "AUTOPATCH_CUDA_ARCHITECTURES has '${architecture}', but 80 or newer is needed")
+    endif()
+  endforeach()
+elseif(capabilities STREQUAL "")
+  set(AUTOPATCH_CUDA_TARGETS 80 90a)
+else()
+  # GPUs that will not do are left out, as long as there is one that does.
+  foreach(capability IN LISTS capabilities)
+    string(REGEX REPLACE "(.)$" ".\\1" name "${capability}")
+    if(capability LESS AUTOPATCH_OLDEST_ARCHITECTURE)
+      set(unfit "the GPU has compute capability ${name}, but 8.0 or newer is needed")
+    elseif(NOT capability IN_LIST known_architectures)
+      set(unfit "${nvcc}, which does not know the GPU's compute capability ${name}: it is too old")
+    else()
+      list(APPEND AUTOPATCH_CUDA_TARGETS ${capability})
+    endif()
+  endforeach()
+  list(TRANSFORM AUTOPATCH_CUDA_TARGETS REPLACE "^90$" "90a")
+  if(NOT AUTOPATCH_CUDA_TARGETS)
+    set(problem "${unfit}")
   endif()
 endif()
 
-# Whether nvcc works at all, with this host compiler and for these architectures, is tried in a project
-# of its own: enable_language() would end the build where it does not.
-set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
-file(WRITE "${probe}/CMakeLists.txt" [[
-cmake_minimum_required(VERSION 3.25)
-project(probe LANGUAGES CUDA)
-add_library(probe STATIC probe.cu)
-]])
-file(WRITE "${probe}/probe.cu" "#include <vector>\n__global__ void probe() {}\n")
-string(REPLACE ";" "\\;" probe_targets "${AUTOPATCH_CUDA_TARGETS}")
-set(probe_options "-DCMAKE_CUDA_ARCHITECTURES=${probe_targets}")
-if(CMAKE_CUDA_COMPILER)
-  list(APPEND probe_options "-DCMAKE_CUDA_COMPILER=${CMAKE_CUDA_COMPILER}")
-endif()
-execute_process(
-  COMMAND "${CMAKE_COMMAND}" -S "${probe}" -B "${probe}/build" -G "${CMAKE_GENERATOR}"
-          "-DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM}" ${probe_options}
-  RESULT_VARIABLE status OUTPUT_VARIABLE probe_log ERROR_VARIABLE probe_log)
-if(status EQUAL 0)
-  execute_process(
-    COMMAND "${CMAKE_COMMAND}" --build "${probe}/build"
-    RESULT_VARIABLE status OUTPUT_VARIABLE probe_log ERROR_VARIABLE probe_log)
-endif()
-if(NOT status EQUAL 0)
-  file(WRITE "${probe}/log.txt" "${probe_log}")
-  set(problem "no working nvcc for ${AUTOPATCH_CUDA_TARGETS} (see ${probe}/log.txt)")
-  if(AUTOPATCH_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "AUTOPATCH_CUDA=ON, but ${problem}; set CUDACXX to the path of another")
+# One of the true sources is compiled and linked, since enable_language() would end the build where
+# nvcc, its host compiler or the runtime library will not do.
+if(problem STREQUAL "")
+  set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
+  set(command "${AUTOPATCH_NVCC}" -shared -std=c++17 -Xcompiler=-fPIC
+      "-I${CMAKE_CURRENT_LIST_DIR}/../csrc")
+  if(CMAKE_CUDA_HOST_COMPILER)
+    list(APPEND command "-ccbin=${CMAKE_CUDA_HOST_COMPILER}")
+  elseif(DEFINED ENV{CUDAHOSTCXX})
+    list(APPEND command "-ccbin=$ENV{CUDAHOSTCXX}")
   endif()
-  message(STATUS "autopatch: ${problem}, building without CUDA operators")
+  foreach(architecture IN LISTS AUTOPATCH_CUDA_TARGETS)
+    string(REGEX REPLACE "-.*" "" architecture "${architecture}")
+    list(APPEND command "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+  endforeach()
+  execute_process(
+    COMMAND ${command} "${CMAKE_CURRENT_LIST_DIR}/../csrc/ops/cuda/greedy_coreset.cu"
+            -o "${probe}.so"
+    RESULT_VARIABLE status OUTPUT_VARIABLE log ERROR_VARIABLE log)
+  if(NOT status EQUAL 0)
+    file(WRITE "${probe}.txt" "${log}")
+    set(what "see ${probe}.txt")
+    if(log MATCHES "[^\n]*(fatal|error)[^\n]*")
+      string(STRIP "${CMAKE_MATCH_0}" what)
+    endif()
+    list(JOIN AUTOPATCH_CUDA_TARGETS ", " targets)
+    set(problem "${AUTOPATCH_NVCC} does not compile for ${targets}: ${what}")
+  endif()
+endif()
+if(NOT problem STREQUAL "")
+  if(AUTOPATCH_CUDA STREQUAL "ON")
+    message(FATAL_ERROR " AUTOPATCH_CUDA=ON, but ${problem}")
+  endif()
+  set(AUTOPATCH_CUDA_REASON "${problem}")
+  # A machine with neither is none that CUDA was expected on. The space keeps a warning in one line.
+  set(message "autopatch is built without CUDA: ${problem}")
+  if(AUTOPATCH_NVCC OR NOT capabilities STREQUAL "")
+    message(WARNING " ${message}")
+  else()
+    message(STATUS "${message}")
+  endif()
   return()
 endif()
 
 set(CMAKE_CUDA_ARCHITECTURES ${AUTOPATCH_CUDA_TARGETS})
 enable_language(CUDA)
 set(AUTOPATCH_CUDA_FOUND ON)
+set(AUTOPATCH_CUDA_REASON "")
 message(STATUS "autopatch: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
 function(autopatch_link_cuda_operators target)

@@ -81,6 +81,13 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda_built") = false;
 #endif
+  m.attr("cuda_reason") = AUTOPATCH_CUDA_REASON;
+
+  m.attr("max_patch_size") = kMaxPatch;
+  m.attr("max_screen_width") = kMaxWidth;
+  m.attr("max_screened_neighbors") = kMaxScreenedNeighbors;
+  m.attr("max_cuda_columns") = kMaxCudaColumns;
+  m.attr("max_cuda_pixels") = kMaxCudaPixels;
 
   m.attr("max_patch_size") = kMaxPatch;
   m.attr("max_screen_width") = kMaxWidth;

@@ -18,9 +18,13 @@ namespace {
 constexpr int kSpins = 4000;
 constexpr std::int64_t kMaxThreads = 256;
 
+/// Tells the core that it waits in a loop. ARM's `yield` does nothing on most cores; `isb` takes
+/// about as long as `pause` does on x86.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory");
 #endif
 }
 

@@ -1,6 +1,6 @@
 import pytest
 
-SPACE = "timm:tf_mobilenetv3_small_075"
+SPACE = "timm:test_efficientnet"
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import autopatch as package
+from autopatch import _C
 from autopatch.detector import Detector
 from autopatch.runs import Run, run_search
 from autopatch.search import CandidateEvaluator, load_trials
@@ -104,6 +105,12 @@ def test_info(autopatch):
     assert code == 0
     for word in ("torch", "ISA detected", "ISA active", "CUDA", "threads", "cache"):
         assert word in out
+
+
+def test_info_says_why_there_is_no_cuda(autopatch, monkeypatch):
+    monkeypatch.setattr(_C, "cuda_built", False)
+    monkeypatch.setattr(_C, "cuda_reason", "nvcc is too old")
+    assert "CUDA:         not built: nvcc is too old\n" in autopatch("info")[1]
 
 
 def test_check_data(autopatch, textures):
@@ -219,7 +226,7 @@ def test_python_finds_what_the_command_finds(autopatch, search_arguments, textur
     run = run_search(
         str(textures),
         str(tmp_path / "python"),
-        space="timm:tf_mobilenetv3_small_075",
+        space="timm:test_efficientnet",
         weights="random",
         shots=1,
         reserve=2,
@@ -242,9 +249,9 @@ def test_python_finds_what_the_command_finds(autopatch, search_arguments, textur
 
 def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures, tmp_path):
     data = shutil.copytree(textures, tmp_path / "data")
-    supernet = load_supernet("timm:tf_mobilenetv3_small_075", "random")
+    supernet = load_supernet("timm:test_efficientnet", "random")
     network = supernet.get_active_subnet(supernet.largest()).network
-    metadata = {"timm_model": "tf_mobilenetv3_small_075", "timm_kwargs": "{}"}
+    metadata = {"timm_model": "test_efficientnet", "timm_kwargs": "{}"}
     weights = tmp_path / "weights.safetensors"
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(state, weights, metadata=metadata | dict.fromkeys(("mean", "std"), "[0.5,0.5,0.5]"))

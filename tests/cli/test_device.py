@@ -153,7 +153,7 @@ def test_tensors_of_other_devices_are_refused(gpus):
 
 
 def test_a_detector_that_moves_makes_its_screen_anew(textures, gpus, monkeypatch):
-    name = "timm:tf_mobilenetv3_small_075"
+    name = "timm:test_efficientnet"
     detector = Detector.fit(
         textures / "train" / "good",
         supernet=load_supernet(name, "random"),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from autopatch import _C
 
-SPACE = "timm:tf_mobilenetv3_small_075"
+SPACE = "timm:test_efficientnet"
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_weights_missing(refused_search, textures, tmp_path):
 
 def test_weights_that_do_not_fit(refused_search, textures, tmp_path):
     metadata = {
-        "timm_model": "tf_mobilenetv3_small_075",
+        "timm_model": "test_efficientnet",
         "timm_kwargs": "{}",
         "mean": "[0.5, 0.5, 0.5]",
         "std": "[0.5, 0.5, 0.5]",

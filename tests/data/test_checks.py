@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopatch.data import Findings, MVTecAD, Sample, check, check_folder, require_valid
+from autopatch.data import Findings, MVTecAD, Reading, Sample, check, check_folder, require_valid
+from autopatch.data.checks import MaskAreas
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
+SOUND = Findings(
+    reading=Reading(bit_depth=8),
+    areas={kind: MaskAreas(0.125, 0.125, 0.125) for kind in ("crack", "dent")},
+)
+"""Of the data set that `make_dataset` makes: 3 x 4 of 12 x 8 pixels are anomalous."""
 
 
 def test_sound(make_dataset: MakeDataset) -> None:
     dataset = MVTecAD.scan(make_dataset())
-    assert check(dataset) == Findings()
-    require_valid(dataset)
+    findings = check(dataset)
+    assert findings == SOUND
+    assert require_valid(dataset) == findings
 
 
 def test_each_problem_is_one_line(make_dataset: MakeDataset) -> None:
@@ -67,13 +74,13 @@ def by_hand(make_dataset: MakeDataset) -> ByHand:
 
 
 def test_a_data_set_in_lists(by_hand: ByHand) -> None:
-    assert check(by_hand) == Findings()
-    require_valid(by_hand)
+    assert check(by_hand) == SOUND
+    assert require_valid(by_hand) == SOUND
 
 
 def test_notes_of_a_data_set_are_warnings(by_hand: ByHand) -> None:
     by_hand.notes = ("2 files were passed over",)
-    assert check(by_hand) == Findings(warnings=("2 files were passed over",))
+    assert check(by_hand).warnings == ("2 files were passed over",)
     assert require_valid(by_hand).warnings == ("2 files were passed over",)
 
 
@@ -109,6 +116,17 @@ def test_pictures_that_are_there_twice(make_dataset: MakeDataset) -> None:
     assert len(findings.duplicates.groups) == 4
 
 
+def test_pictures_of_16_bits_are_compared_in_full_depth(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    in_16_bits(root, 4000)
+    dark = np.full((8, 12), 100, np.uint16)
+    for index in range(3):
+        replaced(root / f"train/good/{index:03d}.png", dark + index % 2)
+    findings = check(MVTecAD.scan(root))
+    assert len(findings.duplicates.groups) == 2
+    assert "train/good/000.png = train/good/002.png" in findings.warnings[0]
+
+
 def test_types_masks_and_roles_that_contradict(by_hand: ByHand) -> None:
     good, dent = by_hand.test[0], by_hand.test[-1]
     by_hand.test[0] = replace(good, mask=dent.mask)
@@ -140,7 +158,7 @@ def test_a_folder(make_dataset: MakeDataset, tmp_path: Path) -> None:
     table = tmp_path / "groups.csv"
     table.write_text("file,group\n" + "".join(f"{file}.png,{file[0:5]}\n" for file in files))
     checked = check_folder(str(root), groups=str(table))
-    assert checked.findings == Findings()
+    assert checked.findings.problems == checked.findings.warnings == ()
     assert checked.counts == {"train/good": 3, "test/good": 1, "test/dent": 2}
     assert checked.groups == 2
 
@@ -148,11 +166,181 @@ def test_a_folder(make_dataset: MakeDataset, tmp_path: Path) -> None:
 def test_mask_too_small_for_the_evaluation_size(make_dataset: MakeDataset) -> None:
     root = make_dataset(anomalies={"dent": 1}, size=(300, 300))
     dataset = MVTecAD.scan(root)
-    assert check(dataset) == Findings()
-    (problem,) = check(dataset, evaluation_size=1).problems
+    published = Reading(mask_resize="any")
+    assert check(dataset, reading=published).problems == ()
+    (problem,) = check(dataset, reading=published, evaluation_size=1).problems
     assert "vanish at 1 x 1" in problem
 
 
 @pytest.mark.parametrize("name", ["magnetic_tile", "dagm_class1"])
 def test_real_data_is_sound(shared_data: Path, name: str) -> None:
     assert check(MVTecAD.scan(shared_data / name)).problems == ()
+
+
+def replaced(path: Path, values: np.ndarray, **options: object) -> None:
+    Image.fromarray(values).save(path, **options)  # type: ignore[arg-type]
+
+
+def in_16_bits(root: Path, highest: int, levels: int = 50) -> None:
+    """Replaces the training images by ones of 16 bits that reach a value."""
+    ramp = np.zeros((8, 12), np.uint16)
+    ramp.flat[:levels] = np.linspace(0, highest, levels)
+    for index, path in enumerate((root / "train/good").iterdir()):
+        replaced(path, np.roll(ramp, index))
+
+
+@pytest.mark.parametrize(
+    ("highest", "bits"),
+    [(200, 8), (255, 8), (256, 10), (1023, 10), (4095, 12), (9000, 14), (16384, 16), (65535, 16)],
+)
+def test_the_bit_depth_is_the_smallest_that_holds_the_training_images(
+    make_dataset: MakeDataset, highest: int, bits: int
+) -> None:
+    root = make_dataset()
+    in_16_bits(root, highest)
+    findings = check(MVTecAD.scan(root))
+    assert findings.reading == Reading(bit_depth=bits)
+    assert findings.warnings == ()
+    given = check(MVTecAD.scan(root), reading=Reading(bit_depth=16))
+    assert given.reading == Reading(bit_depth=16)
+
+
+def test_the_bit_depth_is_that_of_the_images_to_fit_on(make_dataset: MakeDataset) -> None:
+    dataset = MVTecAD.scan(make_dataset())
+    in_16_bits(dataset.root, 900)
+    ramp = np.linspace(0, 4000, 96).astype(np.uint16).reshape(8, 12)
+    for name in ("007", "003"):
+        replaced(dataset.root / f"train/good/{name}.png", np.roll(ramp, int(name)))
+    fit = [sample for sample in dataset.train if sample.image.stem not in ("003", "007")]
+    findings = check(dataset, fit=fit)
+    assert findings.reading.bit_depth == 10
+    assert findings.warnings == (
+        "2 images are brighter than the scale of the fit images (up to 4000, clipped at 1023): "
+        "train/good/003.png, train/good/007.png; give `bit_depth` 12",
+    )
+    assert check(dataset).reading.bit_depth == 12
+
+
+def test_few_grey_levels_are_warned_about(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    in_16_bits(root, 4095, levels=20)
+    assert check(MVTecAD.scan(root)).warnings == (
+        "the fit images use 20 grey levels at a bit depth of 12, expected 32 or more: faint "
+        "defects vanish; stretch their contrast, all by one factor",
+    )
+    in_16_bits(root, 1000)
+    (warning,) = check(MVTecAD.scan(root), reading=Reading(bit_depth=16)).warnings
+    assert "use 5 grey levels at a bit depth of 16" in warning
+    assert warning.endswith("give `bit_depth` 10")
+    pixels = np.arange(96, dtype=np.uint8).reshape(8, 12) % 31
+    for index, path in enumerate((root / "train/good").iterdir()):
+        replaced(path, np.roll(pixels, index))
+    (warning,) = check(MVTecAD.scan(root)).warnings
+    assert warning.startswith("the fit images use 31 grey levels, expected 32")
+
+
+def test_dropped_alpha_is_said_once(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    alpha = np.full((8, 12), 255, np.uint8)
+    for name in ("000", "001", "002", "003"):
+        path = root / f"train/good/{name}.png"
+        color = np.asarray(Image.open(path))
+        replaced(path, np.dstack([color, alpha]))
+    assert check(MVTecAD.scan(root)).warnings == ()
+    alpha[0, 0] = 7
+    for name in ("000", "001", "002", "003"):
+        path = root / f"train/good/{name}.png"
+        replaced(path, np.dstack([np.asarray(Image.open(path))[..., :3], alpha]))
+    (warning,) = check(MVTecAD.scan(root)).warnings
+    assert warning.startswith("the alpha channel of 4 images is dropped: train/good/000.png, ")
+    assert "train/good/002.png, ...;" in warning
+    assert "\n" not in warning
+
+
+def test_inverted_masks(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    masks = sorted((root / "ground_truth/crack").iterdir())
+    for path in masks[:4]:
+        replaced(path, 255 - np.asarray(Image.open(path)))
+    findings = check(MVTecAD.scan(root))
+    (warning,) = findings.warnings
+    assert warning == (
+        "4 of 7 masks of the type 'crack' mark more than half of the image: "
+        "ground_truth/crack/000_mask.png, ground_truth/crack/001_mask.png, "
+        "ground_truth/crack/002_mask.png, ...; they may be inverted, defects are white and the "
+        "rest is black"
+    )
+    assert findings.areas["crack"] == MaskAreas(0.875, 0.125, 0.875)
+    assert findings.describe_areas() == (
+        "anomalous area, median and range: crack 88 % (12 to 88 %), dent 12 % (12 to 12 %)"
+    )
+    replaced(masks[3], 255 - np.asarray(Image.open(masks[3])))
+    assert check(MVTecAD.scan(root)).warnings == ()  # three of seven are not most
+
+
+def test_white_masks(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    for path in (root / "ground_truth/dent").iterdir():
+        replaced(path, np.full((8, 12), 255, np.uint8))
+    (warning,) = check(MVTecAD.scan(root)).warnings
+    assert warning.startswith("6 masks are anomalous all over, of the type 'dent': ")
+
+
+def test_masks_of_alpha_and_grey_masks(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    for path in (root / "ground_truth/crack").iterdir():
+        mask = np.asarray(Image.open(path))
+        replaced(path, np.dstack([np.full_like(mask, 255)] * 3 + [mask]))
+    assert check(MVTecAD.scan(root)) == SOUND
+    for path in (root / "ground_truth/dent").iterdir():
+        mask = np.asarray(Image.open(path)) // 2
+        mask[0, 0] = 60
+        replaced(path, mask)
+    assert len(check(MVTecAD.scan(root)).problems) == 6
+    reading = Reading(mask_threshold=100)
+    found = check(MVTecAD.scan(root), reading=reading)
+    assert found == replace(SOUND, reading=replace(reading, bit_depth=8))
+
+
+def turned(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_an_image_turned_by_its_tag_whose_mask_has_none(
+    make_dataset: MakeDataset, exif: str
+) -> None:
+    root = make_dataset()
+    for name in ("000", "001"):
+        turned(root / f"test/crack/{name}.png", 3)
+    turned(root / "ground_truth/crack/001_mask.png", 3)
+    turned(root / "train/good/000.png", 3)
+    (warning,) = check(MVTecAD.scan(root), reading=Reading(exif=exif)).warnings
+    assert warning.startswith(
+        "1 image has an EXIF orientation that the mask lacks: test/crack/000.png; "
+    )
+    assert "`exif` ignore" in warning
+
+
+def test_the_size_of_a_mask_tells_which_way_round_it_is(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    turned(root / "test/crack/000.png", 6)
+    (problem,) = check(MVTecAD.scan(root)).problems
+    assert "000_mask.png: the mask is 12 x 8 pixels, expected 8 x 12 as its image" in problem
+    assert problem.endswith("give `exif` ignore")
+    ignoring = Reading(exif="ignore")
+    assert check(MVTecAD.scan(root), reading=ignoring).problems == ()
+    mask = np.asarray(Image.open(root / "ground_truth/crack/000_mask.png"))
+    replaced(root / "ground_truth/crack/000_mask.png", np.rot90(mask, -1))
+    assert check(MVTecAD.scan(root)) == SOUND
+    (problem,) = check(MVTecAD.scan(root), reading=ignoring).problems
+    assert problem.endswith("give `exif` apply")
+
+
+def test_the_area_of_masks_is_measured_before_they_are_resized(make_dataset: MakeDataset) -> None:
+    dataset = MVTecAD.scan(make_dataset(size=(120, 80)))
+    assert check(dataset, evaluation_size=8).areas["dent"].median == 12 / 9600

@@ -320,7 +320,7 @@ def test_group_regex(make_dataset: MakeDataset, pattern: str) -> None:
 
 def test_group_regex_mistakes(make_dataset: MakeDataset) -> None:
     root = make_dataset(train=["a1.png", "b.png"])
-    assert_refused(root, r"b.png: no group, expected group_regex", group_regex=r"(\d)")
+    assert_refused(root, r"b.png: no group, expected `group_regex`", group_regex=r"(\d)")
     assert_refused(root, r"a1.png: no group", group_regex=r"a(x)?")
     assert_refused(
         root, r"`group_regex` is '\(', which is not a regular expression", group_regex="("

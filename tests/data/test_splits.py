@@ -377,7 +377,7 @@ def test_registered_protocol() -> None:
         assert make_split(dataset, shots=2, seed=3, protocol="mine") is expected
         assert asked.pop("dataset") is dataset
         assert asked == {"shots": 2, "reserve": 4, "seed": 3, "legacy_order": None}
-        assert_refused(dataset, "shots: 5", shots=5, protocol="mine")
+        assert_refused(dataset, "`shots` is 5", shots=5, protocol="mine")
     finally:
         PROTOCOLS.unregister("mine")
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import autopatch
-from autopatch.data import draw_textures, load_images, pixels_digest
+from autopatch.data import Reading, Remarks, draw_textures, load_images, pixels_digest
 from autopatch.detector import (
     Architecture,
     Detector,
@@ -24,7 +24,7 @@ from autopatch.detector import (
 from autopatch.errors import InputError
 from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
-NAME = "timm:tf_mobilenetv3_small_075"
+NAME = "timm:test_efficientnet"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1, 3)), Head((3, 2), 60))
 
 
@@ -78,6 +78,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     assert loaded.architecture == detector.architecture
     assert loaded.total_flops == detector.total_flops
     assert loaded.data_digest == detector.data_digest
+    assert loaded.reading == detector.reading == Reading(bit_depth=8)
     assert loaded.provenance == detector.provenance
     assert loaded.weights_sha256 == detector.weights_sha256 == supernet.weights_sha256
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
@@ -158,7 +159,7 @@ def test_a_score_at_the_threshold_is_good(detector, new):
 def as_hwc(path, dtype):
     values = np.asarray(Image.open(path).convert("RGB"))
     if dtype == np.uint16:
-        return values.astype(np.uint16) * 257
+        return values.astype(np.uint16)
     return values if dtype == np.uint8 else (values / 255).astype(dtype)
 
 
@@ -312,8 +313,8 @@ def test_images_that_are_not_there(detector, supernet, tmp_path):
 
 def test_architecture_of_another_backbone(supernet, good):
     other = Architecture(Input(64), Backbone("timm:resnet18", (1,)), Head((3,), 10))
-    with pytest.raises(InputError, match=r"timm:resnet18.*tf_mobilenetv3"):
-        fit(supernet, good, architecture=other, calibration=good)
+    with pytest.raises(InputError, match=r"timm:resnet18.*timm:test_efficientnet"):
+        fit(supernet, good[:12], architecture=other, calibration=good[12:])
 
 
 @pytest.mark.parametrize(
@@ -454,7 +455,7 @@ def test_the_extractor_is_a_module_of_its_own(detector, supernet, good, new):
     pixels = load_images(new[:3], 64)
     features = detector.extractor(pixels)
     assert features.shape == (3, 16, 16, detector.memory.bank.shape[1])
-    other = fit(load_supernet(NAME, "random", seed=9), good, calibration=good).extractor
+    other = fit(load_supernet(NAME, "random", seed=9), good[:12], calibration=good[12:]).extractor
     assert not torch.equal(other(pixels), features)
     state = detector.extractor.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
@@ -530,7 +531,7 @@ def test_damaged_contents(saved, changes):
 @pytest.mark.parametrize(
     ("number", "fragment"),
     [
-        (2, "an earlier version of autopatch .format 2, expected 4.; fit it again"),
+        (3, "an earlier version of autopatch .format 3, expected 4.; fit it again"),
         (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
         ("x", "damaged detector file .format 'x'"),
         (None, "damaged detector file .format None"),
@@ -560,3 +561,115 @@ def test_stacked_maps_are_those_of_the_batches():
     for i, whole in enumerate(stacked):
         assert torch.equal(whole, torch.cat([batch[i] for batch in batches]))
         assert whole.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_12_bits(path):
+    """A file's pixels as values of 12 bits, which have its pixels as their 8 bits."""
+    return np.rint(as_hwc(path, np.float64) * 4095).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def deep_detector(supernet, good):
+    return fit(supernet, [in_12_bits(p) for p in good[:12]], calibration=map(in_12_bits, good[12:]))
+
+
+def test_the_bit_depth_is_that_of_the_images_fitted_on(
+    detector, deep_detector, new, tmp_path, caplog
+):
+    assert deep_detector.reading == Reading(bit_depth=12)
+    expected = detector.predict(new).anomaly_map
+    deep_detector.save(tmp_path / "deep.safetensors")
+    loaded = Detector.load(str(tmp_path / "deep.safetensors"))
+    assert loaded.reading == deep_detector.reading
+    for each in (deep_detector, loaded):
+        assert torch.equal(each.predict([in_12_bits(p) for p in new]).anomaly_map, expected)
+        assert torch.equal(each.predict(new).anomaly_map, expected)  # 8 bits are what they are
+    assert caplog.messages == []
+    other = copy.deepcopy(detector)
+    other.load_state_dict(deep_detector.state_dict())
+    assert other.reading == deep_detector.reading
+
+
+def test_images_brighter_than_the_bit_depth_are_named(deep_detector, new, tmp_path, caplog):
+    path = tmp_path / "bright.png"
+    Image.fromarray(np.full((64, 64), 5000, np.uint16)).save(path)
+    clipped = deep_detector.predict(str(path))
+    (warning,) = caplog.messages
+    assert warning == (
+        "1 image is brighter than the scale of the fit images (up to 5000, clipped at 4095): "
+        f"{path}; fit again with `bit_depth` 14"
+    )
+    white = np.full((64, 64), 4095, np.uint16)
+    assert torch.equal(clipped.anomaly_map, deep_detector.predict(white).anomaly_map)
+    remarks = Remarks()
+    deep_detector.predict(path, remarks=remarks)
+    assert remarks.lines() == (warning,)
+    assert caplog.messages == [warning]
+
+
+def test_dropped_alpha_is_said_once_in_a_call(detector, supernet, good, new, caplog):
+    ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    with_alpha = [np.dstack([as_hwc(path, np.uint8), ramp]) for path in (*good[:4], *new)]
+    found = detector.predict(with_alpha[4:])
+    (warning,) = caplog.messages
+    assert warning.startswith(f"the alpha channel of {len(new)} images is dropped: images[0], ")
+    assert torch.equal(found.anomaly_map, detector.predict(new).anomaly_map)
+    caplog.clear()
+    fit(supernet, with_alpha[:4], calibration=good[12:])
+    (warning,) = caplog.messages
+    assert "of 4 images is dropped" in warning
+
+
+def test_few_grey_levels_are_warned_about(supernet, good, caplog):
+    coarse = [in_12_bits(path) // 512 * 512 for path in good]
+    fit(supernet, coarse[:12], calibration=coarse[12:])
+    (warning,) = caplog.messages
+    assert "grey levels at a bit depth of 12, expected 32 or more" in warning
+
+
+def test_a_reading_that_is_given_is_not_decided(supernet, good, caplog):
+    dark = [in_12_bits(path) for path in good]
+    given = Reading(bit_depth=16, exif="ignore")
+    assert fit(supernet, dark[:12], calibration=dark[12:], reading=given).reading == given
+    assert caplog.messages == []
+
+
+def test_exif_is_applied_or_ignored_as_it_was_when_fitted(supernet, good, new, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    turned = tmp_path / "turned.png"
+    Image.open(new[0]).save(turned, exif=exif)
+    for choice, expected in ("ignore", Image.open(new[0])), ("apply", Image.open(turned)):
+        fitted = fit(supernet, good[:12], calibration=good[12:], reading=Reading(exif=choice))
+        assert fitted.reading == Reading(bit_depth=8, exif=choice)
+        found = fitted.predict(turned).anomaly_map
+        plain = np.asarray(expected.convert("RGB"))
+        if choice == "apply":
+            plain = np.rot90(plain)
+        assert torch.equal(found, fitted.predict(plain).anomaly_map)
+
+
+def test_calibration_images_that_the_bank_knows_are_refused(supernet, good, tmp_path):
+    copied = tmp_path / "copied.png"
+    copied.write_bytes(good[3].read_bytes())
+    with pytest.raises(InputError, match=rf"^22 of 22 `calibration` images .*: {good[0]} is "):
+        fit(supernet, good, calibration=good)
+    with pytest.raises(InputError, match=rf"^1 of 2 .*first: {copied} is {good[3]}; expected"):
+        fit(supernet, good[:12], calibration=[good[15], copied])
+    with pytest.raises(InputError, match=rf"^22 of 22 .*: {good[0]}"):
+        fit(supernet, good[0].parent, calibration=str(good[0].parent))
+    arrays = [as_hwc(path, np.uint8) for path in good[:4]]
+    with pytest.raises(InputError, match=r"first: calibration\[0\] is images\[2\]"):
+        fit(supernet, arrays, calibration=[Image.fromarray(arrays[2]), as_hwc(good[5], np.uint8)])
+
+
+def test_deep_images_that_look_alike_in_8_bits_are_not_the_same(supernet):
+    images = [np.full((64, 64), 1000 + 2 * step, np.uint16) for step in range(4)]
+    fit(supernet, images[:2], calibration=images[2:], reading=Reading(bit_depth=16))
+
+
+def test_one_folder_or_many(detector, root):
+    folders = sorted((root / "test").iterdir())
+    expected = detector.predict(root / "test").anomaly_map
+    assert torch.equal(detector.predict(folders).anomaly_map, expected)
+    assert torch.equal(detector.predict(map(str, folders)).anomaly_map, expected)

@@ -83,3 +83,7 @@ def test_the_widest_codes_of_a_coreset_fit_its_memory(rows: int, count: int, siz
 
     width = _C.coreset_width_within(size, rows, count)
     assert taken(width) <= size < taken(width + 1)
+
+
+def test_a_module_without_cuda_says_why() -> None:
+    assert (_C.cuda_reason == "") is _C.cuda_built

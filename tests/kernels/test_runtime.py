@@ -37,39 +37,63 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 # --- ISA levels --------------------------------------------------------------------------------
 
-PRINT_LEVELS = """
-    import autopatch.kernels
-    from autopatch import _C
-    print(_C.detected_isa(), _C.active_isa())
-"""
+
+@pytest.fixture(scope="module")
+def levels_by_setting() -> dict[str | None, str]:
+    """The last line of an interpreter with AUTOPATCH_ISA, and without (None): the levels detected
+    and active, or an error. Torch is imported once, for all of them."""
+    settings = [None, *LEVELS, "", "AVX2"]
+    result = python(
+        f"""
+        import os
+        import sys
+        import torch
+
+        for level in {settings!r}:
+            sys.stdout.flush()
+            if os.fork() == 0:
+                if level is not None:
+                    os.environ["AUTOPATCH_ISA"] = level
+                try:
+                    import autopatch.kernels
+                    from autopatch import _C
+                    print(_C.detected_isa(), _C.active_isa())
+                except Exception as error:
+                    print(f"{{type(error).__module__}}.{{type(error).__name__}}: {{error}}")
+                sys.stdout.flush()
+                os._exit(0)
+            os.wait()
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    return dict(zip(settings, result.stdout.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_autopatch_isa_lowers_the_level_or_is_an_error(level: str) -> None:
+def test_autopatch_isa_lowers_the_level_or_is_an_error(
+    level: str, levels_by_setting: dict[str | None, str]
+) -> None:
     detected = _C.detected_isa()
-    result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
     if LEVELS.index(level) <= LEVELS.index(detected):
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.split() == [detected, level]
+        assert levels_by_setting[level].split() == [detected, level]
     else:
-        assert result.returncode != 0
-        last = result.stderr.strip().splitlines()[-1]
-        assert last == (
+        assert levels_by_setting[level] == (
             f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported "
             f"here: this CPU has {detected}"
         )
 
 
-def test_without_autopatch_isa_the_highest_level_is_active() -> None:
-    result = python(PRINT_LEVELS)
-    assert result.stdout.split() == [_C.detected_isa()] * 2, result.stderr
+def test_without_autopatch_isa_the_highest_level_is_active(
+    levels_by_setting: dict[str | None, str],
+) -> None:
+    assert levels_by_setting[None].split() == [_C.detected_isa()] * 2
 
 
 @pytest.mark.parametrize("level", ["", "AVX2"])
-def test_unknown_autopatch_isa_is_an_error(level: str) -> None:
-    result = python(PRINT_LEVELS, AUTOPATCH_ISA=level)
-    assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1] == (
+def test_unknown_autopatch_isa_is_an_error(
+    level: str, levels_by_setting: dict[str | None, str]
+) -> None:
+    assert levels_by_setting[level] == (
         f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
         "expected generic, avx2, avx512 or avx512_vnni"
     )

@@ -13,7 +13,7 @@ from autopatch.data import draw_textures
 from autopatch.runs import Run, run_search
 from autopatch.supernet import load_supernet
 
-NAME = "timm:tf_mobilenetv3_small_075"
+NAME = "timm:test_efficientnet"
 SETTINGS = {
     "space": NAME,
     "shots": 1,

@@ -13,7 +13,7 @@ from autopatch.runs import Run, run_search
 from autopatch.search import OBJECTIVES, FittedCandidate, Objective
 
 SMALL = {
-    "space": "timm:tf_mobilenetv3_small_075",
+    "space": "timm:test_efficientnet",
     "weights": "random",
     "reserve": 2,
     "evaluations": 6,

@@ -91,7 +91,7 @@ def change(weights):
         {key: torch.zeros_like(value) for key, value in state.items()},
         weights,
         metadata={
-            "timm_model": "tf_mobilenetv3_small_075",
+            "timm_model": "test_efficientnet",
             "timm_kwargs": "{}",
             "mean": "[0.5,0.5,0.5]",
             "std": "[0.5,0.5,0.5]",

@@ -11,7 +11,7 @@ from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
 from autopatch.search.candidates import FeatureMaps
 from autopatch.supernet import Backbone, load_supernet
 
-NAME = "timm:tf_mobilenetv3_small_075"
+NAME = "timm:test_efficientnet"
 
 
 def architecture_of(size, levels, patch_sizes, bank_size):

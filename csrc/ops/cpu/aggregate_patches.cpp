@@ -32,9 +32,8 @@ struct Span {
 // off the diagonal.
 template <int size, int... lane>
 inline void exchange(Vector& a, Vector& b, Lanes<lane...>) {
-  const Vector left = __builtin_shufflevector(a, b, (lane & size ? kLanes + lane - size : lane)...);
-  const Vector right =
-      __builtin_shufflevector(a, b, (lane & size ? kLanes + lane : lane + size)...);
+  const Vector left = shuffle<(lane & size ? kLanes + lane - size : lane)...>(a, b);
+  const Vector right = shuffle<(lane & size ? kLanes + lane : lane + size)...>(a, b);
   a = left;
   b = right;
 }

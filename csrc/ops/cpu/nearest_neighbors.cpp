@@ -10,33 +10,36 @@ constexpr std::int64_t kChunk = 64 * kLanes;
 
 typedef float Quad __attribute__((vector_size(16)));
 
-/// The upper half of the lanes added to the lower one, down to four lanes.
+/// The lower half of the lanes plus the upper half.
+template <typename Half, typename V>
+inline Half add_halves(V v) {
+  Half halves[2];
+  static_assert(sizeof halves == sizeof v, "half the lanes");
+  __builtin_memcpy(halves, &v, sizeof v);
+  return halves[0] + halves[1];
+}
+
+/// Halves of the lanes added up, down to four lanes.
 inline Quad fold(Vector v) {
 #if defined(__AVX512F__)
-  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  typedef float Octet __attribute__((vector_size(32)));
+  return add_halves<Quad>(add_halves<Octet>(v));
+#elif defined(__AVX2__)
+  return add_halves<Quad>(v);
 #else
-  const Vector eight = v;
-#endif
-#if defined(__AVX2__)
-  return __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
-         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-#else
-  return eight;
+  return v;
 #endif
 }
 
 /// Sums of the lanes of four vectors, each in the same order.
 inline Quad add_up(Vector a, Vector b, Vector c, Vector d) {
   const Quad va = fold(a), vb = fold(b), vc = fold(c), vd = fold(d);
-  const Quad ab_low = __builtin_shufflevector(va, vb, 0, 4, 1, 5);
-  const Quad ab_high = __builtin_shufflevector(va, vb, 2, 6, 3, 7);
-  const Quad cd_low = __builtin_shufflevector(vc, vd, 0, 4, 1, 5);
-  const Quad cd_high = __builtin_shufflevector(vc, vd, 2, 6, 3, 7);
-  return (__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5) +
-          __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7)) +
-         (__builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5) +
-          __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+  const Quad ab_low = shuffle<0, 4, 1, 5>(va, vb);
+  const Quad ab_high = shuffle<2, 6, 3, 7>(va, vb);
+  const Quad cd_low = shuffle<0, 4, 1, 5>(vc, vd);
+  const Quad cd_high = shuffle<2, 6, 3, 7>(vc, vd);
+  return (shuffle<0, 1, 4, 5>(ab_low, cd_low) + shuffle<2, 3, 6, 7>(ab_low, cd_low)) +
+         (shuffle<0, 1, 4, 5>(ab_high, cd_high) + shuffle<2, 3, 6, 7>(ab_high, cd_high));
 }
 
 // Several rows at a time: their sums do not wait for each other, nor for memory one by one.

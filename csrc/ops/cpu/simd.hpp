@@ -79,6 +79,17 @@ inline IntVector lane_indices(Lanes<lane...>) {
   return IntVector{lane...};
 }
 
+/// Lanes of `a`, counted from 0, and of `b`, counted on from there, in a vector of the same size.
+template <int... lane, typename V>
+inline V shuffle(V a, V b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, lane...);
+#else  // g++ has __builtin_shufflevector from version 12 on
+  typedef std::int32_t Positions __attribute__((vector_size(sizeof...(lane) * sizeof(float))));
+  return __builtin_shuffle(a, b, Positions{lane...});
+#endif
+}
+
 // Stores past the caches, to an address that is a multiple of the vector's size. Others see it
 // after the fence.
 inline void stream(float* p, Vector v) {

@@ -13,11 +13,14 @@ from autopatch.cli.arguments import Command
 from autopatch.cli.console import console, failure, note, prepare, progress, table
 from autopatch.cli.fit import fit
 from autopatch.cli.options import (
+    BitDepth,
     CacheGib,
     Data,
     Device,
+    Exif,
     GroupRegex,
     Groups,
+    MaskThreshold,
     MovedData,
     MovedWeights,
     RunFolder,
@@ -132,18 +135,31 @@ command(name="import-study")(import_study)
 
 
 @command(name="check-data")
-def check_data(data: Data, group_regex: GroupRegex = None, groups: Groups = None) -> None:
+def check_data(
+    data: Data,
+    group_regex: GroupRegex = None,
+    groups: Groups = None,
+    bit_depth: BitDepth = None,
+    exif: Exif = "apply",
+    mask_threshold: MaskThreshold = None,
+) -> None:
     """Reads every image and mask of a data set and lists all problems."""
-    from autopatch.data import check_folder
+    from autopatch.data import Reading, check_folder
 
+    reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     with console.status("reading images"):
-        checked = check_folder(data, group_regex=group_regex, groups=groups)
+        checked = check_folder(data, group_regex=group_regex, groups=groups, reading=reading)
     for line in (*checked.findings.warnings, *checked.findings.problems):
         note(line)
     if checked.findings.problems:
         raise InputError(f"{data}: {len(checked.findings.problems)} problems")
-    rows = [[part, str(count)] for part, count in checked.counts.items()]
-    table(str(data), ["part", "images"], rows)
+    areas = {f"test/{kind}": areas for kind, areas in checked.findings.areas.items()}
+    rows = [
+        [part, str(count), areas[part].describe() if part in areas else ""]
+        for part, count in checked.counts.items()
+    ]
+    table(str(data), ["part", "images", "anomalous area: median (range)"], rows)
+    note(f"bit depth: {checked.findings.reading.bit_depth}")
     if group_regex or groups:
         note(f"{checked.groups} groups")
     note("no problems found")

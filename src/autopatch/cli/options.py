@@ -44,6 +44,24 @@ LegacyOrder = Annotated[
         "--protocol autopatch; sorted by default."
     ),
 ]
+BitDepth = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16; the smallest "
+        "that holds the images to fit on if absent."
+    ),
+]
+Exif = Annotated[
+    str,
+    typer.Option(help="'apply' turns images as their EXIF orientation says, 'ignore' does not."),
+]
+MaskThreshold = Annotated[
+    int | None,
+    typer.Option(
+        help="Pixels of a mask above this value are anomalous; if absent, masks are black and one "
+        "other value."
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(help="Channel means such as 0.5,0.5,0.5; needed if the weights file has none."),

@@ -12,9 +12,12 @@ import typer
 from autopatch.cli.console import note, progress, table
 from autopatch.cli.options import (
     BankSeed,
+    BitDepth,
     CacheGib,
     Device,
+    Exif,
     LegacyOrder,
+    MaskThreshold,
     NoLock,
     Protocol,
     RecalibrateBn,
@@ -70,6 +73,9 @@ def import_study(
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
     legacy_order: LegacyOrder = None,
+    bit_depth: BitDepth = None,
+    exif: Exif = "apply",
+    mask_threshold: MaskThreshold = None,
     resume: Resume = False,
     no_lock: NoLock = False,
 ) -> None:
@@ -113,6 +119,9 @@ def import_study(
             reserve=reserve,
             protocol=protocol,
             legacy_order=legacy_order,
+            bit_depth=bit_depth,
+            exif=exif,
+            mask_threshold=mask_threshold,
             recalibrate_batch_norm=recalibrate_batch_norm,
             cache_gib=cache_gib,
             device=device,

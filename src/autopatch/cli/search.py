@@ -13,12 +13,15 @@ import typer
 from autopatch.cli.console import failure, note, progress
 from autopatch.cli.options import (
     BankSeed,
+    BitDepth,
     CacheGib,
     Data,
     Device,
+    Exif,
     GroupRegex,
     Groups,
     LegacyOrder,
+    MaskThreshold,
     Mean,
     NoLock,
     Protocol,
@@ -77,6 +80,9 @@ def search(
     group_regex: GroupRegex = None,
     groups: Groups = None,
     legacy_order: LegacyOrder = None,
+    bit_depth: BitDepth = None,
+    exif: Exif = "apply",
+    mask_threshold: MaskThreshold = None,
     image_size: Annotated[
         str | None,
         typer.Option("--image-sizes", help="Image sizes to choose from, in pixels: 160,224."),
@@ -132,6 +138,9 @@ def search(
             group_regex=group_regex,
             groups=groups,
             legacy_order=legacy_order,
+            bit_depth=bit_depth,
+            exif=exif,
+            mask_threshold=mask_threshold,
             mean=floats("--mean", mean),
             std=floats("--std", std),
             space_options={

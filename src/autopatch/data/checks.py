@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from autopatch.data.decoding import decode
 from autopatch.data.duplicates import Duplicates, find_duplicates, picture_digest
-from autopatch.data.images import (
-    EVALUATION_SIZE,
-    in_threads,
-    read_image,
-    read_mask,
-    resize_mask,
-)
+from autopatch.data.masks import EVALUATION_SIZE, decoded_mask, resize_mask
 from autopatch.data.mvtec import MVTecAD
+from autopatch.data.reading import DEFAULT_READING, Reading, Remarks, Seen, few_levels, named
 from autopatch.data.samples import GOOD, Dataset, Sample
+from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.progress import Progress
+
+
+@dataclass(frozen=True)
+class MaskAreas:
+    """How much of the images of a type is anomalous by their masks, as shares from 0 to 1.
+
+    Attributes:
+        median: Median over the images.
+        smallest: The smallest share.
+        largest: The largest share.
+    """
+
+    median: float
+    smallest: float
+    largest: float
+
+    def describe(self) -> str:
+        """Short text such as "1.2 % (0.4 to 3.1 %)"."""
+        percents = (f"{100 * share:.2g}" for share in (self.median, self.smallest, self.largest))
+        return "{} % ({} to {} %)".format(*percents)
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,20 @@ class Findings:
         problems: What makes the data set unusable, one line each, in the order of the files.
         warnings: What may give wrong results, one line each, with the files and what to do.
         duplicates: Images that show the same picture; `problems` and `warnings` tell of them.
+        reading: How its files are to be read; its bit depth has been decided.
+        areas: The anomalous share of images, by anomaly type.
     """
 
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     duplicates: Duplicates = field(default_factory=Duplicates)
+    reading: Reading = DEFAULT_READING
+    areas: Mapping[str, MaskAreas] = field(default_factory=dict)
+
+    def describe_areas(self) -> str:
+        """The anomalous share of images by type, in one line."""
+        types = (f"{kind} {areas.describe()}" for kind, areas in self.areas.items())
+        return f"anomalous area, median and range: {', '.join(types)}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,7 @@ def check_folder(
     *,
     group_regex: str | None = None,
     groups: StrPath | None = None,
+    reading: Reading = DEFAULT_READING,
     progress: Progress | None = None,
 ) -> CheckedFolder:
     """Decodes every image and mask of a folder in the MVTec-AD layout.
@@ -67,6 +96,7 @@ def check_folder(
         data: The folder.
         group_regex: See `MVTecAD.scan`.
         groups: The `groups_csv` of `MVTecAD.scan`.
+        reading: See `check`.
         progress: Told of every image.
 
     Raises:
@@ -77,12 +107,15 @@ def check_folder(
     for kind in (GOOD, *dataset.types):
         counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
     known = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
-    return CheckedFolder(check(dataset, progress=progress), counts, len(known))
+    findings = check(dataset, reading=reading, progress=progress)
+    return CheckedFolder(findings, counts, len(known))
 
 
 def check(
     dataset: Dataset,
     *,
+    reading: Reading = DEFAULT_READING,
+    fit: Collection[Sample] | None = None,
     evaluation_size: int = EVALUATION_SIZE,
     allow_contradictions: bool = False,
     progress: Progress | None = None,
@@ -94,54 +127,176 @@ def check(
 
     Args:
         dataset: The images, as tuples or lists.
+        reading: How its files are read. If it has no bit depth, the smallest one that holds the
+            images to fit on is taken.
+        fit: The images to fit on, all of `dataset.train` if None.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
         allow_contradictions: Whether a picture that is both good and anomalous is a warning, for
             published splits, and no problem.
         progress: Told of every image.
     """
-
-    digests: dict[Path, bytes] = {}
-
-    def problems(part: tuple[Sample, bool]) -> list[str]:
-        sample, is_train = part
-        found: list[str] = []
-        misplaced = _misplaced(sample, is_train)
-        if misplaced is not None:
-            found.append(misplaced)
-        shape: tuple[int, int] | None = None
-        try:
-            image = read_image(sample.image)
-            shape = image.size
-            digests[sample.image] = picture_digest(np.asarray(image))
-        except InputError as error:
-            found.append(str(error))
-        if sample.mask is None or not sample.label:
-            return found
-        try:
-            mask = read_mask(sample.mask)
-            if shape is not None and mask.size != shape:
-                raise InputError(
-                    f"{sample.mask}: the mask is {mask.width} x {mask.height} pixels, "
-                    f"expected {shape[0]} x {shape[1]} as its image"
-                )
-            resize_mask(mask, evaluation_size, sample)
-        except InputError as error:
-            found.append(str(error))
-        return found
-
     samples = [
         *((sample, True) for sample in dataset.train),
         *((sample, False) for sample in dataset.test),
     ]
     told = None if progress is None else partial(progress, "read images")
-    found = [problem for part in in_threads(problems, samples, told) for problem in part]
+    look_at = partial(_look, reading=reading, evaluation_size=evaluation_size)
+    looks = in_threads(look_at, samples, told)
+    to_fit = {sample.image for sample in (dataset.train if fit is None else fit)}
+    seen_to_fit = [
+        look.seen for look in looks if look.seen is not None and look.sample.image in to_fit
+    ]
+    reading = reading.decided(seen_to_fit)
+    root = Path(dataset.root)
+    remarks = Remarks("give `bit_depth` {}")
+    for look in looks:
+        if look.seen is not None:
+            remarks.add(
+                _name(look.sample.image, root),
+                highest=look.seen.highest,
+                alpha_varies=look.seen.alpha_varies,
+                reading=reading,
+            )
+    shares = {
+        kind: [look for look in looks if look.sample.type == kind and look.share]
+        for kind in dataset.types
+    }
+    digests = {look.sample.image: look.digest for look in looks if look.digest is not None}
     duplicates = find_duplicates(dataset, digests)
-    warnings = (*dataset.notes, *duplicates.warnings)
-    if allow_contradictions:
-        warnings += duplicates.contradictions
-    else:
-        found += duplicates.contradictions
-    return Findings(tuple(found), warnings, duplicates)
+    problems = [problem for look in looks for problem in look.problems]
+    contradictions = duplicates.contradictions
+    return Findings(
+        problems=tuple(problems) if allow_contradictions else (*problems, *contradictions),
+        warnings=(
+            *dataset.notes,
+            *duplicates.warnings,
+            *(contradictions if allow_contradictions else ()),
+            *(few_levels(seen_to_fit, reading) if seen_to_fit else ()),
+            *remarks.lines(),
+            *_turned(looks, root),
+            *(line for kind, masks in shares.items() for line in _covering(kind, masks, root)),
+        ),
+        duplicates=duplicates,
+        reading=reading,
+        areas={kind: _areas(masks) for kind, masks in shares.items() if masks},
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one sample shows.
+
+    Attributes:
+        sample: The sample.
+        problems: What makes it unusable, one line each.
+        seen: Its image, None if it cannot be read.
+        digest: Digest of its picture, None if it cannot be read.
+        share: The anomalous share of its mask, 0 if it has none that can be read.
+        mask_turned: Whether its mask has an EXIF orientation, too.
+    """
+
+    sample: Sample
+    problems: tuple[str, ...]
+    seen: Seen | None = None
+    digest: bytes | None = None
+    share: float = 0.0
+    mask_turned: bool = False
+
+
+def _look(part: tuple[Sample, bool], *, reading: Reading, evaluation_size: int) -> _Look:
+    sample, is_train = part
+    problems: list[str] = []
+    misplaced = _misplaced(sample, is_train)
+    if misplaced is not None:
+        problems.append(misplaced)
+    seen: Seen | None = None
+    digest: bytes | None = None
+    try:
+        image = decode(sample.image, sample.image, reading.exif)
+        seen = Seen.of_decoded(str(sample.image), image)
+        digest = picture_digest(
+            np.asarray(image.rgb()) if isinstance(image.pixels, Image.Image) else image.pixels
+        )
+    except InputError as error:
+        problems.append(str(error))
+    if sample.mask is None or not sample.label:
+        return _Look(sample, tuple(problems), seen, digest)
+    try:
+        decoded = decode(sample.mask, sample.mask, reading.exif)
+        mask = decoded_mask(decoded, sample.mask, reading)
+        if seen is not None and mask.size != seen.size:
+            raise InputError(_size_problem(sample, mask.size, seen, reading))
+        resize_mask(mask, evaluation_size, sample, reading)
+    except InputError as error:
+        return _Look(sample, (*problems, str(error)), seen, digest)
+    share = float(np.mean(np.asarray(mask) > 0))
+    return _Look(sample, tuple(problems), seen, digest, share, decoded.orientation != 1)
+
+
+def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, reading: Reading) -> str:
+    """What is wrong with a mask that has not the size of its image."""
+    width, height = seen.size
+    hint = ""
+    if seen.orientation >= 5 and mask_size == (height, width):
+        turned = "is turned by its EXIF tag" if reading.exif == "apply" else "is not turned"
+        other = "ignore" if reading.exif == "apply" else "apply"
+        hint = f"; the image {turned}, the mask is the other way round: give `exif` {other}"
+    return (
+        f"{sample.mask}: the mask is {mask_size[0]} x {mask_size[1]} pixels, expected {width} x "
+        f"{height} as its image{hint}"
+    )
+
+
+def _turned(looks: Sequence[_Look], root: Path) -> tuple[str, ...]:
+    """A warning of images that their EXIF tag turns, where it is unknown whether that is true of
+    their masks."""
+    doubtful = [
+        look.sample.image
+        for look in looks
+        if look.seen is not None and look.seen.orientation != 1 and look.share
+        if not look.mask_turned
+        # The size of a mask tells which way round it is, unless the image is a square.
+        if look.seen.orientation < 5 or look.seen.size[0] == look.seen.size[1]
+    ]
+    if not doubtful:
+        return ()
+    count = "1 image has" if len(doubtful) == 1 else f"{len(doubtful)} images have"
+    return (
+        f"{count} an EXIF orientation that the mask lacks: "
+        f"{named(_name(path, root) for path in doubtful)}; see that masks and images match, and "
+        "choose with `exif` apply or `exif` ignore",
+    )
+
+
+def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
+    """Warnings of masks of a type that are white all over, or probably inverted."""
+    white = [look for look in masks if look.share == 1]
+    most = [look for look in masks if 0.5 < look.share < 1]
+    found = []
+    if white:
+        count = "1 mask is" if len(white) == 1 else f"{len(white)} masks are"
+        found.append(
+            f"{count} anomalous all over, of the type {kind!r}: "
+            f"{named(_name(look.sample.mask, root) for look in white if look.sample.mask)}; draw "
+            "the defects, if they do not cover the image"
+        )
+    if 2 * len(most) > len(masks) - len(white):
+        found.append(
+            f"{len(most)} of {len(masks)} masks of the type {kind!r} mark more than half of the "
+            f"image: {named(_name(look.sample.mask, root) for look in most if look.sample.mask)}; "
+            "they may be inverted, defects are white and the rest is black"
+        )
+    return tuple(found)
+
+
+def _areas(masks: Sequence[_Look]) -> MaskAreas:
+    shares = [look.share for look in masks]
+    return MaskAreas(statistics.median(shares), min(shares), max(shares))
+
+
+def _name(path: Path, root: Path) -> str:
+    """A file as a warning names it: relative to the folder of its data set if it lies there."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _misplaced(sample: Sample, is_train: bool) -> str | None:
@@ -158,6 +313,8 @@ def _misplaced(sample: Sample, is_train: bool) -> str | None:
 def require_valid(
     dataset: Dataset,
     *,
+    reading: Reading = DEFAULT_READING,
+    fit: Collection[Sample] | None = None,
     evaluation_size: int = EVALUATION_SIZE,
     allow_contradictions: bool = False,
     progress: Progress | None = None,
@@ -172,6 +329,8 @@ def require_valid(
     """
     findings = check(
         dataset,
+        reading=reading,
+        fit=fit,
         evaluation_size=evaluation_size,
         allow_contradictions=allow_contradictions,
         progress=progress,

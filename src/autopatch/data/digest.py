@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from autopatch.data.images import ImageInput, in_threads, to_pil
+from autopatch.data.reading import ImageInput, full_depth
 from autopatch.data.samples import first_names, relative_path
 from autopatch.data.splits import Split
+from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath, sha256_of
 
@@ -143,13 +142,22 @@ class Manifest:
 def pixels_digest(images: Iterable[ImageInput]) -> str:
     """SHA-256 of images whatever their order and paths, as 64 hexadecimal digits.
 
-    A file is hashed by its content, any other image by its shape and its pixels as 8-bit RGB.
+    A file is hashed by its content, any other image by its shape and its pixels: 8-bit RGB, or the
+    values of an image of 16 bits a channel.
 
     Raises:
         InputError: A file cannot be read, or an image is of no kind that `to_pil` takes.
     """
-    digests = sorted(in_threads(_image_digest, enumerate(images)))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return hashlib.sha256(b"".join(sorted(image_digests(images)))).hexdigest()
+
+
+def image_digests(images: Iterable[ImageInput]) -> list[bytes]:
+    """SHA-256 of each image, see `pixels_digest`.
+
+    Raises:
+        InputError: See `pixels_digest`.
+    """
+    return in_threads(_image_digest, enumerate(images))
 
 
 _NEVER_NONE = frozenset({"role", "path", "type"})
@@ -250,5 +258,5 @@ def _image_digest(numbered: tuple[int, ImageInput]) -> bytes:
     index, image = numbered
     if isinstance(image, str | os.PathLike):
         return bytes.fromhex(sha256_of(image))
-    pixels = np.asarray(to_pil(image, name=f"images[{index}]"))
+    pixels = full_depth(image, f"images[{index}]")
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()

@@ -46,6 +46,7 @@ class Split:
         reserved_unused: The rest of the reserve, in the same order.
         test: Good and anomalous images of the final evaluation.
         notes: Deviations from what was asked or expected, and warnings, one line each.
+        mask_resize: By which rule masks are resized, see `Reading`.
     """
 
     protocol: str
@@ -59,6 +60,7 @@ class Split:
     reserved_unused: tuple[Sample, ...]
     test: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
+    mask_resize: str = "area"
 
     @property
     def roles(self) -> dict[str, tuple[Sample, ...]]:
@@ -81,6 +83,7 @@ class Split:
             "shots": self.shots,
             "reserve": self.reserve,
             "notes": list(self.notes),
+            "mask_resize": self.mask_resize,
         }
         for role, samples in self.roles.items():
             document[role] = [
@@ -110,7 +113,7 @@ class Split:
         """
         root = Path(root)
         try:
-            roles = {
+            roles: dict[str, Any] = {
                 role: tuple(
                     Sample(
                         image=root / entry["path"],
@@ -128,6 +131,7 @@ class Split:
                 shots=int(document["shots"]),
                 reserve=int(document["reserve"]),
                 notes=tuple(str(note) for note in document["notes"]),
+                mask_resize=str(document["mask_resize"]),
                 **roles,
             )
         except KeyError as error:

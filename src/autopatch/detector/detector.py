@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,11 +20,16 @@ from torch import nn
 
 from autopatch import __version__
 from autopatch.data import (
+    DEFAULT_READING,
     EVALUATION_SIZE,
     ImageInput,
     ImageReader,
+    Reading,
+    Remarks,
     as_images,
+    decide,
     folder_images,
+    image_digests,
     pixels_digest,
 )
 from autopatch.detector.architecture import Architecture
@@ -51,6 +57,8 @@ from autopatch.supernet import (
     read_safetensors,
     restore_subnet,
 )
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 4
 _METADATA = "autopatch_detector"
@@ -80,6 +88,7 @@ class Detector(nn.Module):
         usual_distance: Median over the pixels of the calibration maps, where a color scale starts.
         evaluation_size: Side of the anomaly maps.
         data_digest: Of the images it was fitted on.
+        reading: How image files and arrays become pixels.
     """
 
     calibration_scores: torch.Tensor
@@ -94,6 +103,7 @@ class Detector(nn.Module):
         calibration_scores: torch.Tensor,
         usual_distance: float,
         data_digest: str,
+        reading: Reading,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -106,6 +116,7 @@ class Detector(nn.Module):
         self.usual_distance = usual_distance
         self.evaluation_size = head.size
         self.data_digest = data_digest
+        self.reading = reading
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -120,14 +131,15 @@ class Detector(nn.Module):
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         data_digest: str | None = None,
+        reading: Reading = DEFAULT_READING,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
         """Builds the memory bank from good images and sets the threshold on others.
 
         Args:
-            images: Good images for the bank: paths, PIL images, HWC arrays or CHW tensors, or the
-                path of a folder of them.
+            images: Good images for the bank: paths, PIL images, HWC arrays or CHW tensors, or
+                paths of folders of them; one or many.
             supernet: The backbones, or their name for `load_supernet`; autopatch_s if None.
             architecture: One of its architectures; PatchCore's usual setting if None.
             calibration: Good images, none of them in `images`, for the threshold; if None a fifth
@@ -135,13 +147,16 @@ class Detector(nn.Module):
             false_alarm_rate: Share of good images that may be called anomalous.
             seed: Of the bank's sample and coreset, and of the drawn calibration images.
             evaluation_size: Side of the anomaly maps.
-            data_digest: Of the data set that the images are of; that of the images if None.
+            data_digest: Of the data set that the images are of, in which no calibration image is
+                among those of the bank; that of the images if None.
+            reading: How files and arrays become pixels. If it has no bit depth, the smallest one
+                that holds `images` is taken, and what is unusual about the images is logged.
             device: Where backbone and bank are kept and everything but the reading of images runs.
             progress: Told of every batch of images.
 
         Raises:
-            InputError: An image cannot be read, there are too few, or the architecture is that of
-                another backbone.
+            InputError: An image cannot be read, there are too few, a calibration image is among
+                those of the bank, or the architecture is that of another backbone.
         """
         check_rate(false_alarm_rate)
         good = _good_images(images)
@@ -153,6 +168,10 @@ class Detector(nn.Module):
             held_out = _good_images(calibration)
         if not held_out:
             raise InputError("`calibration` is empty, expected good images for the threshold")
+        if data_digest is None and calibration is not None:
+            _refuse_twins(good, held_out)
+        remarks = Remarks("give `bit_depth` {}") if reading.bit_depth is None else None
+        reading, warnings = decide(reading, good)
         if supernet is None or isinstance(supernet, str):
             supernet = load_supernet() if supernet is None else load_supernet(supernet)
         if architecture is None:
@@ -161,8 +180,11 @@ class Detector(nn.Module):
                 raise InputError(
                     f"{supernet.name} has no levels of stride 8 and 16, expected an architecture"
                 )
-        subnet = cut_subnet(supernet, architecture, good, device)
-        maps_of_good = feature_maps(subnet, architecture.input, good, _told(progress, "fit"))
+        reader = ImageReader(cache_bytes=0, reading=reading, remarks=remarks)
+        subnet = cut_subnet(supernet, architecture, good, device, reader=reader)
+        maps_of_good = feature_maps(
+            subnet, architecture.input, good, _told(progress, "fit"), reader=reader
+        )
         try:
             head = fit_head(
                 stack_maps(maps_of_good, len(good)),
@@ -176,10 +198,16 @@ class Detector(nn.Module):
             [
                 head.anomaly_maps(batch)
                 for batch in feature_maps(
-                    subnet, architecture.input, held_out, _told(progress, "calibrate")
+                    subnet,
+                    architecture.input,
+                    held_out,
+                    _told(progress, "calibrate"),
+                    reader=reader,
                 )
             ]
         )
+        for line in (*warnings, *(remarks.lines() if remarks is not None else ())):
+            logger.warning(line)
         scores = maps.flatten(1).amax(dim=1)
         detector = cls(
             architecture=architecture,
@@ -189,6 +217,7 @@ class Detector(nn.Module):
             calibration_scores=scores,
             usual_distance=float(maps.median()),
             data_digest=data_digest or pixels_digest([*good, *held_out]),
+            reading=reading,
         )
         return detector.to(device)
 
@@ -213,21 +242,32 @@ class Detector(nn.Module):
         maps = self.head.score(self.extractor(images))
         return maps, maps.flatten(1).amax(dim=1)
 
-    def predict(self, images: Images, *, progress: Progress | None = None) -> Prediction:
+    def predict(
+        self,
+        images: Images,
+        *,
+        remarks: Remarks | None = None,
+        progress: Progress | None = None,
+    ) -> Prediction:
         """Anomaly maps, scores, labels and masks of images.
+
+        Images brighter than the bit depth of the detector holds are clipped. They, and images whose
+        alpha channel is dropped, are named in a warning that is logged.
 
         Args:
             images: One image or many, of any size: paths, PIL images, HWC arrays, CHW tensors, or
-                the path of a folder. All go through the preprocessing of files.
+                paths of folders. All go through the preprocessing of files.
+            remarks: Where to note such images instead, for a caller with several batches.
             progress: Told of every batch of images.
 
         Raises:
             InputError: A file is not a readable image, or an image has another shape or type.
         """
         told = _told(progress, "predict")
+        noted = Remarks() if remarks is None else remarks
         maps, scores = [], []
         done = 0
-        for pixels, total in self._batches(images):
+        for pixels, total in self._batches(images, noted):
             with torch.inference_mode():
                 batch_maps, batch_scores = self(pixels.to(self.device))
             maps.append(batch_maps)
@@ -235,6 +275,9 @@ class Detector(nn.Module):
             done += len(pixels)
             if told is not None:
                 told(done, total)
+        if remarks is None:
+            for line in noted.lines():
+                logger.warning(line)
         side = self.evaluation_size
         return Prediction(
             torch.cat(maps) if maps else torch.empty(0, side, side, device=self.device),
@@ -242,7 +285,7 @@ class Detector(nn.Module):
             self.threshold.value,
         )
 
-    def _batches(self, images: Images) -> Iterator[tuple[torch.Tensor, int]]:
+    def _batches(self, images: Images, remarks: Remarks) -> Iterator[tuple[torch.Tensor, int]]:
         """Batches of pixels, and how many images there are."""
         size = self.architecture.input.size
         at_a_time = images_at_a_time(self.device)
@@ -255,7 +298,7 @@ class Detector(nn.Module):
             yield from ((pixels, len(images)) for pixels in images.split(at_a_time))
             return
         found = _list(images)
-        reader = ImageReader(cache_bytes=0)
+        reader = ImageReader(cache_bytes=0, reading=self.reading, remarks=remarks)
         batches = reader.batches(found, self.architecture.input, at_a_time)
         yield from ((pixels, len(found)) for pixels in batches)
 
@@ -301,6 +344,7 @@ class Detector(nn.Module):
             "threshold": asdict(self.threshold),
             "usual_distance": self.usual_distance,
             "data_digest": self.data_digest,
+            "reading": self.reading.to_json(),
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -310,6 +354,7 @@ class Detector(nn.Module):
         self.threshold = _threshold(state)
         self.usual_distance = float(state["usual_distance"])
         self.data_digest = str(state["data_digest"])
+        self.reading = Reading.from_json(state["reading"])
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -387,6 +432,7 @@ class Detector(nn.Module):
                 calibration_scores=tensors["calibration_scores"],
                 usual_distance=float(document["usual_distance"]),
                 data_digest=str(document["data_digest"]),
+                reading=Reading.from_json(document["reading"]),
             )
             detector.load_state_dict({**tensors, _EXTRA_STATE: document})
             detector._check()
@@ -449,7 +495,37 @@ def _list(images: Images) -> list[ImageInput]:
             return list(folder_images(path))
         if not path.exists():
             raise InputError(f"{path}: no such file or folder, expected images")
-    return as_images(images)
+    listed: list[ImageInput] = []
+    for image in as_images(images):
+        if isinstance(image, str | os.PathLike) and Path(image).is_dir():
+            listed.extend(folder_images(image))
+        else:
+            listed.append(image)
+    return listed
+
+
+def _refuse_twins(good: Sequence[ImageInput], calibration: Sequence[ImageInput]) -> None:
+    """Raises InputError where an image is among those of the bank and among those that set the
+    threshold: the bank knows it, so its score is 0."""
+    digests = image_digests([*good, *calibration])
+    first = {digest: index for index, digest in reversed(list(enumerate(digests[: len(good)])))}
+    twins = [i for i, digest in enumerate(digests[len(good) :]) if digest in first]
+    if not twins:
+        return
+    fitted = first[digests[len(good) + twins[0]]]
+    one, other = calibration[twins[0]], good[fitted]
+    raise InputError(
+        f"{len(twins)} of {len(calibration)} `calibration` images are among those of the bank, "
+        f"the first: {_named(one, 'calibration', twins[0])} is "
+        f"{_named(other, 'images', fitted)}; expected other good images"
+    )
+
+
+def _named(image: ImageInput, argument: str, index: int) -> str:
+    """What an error calls an image."""
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    return f"{argument}[{index}]"
 
 
 def _split(images: Sequence[ImageInput], seed: int) -> tuple[list[ImageInput], list[ImageInput]]:

@@ -75,8 +75,8 @@ class MemoryBank(nn.Module):
         self._buffers = {"bank": index.bank, "screen": index.screen}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MemoryBank:
-        bank = fn(self.bank)
-        if bank is not self.bank:
+        before, bank = self.bank, fn(self.bank)
+        if bank.device != before.device or bank.dtype != before.dtype:
             self._set(bank.float())  # the screen belongs to the bank's device
         return self
 

@@ -44,9 +44,8 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
         )
     if tensor.is_cuda and not _C.cuda_built:
         raise NotImplementedError(
-            f"`{name}` is on {tensor.device}, but autopatch was built without CUDA: no suitable "
-            "nvcc was found, or AUTOPATCH_CUDA was OFF; reinstall it with nvcc or move the tensor "
-            "with .cpu()"
+            f"`{name}` is on {tensor.device}, but autopatch was built without CUDA: "
+            f"{_C.cuda_reason}; move the tensor with .cpu()"
         )
 
 

@@ -16,18 +16,20 @@ class NativeInfo:
 
     Attributes:
         cuda_built: Whether the CUDA kernels were built.
+        cuda_reason: Why they were not, else empty.
         detected_isa: The best instruction set of the CPU.
         active_isa: The instruction set in use; AUTOPATCH_ISA may lower it.
     """
 
     cuda_built: bool
+    cuda_reason: str
     detected_isa: str
     active_isa: str
 
 
 def native_info() -> NativeInfo:
     """The instruction sets of the native module, and whether it has CUDA kernels."""
-    return NativeInfo(_C.cuda_built, _C.detected_isa(), _C.active_isa())
+    return NativeInfo(_C.cuda_built, _C.cuda_reason, _C.detected_isa(), _C.active_isa())
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -46,8 +48,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     if kind == "cuda":
         if not _C.cuda_built:
             raise InputError(
-                f"`device` is '{text}', but autopatch was built without CUDA; reinstall where nvcc "
-                "is found"
+                f"`device` is '{text}', but autopatch was built without CUDA: {_C.cuda_reason}"
             )
         if not torch.cuda.is_available():
             raise InputError(f"`device` is '{text}', but torch finds no usable GPU")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from autopatch.data import Dataset
+from autopatch.data import Dataset, Reading
 from autopatch.detector import Architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -66,6 +66,9 @@ def import_study(
     reserve: int = 4,
     protocol: str = "autopatch",
     legacy_order: StrPath | None = None,
+    bit_depth: int | None = None,
+    exif: str = "apply",
+    mask_threshold: int | None = None,
     recalibrate_batch_norm: bool = False,
     cache_gib: float = 4.0,
     device: str | torch.device = "cpu",
@@ -91,6 +94,9 @@ def import_study(
         reserve: Images of each anomaly type that are never in the test part.
         protocol: Of the split: "autopatch" as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
+        bit_depth: See `run_search`.
+        exif: See `run_search`.
+        mask_threshold: See `run_search`.
         recalibrate_batch_norm: Whether subnets get the good images' statistics.
         cache_gib: Memory for feature maps that are kept, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
@@ -105,6 +111,7 @@ def import_study(
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume)
     chosen = choose_trials(file, study=study, trials=trials, fixed=fixed)
+    reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), lock=lock)
     source = SupernetSource.find(
         OFA_MBV3, weights, options={"recalibrate_batch_norm": recalibrate_batch_norm}
@@ -116,7 +123,7 @@ def import_study(
         protocol=protocol,
         legacy_order=legacy_order,
     )
-    inputs = load_inputs(data, request, source, seed=seed, progress=progress)
+    inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     published = tuple(
         replace(t, architecture=_with_bank(t.architecture, bank_size)) for t in chosen
     )

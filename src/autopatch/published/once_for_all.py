@@ -67,6 +67,7 @@ def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
 
 
 PUBLISHED = Preset(
+    mask_resize="any",
     objectives=("published_flops", "rwAP"),
     choices={"image_size": (224,), "patch_size": tuple(range(1, 17)), "bank_size": (None,)},
     own=("image_size", "patch_size"),

@@ -52,6 +52,7 @@ def published_split(
         calibration=holdout,
         validation=(),
         reserved_unused=(),
+        mask_resize="any",
         test=tuple(sample for sample in dataset.test if sample not in kept_out),
         notes=(
             "the published split has no calibration part: the threshold is set from the "

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autopatch.data import GOOD, Sample, read_image
+from autopatch.data import DEFAULT_READING, GOOD, Reading, Sample, read_image
 from autopatch.kernels import pixel_metrics
 from autopatch.report.overlay import ColorScale, case_panel
 
@@ -84,6 +84,7 @@ def draw_cases(
     scale: ColorScale,
     *,
     threshold: float | None = None,
+    reading: Reading = DEFAULT_READING,
     count: int = 4,
     warning: str = "",
 ) -> tuple[Cases, ...]:
@@ -96,6 +97,7 @@ def draw_cases(
         scores: Their image scores.
         scale: The colors.
         threshold: Images that score above it are called anomalous; None for no verdict.
+        reading: How image files are read.
         count: Maximum number of pictures in a group.
         warning: Text on every picture.
 
@@ -112,7 +114,7 @@ def draw_cases(
         quality = "" if average_precision is None else f"AP {average_precision:.1%}"
         remark = ", ".join(filter(None, (quality, warning)))
         picture = case_panel(
-            read_image(sample.image),
+            read_image(sample.image, reading),
             maps[index],
             scale,
             name=sample.image.name,

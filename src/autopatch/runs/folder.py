@@ -81,6 +81,7 @@ def open_search(
             **plan.settings,
             "source": source.settings(),
             **inputs.request.settings(),
+            **inputs.findings.reading.to_json(),
             # In a group, so that `seed` is compared before what may follow from it.
             "seeds": {"split_seed": inputs.request.seed, "bank_seed": bank_seed},
             "data_digest": manifest.digest,

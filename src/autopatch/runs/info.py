@@ -19,7 +19,7 @@ def system_info() -> dict[str, str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     native = native_info()
     if not native.cuda_built:
-        cuda = "not built (no usable nvcc was found at installation, or CUDA was switched off)"
+        cuda = f"not built: {native.cuda_reason}"
     elif torch.cuda.is_available():
         cuda = f"built, usable: {torch.cuda.get_device_name()}"
     else:

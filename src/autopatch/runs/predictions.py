@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from autopatch.data import named_images, read_image
+from autopatch.data import Remarks, named_images, read_image
 from autopatch.detector import Detector, ImagePrediction
 from autopatch.errors import InputError
 from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.report import ColorScale, anomalous_region, overlay
+
+logger = logging.getLogger(__name__)
 
 SCORES = "scores.csv"
 _COLUMNS = ("image", "score", "threshold", "verdict", "features", "reason")
@@ -104,12 +107,13 @@ def write_predictions(
     threshold = detector.threshold.value
     anomalous = 0
     unreadable: list[UnreadableImage] = []
+    remarks = Remarks()
     with new_folder(out) as folder, _open_table(folder / SCORES) as file:
         table = csv.DictWriter(file, _COLUMNS)
         table.writeheader()
         for first in range(0, len(found), _IMAGES_AT_A_TIME):
             batch = found[first : first + _IMAGES_AT_A_TIME]
-            outcomes = _outcomes(detector, [path for _, path in batch])
+            outcomes = _outcomes(detector, [path for _, path in batch], remarks)
             for (name, path), outcome in zip(batch, outcomes, strict=True):
                 row = {
                     "image": str(path),
@@ -119,7 +123,8 @@ def write_predictions(
                 try:
                     if isinstance(outcome, InputError):
                         raise outcome
-                    _write_pictures(folder, name, read_image(path), outcome, scale, threshold)
+                    image = read_image(path, detector.reading)
+                    _write_pictures(folder, name, image, outcome, scale, threshold)
                 except InputError as error:
                     reason = str(error).removeprefix(f"{path}: ")
                     unreadable.append(UnreadableImage(path, reason))
@@ -131,6 +136,8 @@ def write_predictions(
                 table.writerow(row)
             if progress is not None:
                 progress("predict", first + len(batch), len(found))
+    for line in remarks.lines():
+        logger.warning(line)
     return WrittenPredictions(
         folder=out,
         images=len(found) - len(unreadable),
@@ -141,19 +148,24 @@ def write_predictions(
     )
 
 
-def _outcomes(detector: Detector, paths: Sequence[Path]) -> list[ImagePrediction | InputError]:
+def _outcomes(
+    detector: Detector, paths: Sequence[Path], remarks: Remarks
+) -> list[ImagePrediction | InputError]:
     """The prediction of each image, or why it has none.
 
     The detector refuses a batch for the first image that it cannot read. Halving such a batch
     finds all of them.
     """
     try:
-        return list(detector.predict(paths))
+        return list(detector.predict(paths, remarks=remarks))
     except InputError as error:
         if len(paths) == 1:
             return [error]
     half = len(paths) // 2
-    return [*_outcomes(detector, paths[:half]), *_outcomes(detector, paths[half:])]
+    return [
+        *_outcomes(detector, paths[:half], remarks),
+        *_outcomes(detector, paths[half:], remarks),
+    ]
 
 
 def _open_table(path: Path) -> TextIO:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from autopatch.data import Manifest, Split
+from autopatch.data import Manifest, Reading, Split
 from autopatch.detector import Architecture, Detector
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path
@@ -56,6 +56,7 @@ class RunRecord:
         bank_seed: Seed of the memory banks.
         evaluations: Number of architectures to evaluate.
         split: Roles of the images.
+        reading: How image and mask files become pixels.
         trials: All trials by number.
         optimizer: The optimizer, in words.
         data_digest: Digest of images, masks, roles, types and groups at the time of the search.
@@ -71,6 +72,7 @@ class RunRecord:
     bank_seed: int
     evaluations: int
     split: Split
+    reading: Reading
     trials: tuple[Trial, ...]
     optimizer: str
     data_digest: str
@@ -105,6 +107,7 @@ class RunRecord:
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
             numbers["bank_seed"] = int(settings["seeds"]["bank_seed"])
             digest = str(settings["data_digest"])
+            reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             weights_sha256 = str(settings["weights_sha256"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
@@ -121,6 +124,7 @@ class RunRecord:
             space=space,
             objectives=load_objectives(path / STUDY),
             split=read_split(path, root),
+            reading=reading,
             trials=load_trials(path / STUDY),
             optimizer=optimizer,
             data_digest=digest,
@@ -215,6 +219,13 @@ class RunRecord:
                 f"the detector was fitted on other images than those of {self.path}, so it may "
                 "have seen its test part"
             )
+        if (detector.reading.bit_depth, detector.reading.exif) != (
+            self.reading.bit_depth,
+            self.reading.exif,
+        ):
+            raise InputError(
+                f"the detector reads images by {detector.reading}, the run by {self.reading}"
+            )
         if detector.weights_sha256 != self.weights_sha256:
             raise InputError(
                 f"the detector has other weights than {self.path}: {detector.provenance} "
@@ -246,6 +257,7 @@ class RunRecord:
             false_alarm_rate=false_alarm_rate,
             seed=self.bank_seed,
             data_digest=self.data_digest,
+            reading=self.reading,
             device=device,
             progress=progress,
         )

@@ -146,10 +146,11 @@ def _with_cases(
     cases = draw_cases(
         test,
         prediction.anomaly_map.numpy(force=True),
-        load_masks(test, detector.evaluation_size).numpy(),
+        load_masks(test, detector.evaluation_size, run.reading).numpy(),
         prediction.pred_score.tolist(),
         color_scale(detector),
         threshold=detector.threshold.value,
+        reading=run.reading,
         warning="RANDOM features" if run.supernet.random_features else "",
     )
     return replace(

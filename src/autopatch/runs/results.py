@@ -154,6 +154,7 @@ def evaluate_run(
         objectives=run.objectives,
         seed=run.bank_seed,
         cache_bytes=cache_bytes,
+        reading=run.reading,
         device=detector.device,
     )
     trials = run.front.trials
@@ -188,13 +189,13 @@ def _measured(
     test = run.split.test
     paths = [sample.image for sample in test]
     maps = detector.predict(paths, progress=progress).anomaly_map
-    images = load_images(paths[:_TIMED_IMAGES], detector.architecture.input.size)
+    images = load_images(paths[:_TIMED_IMAGES], detector.architecture.input.size, detector.reading)
     seconds = []
     for image in images.split(1):
         started = time.perf_counter()
         detector.predict(image).pred_score.tolist()  # which waits for the device
         seconds.append(time.perf_counter() - started)
-    masks = load_masks(test, detector.evaluation_size)
+    masks = load_masks(test, detector.evaluation_size, run.reading)
     metrics = score_maps(maps, masks, [sample.type for sample in test])
     candidate = FittedCandidate(
         supernet=run.supernet,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopatch.data import Dataset, Split
+from autopatch.data import Dataset, Reading, Split
 from autopatch.detector import Architecture, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -88,6 +88,9 @@ def run_search(
     group_regex: str | None = None,
     groups: StrPath | None = None,
     legacy_order: StrPath | None = None,
+    bit_depth: int | None = None,
+    exif: str = "apply",
+    mask_threshold: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     space_options: Mapping[str, Any] | None = None,
@@ -128,6 +131,11 @@ def run_search(
         groups: CSV file with the columns file,group: images that stay together.
         legacy_order: Text file with the names of the good images, in the order to use with the
             protocol "autopatch".
+        bit_depth: Bits per value of 16-bit images: 8, 10, 12, 14 or 16; None for the smallest that
+            holds the images to fit on. See `Reading`.
+        exif: "apply" rotates images and masks by their EXIF orientation, "ignore" does not.
+        mask_threshold: Pixels of a mask above this value are anomalous; None for masks that are
+            black and one other value.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`: `timm_kwargs`, or
@@ -155,6 +163,7 @@ def run_search(
     """
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume)
+    reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
     source = SupernetSource.find(
         space,
@@ -172,7 +181,7 @@ def run_search(
         groups=groups,
         legacy_order=legacy_order,
     )
-    inputs = load_inputs(data, request, source, seed=seed, progress=progress)
+    inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     supernet = inputs.supernet
     searched = _preset(supernet, preset)
     search_space = compose_space(supernet, preset=searched, choices=choices)
@@ -232,7 +241,11 @@ def perform_search(
     """
     out = Path(out)
     space, split, supernet = plan.space, inputs.split, inputs.supernet
+    if preset.mask_resize is not None:
+        reading = replace(inputs.findings.reading, mask_resize=preset.mask_resize)
+        inputs = replace(inputs, findings=replace(inputs.findings, reading=reading))
     logger.info("%s: %s", inputs.root, _describe_split(split))
+    logger.info("  %s", inputs.findings.describe_areas())
     for line in split.notes:
         logger.info("  %s", line)
     logger.info("%s: %s; %s architectures", supernet.name, supernet.provenance, f"{space.size():,}")
@@ -246,6 +259,7 @@ def perform_search(
         objectives=plan.objectives,
         seed=bank_seed,
         cache_bytes=cache_bytes(machine.cache_gib),
+        reading=inputs.findings.reading,
         device=machine.device,
         progress=told.candidate,
     )

@@ -10,7 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import PROTOCOLS, Dataset, MVTecAD, Split, make_split, require_valid
+from autopatch.data import (
+    DEFAULT_READING,
+    PROTOCOLS,
+    Dataset,
+    Findings,
+    MVTecAD,
+    Reading,
+    Split,
+    make_split,
+    require_valid,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path, stored_path
 from autopatch.progress import Progress
@@ -195,6 +205,7 @@ class Inputs:
         root: Folder of the data set.
         split: Roles of its images.
         request: How the split was made.
+        findings: What was found in the image files, and how they are read.
         source: Weights of the backbones.
         supernet: The backbones.
     """
@@ -202,6 +213,7 @@ class Inputs:
     root: Path
     split: Split
     request: SplitRequest
+    findings: Findings
     source: SupernetSource
     supernet: Supernet
 
@@ -212,6 +224,7 @@ def load_inputs(
     source: SupernetSource,
     *,
     seed: int | None = None,
+    reading: Reading = DEFAULT_READING,
     progress: Progress | None = None,
 ) -> Inputs:
     """Checks and splits the images of a data set, and loads the backbones.
@@ -221,6 +234,8 @@ def load_inputs(
         request: How to split its images.
         source: Weights of the backbones.
         seed: Seed of random weights; that of the request if None.
+        reading: How to read the files. If it has no bit depth, the smallest one that holds the
+            images to fit on is chosen.
         progress: Called after every image that was checked, and during a download.
 
     Raises:
@@ -237,15 +252,23 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
+    look = partial(
+        require_valid,
+        dataset,
+        allow_contradictions=PROTOCOLS[request.protocol].fixed,
+        progress=progress,
+    )
     # First without a look at the images, which takes longer: the request may not suit them.
     split = share_out()
-    fixed = PROTOCOLS[request.protocol].fixed
-    findings = require_valid(dataset, allow_contradictions=fixed, progress=progress)
+    reading = replace(reading, mask_resize=split.mask_resize)
+    findings = look(reading=reading, fit=split.fit)
     if findings.duplicates.groups:
         split = share_out(duplicates=findings.duplicates)
+        # Other images to fit on may have another bit depth.
+        findings = look(reading=reading, fit=split.fit)
     split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
-    return Inputs(Path(dataset.root), split, request, source, supernet)
+    return Inputs(Path(dataset.root), split, request, findings, source, supernet)
 
 
 def own_seed(name: str, own: int | None, seed: int) -> int:

@@ -11,7 +11,14 @@ from functools import partial
 
 import torch
 
-from autopatch.data import EVALUATION_SIZE, ImageReader, Sample, load_masks
+from autopatch.data import (
+    DEFAULT_READING,
+    EVALUATION_SIZE,
+    ImageReader,
+    Reading,
+    Sample,
+    load_masks,
+)
 from autopatch.detector import (
     Architecture,
     Head,
@@ -46,6 +53,7 @@ class FeatureMaps:
         fit: Good images; batch norm is recalibrated on them where the supernet asks for that.
         scored: The other images.
         cache_bytes: Memory for maps that are kept.
+        reading: How image files become pixels.
         device: Where they are computed and kept.
     """
 
@@ -56,13 +64,14 @@ class FeatureMaps:
         fit: Sequence[Sample],
         scored: Sequence[Sample],
         cache_bytes: int,
+        reading: Reading = DEFAULT_READING,
         device: torch.device | str = "cpu",
     ) -> None:
         self._supernet = supernet
         self._device = device
         self._fit = [sample.image for sample in fit]
         self._images = [*self._fit, *(sample.image for sample in scored)]
-        self._reader = ImageReader()
+        self._reader = ImageReader(reading=reading)
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
         self._lock = threading.Lock()  # an executor may have threads
@@ -119,6 +128,7 @@ class CandidateEvaluator:
         seed: Of the bank's sample and coreset.
         evaluation_size: Side at which maps and masks are compared, whatever the image size.
         cache_bytes: Memory for feature maps that are kept.
+        reading: How image and mask files become pixels.
         device: Where everything but the reading of images runs.
         progress: Told how far the nearest neighbors of a candidate are, which take longest.
     """
@@ -133,15 +143,21 @@ class CandidateEvaluator:
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
+        reading: Reading = DEFAULT_READING,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> None:
         self._supernet = supernet
         self._fit_images = len(fit)
         self._types = [sample.type for sample in scored]
-        self._masks = load_masks(scored, evaluation_size).to(device)
+        self._masks = load_masks(scored, evaluation_size, reading).to(device)
         self._feature_maps = FeatureMaps(
-            supernet, fit=fit, scored=scored, cache_bytes=cache_bytes, device=device
+            supernet,
+            fit=fit,
+            scored=scored,
+            cache_bytes=cache_bytes,
+            reading=reading,
+            device=device,
         )
         self._cache_bytes = cache_bytes
         self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)

@@ -28,6 +28,8 @@ class Preset:
         fix_single_choices: Whether a field of the whole architecture that has a single choice gets
             no gene.
         from_baseline: Whether the search begins with PatchCore's setting.
+        mask_resize: By which rule masks are resized, None for that of the split; see
+            `autopatch.data.Reading`.
         remarks: What a user should know of a search, from the values that no gene sets, by part and
             field, and the name of the sampler.
     """
@@ -37,6 +39,7 @@ class Preset:
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False
     from_baseline: bool = True
+    mask_resize: str | None = None
     remarks: Callable[[Mapping[str, Choice], str], Sequence[str]] = lambda fixed, sampler: ()
 
 

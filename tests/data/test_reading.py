@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,17 @@ import torch
 from PIL import Image
 
 from autopatch.data import (
-    ImageReader,
-    MVTecAD,
-    Sample,
+    Reading,
+    Remarks,
     as_images,
-    load_images,
-    load_masks,
+    decide,
     read_image,
-    read_mask,
     to_pil,
 )
-from autopatch.data import images as images_module
 from autopatch.errors import InputError
 
-MakeDataset = Callable[..., Path]
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4
+COLORS = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)
 
 
 def saved(tmp_path: Path, image: Image.Image, name: str = "image.png", **options: object) -> Path:
@@ -118,62 +112,6 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     path.write_text("no image")
     with pytest.raises(InputError, match=r"text.png: not an image"):
         read_image(path)
-
-
-@pytest.mark.parametrize("high", [1, 128, 255])
-def test_mask_values(tmp_path: Path, high: int) -> None:
-    truth = GREY > 100
-    mask = read_mask(saved(tmp_path, Image.fromarray(truth.astype(np.uint8) * np.uint8(high))))
-    assert mask.mode == "L"
-    assert (np.asarray(mask) == truth * 255).all()
-
-
-def test_mask_modes(tmp_path: Path) -> None:
-    truth = GREY > 100
-    palette = Image.fromarray(truth.astype(np.uint8)).convert("P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    color = np.zeros((*truth.shape, 3), np.uint8)
-    color[truth] = (0, 3, 200)
-    for image in (
-        Image.fromarray(truth),
-        palette,
-        Image.fromarray(color),
-        Image.fromarray(color).convert("RGBA"),
-        Image.fromarray(truth.astype(np.uint16)),
-    ):
-        assert (np.asarray(read_mask(saved(tmp_path, image))) == truth * 255).all()
-
-
-def test_mask_may_cover_the_image(tmp_path: Path) -> None:
-    assert (np.asarray(read_mask(saved(tmp_path, Image.new("L", (3, 3), 255)))) == 255).all()
-
-
-def test_mask_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"image.png: no anomalous pixel"):
-        read_mask(saved(tmp_path, Image.new("L", (4, 4))))
-    for values in ([0, 1, 255], [1, 255]):
-        path = saved(tmp_path, Image.fromarray(np.array([values], np.uint8)))
-        with pytest.raises(InputError, match=rf"not binary, {len(values)} different values"):
-            read_mask(path)
-    colors = np.array([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]], np.uint8)
-    with pytest.raises(InputError, match="not binary, 3 different values"):
-        read_mask(saved(tmp_path, Image.fromarray(colors)))
-
-
-def test_load_images_is_pil_bilinear(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    paths, expected = [], []
-    for index, (height, width) in enumerate([(30, 20), (7, 11), (16, 16)]):
-        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-        paths.append(saved(tmp_path, image, f"{index}.png"))
-        expected.append(np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)))
-    images = load_images(paths, 16)
-    assert images.dtype == torch.uint8
-    assert images.shape == (3, 3, 16, 16)
-    assert (images.permute(0, 2, 3, 1).numpy() == np.stack(expected)).all()
-
-
-COLORS = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)
 
 
 @pytest.mark.parametrize("pixels", [GREY, COLORS])
@@ -320,201 +258,85 @@ def test_neither_one_image_nor_many(images: Any, message: str) -> None:
         as_images(images)
 
 
-def test_load_images_of_any_kind(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.fromarray(COLORS))
-    tensor = torch.from_numpy(COLORS).permute(2, 0, 1)
-    loaded = load_images([path, str(path), Image.fromarray(COLORS), COLORS, tensor], 16)
-    assert (loaded == loaded[:1]).all()
-    square = torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8)
-    assert (load_images([square], 9)[0] == square).all()
-    with pytest.raises(InputError, match=r"images\[1\]: NoneType"):
-        load_images([path, None], 16)  # type: ignore[list-item]
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_values_of_a_bit_depth(tmp_path: Path, bits: int) -> None:
+    reading, highest = Reading(bit_depth=bits), 2**bits - 1
+    values = np.array([np.linspace(0, highest, 30)]).astype(np.uint16)
+    expected = np.floor(values / highest * 255 + 0.5)[..., None]
+    path = saved(tmp_path, Image.fromarray(values))
+    for kind in (path, Image.fromarray(values), values, torch.from_numpy(values)[None]):
+        assert (np.asarray(to_pil(kind, reading=reading)) == expected).all()
+    brighter = np.array([[highest, min(highest + 1, 65535), 65535]], np.uint16)
+    assert (np.asarray(to_pil(brighter, reading=reading)) == 255).all()
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    rng = np.random.default_rng(0)
-    return [
-        saved(tmp_path, Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)), f"{i}.png")
-        for i in range(11)
-    ]
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_images_of_8_bits_are_the_same_at_every_bit_depth(tmp_path: Path, bits: int) -> None:
+    path, reading = saved(tmp_path, Image.fromarray(COLORS)), Reading(bit_depth=bits)
+    for kind in (path, COLORS, COLORS / 255):
+        assert (np.asarray(to_pil(kind, reading=reading)) == COLORS).all()
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are decoded."""
-    names: list[str] = []
-    decode = images_module._decode
-
-    def record(source: Any, name: Any) -> Image.Image:
-        names.append(Path(name).name)
-        return decode(source, name)
-
-    monkeypatch.setattr(images_module, "_decode", record)
-    return names
+def test_a_faint_defect_in_10_bits_is_seen() -> None:
+    part = np.full((8, 8), 500, np.uint16)
+    part[2:4, 2:4] += 12
+    found = np.asarray(to_pil(part, reading=Reading(bit_depth=10)))
+    assert found[2, 2, 0] - found[0, 0, 0] == 3
+    assert len(np.unique(np.asarray(to_pil(part)))) == 1  # it vanishes at 16 bits
 
 
-def reader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if "autopatch-images" in thread.name]
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bit_depth": 9}, "`bit_depth` is 9, expected one of 8, 10, 12, 14, 16"),
+        ({"exif": "undo"}, "`exif` is 'undo', expected apply or ignore"),
+        ({"mask_threshold": -1}, "`mask_threshold` is -1, expected 0 to 65534"),
+        ({"mask_threshold": 65535}, "`mask_threshold` is 65535"),
+        ({"mask_resize": "all"}, "`mask_resize` is 'all', expected area or any"),
+    ],
+)
+def test_mistakes_in_a_reading(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Reading(**fields)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 11, 50])
-@pytest.mark.parametrize("cache_bytes", [0, 3 * 16 * 16 * 4, 1 << 30])
-def test_reader_gives_what_load_images_gives(
-    files: list[Path], batch_size: int, cache_bytes: int
+def test_a_reading_in_json() -> None:
+    reading = Reading(bit_depth=12, exif="ignore", mask_threshold=7, mask_resize="any")
+    assert Reading.from_json(reading.to_json()) == reading
+
+
+def test_the_bit_depth_of_images_of_any_kind(
+    tmp_path: Path, png_of_16_bits: Callable[[Path, np.ndarray], Path]
 ) -> None:
-    reader = ImageReader(cache_bytes)
-    images = [*files, COLORS, Image.fromarray(COLORS)]
+    grey = np.arange(40, dtype=np.uint16).reshape(4, 10) * 20  # up to 780
+    color = png_of_16_bits(tmp_path / "color.png", np.dstack([grey * 3] * 3))
+    file = saved(tmp_path, Image.fromarray(grey), "grey.png")
+    colors = saved(tmp_path, Image.fromarray(COLORS), "8.png")
+    assert decide(Reading(), [colors, COLORS, COLORS / 255]) == (Reading(bit_depth=8), ())
+    for same in (file, Image.fromarray(grey), grey, torch.from_numpy(grey)[None], Image.open(file)):
+        assert decide(Reading(), [colors, same]) == (Reading(bit_depth=10), ())
+    assert decide(Reading(), [file, color])[0] == Reading(bit_depth=12)
+    assert decide(Reading(bit_depth=16), [tmp_path / "absent.png"]) == (Reading(bit_depth=16), ())
+    reading, (warning,) = decide(Reading(), [grey % 300 // 100 * 100])
+    assert reading.bit_depth == 8
+    assert "use 3 grey levels at a bit depth of 8" in warning
+
+
+def test_remarks(tmp_path: Path) -> None:
+    remarks, reading = Remarks(), Reading(bit_depth=10)
+    bright = np.full((2, 2), 1500, np.uint16)
+    with_alpha = np.dstack([COLORS, GREY])
+    file = saved(tmp_path, Image.fromarray(with_alpha))
+    for index, image in enumerate((bright, COLORS, with_alpha)):
+        to_pil(image, name=f"images[{index}]", reading=reading, remarks=remarks)
     for _ in range(2):
-        for size in (16, 12):
-            batches = list(reader.batches(images, size, batch_size))
-            assert all(len(batch) == batch_size for batch in batches[:-1])
-            assert (torch.cat(batches) == load_images(images, size)).all()
-    assert list(reader.batches([], 16, batch_size)) == []
-    assert reader_threads() == []
-
-
-def test_reader_keeps_files(files: list[Path], decoded: list[str]) -> None:
-    reader = ImageReader()
-    list(reader.batches(files, 16, 4))
-    assert sorted(decoded) == sorted(path.name for path in files)
-    list(reader.batches([str(path) for path in files], 16, 3))
-    assert len(decoded) == len(files)
-    list(reader.batches(files, 8, 4))
-    assert len(decoded) == 2 * len(files)
-
-
-def test_reader_lets_the_least_recently_used_go(files: list[Path], decoded: list[str]) -> None:
-    reader = ImageReader(3 * 16 * 16 * 3)  # three images
-
-    def read(*indices: int) -> list[str]:
-        decoded.clear()
-        for index in indices:
-            list(reader.batches([files[index]], 16, 1))
-        return decoded
-
-    assert read(0, 1, 2, 0, 1, 2) == ["0.png", "1.png", "2.png"]
-    assert read(0, 3) == ["3.png"]  # 1 is the oldest, and goes
-    assert read(0, 2, 3) == []
-    assert read(1) == ["1.png"]
-    assert read(0) == ["0.png"]
-    assert reader._kept_bytes == 3 * 16 * 16 * 3
-    assert len(reader._kept) == 3
-
-
-def test_reader_keeps_nothing_that_it_gives_away(files: list[Path]) -> None:
-    reader = ImageReader()
-    for batch in reader.batches(files, 16, 4):
-        batch.zero_()
-    assert (torch.cat(list(reader.batches(files, 16, 4))) == load_images(files, 16)).all()
-
-
-def test_reader_reads_a_changed_file_again(files: list[Path]) -> None:
-    reader = ImageReader()
-    list(reader.batches(files[:1], 16, 1))
-    Image.new("RGB", (40, 40), (1, 2, 3)).save(files[0])
-    (batch,) = reader.batches(files[:1], 16, 1)
-    assert (batch == load_images(files[:1], 16)).all()
-    files[0].unlink()
-    with pytest.raises(InputError, match=r"0.png: no such file"):
-        list(reader.batches(files[:1], 16, 1))
-
-
-def test_reader_reads_two_batches_ahead_and_no_more(files: list[Path], decoded: list[str]) -> None:
-    batches = ImageReader().batches(files, 16, 2)
-    assert decoded == []
-    next(batches)
-    deadline = time.monotonic() + 10
-    while len(decoded) < 6 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert sorted(decoded) == [f"{index}.png" for index in range(6)]
-    next(batches)
-    batches.close()  # type: ignore[attr-defined]
-    assert reader_threads() == []
-    assert len(decoded) <= 8
-
-
-def test_reader_gives_the_first_failure(files: list[Path]) -> None:
-    for index in (9, 4, 5):
-        files[index].write_bytes(b"")
-    batches = ImageReader().batches(files, 16, 2)
-    assert [len(next(batches)) for _ in range(2)] == [2, 2]
-    with pytest.raises(InputError, match=r"4.png: not an image"):
-        next(batches)
-    assert reader_threads() == []
-
-
-def test_reader_in_several_threads(files: list[Path]) -> None:
-    reader = ImageReader(3 * 16 * 16 * 5)
-    expected = load_images(files, 16)
-    equal: list[bool] = []
-
-    def read() -> None:
-        for size in (1, 2, 3, 4):
-            equal.append(bool((torch.cat(list(reader.batches(files, 16, size))) == expected).all()))
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert equal == [True] * 16
-    assert reader._kept_bytes == sum(kept.nbytes for _, kept in reader._kept.values())
-    assert reader._kept_bytes <= 3 * 16 * 16 * 5
-
-
-def test_reader_in_inference_mode(files: list[Path]) -> None:
-    reader = ImageReader()
-    with torch.inference_mode():
-        first = torch.cat(list(reader.batches(files, 16, 4)))
-        assert (load_images(files, 16) == first).all()
-    assert (torch.cat(list(reader.batches(files, 16, 4))) == first).all()
-
-
-def test_reader_mistakes() -> None:
-    with pytest.raises(InputError, match="cache_bytes: -1"):
-        ImageReader(-1)
-    with pytest.raises(InputError, match="batch_size: 0"):
-        ImageReader().batches([], 16, 0)
-    with pytest.raises(InputError, match="image_size: 0"):
-        ImageReader().batches([], 0, 1)
-
-
-def test_load_images_of_nothing_and_mistakes(tmp_path: Path) -> None:
-    assert load_images([], 8).shape == (0, 3, 8, 8)
-    with pytest.raises(InputError, match="image_size: 0"):
-        load_images([], 0)
-    with pytest.raises(InputError, match=r"none.png: no such file"):
-        load_images([tmp_path / "none.png"], 8)
-
-
-def test_load_masks(tmp_path: Path) -> None:
-    truth = np.zeros((40, 60), np.uint8)
-    truth[10:20, 30:33] = 255
-    mask = saved(tmp_path, Image.fromarray(truth), "mask.png")
-    image = tmp_path / "not-read.png"
-    masks = load_masks([Sample(image, "good"), Sample(image, "dent", mask)], 16)
-    assert masks.dtype == torch.bool
-    assert masks.shape == (2, 16, 16)
-    assert not masks[0].any()
-    resized = Image.fromarray(truth).resize((16, 16), Image.Resampling.BILINEAR)
-    assert (masks[1].numpy() == (np.asarray(resized) > 0)).all()
-    assert masks[1].float().mean() > (truth > 0).mean()
-
-
-def test_load_masks_refuses_a_mask_that_vanishes(tmp_path: Path) -> None:
-    truth = np.zeros((400, 400), np.uint8)
-    truth[7, 7] = 255
-    sample = Sample(tmp_path / "image.png", "dent", saved(tmp_path, Image.fromarray(truth)))
-    assert load_masks([sample], 200).any()
-    with pytest.raises(InputError, match=r"image.png: the anomalous pixels .* vanish at 8 x 8"):
-        load_masks([sample], 8)
-
-
-def test_real_images(shared_data: Path) -> None:
-    dataset = MVTecAD.scan(shared_data / "magnetic_tile")
-    anomalous = [sample for sample in dataset.test if sample.mask][::10]
-    images = load_images([sample.image for sample in anomalous], 64)
-    assert images.float().std(dim=(1, 2, 3)).min() > 1
-    assert load_masks(anomalous).flatten(1).any(1).all()
+        to_pil(file, reading=reading, remarks=remarks)
+    opaque = np.dstack([COLORS, np.full_like(GREY, 9)])
+    to_pil(opaque, name="opaque", reading=reading, remarks=remarks)
+    assert remarks.lines() == (
+        "1 image is brighter than the scale of the fit images (up to 1500, clipped at 1023): "
+        "images[0]; fit again with `bit_depth` 12",
+        f"the alpha channel of 2 images is dropped: images[2], {file}; blend with a background "
+        "first if it matters",
+    )
+    assert Remarks().lines() == ()

@@ -1,0 +1,327 @@
+"""Decoding: image files, and images that Pillow has opened, to pixels of full depth."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from autopatch.data.pages import require_one_picture
+from autopatch.errors import InputError, one_line
+from autopatch.files import StrPath
+
+EXIF = ("apply", "ignore")
+"""What can be done with the EXIF orientation of an image."""
+
+_MAX_PIXELS = 1 << 30
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE, _PLANAR = 258, 284  # tags of TIFF
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_GREY_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What turns an image back, by the orientation that was applied to it."""
+
+_LITTLE, _BIG = "L", "B"
+_NATIVE = _LITTLE if sys.byteorder == "little" else _BIG
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as it is stored.
+
+    Attributes:
+        pixels: A PIL image of 8 bits a channel, in any mode; or an array `[H, W, C]`, int32, of an
+            image of 16 bits a channel: grey or RGB.
+        alpha: Alpha `[H, W]` of an image of 16 bits a channel, int32, None if it has none.
+        orientation: Its EXIF orientation, 1 to 8; 1 if it has none.
+    """
+
+    pixels: Image.Image | npt.NDArray[np.int32]
+    alpha: npt.NDArray[np.int32] | None = None
+    orientation: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels.size
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def rgba(self) -> Image.Image | None:
+        """An 8-bit image that has transparency, as RGBA; None for any other."""
+        if isinstance(self.pixels, Image.Image) and self.pixels.has_transparency_data:
+            return self.pixels.convert("RGBA")
+        return None
+
+    def rgb(self) -> Image.Image:
+        """An 8-bit image as RGB, without its alpha."""
+        assert isinstance(self.pixels, Image.Image)
+        image = self.pixels.copy() if "transparency" in self.pixels.info else self.pixels
+        # Without this entry Pillow neither warns about nor translates a transparent color.
+        image.info.pop("transparency", None)
+        return image.convert("RGB")
+
+    def alpha_varies(self) -> bool:
+        """Whether the image has an alpha channel of more than one value."""
+        if self.alpha is not None:
+            return bool((self.alpha != self.alpha.flat[0]).any())
+        rgba = self.rgba()
+        if rgba is None:
+            return False
+        low, high = rgba.getchannel("A").getextrema()
+        return low != high
+
+
+def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") -> Decoded:
+    """Decodes an image file, or an image that Pillow has opened.
+
+    Images may have up to 2**30 pixels; Pillow's limit of some 179 million does not hold here.
+    Channels of 16 bits are read whole. The channels of a 16-bit color image that Pillow has loaded
+    already have lost their low bytes.
+
+    Args:
+        source: The file or the image, which stays as it is.
+        name: What messages call it.
+        exif: "apply" turns the image as its EXIF orientation says, "ignore" leaves it as it is
+            stored.
+
+    Raises:
+        InputError: The file is missing, damaged or of an unknown format, it holds several pictures,
+            the image is larger, or its values are floats, or outside 16 bits.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _decoded(source, name, exif)
+        with Path(source).open("rb") as file:
+            image = _opened(file)
+            require_one_picture(image, name)
+            return _decoded(image, name, exif)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file, expected an image") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not an image in a format that can be read") from None
+    except InputError:
+        raise
+    except (
+        EOFError,
+        OSError,
+        SyntaxError,  # what Pillow raises for a broken PNG
+        ValueError,
+        Image.DecompressionBombError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{name}: unreadable or truncated image ({one_line(error)})") from None
+
+
+def is_deep(source: StrPath | Image.Image) -> bool:
+    """Whether an image has more than 8 bits a channel, as far as its header tells; nothing is
+    decoded, and a file that cannot be opened has not."""
+    if isinstance(source, Image.Image):
+        return _has_deep_grey(source) or _deep_color(source) is not None
+    try:
+        with Path(source).open("rb") as file:
+            return is_deep(_opened(file))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    """What `Image.open` gives, without its limit of size, which is a global setting of Pillow."""
+    Image.preinit()
+    Image.init()
+    prefix = file.read(16)
+    for name in tuple(Image.ID):
+        factory, accepts = Image.OPEN[name]
+        try:
+            accepted = accepts is None or accepts(prefix)
+            if isinstance(accepted, str) or not accepted:
+                continue
+            file.seek(0)
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise UnidentifiedImageError
+
+
+def _decoded(image: Image.Image, name: StrPath, exif: str) -> Decoded:
+    if image.width * image.height > _MAX_PIXELS:
+        raise InputError(
+            f"{name}: {image.width} x {image.height} pixels, expected at most {_MAX_PIXELS:,} of "
+            "them"
+        )
+    rawmode = _deep_color(image)
+    if rawmode is not None:
+        return _deep_decoded(image, rawmode, name, exif)
+    turn = _Turn.of(image, exif)
+    image.load()
+    if image.mode not in _EIGHT_BIT_MODES | _GREY_MODES:
+        kind = "floating point values" if image.mode == "F" else f"mode {image.mode}"
+        raise InputError(f"{name}: {kind}, expected 8-bit or 16-bit integer values")
+    if 0 in image.size:
+        raise InputError(f"{name}: {image.width} x {image.height} pixels, expected at least 1 x 1")
+    turned = turn(image)
+    if turned.mode in _EIGHT_BIT_MODES:
+        return Decoded(turned, None, turn.orientation)
+    grey = np.asarray(turned).astype(np.int32)
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise InputError(f"{name}: values {low} to {high}, expected 0 to 65535")
+    return Decoded(grey[..., None], None, turn.orientation)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Turns a loaded image as its EXIF orientation says, or leaves it as it is stored.
+
+    Attributes:
+        orientation: The orientation, 1 to 8.
+        exif: One of `EXIF`.
+        loading_turns: Whether Pillow has turned the image when it loaded it, as it does with TIFF.
+    """
+
+    orientation: int
+    exif: str
+    loading_turns: bool
+
+    @classmethod
+    def of(cls, image: Image.Image, exif: str) -> _Turn:
+        """What turns an image, which may not be loaded yet."""
+        is_lazy_tiff = image.format == "TIFF" and _is_lazy(image)
+        orientation = int(image.getexif().get(_ORIENTATION, 1))  # which loads a PNG
+        return cls(orientation if orientation in _UNDO else 1, exif, is_lazy_tiff)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if self.exif == "apply":
+            return ImageOps.exif_transpose(image)
+        if self.loading_turns and self.orientation in _UNDO:
+            return image.transpose(_UNDO[self.orientation])
+        return image
+
+
+def _is_lazy(image: Image.Image) -> bool:
+    """Whether the pixels of an opened image have not been loaded yet."""
+    return isinstance(image, ImageFile.ImageFile) and bool(image.tile)
+
+
+def _has_deep_grey(image: Image.Image) -> bool:
+    return image.mode in _GREY_MODES
+
+
+def _rawmode(image: Image.Image) -> str:
+    """How Pillow will unpack the pixels of an image that is not loaded yet."""
+    assert isinstance(image, ImageFile.ImageFile)
+    args = image.tile[0][3]
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _deep_color(image: Image.Image) -> str | None:
+    """The way in which the channels of a color image of 16 bits are packed; None for any other
+    image, and for one that is loaded."""
+    if not _is_lazy(image):
+        return None
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.mode == "RGB" and image.tile[0][0] in ("ppm", "ppm_plain"):
+        return "PPM" if _ppm_maximum(image) > 255 else None
+    rawmode = _rawmode(image)
+    if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in rawmode:
+        return rawmode
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK"):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
+        return f"{rawmode};16" if max(bits) > 8 else None
+    return None
+
+
+def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) -> Decoded:
+    """A color image of 16 bits a channel.
+
+    Pillow has no such mode and unpacks the high byte of each value. Unpacked in the other byte
+    order, the same file gives the low bytes.
+    """
+    assert isinstance(image, ImageFile.ImageFile)
+    if rawmode == "PPM":
+        return Decoded(_deep_ppm(image, name))
+    kind, _, order = rawmode.partition(";16")
+    planar = image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) != 1  # type: ignore[attr-defined]
+    if planar or order not in ("B", "L", "N") or kind not in ("RGB", "RGBA", "RGBX", "LA"):
+        raise InputError(
+            f"{name}: 16 bits a channel in a layout that cannot be read, expected 16-bit grey or "
+            "RGB, interleaved"
+        )
+    if kind == "LA":
+        four, orientation = _unpacked(image, "RGBA", exif)
+        grey, alpha = (four[..., 0] << 8) | four[..., 1], (four[..., 2] << 8) | four[..., 3]
+        return Decoded(grey[..., None], alpha, orientation)
+    other = {"B": _LITTLE, "L": _BIG, "N": _BIG if _NATIVE == _LITTLE else _LITTLE}[order]
+    high, orientation = _unpacked(image, rawmode, exif)
+    low, _ = _unpacked(image, f"{kind};16{other}", exif)
+    values = (high << 8) | low
+    return Decoded(values[..., :3], values[..., 3] if kind == "RGBA" else None, orientation)
+
+
+def _unpacked(
+    image: ImageFile.ImageFile, rawmode: str, exif: str
+) -> tuple[npt.NDArray[np.int32], int]:
+    """The pixels of another look at the file of an image, unpacked in a given way, and its EXIF
+    orientation."""
+    assert image.fp is not None
+    place, frame = image.fp.tell(), image.tell()
+    try:
+        image.fp.seek(0)
+        again = _opened(image.fp)
+        assert isinstance(again, ImageFile.ImageFile)
+        if frame:
+            again.seek(frame)
+        again.tile = [_with_rawmode(tile, rawmode) for tile in again.tile]
+        turn = _Turn.of(again, exif)
+        again.load()
+        return np.asarray(turn(again)).astype(np.int32), turn.orientation
+    finally:
+        image.fp.seek(place)
+
+
+def _with_rawmode(tile: Any, rawmode: str) -> Any:
+    codec, extents, offset, args = tile
+    args = (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
+    make = getattr(type(tile), "_make", tuple)  # a plain tuple before Pillow 11
+    return make((codec, extents, offset, args))
+
+
+def _ppm_maximum(image: ImageFile.ImageFile) -> int:
+    args = image.tile[0][3]
+    return int(args[1]) if isinstance(args, tuple) else 255
+
+
+def _deep_ppm(image: ImageFile.ImageFile, name: StrPath) -> npt.NDArray[np.int32]:
+    codec, _, offset, _ = image.tile[0]
+    highest = _ppm_maximum(image)
+    if codec != "ppm":
+        raise InputError(f"{name}: 16-bit values written as text, expected a binary PPM")
+    assert image.fp is not None
+    place = image.fp.tell()
+    try:
+        image.fp.seek(offset)
+        count = 3 * image.width * image.height
+        values = np.frombuffer(image.fp.read(2 * count), ">u2").astype(np.int64)
+    finally:
+        image.fp.seek(place)
+    if len(values) != count:
+        raise OSError("image file is truncated")
+    scaled = (np.minimum(values, highest) * 65535 + highest // 2) // highest
+    pixels: npt.NDArray[np.int32] = scaled.reshape(image.height, image.width, 3).astype(np.int32)
+    return pixels

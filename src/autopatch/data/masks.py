@@ -1,0 +1,237 @@
+"""Masks: which pixels of a file are anomalous, and how a mask is resized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from autopatch.data.decoding import Decoded, decode
+from autopatch.data.reading import DEFAULT_READING, Reading
+from autopatch.data.samples import Sample
+from autopatch.data.threads import in_threads
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+
+EVALUATION_SIZE = 224
+"""Side, in pixels, of the masks that all candidates are scored against by default."""
+
+_CONNECTED = np.ones((3, 3), bool)  # regions are 8-connected, as in the metric
+
+
+def read_mask(path: StrPath, reading: Reading = DEFAULT_READING) -> Image.Image:
+    """Reads a mask as grey values 0 (normal) and 255 (anomalous).
+
+    Without a threshold a mask is black, and one other value or color where the image is anomalous.
+    With one, pixels of which a channel is above it are anomalous. Where alpha varies and the color
+    does not, alpha is the mask.
+
+    Args:
+        path: The file.
+        reading: The mask's threshold, and what to do with its EXIF orientation.
+
+    Raises:
+        InputError: The file cannot be decoded to its end; it has more than one value besides 0,
+            two values neither of which is 0, or no anomalous pixel; or color and alpha are two
+            different masks.
+    """
+    return decoded_mask(decode(path, path, reading.exif), path, reading)
+
+
+def decoded_mask(decoded: Decoded, path: StrPath, reading: Reading) -> Image.Image:
+    """What `read_mask` gives of a decoded file."""
+    color, alpha = _channels(decoded)
+    if alpha is None or _is_constant(alpha):
+        anomalous = _anomalous(color, path, reading)
+    elif all(_is_constant(channel) for channel in np.moveaxis(color, -1, 0)):
+        anomalous = _anomalous(alpha, path, reading)
+    else:
+        anomalous = _agreed(color, alpha, path, reading)
+    if not anomalous.any():
+        where = "" if reading.mask_threshold is None else f" above {reading.mask_threshold}"
+        raise InputError(f"{path}: no anomalous pixel{where} in the mask, expected at least one")
+    return Image.fromarray(anomalous.astype(np.uint8) * np.uint8(255))
+
+
+def _channels(decoded: Decoded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
+    """Color `[H, W, C]` and alpha `[H, W, 1]` of a mask."""
+    if not isinstance(decoded.pixels, Image.Image):
+        return decoded.pixels, None if decoded.alpha is None else decoded.alpha[..., None]
+    rgba = decoded.rgba()
+    if rgba is not None:
+        both = np.asarray(rgba).astype(np.int32)
+        return both[..., :3], both[..., 3:]
+    if decoded.pixels.mode in ("1", "L"):
+        return np.asarray(decoded.pixels.convert("L")).astype(np.int32)[..., None], None
+    return np.asarray(decoded.rgb()).astype(np.int32), None
+
+
+def _is_constant(values: npt.NDArray[np.int32]) -> bool:
+    return bool((values == values.flat[0]).all())
+
+
+def _anomalous(
+    channels: npt.NDArray[np.int32], path: StrPath, reading: Reading
+) -> npt.NDArray[np.bool_]:
+    """The anomalous pixels `[H, W]` of one or more channels `[H, W, C]`."""
+    if reading.mask_threshold is not None:
+        above: npt.NDArray[np.bool_] = channels.max(axis=2) > reading.mask_threshold
+        return above
+    values = np.zeros(channels.shape[:2], np.int64)
+    for channel in np.moveaxis(channels, -1, 0):
+        values = (values << 16) | channel
+    anomalous: npt.NDArray[np.bool_] = values != 0
+    if anomalous.any() and (values[anomalous] != values.max()).any():
+        raise InputError(
+            f"{path}: the mask is not binary, {len(np.unique(values))} different values found, "
+            "expected 0 and one other; `mask_threshold` 127 takes values above 127 as anomalous"
+        )
+    return anomalous
+
+
+def _agreed(
+    color: npt.NDArray[np.int32],
+    alpha: npt.NDArray[np.int32],
+    path: StrPath,
+    reading: Reading,
+) -> npt.NDArray[np.bool_]:
+    """The mask that both color and alpha are."""
+    try:
+        by_color = _anomalous(color, path, reading)
+        if (by_color == _anomalous(alpha, path, reading)).all():
+            return by_color
+    except InputError:
+        pass
+    raise InputError(
+        f"{path}: color and alpha of the mask both vary and are not the same mask, expected the "
+        "mask in one of them"
+    )
+
+
+def load_masks(
+    samples: Sample | Sequence[Sample],
+    size: int = EVALUATION_SIZE,
+    reading: Reading = DEFAULT_READING,
+) -> torch.Tensor:
+    """Reads the masks of N samples at one size; a good sample's mask is all False.
+
+    See `resize_mask` for how a mask is resized.
+
+    Args:
+        samples: N samples, good or anomalous, or a single one.
+        size: S, in pixels.
+        reading: How masks are read and resized.
+
+    Returns:
+        bool `[N, S, S]`.
+
+    Raises:
+        InputError: See `read_mask`; or no anomalous pixel is left at this size.
+    """
+    if size < 1:
+        raise InputError(f"size: {size}, expected at least 1")
+    listed = [samples] if isinstance(samples, Sample) else list(samples)
+
+    def load(sample: Sample) -> npt.NDArray[np.bool_] | None:
+        if sample.mask is None:
+            return None
+        return resize_mask(read_mask(sample.mask, reading), size, sample, reading)
+
+    masks = torch.zeros((len(listed), size, size), dtype=torch.bool)
+    for index, mask in enumerate(in_threads(load, listed)):
+        if mask is not None:
+            masks[index] = torch.from_numpy(mask)
+    return masks
+
+
+def resize_mask(
+    mask: Image.Image, size: int, sample: Sample, reading: Reading = DEFAULT_READING
+) -> npt.NDArray[np.bool_]:
+    """Resizes what `read_mask` gave for `sample`.
+
+    By the rule "area" each 8-connected region keeps the pixels of which it covers the largest
+    share: those above a share that makes its area nearest to what it was, or above a smaller share
+    where it would fall apart. It keeps at least one. By the rule "any" the mask is resized as grey
+    values 0 and 255 (PIL bilinear), and every pixel above 0 is anomalous, which widens regions by
+    up to a pixel.
+
+    Args:
+        mask: The mask, grey values 0 and 255.
+        size: S, in pixels.
+        sample: Whose mask it is, for the message.
+        reading: Its `mask_resize` is the rule.
+
+    Returns:
+        bool `[S, S]`.
+
+    Raises:
+        InputError: No anomalous pixel is left at this size by the rule "any".
+    """
+    if reading.mask_resize == "area":
+        return _keep_area(np.asarray(mask) > 0, size)
+    resized = mask.resize((size, size), Image.Resampling.BILINEAR)
+    anomalous = np.asarray(resized) > 0
+    if not anomalous.any():
+        raise InputError(
+            f"{sample.mask}: the anomalous pixels of the mask vanish at {size} x {size}, "
+            "expected a larger evaluation size"
+        )
+    return anomalous
+
+
+def _keep_area(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
+    """The rule "area" of `resize_mask`."""
+    if mask.shape == (size, size):
+        return mask
+    kept = np.zeros((size, size), bool)
+    labels, _ = ndimage.label(mask, _CONNECTED)
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = (
+            _reached(part, length, size) for part, length in zip(place, mask.shape, strict=True)
+        )
+        if rows.stop - rows.start == columns.stop - columns.start == 1:
+            kept[rows, columns] = True
+            continue
+        region = (labels[place] == number).astype(np.float32)
+        coverage = _overlaps(rows, place[0], size / mask.shape[0]) @ region
+        coverage = coverage @ _overlaps(columns, place[1], size / mask.shape[1]).T
+        kept[rows, columns] |= _best_covered(coverage)
+    return kept
+
+
+def _reached(part: slice, length: int, size: int) -> slice:
+    """The pixels that a part of a side reaches into when the side is resized."""
+    return slice(part.start * size // length, -(-part.stop * size // length))
+
+
+def _overlaps(new: slice, part: slice, scale: float) -> npt.NDArray[np.float32]:
+    """Which share of each new pixel of a side each old one covers, `[new, old]`.
+
+    Args:
+        new: The new pixels.
+        part: The old ones.
+        scale: How much longer the side becomes.
+    """
+    first = np.arange(new.start, new.stop)[:, None]
+    edges = np.arange(part.start, part.stop + 1)[None] * scale
+    ends = np.clip(edges, first, first + 1)
+    return np.diff(ends, axis=1).astype(np.float32)
+
+
+def _best_covered(coverage: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """The pixels of which a region covers most, in one piece: about as many as its area."""
+    # In steps of 1/1024, so that shares that differ by rounding alone are equal.
+    steps = np.maximum(np.rint(coverage * 1024).astype(np.int32), coverage > 0)
+    area = float(coverage.sum())
+    levels, counts = np.unique(steps[steps > 0], return_counts=True)
+    levels, counts = levels[::-1], counts[::-1].cumsum()
+    nearest = int(np.abs(counts - area).argmin())
+    for least in levels[nearest:]:
+        chosen: npt.NDArray[np.bool_] = steps >= least
+        if ndimage.label(chosen, _CONNECTED)[1] == 1:
+            break
+    return chosen

@@ -1,0 +1,216 @@
+"""Batches of images at one size, read ahead of the one who computes on them and kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from autopatch.data.reading import DEFAULT_READING, ImageInput, Reading, Remarks, as_images, to_pil
+from autopatch.data.threads import image_threads, in_threads
+from autopatch.errors import InputError
+
+_BATCHES_AHEAD = 2
+
+_Key: TypeAlias = "tuple[str, Preparation]"
+_Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+class Preparation(Protocol):
+    """How an image becomes pixels; hashable, and all images become of one size."""
+
+    def pixels(self, image: Image.Image, /) -> npt.NDArray[np.uint8]:
+        """The pixels `[H, W, 3]` of an RGB image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Square:
+    """Images resized to a square (PIL bilinear, the aspect is not kept).
+
+    Attributes:
+        size: Its side, in pixels.
+
+    Raises:
+        InputError: The size is below 1.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        _require_size("image_size", self.size)
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The pixels `[size, size, 3]` of an RGB image."""
+        # np.array: PIL's buffer is read-only, which torch warns about.
+        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+
+
+def load_images(
+    images: ImageInput | Iterable[ImageInput],
+    preparation: Preparation | int,
+    reading: Reading = DEFAULT_READING,
+) -> torch.Tensor:
+    """Reads images and prepares each.
+
+    Args:
+        images: N images, or a single one, see `as_images`.
+        preparation: What gives them one size; a number S is `Square(S)`, which leaves an image that
+            has this size already as it is.
+        reading: How they are read.
+
+    Returns:
+        uint8 `[N, 3, H, W]`, RGB, 0..255.
+
+    Raises:
+        InputError: See `to_pil`.
+    """
+    listed, prepared = as_images(images), _preparation(preparation)
+    height, width, _ = prepared.pixels(Image.new("RGB", (1, 1))).shape
+    pixels = np.empty((len(listed), 3, height, width), np.uint8)
+
+    def load(index: int) -> None:
+        pixels[index] = _pixels(listed[index], f"images[{index}]", prepared, reading)
+
+    in_threads(load, range(len(listed)))
+    return torch.from_numpy(pixels)
+
+
+class ImageReader:
+    """Reads images batch by batch ahead of the one who computes on them, and keeps files' pixels.
+
+    Several threads may use one reader.
+
+    Args:
+        cache_bytes: Bytes of resized pixels to keep, those least recently used are let go; 0
+            keeps none. A file that has changed is read again.
+        reading: How they are read.
+        remarks: Where to note what is unusual about an image; nowhere if None.
+    """
+
+    def __init__(
+        self,
+        cache_bytes: int = 1 << 30,
+        reading: Reading = DEFAULT_READING,
+        remarks: Remarks | None = None,
+    ) -> None:
+        if cache_bytes < 0:
+            raise InputError(f"cache_bytes: {cache_bytes}, expected at least 0")
+        self._reading = reading
+        self._remarks = remarks
+        self._cache_bytes = cache_bytes
+        self._kept: OrderedDict[_Key, tuple[_Stamp, torch.Tensor]] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def batches(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        preparation: Preparation | int,
+        batch_size: int,
+    ) -> Iterator[torch.Tensor]:
+        """Gives what `load_images` gives, in batches; the next two are read meanwhile.
+
+        Args:
+            images: See `load_images`.
+            preparation: See `load_images`.
+            batch_size: Images of a batch; the last one may have fewer.
+
+        Returns:
+            An iterator over uint8 `[n, 3, H, W]`. Its threads end with it, also when it is closed
+            early.
+
+        Raises:
+            InputError: A size is below 1; or, from the iterator, the first image that `to_pil`
+                refuses.
+        """
+        _require_size("batch_size", batch_size)
+        return self._read(as_images(images), _preparation(preparation), batch_size)
+
+    def _read(
+        self, images: Sequence[ImageInput], preparation: Preparation, batch_size: int
+    ) -> Iterator[torch.Tensor]:
+        with image_threads() as pool:
+            under_way: deque[list[Future[torch.Tensor]]] = deque()
+            try:
+                for first in range(0, len(images), batch_size):
+                    indices = range(first, min(first + batch_size, len(images)))
+                    under_way.append(
+                        [pool.submit(self._pixels, images[i], i, preparation) for i in indices]
+                    )
+                    if len(under_way) > _BATCHES_AHEAD:
+                        yield torch.stack([future.result() for future in under_way.popleft()])
+                while under_way:
+                    yield torch.stack([future.result() for future in under_way.popleft()])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _pixels(self, image: ImageInput, index: int, preparation: Preparation) -> torch.Tensor:
+        stamp = _stamp(image)
+        if stamp is None or not isinstance(image, str | os.PathLike):
+            return self._pixels_of(image, index, preparation)
+        key = os.fspath(image), preparation
+        with self._lock:
+            stamped = self._kept.get(key)
+            if stamped is not None and stamped[0] == stamp:
+                self._kept.move_to_end(key)
+                return stamped[1]
+        pixels = self._pixels_of(image, index, preparation)
+        self._keep(key, stamp, pixels)
+        return pixels
+
+    def _pixels_of(self, image: ImageInput, index: int, preparation: Preparation) -> torch.Tensor:
+        return _pixels(image, f"images[{index}]", preparation, self._reading, self._remarks)
+
+    def _keep(self, key: _Key, stamp: _Stamp, pixels: torch.Tensor) -> None:
+        with self._lock:
+            outdated = self._kept.pop(key, None)
+            if outdated is not None:
+                self._kept_bytes -= outdated[1].nbytes
+            self._kept[key] = stamp, pixels
+            self._kept_bytes += pixels.nbytes
+            while self._kept_bytes > self._cache_bytes:
+                _, (_, oldest) = self._kept.popitem(last=False)
+                self._kept_bytes -= oldest.nbytes
+
+
+def _preparation(preparation: Preparation | int) -> Preparation:
+    return Square(preparation) if isinstance(preparation, int) else preparation
+
+
+def _pixels(
+    image: ImageInput,
+    name: str,
+    preparation: Preparation,
+    reading: Reading,
+    remarks: Remarks | None = None,
+) -> torch.Tensor:
+    """An image as `load_images` gives it, uint8 `[3, H, W]`."""
+    pixels = preparation.pixels(to_pil(image, name=name, reading=reading, remarks=remarks))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _stamp(image: ImageInput) -> _Stamp | None:
+    """What changes with the content of a file; None for what is no file."""
+    if not isinstance(image, str | os.PathLike):
+        return None
+    try:
+        status = Path(image).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _require_size(name: str, size: int) -> None:
+    if size < 1:
+        raise InputError(f"{name}: {size}, expected at least 1")

@@ -1,0 +1,437 @@
+"""Reading: how the image files of a data set become pixels, and any image as 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from autopatch.data.decoding import EXIF, Decoded, decode, is_deep
+from autopatch.data.threads import in_threads
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+
+ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
+"""An image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]`."""
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bit depths that images of 16 bits a channel can have."""
+
+MASK_RESIZES = ("area", "any")
+"""Rules by which masks are resized, see `Reading`."""
+
+FEW_LEVELS = 32
+"""Grey levels below which images are warned about."""
+
+_NAMED = 3
+_EXPECTED = (
+    "expected a file, a PIL image, an array [H, W] or [H, W, C] or a tensor [C, H, W], of uint8, "
+    "uint16 or floats in [0, 1]"
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the image and mask files of a data set become pixels; one for all of its files.
+
+    Images of 8 bits a channel are taken as they are, whatever the bit depth.
+
+    Attributes:
+        bit_depth: Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16. Values
+            from 0 to 2**bit_depth - 1 become 0 to 255, larger ones 255. None where it has not been
+            decided, see `decide`; such images are read as if it were 16.
+        exif: "apply" turns images and masks as their EXIF orientation says, "ignore" takes them as
+            they are stored.
+        mask_threshold: Pixels of a mask above this value are anomalous, 0 to 65534; None for masks
+            that are black and one other value.
+        mask_resize: "area": a region of a mask keeps about its area when the mask is resized;
+            "any": a pixel is anomalous if any of it is, the rule of the published code.
+
+    Raises:
+        InputError: A value is none of these.
+    """
+
+    bit_depth: int | None = None
+    exif: str = "apply"
+    mask_threshold: int | None = None
+    mask_resize: str = "area"
+
+    def __post_init__(self) -> None:
+        if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
+            raise InputError(
+                f"`bit_depth` is {self.bit_depth}, expected one of "
+                f"{', '.join(map(str, BIT_DEPTHS))}"
+            )
+        if self.exif not in EXIF:
+            raise InputError(f"`exif` is '{self.exif}', expected {' or '.join(EXIF)}")
+        if self.mask_threshold is not None and not 0 <= self.mask_threshold < 65535:
+            raise InputError(f"`mask_threshold` is {self.mask_threshold}, expected 0 to 65534")
+        if self.mask_resize not in MASK_RESIZES:
+            raise InputError(
+                f"`mask_resize` is '{self.mask_resize}', expected {' or '.join(MASK_RESIZES)}"
+            )
+
+    @property
+    def highest(self) -> int:
+        """The largest value of an image of 16 bits a channel that is not clipped."""
+        return int(2 ** (self.bit_depth or 16)) - 1
+
+    def scaled(self, values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+        """Values of an image of 16 bits a channel as 0 to 255, rounded."""
+        clipped = np.minimum(values, self.highest).astype(np.int32)
+        rounded = (clipped * 255 + self.highest // 2) // self.highest
+        return np.asarray(rounded, np.uint8)
+
+    def decided(self, seen: Iterable[Seen]) -> Reading:
+        """This reading with a bit depth: its own, or else the smallest that holds all images.
+
+        Args:
+            seen: The images that the memory bank is fitted on.
+        """
+        if self.bit_depth is not None:
+            return self
+        return replace(self, bit_depth=_bits(max((each.highest for each in seen), default=0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Reading:
+        """Reads what `to_json` gave.
+
+        Raises:
+            InputError: A field has a value that it cannot have.
+            TypeError: There are other fields.
+        """
+        return cls(**document)
+
+
+DEFAULT_READING = Reading()
+"""Whole range of 16 bits, EXIF applied, masks black and one other value."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the pixels of an image say of how it is to be read.
+
+    Attributes:
+        name: The file, or what an image that is no file is called.
+        size: Width and height in pixels, as the image is read.
+        highest: The largest value of an image of 16 bits a channel; 0 for any other.
+        used: Which values there are, bool `[256]` or `[65536]`, packed to bits.
+        alpha_varies: Whether it has an alpha channel of more than one value.
+        orientation: Its EXIF orientation, 1 to 8.
+    """
+
+    name: str
+    size: tuple[int, int]
+    highest: int = 0
+    used: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
+    alpha_varies: bool = False
+    orientation: int = 1
+
+    @classmethod
+    def of(cls, path: StrPath, reading: Reading) -> Seen:
+        """Decodes an image file.
+
+        Raises:
+            InputError: See `read_image`.
+        """
+        return cls.of_decoded(os.fspath(path), decode(path, path, reading.exif))
+
+    @classmethod
+    def of_decoded(cls, name: str, decoded: Decoded) -> Seen:
+        """Looks at a decoded image."""
+        highest = 0
+        if isinstance(decoded.pixels, Image.Image):
+            counts = np.array(decoded.rgb().histogram()).reshape(3, 256)
+            used = counts.any(axis=0)
+        else:
+            used = np.bincount(decoded.pixels.ravel(), minlength=65536) > 0
+            highest = int(used.nonzero()[0][-1])
+        return cls(
+            name=name,
+            size=decoded.size,
+            highest=highest,
+            used=np.packbits(used),
+            alpha_varies=decoded.alpha_varies(),
+            orientation=decoded.orientation,
+        )
+
+
+def grey_levels(seen: Iterable[Seen], reading: Reading) -> int:
+    """How many of the values 0 to 255 images use, all together and over all channels."""
+    found = np.zeros(256, bool)
+    for each in seen:
+        (values,) = np.unpackbits(each.used).nonzero()
+        found[reading.scaled(values) if len(each.used) > 32 else values] = True
+    return int(found.sum())
+
+
+class Remarks:
+    """What was noticed while images were read; several threads may add to it.
+
+    Args:
+        advice: What lines say to do about images that are brighter than the bit depth holds, with
+            `{}` in the place of a bit depth.
+    """
+
+    def __init__(self, advice: str = "fit again with `bit_depth` {}") -> None:
+        self._advice = advice
+        self._lock = threading.Lock()
+        self._bright: dict[str, int] = {}
+        self._with_alpha: dict[str, None] = {}
+        self._highest = 0
+
+    def add(self, name: str, *, highest: int, alpha_varies: bool, reading: Reading) -> None:
+        """Notes what is unusual about an image."""
+        with self._lock:
+            if highest > reading.highest:
+                self._bright[name] = highest
+                self._highest = reading.highest
+            if alpha_varies:
+                self._with_alpha[name] = None
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each thing noticed, with the names of the images."""
+        found = []
+        with self._lock:
+            if self._bright:
+                most = max(self._bright.values())
+                found.append(
+                    f"{_count(self._bright, 'image is', 'images are')} brighter than the scale of "
+                    f"the fit images (up to {most}, clipped at {self._highest}): "
+                    f"{named(self._bright)}; {self._advice.format(_bits(most))}"
+                )
+            if self._with_alpha:
+                found.append(
+                    f"the alpha channel of {_count(self._with_alpha, 'image', 'images')} is "
+                    f"dropped: {named(self._with_alpha)}; blend with a background first if it "
+                    "matters"
+                )
+        return tuple(found)
+
+
+def named(names: Iterable[StrPath]) -> str:
+    """The first names and, if there are more, an ellipsis."""
+    listed = [str(os.fspath(name)) for name in names]
+    return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")
+
+
+def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tuple[str, ...]]:
+    """A reading with a bit depth, and a warning where images use few grey levels.
+
+    Only images of 16 bits a channel are decoded.
+
+    Args:
+        reading: Its bit depth is kept if it has one.
+        images: The images that the memory bank is fitted on.
+
+    Raises:
+        InputError: See `to_pil`.
+    """
+
+    def look(index: int) -> Seen:
+        image, name = images[index], f"images[{index}]"
+        if isinstance(image, str | os.PathLike | Image.Image):
+            if not is_deep(image):
+                return Seen(name, (0, 0))
+            of_file = isinstance(image, str | os.PathLike)
+            name = os.fspath(image) if of_file else name  # type: ignore[arg-type]
+            return Seen.of_decoded(name, decode(image, name, reading.exif))
+        values = _array(image, name)[0]
+        if values.dtype.kind != "u" or values.dtype.itemsize != 2:
+            return Seen(name, (0, 0))
+        return Seen.of_decoded(name, Decoded(values.astype(np.int32)))
+
+    if reading.bit_depth is not None:
+        return reading, ()
+    seen = in_threads(look, range(len(images)))
+    reading = reading.decided(seen)
+    deep = [each for each in seen if each.highest]
+    return reading, few_levels(deep, reading) if deep else ()
+
+
+def few_levels(seen: Sequence[Seen], reading: Reading) -> tuple[str, ...]:
+    """A warning if the images to fit on use few grey levels."""
+    levels = grey_levels(seen, reading)
+    if levels >= FEW_LEVELS:
+        return ()
+    deep = any(each.highest for each in seen)
+    where = f" at a bit depth of {reading.bit_depth}" if deep else ""
+    least = _bits(max((each.highest for each in seen), default=0))
+    smaller = deep and reading.bit_depth is not None and least < reading.bit_depth
+    todo = f"give `bit_depth` {least}" if smaller else "stretch their contrast, all by one factor"
+    return (
+        f"the fit images use {levels} grey levels{where}, expected {FEW_LEVELS} or more: faint "
+        f"defects vanish; {todo}",
+    )
+
+
+def read_image(path: StrPath, reading: Reading = DEFAULT_READING) -> Image.Image:
+    """Reads an image of any mode as RGB.
+
+    Alpha is dropped; colors are not blended with a background.
+
+    Args:
+        path: The file.
+        reading: Scale of images of 16 bits a channel, and what to do with the EXIF orientation.
+
+    Raises:
+        InputError: The file cannot be decoded to its end, holds several pictures (pages, frames),
+            or holds floats or values outside 16 bits.
+    """
+    return to_pil(path, reading=reading)
+
+
+def to_pil(
+    image: ImageInput,
+    *,
+    name: str = "image",
+    reading: Reading = DEFAULT_READING,
+    remarks: Remarks | None = None,
+) -> Image.Image:
+    """Gives an image of any kind as RGB, by the rules of `read_image`.
+
+    Args:
+        image: A file; a PIL image of any mode, decoded or not; an array `[H, W]` or `[H, W, C]`
+            of 1 channel, 3, or 4 of which the last is alpha; or a tensor `[C, H, W]` of 1 or 3
+            channels on any device. Values are uint8, uint16, or floats in [0, 1] (times 255,
+            rounded).
+        name: What messages call an image that is no file.
+        reading: See `read_image`; its bit depth is that of uint16 arrays and tensors, too.
+        remarks: Where to note what is unusual.
+
+    Raises:
+        InputError: It is none of these, or see `read_image`.
+    """
+    if isinstance(image, str | os.PathLike | Image.Image):
+        if not isinstance(image, Image.Image):
+            name = os.fspath(image)
+        decoded = decode(image, name, reading.exif)
+        deep = not isinstance(decoded.pixels, Image.Image)
+        if remarks is not None:
+            remarks.add(
+                name,
+                highest=int(decoded.pixels.max()) if deep else 0,  # type: ignore[union-attr]
+                alpha_varies=decoded.alpha_varies(),
+                reading=reading,
+            )
+        if isinstance(decoded.pixels, Image.Image):
+            return decoded.rgb()
+        return _rgb_of(reading.scaled(decoded.pixels))
+    values, alpha = _array(image, name)
+    highest = 0
+    if values.dtype.kind == "f":
+        pixels = np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    elif values.dtype == np.uint8:
+        pixels = values
+    else:
+        pixels, highest = reading.scaled(values), int(values.max())
+    if remarks is not None:
+        varies = alpha is not None and bool((alpha != alpha.flat[0]).any())
+        remarks.add(name, highest=highest, alpha_varies=varies, reading=reading)
+    return _rgb_of(pixels)
+
+
+def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
+    """An image of any kind as an array, uint8 `[H, W, 3]`, or uint16 `[H, W, C]` if it has 16 bits
+    a channel.
+
+    Raises:
+        InputError: See `to_pil`.
+    """
+    if isinstance(image, str | os.PathLike | Image.Image):
+        decoded = decode(image, name)
+        if not isinstance(decoded.pixels, Image.Image):
+            return decoded.pixels.astype(np.uint16)
+        return np.asarray(decoded.rgb())
+    values, _ = _array(image, name)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return values.astype(np.uint16)
+    return np.asarray(to_pil(image, name=name))
+
+
+def as_images(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+    """Gives one image or many as a list of images.
+
+    Args:
+        images: One image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor
+            `[C, H, W]`. Or many: a list or another iterable of these, an array `[N, H, W, C]`, a
+            tensor `[N, C, H, W]`.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim == 4:
+            return list(images)
+        if images.ndim == 3 or (images.ndim == 2 and isinstance(images, np.ndarray)):
+            return [images]
+    if isinstance(images, torch.Tensor) or not isinstance(images, Iterable):
+        found = (
+            f"a tensor {list(images.shape)}"
+            if isinstance(images, torch.Tensor)
+            else type(images).__name__
+        )
+        raise InputError(f"images: {found}, {_EXPECTED}, or many of these")
+    many = list(images)
+    for index, image in enumerate(many):
+        if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | torch.Tensor):
+            raise InputError(f"images[{index}]: {type(image).__name__}, {_EXPECTED}")
+    return many
+
+
+def _array(
+    image: npt.NDArray[Any] | torch.Tensor, name: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """An image in memory as uint8, uint16 or float `[H, W, C]` of 1 or 3 channels, and its alpha
+    if it has any."""
+    if isinstance(image, torch.Tensor):
+        found = f"a tensor {image.dtype} {list(image.shape)}".replace("torch.", "")
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise InputError(f"{name}: {found}, expected [C, H, W] of 1 or 3 channels")
+        tensor = image.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.double()  # NumPy has no bfloat16
+        whole = tensor.permute(1, 2, 0).numpy()
+    elif isinstance(image, np.ndarray):
+        found = f"an array {image.dtype} {list(image.shape)}"
+        whole = image[..., None] if image.ndim == 2 else image
+    else:
+        raise InputError(f"{name}: {type(image).__name__}, {_EXPECTED}")
+    if whole.ndim != 3 or whole.shape[2] not in (1, 3, 4) or 0 in whole.shape:
+        raise InputError(f"{name}: {found}, expected [H, W] or [H, W, C] of 1, 3 or 4 channels")
+    values = whole[..., :3]
+    if values.dtype.kind == "f":
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"{name}: {found} of values {low:g} to {high:g}, expected 0 to 1")
+    elif values.dtype.kind != "u" or values.dtype.itemsize > 2:
+        raise InputError(f"{name}: {found}, expected uint8, uint16 or floats in [0, 1]")
+    return values, whole[..., 3] if whole.shape[2] == 4 else None
+
+
+def _rgb_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """An RGB image of pixels `[H, W, C]` of 1 or 3 channels."""
+    height, width = pixels.shape[:2]
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
+
+
+def _bits(highest: int) -> int:
+    """The smallest bit depth that holds a value."""
+    return next(bits for bits in BIT_DEPTHS if highest < 2**bits)
+
+
+def _count(names: Mapping[str, Any], one: str, many: str) -> str:
+    return f"1 {one}" if len(names) == 1 else f"{len(names)} {many}"
