@@ -58,7 +58,7 @@ def fit(
     bit_depth: BitDepth = None,
     exif: Annotated[
         str | None,
-        typer.Option(help="Of good images: what to do with their EXIF orientation, as for search."),
+        typer.Option(help="Good images: 'apply' (the default) or 'ignore', as for search."),
     ] = None,
     weights: Annotated[
         Path | None,

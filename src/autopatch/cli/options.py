@@ -47,19 +47,21 @@ LegacyOrder = Annotated[
 BitDepth = Annotated[
     int | None,
     typer.Option(
-        help="Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16; the smallest "
-        "that holds the images to fit on if absent."
+        help="Bits per value of 16-bit images: 8, 10, 12, 14 or 16; by default the smallest that "
+        "holds the images to fit on."
     ),
 ]
 Exif = Annotated[
     str,
-    typer.Option(help="'apply' turns images as their EXIF orientation says, 'ignore' does not."),
+    typer.Option(
+        help="'apply' rotates images and masks by their EXIF orientation, 'ignore' does not."
+    ),
 ]
 MaskThreshold = Annotated[
     int | None,
     typer.Option(
-        help="Pixels of a mask above this value are anomalous; if absent, masks are black and one "
-        "other value."
+        help="Pixels of a mask above this value are anomalous; by default a mask must be black and "
+        "one other value."
     ),
 ]
 Mean = Annotated[
