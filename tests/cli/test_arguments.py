@@ -7,7 +7,7 @@ import typer
 
 from autopatch.cli import arguments
 from autopatch.cli.app import app
-from autopatch.data import check_folder
+from autopatch.data import Reading, check_folder
 from autopatch.errors import InputError
 from autopatch.published.imported import import_study
 from autopatch.runs import Run, fit_images, run_demo, run_search, write_predictions
@@ -18,7 +18,7 @@ CALLS = {
     "predict": (write_predictions,),
     "evaluate": (Run.evaluate, Run.open),
     "report": (Run.report, Run.open),
-    "check-data": (check_folder,),
+    "check-data": (check_folder, Reading),
     "demo": (run_demo,),
     "import-study": (import_study,),
     "info": (),

@@ -166,7 +166,7 @@ def test_notes_of_the_package_are_printed(autopatch, search_arguments, tmp_path)
     assert f"{search_arguments[1]}: 11 good images to fit, 2 good and 3 anomalous to search" in out
     assert "RANDOM" in out
     assert "feature maps at 96 px need" in out
-    assert "they are computed anew" in out
+    assert "they are recomputed for each candidate" in out
     assert err == ""
     code, out, _ = autopatch("fit", tmp_path / "run")
     assert code == 0

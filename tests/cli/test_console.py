@@ -1,6 +1,17 @@
+from pathlib import Path
+
 from rich.progress import Progress as Bar
 
 from autopatch.cli import console
+from autopatch.cli.search import print_next
+
+
+def test_the_next_commands_are_quoted_for_the_shell(capsys):
+    print_next(Path("my run"))
+    assert capsys.readouterr().out == (
+        "next: autopatch fit 'my run', then autopatch evaluate 'my run' and autopatch report 'my "
+        "run'\n"
+    )
 
 
 def test_a_step_that_begins_again_is_not_finished(monkeypatch):

@@ -73,7 +73,7 @@ class Faults:
 
             def open_descriptor(path, flags, *args, **kwargs):
                 writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                if writes and self.is_below(path):
+                if writes and not flags & os.O_DIRECTORY and self.is_below(path):
                     self.meet("open", path)
                 return os_open(path, flags, *args, **kwargs)
 
@@ -111,7 +111,12 @@ class Faults:
             yield
 
     def is_below(self, path):
-        return not isinstance(path, int) and os.fspath(path).startswith(self.root)
+        # The lock file is left to its library, which takes some errors for another process.
+        return (
+            not isinstance(path, int)
+            and os.fspath(path).startswith(self.root)
+            and ".lock" not in Path(path).name
+        )
 
     def meet(self, operation, path):
         if self.fails(operation):

@@ -140,10 +140,10 @@ def test_listing_a_published_study(autopatch, database):
     assert code == 0, err
     *_, flops, others = out.splitlines()
     assert sum(line.startswith("│ 224 px, w1.") for line in out.splitlines()) == 5
-    assert others == "others that failed or were not finished: 1"
+    assert others == "failed or unfinished trials: 1"
     # The values in this database are made up.
     trial = load_published(database, published_space(), studies=[FULL]).trials[2]
-    assert "FLOPs stored for 5 of 5 are not those of the published rule" in flops
+    assert "the stored FLOPs of 5 of 5 trials are not those of the published rule" in flops
     assert f"trial 2 of {FULL} has 192,000,000" in flops
     assert flops.endswith(f"the rule gives {cost_of(trial).flops:,}")
     code, out, err = autopatch(
@@ -171,7 +171,7 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
     connection.close()
     code, out, err = autopatch("import-study", copy, "--study", FULL)
     assert code == 0, err
-    assert "all FLOPs stored are those of the published rule" in out
+    assert "all stored FLOPs are those of the published rule" in out
     (line,) = [line for line in out.splitlines() if "│     2 │" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     trial = load_published(copy, published_space(), studies=[FULL]).trials[2]
@@ -244,7 +244,7 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
     )
     assert len(trials) == 2
     assert load_settings(run / "study.db")["imported"] == {"study": FULL, "trials": [1, 4]}
-    compared = out[out.index(f"{FULL}: rwAP published and here; RANDOM features") :]
+    compared = out[out.index(f"{FULL}: rwAP as published and here; RANDOM features") :]
     for trial, number in zip(trials, (1, 4), strict=True):
         here = f"{100 * trial.evaluation.metrics['rwAP']:.1f}"
         rows = [line.strip("│").split("│") for line in compared.splitlines() if line[0] == "│"]
@@ -269,11 +269,11 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
             ["--space", "timm:mobilenetv2_050"],
             "--space-preset is 'published', expected one of default for timm:mobilenetv2_050",
         ),
-        (["--patch-sizes", "1,3"], "--patch-sizes is given"),
-        (["--image-sizes", "64"], "--image-sizes is given"),
+        (["--patch-sizes", "1,3"], "choices of --patch-sizes are given"),
+        (["--image-sizes", "64"], "choices of --image-sizes are given"),
         (["--space-preset", "paper"], "--space-preset is 'paper'"),
         (["--sampler", "random"], "sampler is 'random'"),
-        (["--seed", "4294967296"], "seed: 4294967296, expected at most 4294967295"),
+        (["--seed", "4294967296"], "--seed is 4294967296, expected at most 4294967295"),
         (
             ["--fixed", "kernel_size=3", "--fixed", "kernel_size=5"],
             "gives kernel_size twice",
@@ -283,10 +283,10 @@ def test_evaluating_published_architectures(autopatch, database, textures, tmp_p
         (["--legacy-order", "no_such_file"], "no_such_file: cannot be read"),
         (["--weights", "pretrained"], "'auto'"),
         (["--weights", "no_such_folder"], "no_such_folder"),
-        (["--timm-kwargs", "{}"], "timm_kwargs is given, but"),
+        (["--timm-kwargs", "{}"], "--timm-kwargs is given, but"),
         (
             ["--space", "timm:mobilenetv2_050", "--recalibrate-bn"],
-            "recalibrate_batch_norm is given, but",
+            "--recalibrate-bn is given, but",
         ),
     ],
 )
@@ -308,7 +308,8 @@ def test_weights_that_cannot_be_downloaded(autopatch, published, tmp_path, monke
     code, _, err = autopatch(*published, "--weights", "auto", "--out", tmp_path / "run")
     assert code == 2
     assert "127.0.0.1:9" in err
-    assert "--weights random" in err
+    assert "give --weights: a folder with " in err
+    assert "or 'random' to try" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "cache").iterdir()) == []
@@ -380,7 +381,7 @@ def test_a_published_study_in_python(database, textures, tmp_path):
         ({"study": None}, "holds the studies|it has no supernet_name"),
         ({"trials": [3]}, "no finished trial 3, but 0, 1, 2, 4, 5"),
         ({"study": "other"}, "no study 'other'"),
-        ({"shots": 0}, "--shots is 0"),
+        ({"shots": 0}, "`shots` is 0"),
         ({"weights": "no_such_folder"}, "no_such_folder"),
         ({"data": "no_such_data"}, "no_such_data"),
         ({"file": "no_such_file"}, "no_such_file: no such file"),

@@ -296,7 +296,12 @@ def test_an_interrupted_download(publish: Publish, tmp_path: Path) -> None:
 
 
 def assert_says_what_else_can_be_done(message: str, url: str) -> None:
-    for part in (NET, url, f"--weights FOLDER with {NET} or {FILE}", "--weights random"):
+    for part in (
+        NET,
+        url,
+        f"give `weights`: a folder with {NET} or {FILE} in it",
+        "or 'random' to try",
+    ):
         assert part in message
 
 

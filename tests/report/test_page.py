@@ -201,7 +201,7 @@ def test_objectives_in_between_and_in_other_units(make_report: MakeReport, tmp_p
     assert "GFLOP ms validation test total published backbone run time rwAP" in text
     assert "3 (pick) architecture 3 4.00 5.50 0.50 12.50 35.0" in text
     assert "PatchCore setting levels 8 and 16 2.00 – – – –" in text
-    assert "in percent, run time (one image) in ms, GFLOP an image: total FLOPs" in text
+    assert "in percent, run time (one image) in ms, GFLOP per image: total FLOPs" in text
     assert "run time (one image), published FLOPs and rwAP on the validation part" in text
     with (path.parent / "front.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -277,7 +277,9 @@ def test_another_manifest(finished):
     document = json.loads(file.read_text())
     document["entries"][0]["sha256"] = "0" * 64
     file.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"manifest\.json: not the one") as error:
+    with pytest.raises(
+        InputError, match=r"manifest\.json: not the manifest of this search"
+    ) as error:
         Run.open(finished.path)
     assert "\n" not in str(error.value)
     file.unlink()

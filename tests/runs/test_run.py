@@ -1,11 +1,13 @@
 """A finished search: what it says, and what is fitted from it."""
 
+import html
 import json
 import logging
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.errors import InputError
@@ -165,9 +167,7 @@ CHANGES = {
         lambda data: swap(hole(data, "test", 0), hole(data, "test", 2))
     ),
     "1 image was changed: train/good/003.png": (
-        lambda data: (data / "train" / "good" / "003.png").write_bytes(
-            hole(data, "test", 0).read_bytes()
-        )
+        lambda data: Image.new("RGB", (64, 64)).save(data / "train" / "good" / "003.png")
     ),
     "1 image is missing: train/good/005.png": (
         lambda data: (data / "train" / "good" / "005.png").unlink()
@@ -221,6 +221,17 @@ def test_data_that_changed_are_not_searched_again(finished, settings, words):
     assert "\n" not in str(error.value)
     assert finished.data_digest[:8] not in str(error.value)
     assert Run.open(finished.path).evaluations == 4
+
+
+def test_commands_in_messages_are_quoted_for_the_shell(finished):
+    path = finished.path.rename(finished.path.with_name("my run"))
+    run = Run.open(path)
+    with pytest.raises(InputError) as error:
+        run.evaluate()
+    assert str(error.value).endswith(f"fit a detector first: autopatch fit '{path}'")
+    page = html.unescape(run.report().read_text())
+    assert f"autopatch fit '{path}'" in page
+    assert f"autopatch evaluate '{path}'" in page
 
 
 def test_a_new_group_is_told(finished, settings):

@@ -364,7 +364,7 @@ def test_pretrained_without_network_fails_soon(
     with pytest.raises(InputError, match="random") as caught:
         load_supernet("timm:mobilenetv2_050", "pretrained")
     assert time.perf_counter() - start < 10
-    assert "--weights FILE.safetensors" in str(caught.value)
+    assert "`weights`: FILE.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert offline == huggingface_hub.constants.HF_HUB_OFFLINE
 

@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it is called, so that `--help` is quick."""
+"""The commands. Each imports what it needs when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from autopatch.errors import InputError
 
 FittedDetector = Annotated[
     Path | None,
-    typer.Option("--detector", help="File that `fit` wrote; RUN/detector.safetensors if absent."),
+    typer.Option(
+        "--detector", help="File of a fitted detector; RUN/detector.safetensors by default."
+    ),
 ]
 
 
@@ -54,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     callback=prepare,
-    help="Finds the detector that sees a factory's defects at the least cost.",
+    help="Finds the best anomaly detectors for your parts, by quality and cost.",
 )
 
 command = partial(app.command, cls=Command)
@@ -65,14 +67,16 @@ command()(fit)
 
 @command()
 def predict(
-    detector: Annotated[Path, typer.Argument(help="File that `fit` wrote.", metavar="DETECTOR")],
-    images: Annotated[list[Path], typer.Argument(help="Images or folders.", metavar="IMAGES...")],
+    detector: Annotated[Path, typer.Argument(help="File written by `fit`.", metavar="DETECTOR")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGES...")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
     device: Device = "cpu",
 ) -> None:
-    """Segments images: masks, overlays, raw maps, and a table of scores and verdicts.
+    """Finds anomalies in images; writes masks, overlays, raw maps and a table of scores.
 
-    An image that cannot be read costs its own result only; the exit code is then 2.
+    An image that cannot be read does not stop the others; the exit code is then 2.
     """
     from autopatch.runs import write_predictions
 
@@ -99,7 +103,7 @@ def evaluate(
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
 ) -> None:
-    """Measures the fitted detector, the PatchCore setting and the front on the test part."""
+    """Measures the fitted detector, the PatchCore setting and the front on the test images."""
     from autopatch.runs import Run
 
     opened = Run.open(run, data=data, weights=weights)
@@ -117,7 +121,7 @@ def report(
     weights: MovedWeights = None,
     device: Device = "cpu",
 ) -> None:
-    """Writes RUN/report: Pareto plot, table, best and worst cases."""
+    """Writes RUN/report: Pareto plot, tables, best and worst images."""
     from autopatch.runs import Run
 
     opened = Run.open(run, data=data, weights=weights)
@@ -139,7 +143,7 @@ def check_data(
     exif: Exif = "apply",
     mask_threshold: MaskThreshold = None,
 ) -> None:
-    """Reads every image and mask of a folder and lists what is wrong."""
+    """Reads every image and mask of a data set and lists all problems."""
     from autopatch.data import Reading, check_folder
 
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
@@ -163,7 +167,7 @@ def check_data(
 
 @command()
 def info() -> None:
-    """Prints versions, instruction sets, CUDA, threads and folders."""
+    """Prints versions, instruction sets, CUDA, threads and cache folders."""
     from autopatch.runs import system_info
 
     for name, value in system_info().items():
@@ -173,11 +177,11 @@ def info() -> None:
 @command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
-    evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 24,
+    evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 24,
     space: Annotated[str, typer.Option(help="Search space.")] = "autopatch_s",
-    weights: Annotated[str, typer.Option(help="As for search.")] = "auto",
+    weights: Annotated[str, typer.Option(help="Weights, as for search.")] = "auto",
 ) -> None:
-    """Draws textured parts with defects and runs search, fit, evaluate, predict and report."""
+    """Draws textured parts with defects, and runs search, fit, evaluate, report and predict."""
     from autopatch.runs import TestResults, run_demo
 
     with search_outcome(out / "run"), progress() as bar:
@@ -186,4 +190,4 @@ def demo(
     results = TestResults.load(run.path)
     assert results is not None
     print_results(run, results)
-    note(f"look at {run.report_path} and {out / 'predictions' / 'overlays'}")
+    note(f"see {run.report_path} and {out / 'predictions' / 'overlays'}")

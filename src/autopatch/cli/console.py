@@ -1,4 +1,4 @@
-"""What the commands print: notes, tables and progress with the remaining time."""
+"""Notes, tables and progress bars of the commands."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _errors = Console(stderr=True, highlight=False)
 
 
 class _Notes(logging.Handler):
-    """Prints what the package logs."""
+    """Prints log records of the package as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(record.getMessage())
 
 
 def prepare() -> None:
-    """Prints what the package logs as notes, and characters that the terminal lacks as escapes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error does so anyway
+    """Prints log records as notes, and characters that the terminal lacks as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the default of standard error
         sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("autopatch")
     logger.setLevel(logging.INFO)
@@ -56,13 +56,13 @@ def failure(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is text and whose others are figures."""
+    """Prints a table: the first column is text, the others are figures."""
     result = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         if i == 0:
             result.add_column(column, overflow="fold")
         else:
-            # Figures are never cut; a heading may take two lines.
+            # Figures are never cut; headings may take two lines.
             width = max((len(row[i]) for row in rows), default=0)
             longest_word = max((len(word) for word in column.split()), default=0)
             result.add_column(column, justify="right", min_width=max(width, longest_word))
@@ -73,8 +73,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress bar with elapsed and remaining time; steps follow one another on it, and one that
-    begins again begins its times again."""
+    """Shows progress bars with elapsed and remaining time, one for each step.
+
+    A step that starts again restarts its times.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

@@ -10,6 +10,7 @@ import typer
 
 from autopatch.cli.console import note, progress
 from autopatch.cli.options import (
+    BitDepth,
     Device,
     Mean,
     Std,
@@ -27,35 +28,43 @@ def fit(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder that `search` made, or a folder of good images.", metavar="FOLDER"
+            help="Folder written by `search`, or a folder of good images.", metavar="FOLDER"
         ),
     ],
     trial: Annotated[
-        int | None, typer.Option(help="Of a search: trial to fit; its pick if absent.")
+        int | None,
+        typer.Option(help="After a search: number of the trial to fit; the pick by default."),
     ] = None,
     patchcore: Annotated[
-        bool, typer.Option("--patchcore", help="Of a search: fit PatchCore's usual setting.")
+        bool, typer.Option("--patchcore", help="After a search: fit PatchCore's usual setting.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Of a search: folder of the data set, if it was moved.")
+        Path | None, typer.Option(help="After a search: folder of the data set, if it was moved.")
     ] = None,
     space: Annotated[
         str | None,
-        typer.Option(help="Of good images: backbone, as for search; autopatch_s if absent."),
+        typer.Option(help="Good images: search space of the backbone; autopatch_s by default."),
     ] = None,
     bank_size: Annotated[
         int | None,
-        typer.Option(help="Of good images: patches in the bank; 10 % of all if absent."),
+        typer.Option(help="Good images: patches in the memory bank; 10 % of all by default."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of good images: seed of everything random; 0 if absent.")
+        int | None, typer.Option(help="Good images: seed of everything random; 0 by default.")
     ] = None,
     mean: Mean = None,
     std: Std = None,
     timm_kwargs: TimmKwargs = None,
+    bit_depth: BitDepth = None,
+    exif: Annotated[
+        str | None,
+        typer.Option(help="Good images: 'apply' (the default) or 'ignore', as for search."),
+    ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Of a search: its weights, if they were moved; else as for search."),
+        typer.Option(
+            help="After a search: its weights, if they were moved. Good images: as for search."
+        ),
     ] = None,
     architecture: Annotated[
         Path | None, typer.Option(help="JSON file of the architecture to fit.")
@@ -65,21 +74,21 @@ def fit(
     ] = 0.05,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; FOLDER/detector.safetensors if absent after a search."),
+        typer.Option(help="File to write; after a search FOLDER/detector.safetensors by default."),
     ] = None,
     device: Device = "cpu",
 ) -> None:
     """Fits a detector on good images and sets its threshold.
 
-    FOLDER is either what `search` made: the pick of the search is fitted on the good images of its
-    data set. Or it is a folder of good images alone: PatchCore's usual setting is fitted on four
-    fifths of them and the threshold is set on the rest; neither anomalies nor masks are needed.
+    After a search (FOLDER was written by `search`), this fits the pick of the search on the good
+    images of its data set. With a folder of good images, this fits PatchCore's usual setting on
+    four fifths of them and sets the threshold on the rest; no anomalies or masks are needed.
     """
     from autopatch.runs import Run, fit_images, is_run
 
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder, expected one that `search` made or one of good images"
+            f"{folder}: no such folder, expected one written by `search` or one of good images"
         )
     searched = is_run(folder)
     of_a_run = {"trial": trial, "patchcore": patchcore or None, "data": data}
@@ -90,6 +99,8 @@ def fit(
         "mean": mean,
         "std": std,
         "timm_kwargs": timm_kwargs,
+        "bit_depth": bit_depth,
+        "exif": exif,
     }
     for name, value in (of_images if searched else of_a_run).items():
         if value is not None:
@@ -128,6 +139,8 @@ def fit(
             mean=floats("--mean", mean),
             std=floats("--std", std),
             space_options={"timm_kwargs": json_object("--timm-kwargs", timm_kwargs)},
+            bit_depth=bit_depth,
+            exif=exif or "apply",
             device=device,
             progress=report,
         )

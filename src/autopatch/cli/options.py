@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -12,48 +12,56 @@ import typer
 from autopatch.errors import InputError
 
 Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder that `search` made.", metavar="RUN")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder written by `search`.", metavar="RUN")]
 GroupRegex = Annotated[
     str | None,
-    typer.Option(help="Images whose names agree in this pattern's first group stay together."),
+    typer.Option(
+        help="Regular expression; images whose names match with the same first group stay together "
+        "in the split."
+    ),
 ]
 Groups = Annotated[
-    Path | None, typer.Option(help="CSV with the columns file,group: images that stay together.")
+    Path | None,
+    typer.Option(
+        help="CSV file with the columns file,group; images of a group stay together in the split."
+    ),
 ]
 CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, GiB.")]
-Shots = Annotated[int, typer.Option(help="Validation images of each anomaly type.")]
+Shots = Annotated[int, typer.Option(help="Number of validation images of each anomaly type.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; --seed if absent.")]
-BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; --seed if absent.")]
+SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; --seed by default.")]
+BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; --seed by default.")]
 Reserve = Annotated[
-    int, typer.Option(help="Images of each anomaly type that are never in the test part.")
+    int, typer.Option(help="Number of images of each anomaly type kept out of the test part.")
 ]
 Protocol = Annotated[
-    str, typer.Option(help="Order of the split: 'random', or 'autopatch' as published.")
+    str, typer.Option(help="How to split the images: 'random', or 'autopatch' as published.")
 ]
 LegacyOrder = Annotated[
     Path | None,
     typer.Option(
         help="Text file with the names of train/good, one per line, in the order to use with "
-        "--protocol autopatch; sorted if absent."
+        "--protocol autopatch; sorted by default."
     ),
 ]
 BitDepth = Annotated[
     int | None,
     typer.Option(
-        help="Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16; the smallest "
-        "that holds the images to fit on if absent."
+        help="Bits per value of 16-bit images: 8, 10, 12, 14 or 16; by default the smallest that "
+        "holds the images to fit on."
     ),
 ]
 Exif = Annotated[
     str,
-    typer.Option(help="'apply' turns images as their EXIF orientation says, 'ignore' does not."),
+    typer.Option(
+        help="'apply' rotates images and masks by their EXIF orientation, 'ignore' does not."
+    ),
 ]
 MaskThreshold = Annotated[
     int | None,
     typer.Option(
-        help="Pixels of a mask above this value are anomalous; if absent, masks are black and one "
-        "other value."
+        help="Pixels of a mask above this value are anomalous; by default a mask must be black and "
+        "one other value."
     ),
 ]
 Mean = Annotated[

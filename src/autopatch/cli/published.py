@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 def import_study(
     file: Annotated[
-        Path, typer.Argument(help="Published study database (Optuna SQLite).", metavar="FILE")
+        Path, typer.Argument(help="Published study database (Optuna, SQLite).", metavar="FILE")
     ],
     study: Annotated[
-        str | None, typer.Option(help="Name of one study; all of them if absent.")
+        str | None, typer.Option(help="Name of a study; all studies by default.")
     ] = None,
     trials: Annotated[
-        str | None, typer.Option(help="Trials to evaluate, such as 0,3; all if absent.")
+        str | None, typer.Option(help="Numbers of the trials to evaluate: 0,3; all by default.")
     ] = None,
     fixed: Annotated[
         list[str] | None,
-        typer.Option(help="A parameter that a study did not search, such as kernel_size=7."),
+        typer.Option(help="A parameter that the study did not search: kernel_size=7. Repeatable."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Evaluate on this folder in the MVTec-AD layout.")
+        Path | None, typer.Option(help="Folder in the MVTec-AD layout to evaluate on.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make for the evaluations.")] = None,
     weights: Annotated[
-        str, typer.Option(help="'auto' (published), a folder that holds them, or 'random'.")
+        str, typer.Option(help="'auto' (published), 'random', or a folder with the weights.")
     ] = "auto",
     shots: Shots = 1,
     seed: Seed = 0,
@@ -67,7 +67,7 @@ def import_study(
     reserve: Reserve = 4,
     protocol: Protocol = "autopatch",
     bank_size: Annotated[
-        str | None, typer.Option(help="Patches in the bank; all of them if absent, as published.")
+        str | None, typer.Option(help="Patches in the memory bank; all by default, as published.")
     ] = None,
     recalibrate_batch_norm: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
@@ -79,7 +79,7 @@ def import_study(
     resume: Resume = False,
     no_lock: NoLock = False,
 ) -> None:
-    """Lists the architectures of a published study; with --data evaluates them on your images."""
+    """Lists the architectures of a published study; with --data, evaluates them."""
     from autopatch.published.imported import choose_trials
     from autopatch.published.imported import import_study as import_published
     from autopatch.published.space import published_space
@@ -96,7 +96,7 @@ def import_study(
         published = load_published(file, published_space(), studies=names, fixed=given)
         _print_published(published.trials)
         if published.others:
-            note(f"others that failed or were not finished: {published.others}")
+            note(f"failed or unfinished trials: {published.others}")
         return
     sizes = bank_sizes("--bank-size", bank_size) or (None,)
     if len(sizes) != 1:
@@ -138,7 +138,7 @@ def _print_published(trials: Sequence[PublishedTrial]) -> None:
     ordered = sorted(trials, key=lambda t: (t.study, t.flops, t.number))
     for study, of_study in groupby(ordered, key=lambda trial: trial.study):
         table(
-            f"{study}: published architectures, with the FLOPs and rwAP stored there",
+            f"{study}: published architectures, FLOPs and rwAP",
             ["architecture", "trial", "GFLOP", "GMAC", "rwAP"],
             [
                 [
@@ -155,12 +155,12 @@ def _print_published(trials: Sequence[PublishedTrial]) -> None:
     if others:
         trial = others[0]
         note(
-            f"FLOPs stored for {len(others)} of {len(ordered)} are not those of the published "
-            f"rule, the first: trial {trial.number} of {trial.study} has {trial.flops:,}, the rule "
-            f"gives {trial.cost.flops:,}"
+            f"the stored FLOPs of {len(others)} of {len(ordered)} trials are not those of the "
+            f"published rule, the first: trial {trial.number} of {trial.study} has "
+            f"{trial.flops:,}, the rule gives {trial.cost.flops:,}"
         )
     elif ordered:
-        note("all FLOPs stored are those of the published rule")
+        note("all stored FLOPs are those of the published rule")
 
 
 def _print_compared(imported: ImportedStudy) -> None:
@@ -172,7 +172,7 @@ def _print_compared(imported: ImportedStudy) -> None:
         rows.append([str(published.number), f"{100 * published.rwap:.1f}", *found])
     features = "; RANDOM features" if imported.run.supernet.random_features else ""
     table(
-        f"{imported.published[0].study}: rwAP published and here{features}",
+        f"{imported.published[0].study}: rwAP as published and here{features}",
         ["published trial", "published rwAP", "trial here", "rwAP here"],
         rows,
     )

@@ -44,19 +44,19 @@ from autopatch.cli.tables import print_front
 
 def search(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder to make for the search.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
     space: Annotated[
         str,
         typer.Option(
             help="Search space: autopatch_s, timm:<model name>, elastic:<model name>, ofa_mbv3, or "
-            "one of its networks."
+            "a network of ofa_mbv3."
         ),
     ] = "autopatch_s",
     weights: Annotated[
         str,
         typer.Option(
-            help="'auto' (autopatch_s: in this package; ofa_mbv3: the published ones, downloaded), "
-            "a .safetensors file, 'pretrained' (timm's hub) or 'random'; of ofa_mbv3 also a folder."
+            help="'auto' (autopatch_s: part of this package; ofa_mbv3: published, downloaded), "
+            "'pretrained' (timm's hub), 'random', a .safetensors file, or a folder for ofa_mbv3."
         ),
     ] = "auto",
     preset: Annotated[
@@ -67,14 +67,14 @@ def search(
         ),
     ] = "default",
     sampler: Annotated[
-        str, typer.Option(help="'nsga2', or 'tpe' as in the published search.")
+        str, typer.Option(help="Optimizer: 'nsga2', or 'tpe' as published.")
     ] = "nsga2",
     shots: Shots = 1,
-    evaluations: Annotated[int, typer.Option(help="Architectures to evaluate.")] = 60,
+    evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 60,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
     bank_seed: BankSeed = None,
-    population: Annotated[int, typer.Option(help="Architectures a generation.")] = 12,
+    population: Annotated[int, typer.Option(help="Architectures per generation.")] = 12,
     reserve: Reserve = 4,
     protocol: Protocol = "random",
     group_regex: GroupRegex = None,
@@ -98,7 +98,7 @@ def search(
     ] = None,
     fixed: Annotated[
         list[str] | None,
-        typer.Option(help="A single choice for a gene or all of a kind, such as kernel_size=7."),
+        typer.Option(help="Fix a gene, or all genes of a field: kernel_size=7. Repeatable."),
     ] = None,
     mean: Mean = None,
     std: Std = None,
@@ -109,7 +109,7 @@ def search(
     resume: Resume = False,
     no_lock: NoLock = False,
 ) -> None:
-    """Searches a space for detectors: FLOPs against rwAP on a few anomalies."""
+    """Searches for the detectors with the best trade-offs of FLOPs and rwAP."""
     from autopatch.runs import run_search
 
     choices = {
@@ -158,21 +158,21 @@ def search(
 
 
 def print_next(out: Path) -> None:
-    """The commands that follow a search, ready to be pasted."""
+    """Prints the commands that follow a search, quoted for the shell."""
     run = quote(str(out))
     note(f"next: autopatch fit {run}, then autopatch evaluate {run} and autopatch report {run}")
 
 
 @contextmanager
 def search_outcome(out: Path) -> Iterator[None]:
-    """Ends the program as a search that was interrupted or has no result does."""
+    """Ends the command if its search is interrupted or has no result."""
     from autopatch.search import SearchError
 
     try:
         yield
     except KeyboardInterrupt:
-        failure(f"interrupted; the same search with --resume goes on in {out}")
+        failure(f"interrupted; repeat the command with --resume to continue the search in {out}")
         raise typer.Exit(130) from None
     except SearchError as error:
-        failure(f"{error}; the record in {out} holds every reason")
+        failure(f"{error}; all reasons are in the record in {out}")
         raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""Tables of a run."""
+"""Tables of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore setting"}
 
 
 def print_front(run: Run) -> None:
-    """The table of the front on the validation part."""
+    """Prints the front on the validation part."""
     from autopatch.report import METRIC_TITLES
 
     front = run.front
@@ -41,7 +41,7 @@ def print_front(run: Run) -> None:
 
 
 def print_results(run: Run, results: TestResults) -> None:
-    """The table of the test part, and what its rows are."""
+    """Prints the results on the test part, with notes on the rows."""
     from autopatch.report import METRIC_TITLES
 
     note(f"features: {results.features}")
@@ -66,13 +66,13 @@ def print_results(run: Run, results: TestResults) -> None:
     best = results.best_of_front
     note(f"pick of the search: trial {run.pick.number}")
     note(
-        f"best of the front on the test part: trial {best.trial}, {best.label}; not attainable, "
+        f"best of the front on the test part: trial {best.trial}, {best.label}; not attainable: "
         "chosen with the labels of the test part"
     )
 
 
 def _columns(run: Run) -> dict[str, Objective]:
-    """The objectives that are none of the metrics, by the headings of their columns."""
+    """The objectives that are no metrics, by the headings of their columns."""
     from autopatch.report import METRIC_TITLES
     from autopatch.search.objectives import headings
 

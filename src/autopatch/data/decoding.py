@@ -76,6 +76,13 @@ class Decoded:
         image.info.pop("transparency", None)
         return image.convert("RGB")
 
+    def values(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+        """The pixels as stored: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` of an image of 16 bits a
+        channel."""
+        if isinstance(self.pixels, Image.Image):
+            return np.asarray(self.rgb())
+        return self.pixels.astype(np.uint16)
+
     def alpha_varies(self) -> bool:
         """Whether the image has an alpha channel of more than one value."""
         if self.alpha is not None:
@@ -238,6 +245,8 @@ def _deep_color(image: Image.Image) -> str | None:
     assert isinstance(image, ImageFile.ImageFile)
     if image.mode == "RGB" and image.tile[0][0] in ("ppm", "ppm_plain"):
         return "PPM" if _ppm_maximum(image) > 255 else None
+    if image.format == "JPEG2000" and image.mode in ("LA", "RGB", "RGBA"):
+        return "JPEG2000;16" if _bits_of_jpeg_2000(image) > 8 else None
     rawmode = _rawmode(image)
     if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in rawmode:
         return rawmode
@@ -245,6 +254,17 @@ def _deep_color(image: Image.Image) -> str | None:
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
         return f"{rawmode};16" if max(bits) > 8 else None
     return None
+
+
+def _bits_of_jpeg_2000(image: ImageFile.ImageFile) -> int:
+    """Bits of the first channel, from the size marker of the codestream."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    header = image.fp.read(1 << 16)
+    image.fp.seek(place)
+    marker = header.find(b"\xff\x4f\xff\x51")
+    return (header[marker + 42] & 0x7F) + 1 if marker >= 0 and marker + 42 < len(header) else 8
 
 
 def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) -> Decoded:

@@ -1,10 +1,10 @@
-"""What people look at: overlays, the picture of a search, the report of a run.
+"""Overlays, the Pareto plot, and the report page of a run.
 
-- `ColorScale`, `overlay`: an anomaly map over its image, in colors fixed for all images.
+- `ColorScale`, `overlay`: an anomaly map over its image, with one color scale for all images.
   `anomalous_region`: the pixels of the image above the threshold.
 - `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map, with a color bar.
-- `rank_cases`, `Ranking`; `draw_cases`, `Cases`: the best and worst images, and their pictures.
-- `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one picture.
+- `rank_cases`, `Ranking`, `draw_cases`, `Cases`: the best and worst images, and their pictures.
+- `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one plot.
 - `Report`, `Failure`, `write_report`: the page of a run with its pictures and its table; `PAGE`:
   its file name; `require_report_folder` checks that its folder can be written. `METRIC_TITLES`:
   titles of the metrics in tables.

@@ -1,4 +1,4 @@
-"""Which images show best what a detector can do and what it cannot."""
+"""The best and the worst images of a detector."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from autopatch.report.overlay import ColorScale, case_panel
 
 @dataclass(frozen=True)
 class Ranking:
-    """Images by how well they were segmented, by their place in the data.
+    """Indices of images, ranked by how well they were segmented.
 
     Attributes:
-        anomalous: Anomalous images and their pixel AP in [0, 1], best first.
+        anomalous: Anomalous images with their pixel AP in [0, 1], best first.
         good: Good images, highest image score first.
     """
 
@@ -33,10 +33,10 @@ def rank_cases(
     types: Sequence[str],
     scores: Sequence[float],
 ) -> Ranking:
-    """Orders the anomalous images by the AP of their own pixels, the good ones by their score.
+    """Ranks anomalous images by the AP of their own pixels, and good images by their score.
 
-    Only an anomalous image without an anomalous pixel at the size of the masks is left out. Equal
-    values keep the order of the data.
+    An anomalous image whose mask is empty at this size is left out. Ties keep the order of the
+    data.
 
     Args:
         maps: Anomaly maps, `[N, S, S]`.
@@ -63,12 +63,12 @@ def rank_cases(
 
 @dataclass(frozen=True)
 class Cases:
-    """Pictures of one kind.
+    """A group of pictures.
 
     Attributes:
-        heading: What they are.
-        note: How they were chosen.
-        panels: A description and the picture of each.
+        heading: Its heading.
+        note: How the pictures were chosen.
+        panels: A description and a picture of each image.
     """
 
     heading: str
@@ -88,7 +88,7 @@ def draw_cases(
     count: int = 4,
     warning: str = "",
 ) -> tuple[Cases, ...]:
-    """Draws the best and the worst anomalous images and the likeliest false alarms.
+    """Draws the best and the worst anomalous images, and the most likely false alarms.
 
     Args:
         samples: The images.
@@ -96,16 +96,16 @@ def draw_cases(
         masks: Their anomalous pixels, `[N, S, S]`.
         scores: Their image scores.
         scale: The colors.
-        threshold: Image score above which an image is called anomalous.
-        reading: How the files of the images become pixels.
-        count: Pictures of each kind, at most.
-        warning: What is written on every picture.
+        threshold: Images that score above it are called anomalous; None for no verdict.
+        reading: How image files are read.
+        count: Maximum number of pictures in a group.
+        warning: Text on every picture.
 
     Returns:
-        Up to three kinds; no image is in two, and a kind without images is left out.
+        Up to three groups that share no image; empty groups are left out.
     """
     ranking = rank_cases(maps, masks, [sample.type for sample in samples], scores)
-    # Of a single anomalous image the worst case is the one to show.
+    # A single anomalous image is shown as the worst one.
     best = ranking.anomalous[: min(count, len(ranking.anomalous) // 2)]
     worst = ranking.anomalous[len(best) :][::-1][:count]
 
@@ -129,17 +129,17 @@ def draw_cases(
     groups = (
         Cases(
             "Best segmented",
-            "The anomalous test images of the highest pixel AP, best first.",
+            "The anomalous test images with the highest pixel AP, best first.",
             tuple(panel(*pair) for pair in best),
         ),
         Cases(
             "Worst segmented",
-            "The anomalous test images of the lowest pixel AP, worst first.",
+            "The anomalous test images with the lowest pixel AP, worst first.",
             tuple(panel(*pair) for pair in worst),
         ),
         Cases(
-            "Good images of the highest score",
-            "The likeliest false alarms, highest score first.",
+            "Good images with the highest score",
+            "The most likely false alarms, highest score first.",
             tuple(panel(index, None) for index in ranking.good[:count]),
         ),
     )

@@ -1,4 +1,4 @@
-"""Anomaly maps drawn over their images, in colors that mean the same on every image."""
+"""Anomaly maps drawn over their images, with one color scale for all images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-_THRESHOLD_AT = 1 / 3  # place of the threshold on every scale: most anomalies lie far above it
+_THRESHOLD_AT = 1 / 3  # position of the threshold on a scale; most anomalies are far above it
 _MIN_SIDE = 256
 _MAX_SIDE = 1024
 _SUPERSAMPLING = 2
 
-# Place on the scale, color, opacity. A jump at the threshold: pale blue below, yellow to red above.
+# Position on the scale, color, opacity. Pale blue below the threshold, yellow to red above it.
 _RAMP = (
     (0.0, (70, 130, 210), 0.0),
     (_THRESHOLD_AT, (70, 130, 210), 0.3),
@@ -28,7 +28,7 @@ _RAMP = (
     (0.6, (250, 120, 20), 0.68),
     (1.0, (205, 0, 30), 0.75),
 )
-_GREYING = 0.8  # share of the image's color that makes way for the scale's
+_GREYING = 0.8  # share of the image's own color that is removed under the color of the scale
 _CONTOUR = (255, 255, 255)
 _CASING = (20, 20, 20)
 _MASK = (0, 225, 255)
@@ -40,14 +40,14 @@ _GAP = 12
 
 @dataclass(frozen=True)
 class ColorScale:
-    """Which anomaly scores are calm and which are hot; one scale serves all images.
+    """Maps anomaly scores to colors; one scale serves all images.
 
-    The place one third from `low` to `high` parts pale blue, almost transparent colors from yellow,
-    orange and red. Scores outside the bounds take the color of the bound.
+    The first third between `low` and `high` is pale blue and almost transparent; the rest goes from
+    yellow over orange to red. Scores outside the bounds get the color of the bound.
 
     Attributes:
-        low: Score that leaves the image as it is.
-        high: Score of the hottest color.
+        low: Score that is fully transparent.
+        high: Score of the strongest color.
     """
 
     low: float
@@ -59,11 +59,11 @@ class ColorScale:
 
     @classmethod
     def fit(cls, calibration_maps: npt.NDArray[np.floating], threshold: float | None) -> ColorScale:
-        """The scale from the median of the calibration pixels, with the threshold at one third.
+        """A scale that starts at the median calibration pixel, with the threshold at one third.
 
         Args:
             calibration_maps: Anomaly maps of good images, `[N, S, S]`.
-            threshold: Score above which a pixel is hot; None for the highest of the maps.
+            threshold: Scores above it are yellow to red; the maximum of the maps if None.
 
         Raises:
             ValueError: The maps are empty or hold NaN or infinity.
@@ -78,12 +78,12 @@ class ColorScale:
         return cls(low, low + (limit - low) / _THRESHOLD_AT)
 
     def place(self, scores: npt.NDArray[np.floating]) -> FloatArray:
-        """Places of scores on the scale, 0 to 1, in the shape of `scores`."""
+        """Positions of scores on the scale, 0 to 1, in the shape of `scores`."""
         places = (np.asarray(scores, np.float64) - self.low) / (self.high - self.low)
         return np.clip(places, 0, 1).astype(np.float32)
 
     def colors(self, scores: npt.NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-        """Colors `[..., 3]` in 0 to 255 and opacities `[..., 1]` in 0 to 1 of scores `[...]`."""
+        """Colors `[..., 3]`, 0 to 255, and opacities `[..., 1]`, 0 to 1, of scores `[...]`."""
         places = self.place(scores)
         stops = np.array([stop for stop, _, _ in _RAMP])
         channels = np.array([(*color, opacity) for _, color, opacity in _RAMP])
@@ -99,18 +99,18 @@ def overlay(
     threshold: float | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """The image under the colors of its anomaly map.
+    """The image with its anomaly map in color on top.
 
     Args:
         image: The image that the map belongs to.
-        anomaly_map: Scores, `[S, S]`, of the whole image whatever its proportions.
+        anomaly_map: Scores, `[S, S]`, of the whole image, whatever its aspect ratio.
         scale: The colors.
-        threshold: A white line surrounds the pixels above it; None for no line.
-        mask: A cyan line surrounds the true anomaly, `[H, W]` of any size; None for no line.
+        threshold: Pixels above it are surrounded by a white line; None for no line.
+        mask: The true anomaly, `[H, W]` of any size, gets a cyan outline; None for no line.
 
     Returns:
-        RGB, in the image's size, but enlarged to a shorter side of 256 and limited to a longer side
-        of 1024.
+        RGB. The size is that of the image, enlarged to a shorter side of at least 256 and reduced
+        to a longer side of at most 1024.
 
     Raises:
         ValueError: The map or the mask is not two-dimensional, or the map holds NaN or infinity.
@@ -140,7 +140,7 @@ def anomalous_region(
     width, height = size
     region = _resized_scores(scores, size) > threshold
     if not region.any() and scores.max() > threshold:
-        # Resizing has flattened a lone peak; the image is anomalous all the same and must show it.
+        # Resizing flattened a single peak, but the image is anomalous and must show it.
         peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
         row = int((peak_row + 0.5) * height / scores.shape[0])
         column = int((peak_column + 0.5) * width / scores.shape[1])
@@ -149,7 +149,7 @@ def anomalous_region(
 
 
 def outline(image: Image.Image, mask: npt.NDArray[np.bool_]) -> Image.Image:
-    """The image, in its own size and colors, with a cyan line around the true anomaly."""
+    """The image in its own size and colors, with a cyan line around the true anomaly."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     return _to_image(_draw_mask(pixels, image.size, mask))
 
@@ -162,18 +162,18 @@ def side_by_side(
     threshold: float | None = None,
     cell: int = 320,
 ) -> Image.Image:
-    """Pictures in a row, each centered in a square cell above its name, with a caption on top.
+    """Pictures in a row below a caption, each in a square cell above its name.
 
     Args:
-        panels: Names and pictures. Pictures are shrunk or enlarged to the cell.
-        caption: Lines of text; what is too long is shortened.
-        scale: Adds a color bar with its values; None for none.
-        threshold: Adds the threshold's value to the color bar.
+        panels: Names and pictures. Pictures are resized to fit the cell.
+        caption: Lines of text; lines that are too long are shortened.
+        scale: Scale of the color bar; None for no color bar.
+        threshold: A value to mark on the color bar; None for no mark.
         cell: Side of a cell in pixels.
 
     Returns:
-        RGB. The size depends on the number of panels, the lines of the caption, `cell` and whether
-        there is a color bar, on nothing else.
+        RGB. The size depends only on the number of panels, the number of lines in the caption,
+        `cell`, and whether there is a color bar.
     """
     title_font, font = _font(round(cell / 20), bold=True), _font(round(cell / 22))
     line_height = round(cell / 13)
@@ -214,7 +214,7 @@ def case_panel(
     remark: str = "",
     cell: int = 320,
 ) -> Image.Image:
-    """One image of a report: as it is, with its true anomaly, and under its anomaly map.
+    """One image of a report: the image, its true anomaly, and its anomaly map.
 
     Args:
         image: The image.
@@ -223,9 +223,9 @@ def case_panel(
         name: File name.
         type: Anomaly type.
         score: Image score.
-        threshold: Image scores above it give the verdict anomalous; None for no verdict.
-        mask: The true anomaly, `[H, W]` of any size; without one there are two panels, not three.
-        remark: Ends the second line of the caption.
+        threshold: Images that score above it are called anomalous; None for no verdict.
+        mask: The true anomaly, `[H, W]` of any size; if None, its panel is left out.
+        remark: Text at the end of the caption.
         cell: Side of a cell in pixels.
     """
     picture = fit_to_cell(image, cell)
@@ -249,7 +249,7 @@ def case_panel(
 
 
 def fit_to_cell(image: Image.Image, cell: int) -> Image.Image:
-    """The image as RGB with a longer side of `cell` pixels."""
+    """The image as RGB, resized to a longer side of `cell` pixels."""
     return _resized(image, cell / max(image.size))
 
 
@@ -286,7 +286,7 @@ def _paint(
 def _draw_contour(
     pixels: FloatArray, size: tuple[int, int], scores: FloatArray, threshold: float
 ) -> FloatArray:
-    """Draws the line just outside the region above the threshold, so that one pixel is seen too."""
+    """Draws a line just outside the region above the threshold, so that it hides nothing."""
     region = anomalous_region(scores, threshold, _fine(size))
     line = _grown(region, _line_width(size))
     pixels = _blend(pixels, _grown(line, 2) & ~line, _CASING, 0.6)
@@ -296,7 +296,7 @@ def _draw_contour(
 def _draw_mask(
     pixels: FloatArray, size: tuple[int, int], mask: npt.NDArray[np.bool_]
 ) -> FloatArray:
-    """Draws the line outside the true anomaly, so that it hides nothing of it."""
+    """Draws a line just outside the true anomaly, so that it hides nothing."""
     truth = np.asarray(mask, np.bool_)
     if truth.ndim != 2:
         raise ValueError(f"mask has shape {truth.shape}, expected [H, W]")
@@ -322,7 +322,7 @@ def _fine(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resized_scores(scores: FloatArray, size: tuple[int, int]) -> FloatArray:
-    # A reducing filter would average peaks away; reducing is rare and samples suffice for it.
+    # A filter that reduces would average peaks away. Reducing is rare, and sampling is enough.
     picture = Image.fromarray(scores)
     if size[0] < scores.shape[1] or size[1] < scores.shape[0]:
         whole = Image.Transform.EXTENT, (0, 0, scores.shape[1], scores.shape[0])
@@ -331,7 +331,7 @@ def _resized_scores(scores: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 
 def _grown(region: BoolArray, steps: int) -> BoolArray:
-    """Adds the 8-connected and 4-connected neighbors in turn, which keeps corners round."""
+    """Grows a region by 8- and 4-connected neighbors in turn, which keeps corners round."""
     grown: BoolArray = region.copy()
     for step in range(steps):
         before = grown.copy()
@@ -347,7 +347,7 @@ def _grown(region: BoolArray, steps: int) -> BoolArray:
 def _blend(
     pixels: FloatArray, line: BoolArray, color: tuple[int, int, int], opacity: float
 ) -> FloatArray:
-    """Draws a line of the fine grid; the pixels it covers in part are its soft edge."""
+    """Draws a line of the fine grid with soft edges, by how much of each pixel it covers."""
     height, width = pixels.shape[:2]
     blocks = line.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING)
     coverage = blocks.mean(axis=(1, 3), dtype=np.float32)[..., None] * np.float32(opacity)
@@ -389,13 +389,13 @@ def _draw_color_bar(
 
 @functools.cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib's own font knows more letters than Pillow's; file names hold all kinds.
+    # The font of matplotlib has more letters than that of Pillow; file names may hold any.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", name), max(9, size))
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text with as much of its middle left out as the width demands."""
+    """The text, shortened in the middle until it fits the width."""
     shown = text
     kept = len(text)
     while font.getlength(shown) > width and kept > 0:

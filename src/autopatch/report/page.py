@@ -12,7 +12,7 @@ import jinja2
 
 from autopatch.data import GOOD, Sample, Split
 from autopatch.errors import InputError
-from autopatch.files import new_folder, require_writable_folder
+from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
 from autopatch.search.objectives import Objective, headings
@@ -29,11 +29,11 @@ METRIC_TITLES = {
     "AUPRO": "AUPRO",
     "image_AUROC": "image AUROC",
 }
-"""The metrics that have a column in tables, and its heading, by name."""
+"""Headings of the metrics that tables show, by name."""
 
-_FEW = 50  # anomalous validation images, up to which the page warns of noise
+_FEW = 50  # up to so many anomalous validation images the page warns of noise
 _MISSING = "–"
-_FLOPS_UNIT = "GFLOP"  # of the backbone's column, which objectives of this unit share
+_FLOPS_UNIT = "GFLOP"  # objectives in this unit are grouped with the column of the backbone
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Failure:
     """A candidate without a result.
 
     Attributes:
-        number: Its trial.
+        number: Number of its trial.
         label: Its architecture in words.
-        reason: Why.
+        reason: Why it failed.
     """
 
     number: int
@@ -53,25 +53,26 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """What a page says.
+    """The contents of a report page.
 
     Attributes:
         dataset: Name or folder of the data set.
-        space: What was searched, in words.
+        space: The search space, in words.
         weights: Where the weights come from, in words.
-        random_features: Whether they are random.
+        random_features: Whether the weights are random.
         split: Roles of the images.
         seed: Seed of the optimizer.
         bank_seed: Seed of the memory banks.
         evaluations: Architectures asked for.
-        objectives: Those of the search: the cost first, the quality that the pick maximizes last.
-        optimizer: What proposed the candidates, in words.
-        candidates: All evaluated ones, and the PatchCore setting if it is to be compared.
+        objectives: Objectives of the search; the first is the cost, the last the quality.
+        optimizer: The optimizer, in words.
+        candidates: All evaluated candidates, and the PatchCore setting for comparison.
         failures: Candidates without a result.
-        threshold: What the threshold is and what it promises, None without a fitted detector.
-        fitted: The detector that threshold and cases belong to, in words.
-        cases: Pictures of best and worst images.
-        notes: What else the reader must know, one line each.
+        threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
+            detector.
+        fitted: The fitted detector, in words.
+        cases: Pictures of its best and worst images.
+        notes: Anything else the reader must know, one line each.
     """
 
     dataset: str
@@ -92,15 +93,15 @@ class Report:
     notes: Sequence[str] = ()
 
 
-def write_report(folder: Path, report: Report) -> Path:
-    """Writes report.html, the pictures it shows, and front.csv.
+def write_report(folder: StrPath, report: Report) -> Path:
+    """Writes report.html, its pictures, and front.csv.
 
-    The page needs no network and runs no scripts. The folder appears complete or not at all; an
-    earlier report in its place is replaced as a whole.
+    The page needs no network and runs no scripts. The folder appears complete or not at all, and
+    replaces an earlier report.
 
     Args:
         folder: Folder to make.
-        report: What to write.
+        report: Contents of the page.
 
     Returns:
         The page.
@@ -111,14 +112,15 @@ def write_report(folder: Path, report: Report) -> Path:
     require_report_folder(folder)
     with new_folder(folder, replace=True) as unfinished:
         _write(unfinished, report)
-    return folder / PAGE
+    return Path(folder, PAGE)
 
 
-def require_report_folder(folder: Path) -> None:
+def require_report_folder(folder: StrPath) -> None:
     """Raises InputError if the folder holds something other than a report, or cannot be written."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
+    path = Path(folder)
+    if path.is_dir() and any(path.iterdir()) and not (path / PAGE).is_file():
         raise InputError(f"{folder}: holds files but no {PAGE}, expected an earlier report or none")
-    require_writable_folder(folder, replace=True)
+    require_writable_folder(path, replace=True)
 
 
 def _write(folder: Path, report: Report) -> None:
@@ -148,7 +150,7 @@ def _write(folder: Path, report: Report) -> None:
 
 
 def _contents(report: Report) -> dict[str, object]:
-    """What the template names."""
+    """The variables of the template."""
     cost, quality = report.objectives[0], report.objectives[-1]
     pick, patchcore, front = _pick(report), _patchcore(report), _front(report)
     compared = [
@@ -233,7 +235,7 @@ def _has_tests(candidates: Iterable[Candidate]) -> bool:
 
 
 def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
-    """The pick, and on how much evidence it stands."""
+    """The pick, and the images that it is based on."""
     quality, anomalous = report.objectives[-1], len(report.split.validation)
     return {
         "name": pick.name,
@@ -248,7 +250,7 @@ def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
 def _difference(
     pick: Candidate | None, patchcore: Candidate | None, quality: Objective
 ) -> str | None:
-    """How far the pick is from the PatchCore setting on the test part, None if that is unknown."""
+    """The pick compared with the PatchCore setting on the test part; None if not measured."""
     tests = [
         c.test.get(quality.name) if c is not None and c.test else None for c in (pick, patchcore)
     ]
@@ -317,19 +319,19 @@ def _table(
 
 
 def _own_columns(report: Report) -> list[Objective]:
-    """The objectives that are not among the metrics, which have their columns anyway."""
+    """The objectives that are no metrics; metrics have columns of their own."""
     return [objective for objective in report.objectives if objective.name not in METRIC_TITLES]
 
 
 def _own_quality(report: Report) -> dict[str, str]:
-    """Heading of the quality by its name, empty where it is one of the metrics."""
+    """The heading of the quality by its name; empty if the quality is a metric."""
     quality = report.objectives[-1]
     titles = {} if quality.name in METRIC_TITLES else headings(report.objectives)
     return {name: title for name, title in titles.items() if name == quality.name}
 
 
 def _by_unit(report: Report) -> dict[str, list[Objective]]:
-    """The objectives with columns of their own by unit; the unit of the backbone's is there too."""
+    """The objectives of `_own_columns` by unit, with an entry for the unit of the backbone."""
     units: dict[str, list[Objective]] = {}
     for objective in _own_columns(report):
         units.setdefault(objective.unit, []).append(objective)
@@ -338,7 +340,7 @@ def _by_unit(report: Report) -> dict[str, list[Objective]]:
 
 
 def _units(units: Mapping[str, Sequence[Objective]]) -> str:
-    """What stands in which unit in the tables."""
+    """The units of the tables, in words."""
     others = [
         f"{objective.label} in {unit}"
         for unit, objectives in units.items()
@@ -346,9 +348,9 @@ def _units(units: Mapping[str, Sequence[Objective]]) -> str:
         for objective in objectives
     ]
     flops = [objective.label for objective in units[_FLOPS_UNIT]]
-    backbone = f"{'and ' if flops else ''}those of the backbone by 2 for each multiply-add."
+    backbone = f"{'and ' if flops else ''}those of the backbone at 2 per multiply-add."
     return ", ".join(
-        ["Metrics in percent", *others, f"{_FLOPS_UNIT} an image: {', '.join([*flops, backbone])}"]
+        ["Metrics in percent", *others, f"{_FLOPS_UNIT} per image: {', '.join([*flops, backbone])}"]
     )
 
 
@@ -374,7 +376,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, report: Report) -> None:
-    """The front and, in the last row, the PatchCore setting where it is not on it."""
+    """Writes the front and, if it is not on the front, the PatchCore setting in the last row."""
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
@@ -417,7 +419,7 @@ def _anomalous(samples: Sequence[Sample]) -> int:
 
 
 def _part(samples: Sequence[Sample]) -> str:
-    """How many images of which type."""
+    """The number of images by type, in words."""
     counts = Counter(sample.type for sample in samples)
     good = counts.pop(GOOD, 0)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
@@ -441,7 +443,7 @@ def _percent(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _plain(value: float | None) -> float | None:
-    """Whole numbers, such as FLOPs, as integers."""
+    """A value as it is written to CSV: whole numbers, such as FLOPs, as integers."""
     return value if value is None or not float(value).is_integer() else int(value)
 
 

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from autopatch.files import write_bytes_atomically
+from autopatch.files import StrPath, write_bytes_atomically
 from autopatch.search.objectives import Objective
 
 _FRONT = "#1f5fa8"
@@ -29,21 +28,20 @@ _OTHER: dict[str, Any] = {"marker": "o", "ms": 5, "mfc": "#d0d0d0", "mec": "#8c8
 
 @dataclass(frozen=True)
 class Candidate:
-    """One detector of a report.
+    """One detector in a report.
 
     Attributes:
-        number: Its trial, None for one that was not evaluated by the search.
+        number: Number of its trial; None if the search did not evaluate it.
         label: Its architecture in words.
-        values: Values of the objectives by name: all of them where the search evaluated it, the
-            cost at least where it did not.
-        backbone_flops: FLOPs an image of the backbone alone, None where unknown.
-        validation: Metrics on the validation part by name, each in [0, 1]; empty where the search
-            did not evaluate it.
-        on_front: Whether no other trial beats it.
-        is_pick: Whether it is the search's choice.
+        values: Values of the objectives by name. Costs are always there, the quality only if the
+            search evaluated the detector.
+        backbone_flops: FLOPs per image of the backbone alone; None if unknown.
+        validation: Metrics on the validation part by name, each in [0, 1]; empty if the search did
+            not evaluate the detector.
+        on_front: Whether it is on the Pareto front.
+        is_pick: Whether it is the pick of the search.
         is_patchcore: Whether it is the PatchCore setting of the backbone.
-        test: Metrics and values of the objectives on the test part by name, None where it was not
-            measured.
+        test: Metrics and values of the objectives on the test part by name; None if not measured.
     """
 
     number: int | None
@@ -58,17 +56,20 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The trial's number, or what it is."""
+        """The name in tables: the trial's number, or "PatchCore setting"."""
         return "PatchCore setting" if self.number is None else f"trial {self.number}"
 
 
 def best_on_test(
     candidates: Sequence[Candidate], objectives: Sequence[Objective]
 ) -> Candidate | None:
-    """The front's member that is best in the last objective on the test part, which no search can
-    know; None without tests.
+    """The member of the front with the best quality (last objective) on the test part.
 
-    On ties the best in the first objective, then the first.
+    Ties go to the lower cost (first objective), then to the first member. No search can find this
+    candidate, because it is chosen with the labels of the test part.
+
+    Returns:
+        The candidate; None if no member of the front was tested.
     """
     cost, quality = objectives[0], objectives[-1]
     sign = -1 if quality.is_maximized else 1
@@ -81,34 +82,34 @@ def best_on_test(
 
 
 def short_label(objective: Objective) -> str:
-    """An objective in words, without what stands in parentheses."""
+    """The label of an objective without its parentheses."""
     return objective.label.partition(" (")[0]
 
 
 def with_unit(number: str, objective: Objective) -> str:
-    """A displayed value and its unit, where there is one."""
+    """A displayed value with its unit, if it has one."""
     return f"{number} {objective.unit}".rstrip()
 
 
 def pareto_figure(
     candidates: Sequence[Candidate],
-    path: Path,
+    path: StrPath,
     *,
     objectives: Sequence[Objective],
     validation_anomalies: int | None = None,
     test_anomalies: int | None = None,
     warning: str | None = None,
 ) -> None:
-    """Draws quality against cost, on the validation part and, where measured, on the test part.
+    """Plots quality against cost on the validation part and, if measured, on the test part.
 
     Args:
-        candidates: All evaluated candidates, and the PatchCore setting if it is to be compared.
-        path: PNG file to write; it appears whole or not at all.
-        objectives: Those of the search. The first is the cost, on a logarithmic axis unless a value
-            is not above 0; the last is the quality.
+        candidates: All evaluated candidates, and the PatchCore setting for comparison.
+        path: PNG file to write; it appears complete or not at all.
+        objectives: Objectives of the search. The first is the cost; its axis is logarithmic if all
+            values are above 0. The last is the quality.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
-        warning: Line above everything, None for none.
+        warning: A line at the top; None for no line.
 
     Raises:
         InputError: The file cannot be written.
@@ -122,7 +123,7 @@ def pareto_figure(
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
         _style(axes, cost, logarithmic=all(x > 0 for x in costs))
-    # The bounds are final before labels are placed, and the same for both panels.
+    # Both panels share the bounds, which must be final before labels are placed.
     _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
     drawn = [_draw_validation(panels[0], seen, quality)]
     panels[0].set_ylabel(_axis(quality.name, quality.unit))
@@ -162,7 +163,7 @@ def _placed(
     quality: Objective,
     values: Sequence[Mapping[str, float]],
 ) -> _Placed:
-    """The candidates whose values hold the quality, and their points."""
+    """The candidates that have a quality, with their points."""
     return [
         (candidate, (cost, quality.display(held[quality.name])))
         for candidate, cost, held in zip(candidates, costs, values, strict=True)
@@ -195,7 +196,7 @@ def _set_bounds(
     margin = max((high / low) ** 0.1, 1.3)
     axes.set_xlim(low / margin, high * margin)
     spread = high / low * margin**2
-    # A narrow range holds few powers of ten; more ticks then carry numbers.
+    # A narrow range holds few powers of ten, so more ticks get numbers.
     subs = (1.0,) if spread > 300 else (1.0, 2.0, 5.0) if spread > 8 else tuple(range(1, 10))
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -213,13 +214,13 @@ def _draw_validation(
         axes.plot(*zip(*others, strict=True), **_OTHER, linestyle="none")
     line: list[_Point] = []
     if front:
-        # Members that only a further objective keeps on the front lie below the line.
+        # With three or more objectives, members of the front may lie below the line.
         for x, y in front:
             if not line:
                 line.append((x, y))
             elif y >= line[-1][1]:
                 line += [(x, line[-1][1]), (x, y)]
-        # To the right edge: more cost than the last member's buys nothing.
+        # Extend to the right edge: a higher cost than the last member's buys nothing.
         line.append((axes.get_xlim()[1], line[-1][1]))
         axes.plot(*zip(*line, strict=True), color=_FRONT, linewidth=1.6)
         axes.plot(*zip(*front, strict=True), "o", ms=7, color=_FRONT)
@@ -242,7 +243,7 @@ def _draw_test(
 
 
 def _draw_legend(figure: Figure) -> None:
-    """Explains what is on every picture; the rest is labelled in place."""
+    """Explains the markers that every plot has; all others are labelled in place."""
     front = Line2D([], [], color=_FRONT, marker="o", ms=7, linewidth=1.6)
     other = Line2D([], [], **_OTHER, linestyle="none")
     names = ["front (numbers are trials)", "evaluated, not on the front"]
@@ -252,7 +253,7 @@ def _draw_legend(figure: Figure) -> None:
 def _mark(
     axes: Any, candidate: Candidate, point: _Point, quality: Objective, *, oracle: bool = False
 ) -> list[_Label]:
-    """Draws what is special about a candidate and returns its label, none for an ordinary one."""
+    """Marks a special candidate and returns its label; ordinary candidates have none."""
     words = []
     color = _FRONT
     if candidate.is_patchcore:
@@ -277,9 +278,9 @@ def _mark(
 def _place_labels(
     axes: Any, points: Sequence[_Point], line: Sequence[_Point], labels: Sequence[_Label]
 ) -> None:
-    """Puts each label at the free place nearest to its point, the longest label first.
+    """Places each label in the nearest free space to its point, longest label first.
 
-    A label that finds no free place is left out: crowded members of the front are in the table.
+    A label without free space is dropped; the table lists every member of the front anyway.
     """
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -304,7 +305,7 @@ def _place_labels(
             zorder=5,
         )
         extent = text.get_window_extent(renderer)
-        # A number far from its point would be taken for another's.
+        # A number far from its point would be read as that of another point.
         for reach in _REACHES if label.bold else _REACHES[:3]:
             place = _free_place(x, y, reach * pixel, extent.width, extent.height, frame, taken)
             if place is not None:
@@ -348,7 +349,7 @@ def _free_place(
     frame: Bbox,
     taken: Sequence[Bbox],
 ) -> Bbox | None:
-    """The first place around (x, y) that lies inside the frame and overlaps nothing."""
+    """The first position around (x, y) that is inside the frame and overlaps nothing."""
     diagonal = 0.75 * reach
     for left, bottom in (
         (x - width - diagonal, y + diagonal),

@@ -1,13 +1,13 @@
-"""Runs: a search and what is made of it, one call for each command.
+"""Searches, and what is made of them: one call for each command.
 
-- `run_search`: searches a folder of images; `Run`: the result, and `Run.open` an earlier one; it
+- `run_search`: searches a folder of images. `Run`: the result; `Run.open` opens an earlier one. It
   fits, evaluates and reports. `is_run`: whether a folder is that of a search.
-- `TestResults`, `DetectorResult`: a run on its test part.
+- `TestResults`, `DetectorResult`: the results of a run on its test part.
 - `fit_images`: a detector from a folder of good images, without a search.
-- `write_predictions`: predictions of images in a folder; `WrittenPredictions`, `UnreadableImage`.
-- `run_demo`: the whole job on drawn images. `system_info`: what is installed.
+- `write_predictions`: writes the predictions of images; `WrittenPredictions`, `UnreadableImage`.
+- `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
-  `SplitRequest`, `check_new_run`: the parts of a search, for other ways to make one.
+  `SplitRequest`, `check_new_run`: the parts of a search, for other ways to run one.
 """
 
 from autopatch.runs.demo import run_demo

@@ -1,4 +1,4 @@
-"""The whole job on drawn images."""
+"""All steps on synthetic images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run_demo(
     weights: StrPath = "auto",
     progress: Progress | None = None,
 ) -> Run:
-    """Draws textured parts with defects, searches, fits, evaluates, reports and predicts.
+    """Draws textured parts with defects, then searches, fits, evaluates, reports and predicts.
 
     Args:
-        out: Folder to make, with "data", "run" and "predictions" in it.
+        out: Folder to make. It gets the folders "data", "run" and "predictions".
         evaluations: Architectures to evaluate.
         space: Search space.
         weights: See `load_supernet`.
-        progress: Told of every step.
+        progress: Called after every step.
 
     Raises:
         InputError: The folder exists, or an argument is wrong.
@@ -43,7 +43,7 @@ def run_demo(
         raise InputError(f"{out}: exists; remove it or give another `out`")
     require_writable_folder(out)
     if str(weights) == "random":
-        logger.info("the features of this demo are RANDOM, so expect poor figures")
+        logger.info("this demo runs on RANDOM features, so expect poor results")
     try:
         logger.info("drawing textured parts into %s", out / "data")
         draw_textures(out / "data")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autopatch.data import Reading
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath, require_writable_file
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_images(
-    images: StrPath,
+    images: StrPath | Iterable[StrPath],
     out: StrPath,
     *,
     space: str = DEFAULT_SPACE,
@@ -35,16 +36,18 @@ def fit_images(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     space_options: Mapping[str, Any] | None = None,
+    bit_depth: int | None = None,
+    exif: str = "apply",
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Detector:
-    """Fits a detector on a folder of good images and saves it; no anomaly and no mask is needed.
+    """Fits a detector on good images and saves it; no anomalies or masks are needed.
 
-    A fifth of the images is held out of the bank, and the threshold is set on them. `Detector.fit`
-    does the same with images from elsewhere.
+    A fifth of the images is held out of the memory bank to set the threshold. `Detector.fit` does
+    the same with images that are no files.
 
     Args:
-        images: Folder of good images.
+        images: Folder of good images, or image files.
         out: File to write.
         space: Search space of the backbone, see `run_search`.
         weights: See `load_supernet`.
@@ -52,31 +55,33 @@ def fit_images(
             None.
         bank_size: Patches in the bank, in place of PatchCore's 10 %.
         false_alarm_rate: Share of good images that may be called anomalous.
-        seed: Of the images held out, the bank, and random weights.
-        mean: Channel means of the input, where the weights do not say.
-        std: Channel deviations, where the weights do not say.
+        seed: Seed of the held-out images, the bank, and random weights.
+        mean: Channel means of the input; needed if the weights file has none.
+        std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`.
+        bit_depth: See `run_search`.
+        exif: See `run_search`.
         device: "cpu", "cuda" or "cuda:<number>".
-        progress: Told of every batch of images, and of a download.
+        progress: Called after every batch of images, and during a download.
 
     Raises:
-        InputError: The folder is missing or holds no images or too few, `out` exists or cannot be
+        InputError: The images are missing, unreadable or too few, `out` exists or cannot be
             written, the weights cannot be loaded, or an argument is wrong.
     """
-    where, folder = usable_device(device), Path(images)
+    where = usable_device(device)
+    reading = Reading(bit_depth=bit_depth, exif=exif)
     require_new_file(out)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected good images")
     if architecture is not None and bank_size is not None:
         raise InputError("`architecture` has a bank size, expected no `bank_size` beside it")
     source = SupernetSource.find(space, weights, mean=mean, std=std, options=space_options)
     supernet = source.load(seed=seed, progress=progress)
     detector = Detector.fit(
-        folder,
+        images,
         supernet=supernet,
         architecture=_chosen(supernet, architecture, bank_size),
         false_alarm_rate=false_alarm_rate,
         seed=seed,
+        reading=reading,
         device=where,
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""The run folder of a search: its files, and the one process that may search in it."""
+"""The run folder of a search: its files and its lock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOCK = ".lock"
 
 
 def versions(sampler: str) -> dict[str, str]:
-    """Versions of what decides the outcome of a search: the library of the optimizer first.
+    """Versions of the software that a search depends on; the library of the optimizer is first.
 
     Raises:
         InputError: The sampler is unknown.
@@ -54,14 +54,14 @@ def is_run(path: StrPath) -> bool:
 def open_search(
     path: Path, inputs: Inputs, plan: Plan, *, bank_seed: int, resume: bool, lock: bool = True
 ) -> Iterator[Study]:
-    """The record of a search in a run folder, which no other process can search in meanwhile.
+    """Opens the record of a search in a run folder, and locks the folder.
 
     Args:
-        path: The folder. A new one appears with all its files or not at all.
+        path: The folder. A new one appears complete or not at all.
         inputs: Images and backbone.
-        plan: What to search; source, request, digest of the images and versions of the libraries
-            are added to its settings, and the places of data and weights become what is unchecked.
-        bank_seed: Of the memory banks.
+        plan: What to search. Weights, split, seeds, digest of the images and versions of the
+            software are added to its settings. Paths of data and weights are stored unchecked.
+        bank_seed: Seed of the memory banks.
         resume: Whether to continue in a folder; else a new one is made.
         lock: Whether to lock the folder.
 
@@ -69,8 +69,8 @@ def open_search(
         The record, open for writing.
 
     Raises:
-        InputError: The folder exists, or the one to resume has no record; it cannot be written or
-            locked; another process is searching in it; the search was started with other settings,
+        InputError: The folder exists, or has no record to resume; it cannot be written or locked;
+            another process is searching in it; or the search was started with other settings,
             weights or images, or with the images of a role in another order.
     """
     split, root, source = inputs.split, inputs.root, inputs.source
@@ -109,14 +109,14 @@ def open_search(
 
 
 def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> Plan:
-    """The plan to resume a search with, once its images and weights are those it was started with.
+    """Checks that images and weights are those of the search, and returns the plan to resume.
 
-    Where the split was asked for with other settings, the images have other roles for that reason
-    alone: the plan then gets the stored digest, and the record names the setting that differs.
+    Other settings of the split alone give the images other roles. In that case the returned plan
+    has the stored digest, so that the record complains about the setting and not about the images.
 
     Raises:
-        InputError: Images, masks, roles, types or groups were changed, the images of a role are in
-            another order, or the weights were changed.
+        InputError: Images, masks, roles, types, groups or weights were changed, or the images of a
+            role are in another order.
     """
     stored = load_settings(path / STUDY)
     given = plan.to_json()
@@ -154,15 +154,15 @@ def require_resumable(path: Path) -> None:
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:
-    """Raises InputError, in words, where images, masks, roles, types or groups were changed.
+    """Checks that images, masks, roles, types and groups are those of a search.
 
     Args:
-        run: The folder of the search, with the manifest from when it began.
+        run: The folder of the search, which has the manifest of its start.
         now: The manifest of the same roles now.
         root: Folder of the data set, for the message.
 
     Raises:
-        InputError: They were, or the manifest of the search cannot be read.
+        InputError: Something was changed, or the manifest cannot be read.
     """
     difference = Manifest.from_json(read_json(run / MANIFEST)).differences(now)
     if difference is not None:
@@ -170,8 +170,11 @@ def require_same_data(run: Path, now: Manifest, root: Path) -> None:
 
 
 def _require_same_order(run: Path, split: Split, root: Path) -> None:
-    """Raises InputError where the images of a role are in another order than that of the search,
-    on which the bank depends and the digest does not."""
+    """Checks the order of the images of each role: banks depend on it, the digest does not.
+
+    Raises:
+        InputError: The images of a role are in another order than at the start of the search.
+    """
     stored = read_split(run, root).roles
     for role, samples in split.roles.items():
         if samples != stored[role]:
@@ -182,11 +185,11 @@ def _require_same_order(run: Path, split: Split, root: Path) -> None:
 
 
 def read_split(run: Path, root: Path) -> Split:
-    """The roles of the images of a run, whether their files are there or not.
+    """Reads the roles of the images of a run. The files of the images need not exist.
 
     Args:
         run: The folder of the search.
-        root: Folder of the data set, which may have moved.
+        root: Folder of the data set.
 
     Raises:
         InputError: The file cannot be read or holds no split.
@@ -195,10 +198,10 @@ def read_split(run: Path, root: Path) -> Split:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """The JSON object of a file.
+    """Reads a JSON object from a file.
 
     Raises:
-        InputError: The file cannot be read, is no JSON or holds no object.
+        InputError: The file cannot be read, is not JSON, or is not an object.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -215,7 +218,7 @@ def _alone(path: Path, lock: bool) -> Iterator[None]:
 
     Args:
         path: The folder.
-        lock: Whether to lock it. If not, its record is opened without locks from now on.
+        lock: Whether to lock it. If not, its record is opened without locks, now and later.
 
     Raises:
         InputError: Another process is searching in it, or it cannot be locked or written.

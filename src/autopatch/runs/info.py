@@ -1,4 +1,4 @@
-"""What is installed, and what it can use."""
+"""Versions and hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autopatch.kernels import native_info
 
 
 def system_info() -> dict[str, str]:
-    """Versions, instruction sets, CUDA, threads and folders, by name."""
+    """Versions, instruction sets, CUDA, threads and cache folders, by name."""
     packages = ("torch", "timm", "numpy", "pymoo", "optuna")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     native = native_info()
@@ -23,7 +23,7 @@ def system_info() -> dict[str, str]:
     elif torch.cuda.is_available():
         cuda = f"built, usable: {torch.cuda.get_device_name()}"
     else:
-        cuda = "built, but no usable GPU"
+        cuda = "built, but there is no usable GPU"
     return {
         "autopatch": __version__,
         "Python": platform.python_version(),

@@ -89,7 +89,7 @@ def write_predictions(
         images: Image files or folders of them, one or many.
         out: Folder to make.
         device: Where a detector loaded from a file runs: "cpu", "cuda" or "cuda:<number>".
-        progress: Told of every batch of images.
+        progress: Called after every batch of images.
 
     Raises:
         InputError: The folder exists or cannot be written, the detector cannot be read, or there

@@ -1,4 +1,4 @@
-"""A run folder, read back."""
+"""A run folder, read from disk."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RunRecord:
-    """A run folder, read back. Images and weights are looked for when they are first needed.
+    """A run folder, read from disk. Images and weights are read when they are first needed.
 
     Attributes:
         path: The folder, absolute.
         data: Folder of the data set, absolute.
-        source: Where the backbone comes from.
-        space: What was searched.
-        objectives: What the search minimized and maximized, a cost first and the quality last.
-        seed: Of the optimizer and of random weights.
-        bank_seed: Of the memory banks.
-        evaluations: Architectures asked for.
+        source: Weights of the backbone.
+        space: The search space.
+        objectives: Objectives of the search; the first is the cost, the last the quality.
+        seed: Seed of the optimizer and of random weights.
+        bank_seed: Seed of the memory banks.
+        evaluations: Number of architectures to evaluate.
         split: Roles of the images.
         reading: How image and mask files become pixels.
         trials: All trials by number.
-        optimizer: What proposed the architectures, in words.
-        data_digest: Of images, masks, roles, types and groups when the search was made.
-        weights_sha256: `Supernet.weights_sha256` of the backbone then.
+        optimizer: The optimizer, in words.
+        data_digest: Digest of images, masks, roles, types and groups at the time of the search.
+        weights_sha256: `Supernet.weights_sha256` at the time of the search.
     """
 
     path: Path
@@ -86,12 +86,12 @@ class RunRecord:
 
         Args:
             path: The folder.
-            data: Folder of the data set, where it was moved; the folder knows it else.
-            weights: File or folder of the weights, where they were moved.
+            data: Folder of the data set, if it was moved.
+            weights: File or folder of the weights, if they were moved.
 
         Raises:
-            InputError: The folder or a part of it is missing or damaged, or weights are given for
-                a search that has no file of them.
+            InputError: The folder or a part of it is missing or damaged, or `weights` is given for
+                a search that used no weights file.
         """
         path = Path(path).absolute()
         if not (path / STUDY).is_file():
@@ -112,13 +112,11 @@ class RunRecord:
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except (KeyError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(
-                f"{path / STUDY}: a setting is missing or damaged, or of another version of "
-                f"autopatch ({error})"
+                f"{path / STUDY}: a setting is missing or damaged, or the search is one of another "
+                f"version of autopatch ({error})"
             ) from error
         if Manifest.from_json(read_json(path / MANIFEST)).digest != digest:
-            raise InputError(
-                f"{path / MANIFEST}: not the one that the search was made with; search again"
-            )
+            raise InputError(f"{path / MANIFEST}: not the manifest of this search; search again")
         return cls(
             path=path,
             data=root,
@@ -139,10 +137,10 @@ class RunRecord:
 
     @cached_property
     def supernet(self) -> Supernet:
-        """The backbone of the search, loaded when it is first asked for.
+        """The backbones of the search, loaded on first use.
 
         Raises:
-            InputError: The weights are not there, or are others than those of the search.
+            InputError: The weights are missing, or are not those of the search.
         """
         supernet = self.source.load(seed=self.seed)
         if supernet.weights_sha256 != self.weights_sha256:
@@ -151,12 +149,12 @@ class RunRecord:
 
     @property
     def detector_path(self) -> Path:
-        """Where `fit` puts the detector."""
+        """The file that `fit` writes by default."""
         return self.path / DETECTOR
 
     @property
     def results_path(self) -> Path:
-        """Where `evaluate` puts its results."""
+        """The file that `evaluate` writes."""
         return self.path / TEST_RESULTS
 
     @property
@@ -166,10 +164,10 @@ class RunRecord:
 
     @property
     def front(self) -> Front:
-        """The front of what has been evaluated.
+        """The Pareto front of the evaluated trials.
 
         Raises:
-            InputError: Nothing has.
+            InputError: No trial has been evaluated.
         """
         done = [trial for trial in self.trials if trial.counts]
         trials = non_dominated(done, self.objectives)
@@ -180,10 +178,10 @@ class RunRecord:
 
     @property
     def pick(self) -> Trial:
-        """The trial of the front that is best in the last objective, the quality.
+        """The trial with the best quality (last objective).
 
         Raises:
-            InputError: Nothing has been evaluated.
+            InputError: No trial has been evaluated.
         """
         return self.front.pick
 
@@ -191,29 +189,35 @@ class RunRecord:
         """An evaluated trial.
 
         Raises:
-            InputError: There is none of that number, or it failed.
+            InputError: There is no such trial, or it failed.
         """
         for trial in self.trials:
             if trial.number == number:
                 if trial.evaluation is None:
                     raise InputError(f"{self.path}: trial {number} failed: {trial.reason}")
                 return trial
-        raise InputError(f"{self.path}: has no trial {number}, but {len(self.trials)} from 0")
+        raise InputError(f"{self.path}: no trial {number}, expected 0 to {len(self.trials) - 1}")
 
     def require_same_data(self) -> None:
-        """Raises InputError, in words, where the data set is not there, or images, masks or groups
-        were changed since the search."""
+        """Checks that images, masks and groups are those of the search.
+
+        Raises:
+            InputError: The data set is missing, or a file was changed.
+        """
         if not self.data.is_dir():
             raise InputError(f"{self.data}: the data set of {self.path} is not there; give `data`")
         require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
 
     def require_own(self, detector: Detector) -> None:
-        """Raises InputError where a detector was fitted on other images than this run's, or has
-        other weights."""
+        """Checks that a detector belongs to this run.
+
+        Raises:
+            InputError: The detector was fitted on other images, or has other weights.
+        """
         if detector.data_digest != self.data_digest:
             raise InputError(
-                f"the detector was fitted on other images than those {self.path} keeps for that, "
-                "and may know its test part"
+                f"the detector was fitted on other images than those of {self.path}, so it may "
+                "have seen its test part"
             )
         if (detector.reading.bit_depth, detector.reading.exif) != (
             self.reading.bit_depth,
@@ -237,13 +241,13 @@ class RunRecord:
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
-        """Fits an architecture on the run's good images; nothing is checked or saved.
+        """Fits an architecture on the good images of the run. Checks and saves nothing.
 
         Args:
-            architecture: Of the run's supernet.
+            architecture: An architecture of the run's supernet.
             false_alarm_rate: Share of good images that may be called anomalous.
-            device: Where backbone and bank are kept.
-            progress: Told of every batch of images.
+            device: Device of the detector.
+            progress: Called after every batch of images.
         """
         return Detector.fit(
             [sample.image for sample in self.split.fit],

@@ -19,19 +19,21 @@ from autopatch.runs.results import DetectorResult, TestResults
 def write_run_report(
     run: RunRecord, detector: Detector | None, *, progress: Progress | None = None
 ) -> Path:
-    """Writes RUN/report: with the test figures if `evaluate` has run, with the threshold and
-    pictures of cases if there is a detector.
+    """Writes the folder "report" of a run.
+
+    The report has test figures if `evaluate` has run, and the threshold and pictures of images if
+    there is a detector.
 
     Args:
         run: The search.
-        detector: Fitted on the images of its split, None if there is none yet.
-        progress: Told of every batch of images.
+        detector: A detector fitted on the images of the run; None if there is none yet.
+        progress: Called after every batch of images.
 
     Returns:
         The page.
 
     Raises:
-        InputError: The detector was fitted on other images than the run's, or has other weights, or
+        InputError: The detector was fitted on other images, it has other weights than the run, or
             the report cannot be written.
     """
     if detector is not None:
@@ -91,7 +93,7 @@ def _why_outdated(results: TestResults, run: RunRecord, detector: Detector | Non
 
 
 def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
-    """All evaluated trials, and the PatchCore setting where it was measured."""
+    """All evaluated trials, and the PatchCore setting if it was measured."""
     front = run.front
     supernet = run.supernet
     measured = results.rows if results is not None else ()
@@ -121,7 +123,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
                 Candidate(
                     number=None,
                     label=row.label,
-                    # The values are those of the test part, where the quality is another.
+                    # Without the quality: these values were measured on the test part.
                     values={o.name: row.values[o.name] for o in costs},
                     backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
                     is_patchcore=True,
@@ -132,7 +134,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
 
 
 def _on_test(row: DetectorResult) -> dict[str, float]:
-    """Metrics and objectives on the test part."""
+    """Metrics and values of the objectives on the test part, by name."""
     return {**row.metrics, **row.values}
 
 

@@ -1,4 +1,4 @@
-"""Detectors of a run on its test part, which nothing has seen before."""
+"""Measures the detectors of a run on its test part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from autopatch.data import load_images, load_masks
 from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
 from autopatch.errors import InputError
-from autopatch.files import write_json
+from autopatch.files import StrPath, write_json
 from autopatch.progress import Progress
 from autopatch.runs.folder import TEST_RESULTS, read_json
 from autopatch.runs.record import RunRecord
@@ -25,15 +25,15 @@ _TIMED_IMAGES = 20
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """A detector on the test part.
+    """The results of a detector on the test part.
 
     Attributes:
         kind: "fitted", "patchcore" or "front".
         label: Its architecture in words.
         trial: Number of the trial of the front, None for the others.
-        values: Of the search's objectives by name, on the test part.
-        metrics: By name.
-        milliseconds: Median time of one decoded image, None where it was not taken.
+        values: Values of the objectives on the test part, by name.
+        metrics: Metrics on the test part, by name.
+        milliseconds: Median time for one decoded image; None if it was not measured.
     """
 
     kind: str
@@ -46,15 +46,15 @@ class DetectorResult:
 
 @dataclass(frozen=True)
 class TestResults:
-    """All that was measured of a run on its test part.
+    """The results of a run on its test part.
 
     Attributes:
         features: Where the weights come from.
         fitted: Architecture of the fitted detector.
-        data_digest: Of the data set.
-        objectives: Those of the search, the quality last.
+        data_digest: Digest of the data set.
+        objectives: Objectives of the search; the last one is the quality.
         rows: The fitted detector, the PatchCore setting if the backbone has one, then the front by
-            ascending cost.
+            increasing cost.
     """
 
     __test__ = False  # not a test of pytest
@@ -66,7 +66,7 @@ class TestResults:
     rows: tuple[DetectorResult, ...]
 
     def belongs_to(self, detector: Detector) -> bool:
-        """Whether the fitted detector measured is this one, and not one fitted later."""
+        """Whether `detector` is the fitted detector that was measured."""
         return (self.fitted, self.data_digest) == (detector.architecture, detector.data_digest)
 
     @property
@@ -76,14 +76,16 @@ class TestResults:
 
     @property
     def best_of_front(self) -> DetectorResult:
-        """The row of the front that is best in the last objective on the test part: not attainable,
-        chosen with test labels."""
+        """The row of the front with the best quality on the test part.
+
+        No search can find it: it is chosen with the labels of the test part.
+        """
         quality = self.objectives[-1]
         choose = max if quality.is_maximized else min
         return choose(self.front, key=lambda row: row.values[quality.name])
 
-    def save(self, run: Path) -> Path:
-        """Writes evaluation.json into the run folder.
+    def save(self, run: StrPath) -> Path:
+        """Writes evaluation.json into a run folder.
 
         Raises:
             InputError: It cannot be written.
@@ -96,16 +98,16 @@ class TestResults:
             "objectives": [objective.to_json() for objective in self.objectives],
             "rows": [asdict(row) for row in self.rows],
         }
-        return write_json(run / TEST_RESULTS, document)
+        return write_json(Path(run, TEST_RESULTS), document)
 
     @classmethod
-    def load(cls, run: Path) -> TestResults | None:
-        """What `save` wrote, None if nothing has been.
+    def load(cls, run: StrPath) -> TestResults | None:
+        """Reads what `save` wrote; None if there is nothing.
 
         Raises:
-            InputError: The file is damaged, or of an earlier version.
+            InputError: The file is damaged, or was written by another version.
         """
-        path = run / TEST_RESULTS
+        path = Path(run, TEST_RESULTS)
         if not path.is_file():
             return None
         document = read_json(path)
@@ -126,20 +128,18 @@ class TestResults:
 def evaluate_run(
     run: RunRecord, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
 ) -> TestResults:
-    """Measures a fitted detector, the PatchCore setting, and every trial of the front, all on the
-    detector's device.
+    """Measures a fitted detector, the PatchCore setting and every trial of the front.
 
-    The test part is used for nothing before this. The best of the front on it is not a result
-    one can have: it is chosen with the test labels, and shows what choosing costs.
+    Everything runs on the device of the detector. Nothing uses the test part before this.
 
     Args:
         run: The search.
-        detector: Fitted on the images of its split.
-        cache_bytes: Memory for feature maps that are kept.
-        progress: Told of every batch of images.
+        detector: A detector fitted on the images of the run.
+        cache_bytes: Memory for cached feature maps.
+        progress: Called after every batch of images.
 
     Raises:
-        InputError: The detector was fitted on other images than the run's, or has other weights.
+        InputError: The detector was fitted on other images, or has other weights than the run.
     """
     run.require_own(detector)
     rows = [_measured("fitted", run, detector, progress)]

@@ -1,4 +1,4 @@
-"""A search that has been made: its front, and the detectors fitted from it."""
+"""A finished search: its front, and the detectors fitted from it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run(RunRecord):
-    """A search that has been made, and what can be made of it.
+    """A finished search, with methods to fit, evaluate and report.
 
-    `RunRecord` says what it holds.
+    See `RunRecord` for its attributes.
     """
 
     def fit(
@@ -46,22 +46,22 @@ class Run(RunRecord):
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
-        """Fits a detector on the good images, sets its threshold, and saves it.
+        """Fits a detector on the good images of the run, sets its threshold, and saves it.
 
         Args:
-            architecture: An architecture or its JSON file; the pick of the search if neither it,
-                nor `trial`, nor `patchcore` is given.
-            trial: Number of a trial, in place of an architecture.
-            patchcore: Whether to fit PatchCore's usual setting, in place of an architecture.
+            architecture: An architecture or its JSON file. By default the pick of the search is
+                fitted.
+            trial: Number of the trial to fit instead.
+            patchcore: Whether to fit PatchCore's usual setting instead.
             false_alarm_rate: Share of good images that may be called anomalous.
             out: File to write; "detector.safetensors" in the run folder if None.
             device: "cpu", "cuda" or "cuda:<number>".
-            progress: Told of every batch of images.
+            progress: Called after every batch of images.
 
         Raises:
-            InputError: More than one thing to fit is given, the file exists, the data set or the
-                weights are not there, images were changed since the search, or the architecture
-                cannot be fitted.
+            InputError: More than one of `architecture`, `trial` and `patchcore` is given, the file
+                exists or cannot be written, the data set or the weights are missing or changed, or
+                the architecture cannot be fitted.
         """
         if (architecture is not None) + (trial is not None) + patchcore > 1:
             raise InputError("give one of `trial`, `patchcore` and `architecture`, not several")
@@ -104,15 +104,16 @@ class Run(RunRecord):
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> TestResults:
-        """Measures a fitted detector, the PatchCore setting and the front on the test part, and
-        saves the results in the run folder.
+        """Measures a fitted detector, the PatchCore setting and the front on the test part.
+
+        Saves the results in the run folder.
 
         Args:
             detector: A detector or its file; "detector.safetensors" in the run folder if None.
-            cache_gib: Memory for feature maps that are kept, in GiB.
-            device: Where a detector that is a file runs, and with it all else: "cpu", "cuda" or
+            cache_gib: Memory for cached feature maps, in GiB.
+            device: Device of a detector loaded from a file, and of all else: "cpu", "cuda" or
                 "cuda:<number>".
-            progress: Told of every batch of images.
+            progress: Called after every batch of images.
 
         Raises:
             InputError: There is no such detector, it is not one of this run, the data set or the
@@ -132,14 +133,16 @@ class Run(RunRecord):
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> Path:
-        """Writes the report: the front, with test figures if `evaluate` has run, and with threshold
-        and pictures of cases if there is a detector.
+        """Writes the report of the run.
+
+        It shows the front, test figures if `evaluate` has run, and the threshold and pictures of
+        images if there is a detector.
 
         Args:
-            detector: A detector or its file; if None "detector.safetensors" in the run folder, if
-                it is there.
-            device: Where a detector that is a file runs: "cpu", "cuda" or "cuda:<number>".
-            progress: Told of every batch of images.
+            detector: A detector or its file; if None, "detector.safetensors" in the run folder if
+                it exists.
+            device: Device of a detector loaded from a file: "cpu", "cuda" or "cuda:<number>".
+            progress: Called after every batch of images.
 
         Returns:
             The page, "report/report.html" in the run folder.
@@ -167,8 +170,10 @@ class Run(RunRecord):
         return Detector.load(file, device=device)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """All trials as a table: number, whether it is on the front, whether it is the pick, why it
-        has no result, parameters, objectives, metrics, and timings in seconds.
+        """All trials as a table.
+
+        Columns: number, whether it is on the front, whether it is the pick, why it has no result,
+        parameters, values of the objectives, metrics, and timings in seconds.
 
         Raises:
             ImportError: pandas is not installed.

@@ -37,19 +37,19 @@ from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
 
 logger = logging.getLogger(__name__)
 
-_QUIET_SECONDS = 5.0  # of a candidate, before it is told how far it is
+_QUIET_SECONDS = 5.0  # progress within a candidate is reported after this time
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how candidates are evaluated; it has no influence on the results.
+    """How candidates are evaluated, without influence on the results.
 
     Attributes:
-        cache_gib: Memory for feature maps that are kept, in GiB.
+        cache_gib: Memory for cached feature maps, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
-        executor: Evaluates candidates, one after the other if None.
-        workers: Candidates the executor is given at a time.
-        lock: Whether the run folder is locked, so that two processes cannot search in it at once.
+        executor: Evaluates the candidates; None to evaluate them one by one in this process.
+        workers: Number of candidates submitted to the executor at a time.
+        lock: Whether to lock the run folder, so that only one process searches in it.
 
     Raises:
         InputError: `workers` is not positive.
@@ -102,56 +102,54 @@ def run_search(
     lock: bool = True,
     progress: Progress | None = None,
 ) -> Run:
-    """Searches a space for detectors that trade cost against quality on a few anomalies.
+    """Searches a space for the detectors with the best trade-offs of cost and quality.
 
-    What a reader should know of the search is logged by `logging`, under "autopatch".
+    Remarks on the search are logged to the logger "autopatch".
 
     Args:
         data: Folder in the MVTec-AD layout, or a data set.
-        out: Folder to make for the search.
+        out: Run folder to make.
         space: Search space: "autopatch_s", "timm:<model name>", "elastic:<model name>", "ofa_mbv3",
             one of its networks, or a registered one.
         weights: See `load_supernet`.
-        preset: "default", or another one of the space, such as "published" of "ofa_mbv3".
-        sampler: What proposes architectures: "nsga2", or "tpe" as in the published search.
-        objectives: Names of registered objectives, a cost first and the quality last; those of the
-            preset if None.
-        choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head),
-            where they are not those of the preset.
+        preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
+        sampler: "nsga2", or "tpe" as in the published search.
+        objectives: Names of registered objectives; the first is the cost, the last the quality.
+            Those of the preset if None.
+        choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head)
+            that replace those of the preset.
         fixed: A single choice for a gene, or for all genes of a field, by name.
         shots: Validation images of each anomaly type, at least 1.
-        evaluations: Architectures to evaluate.
-        seed: Of the optimizer and of random weights, and of split and banks where these have no
-            seed of their own.
-        split_seed: Of the split.
-        bank_seed: Of the memory banks.
-        population: Architectures a generation.
+        evaluations: Number of architectures to evaluate.
+        seed: Seed of the optimizer, of random weights, and by default of split and banks.
+        split_seed: Seed of the split; `seed` if None.
+        bank_seed: Seed of the memory banks; `seed` if None.
+        population: Architectures per generation.
         reserve: Images of each anomaly type that are never in the test part.
-        protocol: Of the split: "random", or "autopatch" as published.
+        protocol: How to split: "random", or "autopatch" as published.
         group_regex: Images whose names agree in this pattern's first group stay together.
         groups: CSV file with the columns file,group: images that stay together.
         legacy_order: Text file with the names of the good images, in the order to use with the
             protocol "autopatch".
-        bit_depth: Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16; the
-            smallest one that holds the images to fit on if None. See `Reading`.
-        exif: "apply" turns images and masks as their EXIF orientation says, "ignore" takes them as
-            they are stored.
+        bit_depth: Bits per value of 16-bit images: 8, 10, 12, 14 or 16; None for the smallest that
+            holds the images to fit on. See `Reading`.
+        exif: "apply" rotates images and masks by their EXIF orientation, "ignore" does not.
         mask_threshold: Pixels of a mask above this value are anomalous; None for masks that are
             black and one other value.
-        mean: Channel means of the input, where the weights do not say.
-        std: Channel deviations, where the weights do not say.
+        mean: Channel means of the input; needed if the weights file has none.
+        std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`: `timm_kwargs`, or
             of "ofa_mbv3" `recalibrate_batch_norm`.
-        cache_gib: Memory for feature maps that are kept, in GiB.
-        device: "cpu", "cuda" or "cuda:<number>": where all but the reading of images runs.
-        executor: Evaluates candidates, one after the other if None; one of threads, which share
-            the feature maps.
-        workers: Candidates the executor is given at a time.
-        resume: Whether to go on with the search in `out`; it ends at the front of an uninterrupted
-            one.
-        lock: Whether `out` is locked while searching. On a file system without locks it cannot be;
-            then no two processes may search in it at once.
-        progress: Told of every candidate, and of a candidate that takes long.
+        cache_gib: Memory for cached feature maps, in GiB.
+        device: "cpu", "cuda" or "cuda:<number>". Images are always read on the CPU.
+        executor: Evaluates the candidates in threads, which share the feature maps; None to
+            evaluate them one by one in this process.
+        workers: Number of candidates submitted to the executor at a time.
+        resume: Whether to continue the search in `out`. The result is that of a search without an
+            interruption.
+        lock: Whether to lock `out` while searching. A file system without locks needs False; make
+            sure then that only one process searches in `out`.
+        progress: Called after every candidate, and during long ones.
 
     Returns:
         The finished search.
@@ -214,7 +212,7 @@ def run_search(
 
 
 def perform_search(
-    out: Path,
+    out: StrPath,
     inputs: Inputs,
     plan: Plan,
     preset: Preset,
@@ -224,23 +222,24 @@ def perform_search(
     resume: bool,
     progress: Progress | None,
 ) -> Run:
-    """Carries out a plan in a run folder.
+    """Runs a plan in a run folder.
 
     Args:
         out: The folder.
-        inputs: Images and backbone.
+        inputs: Images and backbones.
         plan: What to search.
-        preset: How the space is searched.
-        bank_seed: Of the memory banks.
-        machine: Where to evaluate.
-        resume: Whether to go on in the folder.
-        progress: Told of every candidate.
+        preset: The preset of the space.
+        bank_seed: Seed of the memory banks.
+        machine: How to evaluate candidates.
+        resume: Whether to continue the search in the folder.
+        progress: Called after every candidate.
 
     Raises:
         InputError: See `run_search`.
         SearchError: Every candidate failed.
         MachineError: See `run_search`.
     """
+    out = Path(out)
     space, split, supernet = plan.space, inputs.split, inputs.supernet
     if preset.mask_resize is not None:
         reading = replace(inputs.findings.reading, mask_resize=preset.mask_resize)
@@ -286,7 +285,7 @@ def perform_search(
     return Run.open(out, data=inputs.root, weights=inputs.source.file)
 
 
-def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
+def check_new_run(out: StrPath, *, shots: int, resume: bool) -> None:
     """Checks that a search can begin, before anything is read.
 
     Args:
@@ -302,9 +301,9 @@ def check_new_run(out: Path, *, shots: int, resume: bool) -> None:
             f"`shots` is {shots}, but a search needs at least 1 image of each anomaly type"
         )
     if resume:
-        require_resumable(out)
+        require_resumable(Path(out))
     else:
-        require_new(out)
+        require_new(Path(out))
 
 
 def _preset(supernet: Supernet, name: str) -> Preset:
@@ -317,8 +316,10 @@ def _preset(supernet: Supernet, name: str) -> Preset:
 
 
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
-    """What a search evaluates first: the PatchCore setting with the nearest bank size of the space,
-    so that the pick is never worse than that on the validation part; nothing if the space lacks it.
+    """The architectures that a search evaluates first.
+
+    It is the PatchCore setting with the nearest bank size of the space, so that the pick is never
+    worse on the validation part. There is none if the space does not hold this setting.
     """
     setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
@@ -340,7 +341,7 @@ def _warn_of_large_maps(
     any_one = space.decode(space.sample(np.random.default_rng(0)))
     single = replace(any_one.backbone, levels=any_one.backbone.levels[-1:])
     if supernet.shared(single) == single:
-        return  # maps serve one candidate each, and are let go in any case
+        return  # candidates share no maps, so none are cached
     of_each_size = [
         replace(any_one, input=replace(any_one.input, size=size))
         for size in space.choices("input", "image_size")
@@ -348,7 +349,7 @@ def _warn_of_large_maps(
     ]
     for size, needed in evaluator.too_large_to_keep(of_each_size).items():
         logger.info(
-            "feature maps at %d px need %.1f GiB, more than `cache_gib` %g: they are computed anew "
+            "feature maps at %d px need %.1f GiB, more than `cache_gib` %g: they are recomputed "
             "for each candidate",
             size,
             needed / 2**30,
@@ -366,7 +367,7 @@ def _describe_split(split: Split) -> str:
 
 
 class _SearchProgress:
-    """Tells how far the search is, and a single candidate if it takes long."""
+    """Reports the progress of the search, and of single candidates that take long."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Where the backbone and the images of a run come from."""
+"""Weights and images of a run."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from autopatch.supernet import LoadOptions, Supernet, load_supernet, weights_fil
 
 @dataclass(frozen=True)
 class SupernetSource:
-    """The backbone of a run; made by `find`.
+    """The search space and the weights of a run; made by `find`.
 
     Attributes:
         space: Name of the search space, such as "timm:mobilenetv2_100".
         weights: Absolute path of a weights file or folder, or a word such as "random".
-        mean: Channel means, None for those of the weights.
-        std: Channel deviations, None for those of the weights.
-        options: Of the space's family, see `load_supernet`.
-        files_sha256: SHA-256 of the weights files, None for a word.
+        mean: Channel means; None for those of the weights.
+        std: Channel standard deviations; None for those of the weights.
+        options: Options of the space's family, see `load_supernet`.
+        files_sha256: SHA-256 of the weights files; None for a word.
     """
 
     space: str
@@ -57,7 +57,7 @@ class SupernetSource:
         std: Sequence[float] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> SupernetSource:
-        """The source with the hash of its weights; see `load_supernet`.
+        """Finds the weights files and hashes them; see `load_supernet`.
 
         Raises:
             InputError: The space is unknown, or the weights cannot be read.
@@ -75,19 +75,18 @@ class SupernetSource:
 
     @property
     def file(self) -> str | None:
-        """The weights if they are a file or a folder, None for a word."""
+        """Path of the weights file or folder; None for a word."""
         return self.weights if self.files_sha256 is not None else None
 
     def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
-        """The backbone.
+        """Loads the backbones.
 
         Args:
-            seed: Of random weights.
-            progress: Told of a download, in MiB.
+            seed: Seed of random weights.
+            progress: Called during a download, in MiB.
 
         Raises:
-            InputError: The weights are not there any more or do not fit, or are not those the
-                search was made with.
+            InputError: The weights files are missing or changed, or do not fit the space.
         """
         if self.files_sha256 is not None:
             if not Path(self.weights).exists():
@@ -113,21 +112,21 @@ class SupernetSource:
         )
 
     def changed(self) -> InputError:
-        """The error where the weights are not those of the search."""
+        """The error to raise if the weights are not those of the search."""
         which = self.weights if self.file else f"`weights` '{self.weights}' of {self.space}"
         return InputError(
             f"{which}: not the weights that the search was made with, or changed since"
         )
 
     def settings(self) -> dict[str, Any]:
-        """What a resumed search must have the same: all but where the weights lie."""
+        """Settings that a resumed search must share: all but the path of the weights."""
         values = asdict(self)
         if self.files_sha256 is not None:
             del values["weights"]
         return values
 
     def stored_weights(self, run: Path) -> str:
-        """The weights as a run folder keeps them."""
+        """The weights as stored in a run folder."""
         if self.files_sha256 is None:
             return self.weights
         return stored_path(self.weights, run)
@@ -136,16 +135,16 @@ class SupernetSource:
     def restore(
         cls, settings: Mapping[str, Any], stored_weights: str, run: Path, weights: StrPath | None
     ) -> SupernetSource:
-        """The source of a run folder.
+        """Reads the source of a run folder.
 
         Args:
-            settings: What `settings` gave.
-            stored_weights: What `stored_weights` gave.
+            settings: What `settings` returned.
+            stored_weights: What `stored_weights` returned.
             run: The folder, which may have moved.
-            weights: Where the weights are now, None for where the folder says.
+            weights: Path of the weights now; None for the stored path.
 
         Raises:
-            InputError: Weights are given for a search that has no file of them.
+            InputError: `weights` is given for a search that used no weights file.
         """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -165,16 +164,17 @@ class SupernetSource:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """How the images of a data set are shared out.
+    """How to split the images of a data set.
 
     Attributes:
         shots: Validation images of each anomaly type.
         reserve: Images of each anomaly type that are never in the test part.
-        seed: Of the order.
-        protocol: A name of `PROTOCOLS`.
-        group_regex: What groups images by file name, None for no groups.
-        groups: Table of the images' groups, None for no groups.
-        legacy_order: List of the names of the good images, None for the order of the protocol.
+        seed: Seed of the order.
+        protocol: A name in `PROTOCOLS`.
+        group_regex: Pattern that groups images by file name; None for no groups.
+        groups: CSV file with the groups of the images; None for no groups.
+        legacy_order: Text file with the names of the good images in order; None for the order of
+            the protocol.
     """
 
     shots: int = 1
@@ -186,8 +186,10 @@ class SplitRequest:
     legacy_order: StrPath | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What a resumed search must have the same; groups and order show in the images' roles,
-        and the seed is kept beside the others."""
+        """Settings that a resumed search must share.
+
+        The seed is stored with the other seeds. Groups and order show in the roles of the images.
+        """
         return {
             "shots": self.shots,
             "reserve": self.reserve,
@@ -197,15 +199,15 @@ class SplitRequest:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a search is made of; made by `load_inputs`.
+    """Images and backbones of a search; made by `load_inputs`.
 
     Attributes:
         root: Folder of the data set.
         split: Roles of its images.
-        request: What the split was asked for.
-        findings: What was found in its files, and how they are read.
-        source: Where the backbone comes from.
-        supernet: The backbone.
+        request: How the split was made.
+        findings: What was found in the image files, and how they are read.
+        source: Weights of the backbones.
+        supernet: The backbones.
     """
 
     root: Path
@@ -225,19 +227,19 @@ def load_inputs(
     reading: Reading = DEFAULT_READING,
     progress: Progress | None = None,
 ) -> Inputs:
-    """Shares out the images of a data set, all of which are sound, and loads the backbone.
+    """Checks and splits the images of a data set, and loads the backbones.
 
     Args:
         data: Folder in the MVTec-AD layout, or a data set.
-        request: How to share out its images.
-        source: Where the backbone comes from.
-        seed: Of random weights; that of the request if None.
-        reading: How the files are to be read; if it has no bit depth, the smallest one that holds
-            the images to fit on is taken.
-        progress: Told of every image that was read, and of a download.
+        request: How to split its images.
+        source: Weights of the backbones.
+        seed: Seed of random weights; that of the request if None.
+        reading: How to read the files. If it has no bit depth, the smallest one that holds the
+            images to fit on is chosen.
+        progress: Called after every image that was checked, and during a download.
 
     Raises:
-        InputError: The request does not suit the data set, an image or a mask is not sound, or the
+        InputError: The request does not suit the data set, an image or a mask is unusable, or the
             weights do not fit.
     """
     dataset = open_dataset(data, request)
@@ -250,30 +252,28 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    look = partial(
-        require_valid,
-        dataset,
-        allow_contradictions=PROTOCOLS[request.protocol].fixed,
-        progress=progress,
-    )
     # First without a look at the images, which takes longer: the request may not suit them.
     split = share_out()
     reading = replace(reading, mask_resize=split.mask_resize)
-    findings = look(reading=reading, fit=split.fit)
+    findings = require_valid(
+        dataset,
+        reading=reading,
+        allow_contradictions=PROTOCOLS[request.protocol].fixed,
+        progress=progress,
+    )
     if findings.duplicates.groups:
         split = share_out(duplicates=findings.duplicates)
-        # Other images to fit on may have another bit depth.
-        findings = look(reading=reading, fit=split.fit)
+    findings = findings.decided(split.fit)
     split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, findings, source, supernet)
 
 
 def own_seed(name: str, own: int | None, seed: int) -> int:
-    """A seed of its own, or the common one where none is given.
+    """A separate seed if it is given, else the common seed.
 
     Args:
-        name: The argument.
+        name: Name of the argument.
         own: Its value.
         seed: The common seed.
 
@@ -286,22 +286,23 @@ def own_seed(name: str, own: int | None, seed: int) -> int:
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
-    """The data set of a folder in the MVTec-AD layout, or the one that is given.
+    """Opens a folder in the MVTec-AD layout; a data set is returned as it is.
 
     Raises:
-        InputError: The folder does not have this layout, or groups are asked of a data set that is
-            no folder.
+        InputError: The folder does not have this layout, or groups are given for a data set.
     """
     if isinstance(data, str | os.PathLike):
         root = Path(data).absolute()
         return MVTecAD.scan(root, group_regex=request.group_regex, groups_csv=request.groups)
     if request.group_regex is not None or request.groups is not None:
-        raise InputError("groups are given, but the data set has groups of its own")
+        raise InputError(
+            "`groups` or `group_regex` is given, but the data set has groups of its own"
+        )
     return data
 
 
 def _sha256(files: Sequence[Path]) -> str:
-    """Hash of the contents of files, one after the other."""
+    """SHA-256 over the contents of files, one after the other."""
     digest = hashlib.sha256()
     for path in files:
         try:
