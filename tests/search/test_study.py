@@ -122,7 +122,7 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
         "population": 4,
         "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
         "sampler": "tpe",
-        "format": 2,
+        "format": 3,
         "objectives": [
             {
                 "name": "cost",
@@ -200,8 +200,11 @@ def test_study_of_an_earlier_version(tmp_path: Path, space: SearchSpace) -> None
 def test_study_of_a_later_version(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     Study.create(path, Plan(space, evaluations=5)).close()
-    optuna_study(path).set_user_attr("format", 3)
-    with pytest.raises(InputError, match=r"not a readable study .*format is 3, expected 2"):
+    optuna_study(path).set_user_attr("format", 4)
+    with pytest.raises(InputError, match=r"not a readable study .*format is 4, expected 3"):
+        load_trials(path)
+    optuna_study(path).set_user_attr("format", 2)
+    with pytest.raises(InputError, match=r"a search of an earlier version of autopatch; search ag"):
         load_trials(path)
 
 

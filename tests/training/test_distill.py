@@ -1,9 +1,11 @@
 """Distillation of a network into its subnets, on a few drawn images."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import distill
+import numpy as np
 import pytest
 import timm
 import torch
@@ -72,6 +74,30 @@ def test_crops_are_the_same_for_a_seed(natural):
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert 0 <= first.min() < first.max() <= 1
+
+
+def test_photographs_are_shown_at_the_scale_of_a_search(tmp_path):
+    photograph = Image.effect_noise((1200, 900), 60)
+    photograph.save(tmp_path / "photograph.png")
+    (group,) = read_images([tmp_path])
+    expected = np.asarray(photograph.resize((224, 224), Image.Resampling.BILINEAR))
+    assert group.shape == (1, 3, 224, 224)
+    assert (group[0].numpy() == expected).all()
+    photograph.crop((0, 0, 288, 300)).save(tmp_path / "photograph.png")
+    assert read_images([tmp_path])[0].shape == (1, 3, 300, 288)
+
+
+def test_images_are_read_as_the_package_reads_them(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ramp = np.linspace(0, 4095, 70 * 90).astype(np.uint16).reshape(70, 90)
+    Image.fromarray(ramp).save(tmp_path / "deep.png", exif=exif)
+    (group,) = read_images([tmp_path])
+    expected = np.rot90(np.rint(ramp / 4095 * 255), -1)
+    assert (group[0].numpy() == expected).all()
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(tmp_path / "deep.png", "some/deep.png")
+    assert torch.equal(read_images([tmp_path / "images.tar"])[0], group)
 
 
 def test_some_crops_are_grey(natural):

@@ -54,7 +54,7 @@ INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 
 _NAME = "autopatch"
-_FORMAT = 2
+_FORMAT = 3
 _RETRIED = "autopatch:retried"
 _GROUPS = 2  # depth of groups in the settings; objects below that are values
 
@@ -531,6 +531,8 @@ def _check_format(path: Path, settings: Mapping[str, Any]) -> None:
             f"{path}: a search of an earlier version of autopatch; search again, or read it with "
             "autopatch 0.1"
         )
+    if isinstance(found, int) and found < _FORMAT:
+        raise InputError(f"{path}: a search of an earlier version of autopatch; search again")
     raise InputError(
         f"{path}: not a readable study of a search (format is {found!r}, expected {_FORMAT})"
     )
