@@ -90,10 +90,20 @@ def read_masks(samples):
         mask = np.zeros((SIDE, SIDE), bool)
         if sample.mask is not None:
             with Image.open(sample.mask) as file:
-                resized = file.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-            mask = np.asarray(resized) > 0
+                labels, count = ndimage.label(np.asarray(file.convert("L")) > 0, np.ones((3, 3)))
+            for region in range(1, count + 1):
+                mask |= resized(labels == region)
         masks.append(mask)
     return np.stack(masks)
+
+
+def resized(region):
+    """The pixels that a region covers most, as many as its area allows."""
+    finest = math.lcm(SIDE, len(region))
+    fine = np.kron(region, np.ones((finest // len(region),) * 2))
+    share = fine.reshape(SIDE, finest // SIDE, SIDE, finest // SIDE).mean(axis=(1, 3))
+    levels = sorted(set(share[share > 0]), reverse=True)
+    return share >= min(levels, key=lambda level: abs((share >= level).sum() - share.sum()))
 
 
 def patch_features(model, architecture, samples):

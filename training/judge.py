@@ -26,7 +26,7 @@ from images import CROP, crops, read_images
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.data import MVTecAD, load_images, load_masks, make_split
+from autopatch.data import MVTecAD, Reading, load_images, load_masks, make_split
 from autopatch.detector import FittedHead, Head, MemoryBank, PatchAggregator, score_maps
 from autopatch.kernels import nearest_neighbors
 from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork
@@ -52,7 +52,8 @@ class Detectors:
         }
         self._place = {image: place for place, image in enumerate(samples)}
         self._pixels = load_images(list(samples), SIZE)
-        self._masks = load_masks(list(samples.values()), SIZE)
+        # The rule by which the figures of docs/models.md were measured.
+        self._masks = load_masks(list(samples.values()), SIZE, Reading(mask_resize="any"))
 
     def judge(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> dict[str, Any]:
         """Metrics by levels, a value for each draw."""

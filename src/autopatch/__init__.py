@@ -43,6 +43,7 @@ _HOMES = {
     "InputError": "autopatch.errors",
     "MVTecAD": "autopatch.data",
     "Prediction": "autopatch.detector",
+    "Reading": "autopatch.data",
     "Run": "autopatch.runs",
     "SearchError": "autopatch.search",
     "check_folder": "autopatch.data",
