@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopatch.data import Findings, MVTecAD, Reading, Sample, check, check_folder, require_valid
+from autopatch.data import (
+    DEFAULT_READING,
+    Findings,
+    MVTecAD,
+    Reading,
+    Sample,
+    check,
+    check_folder,
+    require_valid,
+)
 from autopatch.data.checks import MaskAreas
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
 SOUND = Findings(
-    reading=Reading(bit_depth=8),
     areas={kind: MaskAreas(0.125, 0.125, 0.125) for kind in ("crack", "dent")},
 )
+DECIDED = replace(SOUND, reading=Reading(bit_depth=8))
 """Of the data set that `make_dataset` makes: 3 x 4 of 12 x 8 pixels are anomalous."""
 
 
@@ -177,6 +186,12 @@ def test_real_data_is_sound(shared_data: Path, name: str) -> None:
     assert check(MVTecAD.scan(shared_data / name)).problems == ()
 
 
+def decided(
+    dataset: MVTecAD, fit: Iterable[Sample] | None = None, reading: Reading = DEFAULT_READING
+) -> Findings:
+    return check(dataset, reading=reading).decided(dataset.train if fit is None else fit)
+
+
 def replaced(path: Path, values: np.ndarray, **options: object) -> None:
     Image.fromarray(values).save(path, **options)  # type: ignore[arg-type]
 
@@ -198,10 +213,10 @@ def test_the_bit_depth_is_the_smallest_that_holds_the_training_images(
 ) -> None:
     root = make_dataset()
     in_16_bits(root, highest)
-    findings = check(MVTecAD.scan(root))
+    findings = decided(MVTecAD.scan(root))
     assert findings.reading == Reading(bit_depth=bits)
     assert findings.warnings == ()
-    given = check(MVTecAD.scan(root), reading=Reading(bit_depth=16))
+    given = decided(MVTecAD.scan(root), reading=Reading(bit_depth=16))
     assert given.reading == Reading(bit_depth=16)
 
 
@@ -212,30 +227,30 @@ def test_the_bit_depth_is_that_of_the_images_to_fit_on(make_dataset: MakeDataset
     for name in ("007", "003"):
         replaced(dataset.root / f"train/good/{name}.png", np.roll(ramp, int(name)))
     fit = [sample for sample in dataset.train if sample.image.stem not in ("003", "007")]
-    findings = check(dataset, fit=fit)
+    findings = decided(dataset, fit)
     assert findings.reading.bit_depth == 10
     assert findings.warnings == (
         "2 images are brighter than the scale of the fit images (up to 4000, clipped at 1023): "
         "train/good/003.png, train/good/007.png; give `bit_depth` 12",
     )
-    assert check(dataset).reading.bit_depth == 12
+    assert decided(dataset).reading.bit_depth == 12
 
 
 def test_few_grey_levels_are_warned_about(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     in_16_bits(root, 4095, levels=20)
-    assert check(MVTecAD.scan(root)).warnings == (
+    assert decided(MVTecAD.scan(root)).warnings == (
         "the fit images use 20 grey levels at a bit depth of 12, expected 32 or more: faint "
         "defects vanish; stretch their contrast, all by one factor",
     )
     in_16_bits(root, 1000)
-    (warning,) = check(MVTecAD.scan(root), reading=Reading(bit_depth=16)).warnings
+    (warning,) = decided(MVTecAD.scan(root), reading=Reading(bit_depth=16)).warnings
     assert "use 5 grey levels at a bit depth of 16" in warning
     assert warning.endswith("give `bit_depth` 10")
     pixels = np.arange(96, dtype=np.uint8).reshape(8, 12) % 31
     for index, path in enumerate((root / "train/good").iterdir()):
         replaced(path, np.roll(pixels, index))
-    (warning,) = check(MVTecAD.scan(root)).warnings
+    (warning,) = decided(MVTecAD.scan(root)).warnings
     assert warning.startswith("the fit images use 31 grey levels, expected 32")
 
 
@@ -246,12 +261,12 @@ def test_dropped_alpha_is_said_once(make_dataset: MakeDataset) -> None:
         path = root / f"train/good/{name}.png"
         color = np.asarray(Image.open(path))
         replaced(path, np.dstack([color, alpha]))
-    assert check(MVTecAD.scan(root)).warnings == ()
+    assert decided(MVTecAD.scan(root)).warnings == ()
     alpha[0, 0] = 7
     for name in ("000", "001", "002", "003"):
         path = root / f"train/good/{name}.png"
         replaced(path, np.dstack([np.asarray(Image.open(path))[..., :3], alpha]))
-    (warning,) = check(MVTecAD.scan(root)).warnings
+    (warning,) = decided(MVTecAD.scan(root)).warnings
     assert warning.startswith("the alpha channel of 4 images is dropped: train/good/000.png, ")
     assert "train/good/002.png, ...;" in warning
     assert "\n" not in warning
@@ -262,7 +277,7 @@ def test_inverted_masks(make_dataset: MakeDataset) -> None:
     masks = sorted((root / "ground_truth/crack").iterdir())
     for path in masks[:4]:
         replaced(path, 255 - np.asarray(Image.open(path)))
-    findings = check(MVTecAD.scan(root))
+    findings = decided(MVTecAD.scan(root))
     (warning,) = findings.warnings
     assert warning == (
         "4 of 7 masks of the type 'crack' mark more than half of the image: "
@@ -275,14 +290,14 @@ def test_inverted_masks(make_dataset: MakeDataset) -> None:
         "anomalous area, median and range: crack 88 % (12 to 88 %), dent 12 % (12 to 12 %)"
     )
     replaced(masks[3], 255 - np.asarray(Image.open(masks[3])))
-    assert check(MVTecAD.scan(root)).warnings == ()  # three of seven are not most
+    assert decided(MVTecAD.scan(root)).warnings == ()  # three of seven are not most
 
 
 def test_white_masks(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     for path in (root / "ground_truth/dent").iterdir():
         replaced(path, np.full((8, 12), 255, np.uint8))
-    (warning,) = check(MVTecAD.scan(root)).warnings
+    (warning,) = decided(MVTecAD.scan(root)).warnings
     assert warning.startswith("6 masks are anomalous all over, of the type 'dent': ")
 
 
@@ -291,15 +306,15 @@ def test_masks_of_alpha_and_grey_masks(make_dataset: MakeDataset) -> None:
     for path in (root / "ground_truth/crack").iterdir():
         mask = np.asarray(Image.open(path))
         replaced(path, np.dstack([np.full_like(mask, 255)] * 3 + [mask]))
-    assert check(MVTecAD.scan(root)) == SOUND
+    assert decided(MVTecAD.scan(root)) == DECIDED
     for path in (root / "ground_truth/dent").iterdir():
         mask = np.asarray(Image.open(path)) // 2
         mask[0, 0] = 60
         replaced(path, mask)
-    assert len(check(MVTecAD.scan(root)).problems) == 6
+    assert len(decided(MVTecAD.scan(root)).problems) == 6
     reading = Reading(mask_threshold=100)
-    found = check(MVTecAD.scan(root), reading=reading)
-    assert found == replace(SOUND, reading=replace(reading, bit_depth=8))
+    found = decided(MVTecAD.scan(root), reading=reading)
+    assert found == replace(DECIDED, reading=replace(reading, bit_depth=8))
 
 
 def turned(path: Path, orientation: int) -> None:
@@ -319,7 +334,7 @@ def test_an_image_turned_by_its_tag_whose_mask_has_none(
         turned(root / f"test/crack/{name}.png", 3)
     turned(root / "ground_truth/crack/001_mask.png", 3)
     turned(root / "train/good/000.png", 3)
-    (warning,) = check(MVTecAD.scan(root), reading=Reading(exif=exif)).warnings
+    (warning,) = decided(MVTecAD.scan(root), reading=Reading(exif=exif)).warnings
     assert warning.startswith(
         "1 image has an EXIF orientation that the mask lacks: test/crack/000.png; "
     )
@@ -329,15 +344,15 @@ def test_an_image_turned_by_its_tag_whose_mask_has_none(
 def test_the_size_of_a_mask_tells_which_way_round_it_is(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     turned(root / "test/crack/000.png", 6)
-    (problem,) = check(MVTecAD.scan(root)).problems
+    (problem,) = decided(MVTecAD.scan(root)).problems
     assert "000_mask.png: the mask is 12 x 8 pixels, expected 8 x 12 as its image" in problem
     assert problem.endswith("give `exif` ignore")
     ignoring = Reading(exif="ignore")
-    assert check(MVTecAD.scan(root), reading=ignoring).problems == ()
+    assert decided(MVTecAD.scan(root), reading=ignoring).problems == ()
     mask = np.asarray(Image.open(root / "ground_truth/crack/000_mask.png"))
     replaced(root / "ground_truth/crack/000_mask.png", np.rot90(mask, -1))
-    assert check(MVTecAD.scan(root)) == SOUND
-    (problem,) = check(MVTecAD.scan(root), reading=ignoring).problems
+    assert decided(MVTecAD.scan(root)) == DECIDED
+    (problem,) = decided(MVTecAD.scan(root), reading=ignoring).problems
     assert problem.endswith("give `exif` apply")
 
 

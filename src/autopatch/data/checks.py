@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from autopatch.data.decoding import decode
 from autopatch.data.duplicates import Duplicates, find_duplicates, picture_digest
@@ -51,8 +50,9 @@ class Findings:
         problems: What makes the data set unusable, one line each, in the order of the files.
         warnings: What may give wrong results, one line each, with the files and what to do.
         duplicates: Images that show the same picture; `problems` and `warnings` tell of them.
-        reading: How its files are to be read; its bit depth has been decided.
+        reading: How its files are read, see `decided`.
         areas: The anomalous share of images, by anomaly type.
+        seen: The images that can be read, by file.
     """
 
     problems: tuple[str, ...] = ()
@@ -60,6 +60,27 @@ class Findings:
     duplicates: Duplicates = field(default_factory=Duplicates)
     reading: Reading = DEFAULT_READING
     areas: Mapping[str, MaskAreas] = field(default_factory=dict)
+    seen: Mapping[Path, Seen] = field(default_factory=dict, repr=False, compare=False)
+
+    def decided(self, fit: Iterable[Sample]) -> Findings:
+        """The findings with a bit depth, once it is known which images the bank is fitted on.
+
+        Args:
+            fit: Those images. If the reading has no bit depth, it gets the smallest that holds
+                them.
+
+        Returns:
+            The findings, with warnings of few grey levels and of images that are too bright.
+        """
+        fitted = [self.seen[sample.image] for sample in fit if sample.image in self.seen]
+        reading = self.reading.decided(fitted)
+        remarks = Remarks("give `bit_depth` {}")
+        for seen in self.seen.values():
+            remarks.add(
+                seen.name, highest=seen.highest, alpha_varies=seen.alpha_varies, reading=reading
+            )
+        few = few_levels(fitted, reading) if fitted else ()
+        return replace(self, reading=reading, warnings=(*self.warnings, *few, *remarks.lines()))
 
     def describe_areas(self) -> str:
         """The anomalous share of images by type, in one line."""
@@ -96,7 +117,8 @@ def check_folder(
         data: The folder.
         group_regex: See `MVTecAD.scan`.
         groups: The `groups_csv` of `MVTecAD.scan`.
-        reading: See `check`.
+        reading: See `check`. If it has no bit depth, the smallest that holds the images of
+            train/good is taken.
         progress: Told of every image.
 
     Raises:
@@ -107,7 +129,7 @@ def check_folder(
     for kind in (GOOD, *dataset.types):
         counts[f"test/{kind}"] = sum(sample.type == kind for sample in dataset.test)
     known = {sample.group for sample in (*dataset.train, *dataset.test)} - {None}
-    findings = check(dataset, reading=reading, progress=progress)
+    findings = check(dataset, reading=reading, progress=progress).decided(dataset.train)
     return CheckedFolder(findings, counts, len(known))
 
 
@@ -115,7 +137,6 @@ def check(
     dataset: Dataset,
     *,
     reading: Reading = DEFAULT_READING,
-    fit: Collection[Sample] | None = None,
     evaluation_size: int = EVALUATION_SIZE,
     allow_contradictions: bool = False,
     progress: Progress | None = None,
@@ -127,9 +148,7 @@ def check(
 
     Args:
         dataset: The images, as tuples or lists.
-        reading: How its files are read. If it has no bit depth, the smallest one that holds the
-            images to fit on is taken.
-        fit: The images to fit on, all of `dataset.train` if None.
+        reading: How its files are read.
         evaluation_size: Size at which each mask must keep an anomalous pixel.
         allow_contradictions: Whether a picture that is both good and anomalous is a warning, for
             published splits, and no problem.
@@ -140,24 +159,10 @@ def check(
         *((sample, False) for sample in dataset.test),
     ]
     told = None if progress is None else partial(progress, "read images")
-    look_at = partial(_look, reading=reading, evaluation_size=evaluation_size)
-    looks = in_threads(look_at, samples, told)
-    to_fit = {sample.image for sample in (dataset.train if fit is None else fit)}
-    seen_to_fit = [
-        look.seen for look in looks if look.seen is not None and look.sample.image in to_fit
-    ]
-    reading = reading.decided(seen_to_fit)
     root = Path(dataset.root)
-    remarks = Remarks("give `bit_depth` {}")
-    for look in looks:
-        if look.seen is not None:
-            remarks.add(
-                _name(look.sample.image, root),
-                highest=look.seen.highest,
-                alpha_varies=look.seen.alpha_varies,
-                reading=reading,
-            )
-    shares = {
+    look_at = partial(_look, root=root, reading=reading, evaluation_size=evaluation_size)
+    looks = in_threads(look_at, samples, told)
+    masks = {
         kind: [look for look in looks if look.sample.type == kind and look.share]
         for kind in dataset.types
     }
@@ -171,14 +176,13 @@ def check(
             *dataset.notes,
             *duplicates.warnings,
             *(contradictions if allow_contradictions else ()),
-            *(few_levels(seen_to_fit, reading) if seen_to_fit else ()),
-            *remarks.lines(),
-            *_turned(looks, root),
-            *(line for kind, masks in shares.items() for line in _covering(kind, masks, root)),
+            *_turned(looks),
+            *(line for kind, of_type in masks.items() for line in _covering(kind, of_type, root)),
         ),
         duplicates=duplicates,
         reading=reading,
-        areas={kind: _areas(masks) for kind, masks in shares.items() if masks},
+        areas={kind: _areas(of_type) for kind, of_type in masks.items() if of_type},
+        seen={look.sample.image: look.seen for look in looks if look.seen is not None},
     )
 
 
@@ -203,7 +207,9 @@ class _Look:
     mask_turned: bool = False
 
 
-def _look(part: tuple[Sample, bool], *, reading: Reading, evaluation_size: int) -> _Look:
+def _look(
+    part: tuple[Sample, bool], *, root: Path, reading: Reading, evaluation_size: int
+) -> _Look:
     sample, is_train = part
     problems: list[str] = []
     misplaced = _misplaced(sample, is_train)
@@ -213,10 +219,8 @@ def _look(part: tuple[Sample, bool], *, reading: Reading, evaluation_size: int) 
     digest: bytes | None = None
     try:
         image = decode(sample.image, sample.image, reading.exif)
-        seen = Seen.of_decoded(str(sample.image), image)
-        digest = picture_digest(
-            np.asarray(image.rgb()) if isinstance(image.pixels, Image.Image) else image.pixels
-        )
+        seen = Seen.of(_name(sample.image, root), image)
+        digest = picture_digest(image.values())
     except InputError as error:
         problems.append(str(error))
     if sample.mask is None or not sample.label:
@@ -247,11 +251,11 @@ def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, readin
     )
 
 
-def _turned(looks: Sequence[_Look], root: Path) -> tuple[str, ...]:
+def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
     """A warning of images that their EXIF tag turns, where it is unknown whether that is true of
     their masks."""
     doubtful = [
-        look.sample.image
+        look.seen.name
         for look in looks
         if look.seen is not None and look.seen.orientation != 1 and look.share
         if not look.mask_turned
@@ -262,9 +266,8 @@ def _turned(looks: Sequence[_Look], root: Path) -> tuple[str, ...]:
         return ()
     count = "1 image has" if len(doubtful) == 1 else f"{len(doubtful)} images have"
     return (
-        f"{count} an EXIF orientation that the mask lacks: "
-        f"{named(_name(path, root) for path in doubtful)}; see that masks and images match, and "
-        "choose with `exif` apply or `exif` ignore",
+        f"{count} an EXIF orientation that the mask lacks: {named(doubtful)}; see that "
+        "masks and images match, and choose with `exif` apply or `exif` ignore",
     )
 
 
@@ -314,7 +317,6 @@ def require_valid(
     dataset: Dataset,
     *,
     reading: Reading = DEFAULT_READING,
-    fit: Collection[Sample] | None = None,
     evaluation_size: int = EVALUATION_SIZE,
     allow_contradictions: bool = False,
     progress: Progress | None = None,
@@ -330,7 +332,6 @@ def require_valid(
     findings = check(
         dataset,
         reading=reading,
-        fit=fit,
         evaluation_size=evaluation_size,
         allow_contradictions=allow_contradictions,
         progress=progress,

@@ -76,6 +76,13 @@ class Decoded:
         image.info.pop("transparency", None)
         return image.convert("RGB")
 
+    def values(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+        """The pixels as stored: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` of an image of 16 bits a
+        channel."""
+        if isinstance(self.pixels, Image.Image):
+            return np.asarray(self.rgb())
+        return self.pixels.astype(np.uint16)
+
     def alpha_varies(self) -> bool:
         """Whether the image has an alpha channel of more than one value."""
         if self.alpha is not None:

@@ -139,16 +139,7 @@ class Seen:
     orientation: int = 1
 
     @classmethod
-    def of(cls, path: StrPath, reading: Reading) -> Seen:
-        """Decodes an image file.
-
-        Raises:
-            InputError: See `read_image`.
-        """
-        return cls.of_decoded(os.fspath(path), decode(path, path, reading.exif))
-
-    @classmethod
-    def of_decoded(cls, name: str, decoded: Decoded) -> Seen:
+    def of(cls, name: str, decoded: Decoded) -> Seen:
         """Looks at a decoded image."""
         highest = 0
         if isinstance(decoded.pixels, Image.Image):
@@ -246,11 +237,11 @@ def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tup
                 return Seen(name, (0, 0))
             of_file = isinstance(image, str | os.PathLike)
             name = os.fspath(image) if of_file else name  # type: ignore[arg-type]
-            return Seen.of_decoded(name, decode(image, name, reading.exif))
+            return Seen.of(name, decode(image, name, reading.exif))
         values = _array(image, name)[0]
         if values.dtype.kind != "u" or values.dtype.itemsize != 2:
             return Seen(name, (0, 0))
-        return Seen.of_decoded(name, Decoded(values.astype(np.int32)))
+        return Seen.of(name, Decoded(values.astype(np.int32)))
 
     if reading.bit_depth is not None:
         return reading, ()
@@ -350,10 +341,7 @@ def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
         InputError: See `to_pil`.
     """
     if isinstance(image, str | os.PathLike | Image.Image):
-        decoded = decode(image, name)
-        if not isinstance(decoded.pixels, Image.Image):
-            return decoded.pixels.astype(np.uint16)
-        return np.asarray(decoded.rgb())
+        return decode(image, name).values()
     values, _ = _array(image, name)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return values.astype(np.uint16)

@@ -250,20 +250,18 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    look = partial(
-        require_valid,
-        dataset,
-        allow_contradictions=PROTOCOLS[request.protocol].fixed,
-        progress=progress,
-    )
     # First without a look at the images, which takes longer: the request may not suit them.
     split = share_out()
     reading = replace(reading, mask_resize=split.mask_resize)
-    findings = look(reading=reading, fit=split.fit)
+    findings = require_valid(
+        dataset,
+        reading=reading,
+        allow_contradictions=PROTOCOLS[request.protocol].fixed,
+        progress=progress,
+    )
     if findings.duplicates.groups:
         split = share_out(duplicates=findings.duplicates)
-        # Other images to fit on may have another bit depth.
-        findings = look(reading=reading, fit=split.fit)
+    findings = findings.decided(split.fit)
     split = replace(split, notes=(*split.notes, *findings.warnings))
     supernet = source.load(seed=request.seed if seed is None else seed, progress=progress)
     return Inputs(Path(dataset.root), split, request, findings, source, supernet)
