@@ -2,8 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from autopatch.data import Reading
 from autopatch.detector import Detector
 from autopatch.runs import fit_images
 from autopatch.runs.folder import STUDY
@@ -86,3 +89,24 @@ def test_what_cannot_be_fitted(autopatch, good, textures, tmp_path):
         assert err.count("\n") == 1
         assert message in err
     assert not out[1].exists()
+
+
+def test_good_images_of_12_bits(autopatch, good, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in good.iterdir():
+        deep = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(deep).save(path, exif=exif)
+    out = tmp_path / "detector.safetensors"
+    few = ("--bank-size", 50)
+    code, _, err = autopatch("fit", good, *WEIGHTS, *few, "--exif", "ignore", "--out", out)
+    assert code == 0, err
+    assert Detector.load(out).reading == Reading(bit_depth=12, exif="ignore")
+    code, said, err = autopatch("predict", out, good, "--out", tmp_path / "found")
+    assert code == 0, err
+    assert "brighter" not in said
+    bright = good / "bright.png"
+    Image.fromarray(np.full((64, 64), 5000, np.uint16)).save(bright)
+    code, said, err = autopatch("predict", out, bright, "--out", tmp_path / "more")
+    assert code == 0, err
+    assert f"clipped at 4095): {bright}; " in said

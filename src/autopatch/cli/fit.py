@@ -10,6 +10,7 @@ import typer
 
 from autopatch.cli.console import note, progress
 from autopatch.cli.options import (
+    BitDepth,
     Device,
     Mean,
     Std,
@@ -53,6 +54,11 @@ def fit(
     mean: Mean = None,
     std: Std = None,
     timm_kwargs: TimmKwargs = None,
+    bit_depth: BitDepth = None,
+    exif: Annotated[
+        str | None,
+        typer.Option(help="Of good images: what to do with their EXIF orientation, as for search."),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Of a search: its weights, if they were moved; else as for search."),
@@ -90,6 +96,8 @@ def fit(
         "mean": mean,
         "std": std,
         "timm_kwargs": timm_kwargs,
+        "bit_depth": bit_depth,
+        "exif": exif,
     }
     for name, value in (of_images if searched else of_a_run).items():
         if value is not None:
@@ -128,6 +136,8 @@ def fit(
             mean=floats("--mean", mean),
             std=floats("--std", std),
             space_options={"timm_kwargs": json_object("--timm-kwargs", timm_kwargs)},
+            bit_depth=bit_depth,
+            exif=exif or "apply",
             device=device,
             progress=report,
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from autopatch.data import Reading
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath, require_writable_file
@@ -35,6 +36,8 @@ def fit_images(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     space_options: Mapping[str, Any] | None = None,
+    bit_depth: int | None = None,
+    exif: str = "apply",
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Detector:
@@ -56,6 +59,8 @@ def fit_images(
         mean: Channel means of the input, where the weights do not say.
         std: Channel deviations, where the weights do not say.
         space_options: Options of the space's family by name, see `load_supernet`.
+        bit_depth: See `run_search`.
+        exif: See `run_search`.
         device: "cpu", "cuda" or "cuda:<number>".
         progress: Told of every batch of images, and of a download.
 
@@ -64,6 +69,7 @@ def fit_images(
             written, the weights cannot be loaded, or an argument is wrong.
     """
     where, folder = usable_device(device), Path(images)
+    reading = Reading(bit_depth=bit_depth, exif=exif)
     require_new_file(out)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected good images")
@@ -77,6 +83,7 @@ def fit_images(
         architecture=_chosen(supernet, architecture, bank_size),
         false_alarm_rate=false_alarm_rate,
         seed=seed,
+        reading=reading,
         device=where,
         progress=progress,
     )
