@@ -58,6 +58,21 @@ def test_a_layout_that_cannot_be_read_whole_is_refused(
         read_image(path)
 
 
+def test_jpeg_2000_of_more_than_8_bits_in_color_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.jp2"
+    Image.fromarray((DEEP >> 8).astype(np.uint8)).save(path)
+    assert decode(path, path).rgb().size == (14, 9)
+    data = bytearray(path.read_bytes())
+    marker = data.index(b"\xff\x4f\xff\x51")
+    assert data[marker + 40 : marker + 43] == b"\0\3\7"  # 3 channels of 8 bits
+    data[marker + 42] = 15
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"image.jp2: 16 bits a channel in a layout that cannot"):
+        decode(path, path)
+    Image.fromarray(DEEP[..., 0]).save(path)
+    assert (decode(path, path).pixels == DEEP[..., :1]).all()
+
+
 @pytest.mark.parametrize("highest", [65535, 4095])
 def test_ppm_of_16_bits_is_read_whole(tmp_path: Path, highest: int) -> None:
     path = tmp_path / "image.ppm"

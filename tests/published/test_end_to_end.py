@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from autopatch.data import MVTecAD, make_split
+from autopatch.data import MVTecAD, Reading, make_split
 from autopatch.detector import Detector
 from autopatch.published.network import OnceForAllMobileNetV3
 from autopatch.published.once_for_all import PUBLISHED, OnceForAllSupernet
@@ -369,6 +369,7 @@ def test_an_architecture(genome, states, supernet, split):
         scored=scored,
         objectives=resolve_objectives(PUBLISHED.objectives),
         evaluation_size=SIDE,
+        reading=Reading(mask_resize=split.mask_resize),
     )
     evaluation = evaluator(architecture)
     found = {name: evaluation.metrics[name] for name in expected.metrics}

@@ -27,6 +27,7 @@ def deep(origin, tmp_path_factory):
     return folder
 
 
+NAME = "timm:test_efficientnet"
 SETTINGS = {"shots": 1, "reserve": 2, "seed": 4, "evaluations": 2, "population": 2}
 CHOICES = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
 
@@ -34,7 +35,7 @@ CHOICES = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
 def search(origin, data, out, **options):
     options = {"choices": CHOICES, **SETTINGS, **options}
     weights = origin / "weights.safetensors"
-    return run_search(data, out, space="timm:tf_mobilenetv3_small_075", weights=weights, **options)
+    return run_search(data, out, space=NAME, weights=weights, **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_what_is_odd_about_the_data_is_said_by_search_and_fit(origin, tmp_path, 
 
 
 def inputs_of(origin, **options):
-    source = SupernetSource.find("timm:tf_mobilenetv3_small_075", origin / "weights.safetensors")
+    source = SupernetSource.find(NAME, origin / "weights.safetensors")
     return load_inputs(origin / "data", SplitRequest(reserve=2, **options), source)
 
 

@@ -245,6 +245,8 @@ def _deep_color(image: Image.Image) -> str | None:
     assert isinstance(image, ImageFile.ImageFile)
     if image.mode == "RGB" and image.tile[0][0] in ("ppm", "ppm_plain"):
         return "PPM" if _ppm_maximum(image) > 255 else None
+    if image.format == "JPEG2000" and image.mode in ("LA", "RGB", "RGBA"):
+        return "JPEG2000;16" if _bits_of_jpeg_2000(image) > 8 else None
     rawmode = _rawmode(image)
     if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in rawmode:
         return rawmode
@@ -252,6 +254,17 @@ def _deep_color(image: Image.Image) -> str | None:
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
         return f"{rawmode};16" if max(bits) > 8 else None
     return None
+
+
+def _bits_of_jpeg_2000(image: ImageFile.ImageFile) -> int:
+    """Bits of the first channel, from the size marker of the codestream."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    header = image.fp.read(1 << 16)
+    image.fp.seek(place)
+    marker = header.find(b"\xff\x4f\xff\x51")
+    return (header[marker + 42] & 0x7F) + 1 if marker >= 0 and marker + 42 < len(header) else 8
 
 
 def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) -> Decoded:
