@@ -99,6 +99,10 @@ class Reading:
             return self
         return replace(self, bit_depth=_bits(max((each.highest for each in seen), default=0)))
 
+    def describe_images(self) -> str:
+        """What decides the pixels of images, such as "`bit_depth` 12 and `exif` apply"."""
+        return f"`bit_depth` {self.bit_depth} and `exif` {self.exif}"
+
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
