@@ -100,7 +100,7 @@ def test_predictions_name_bright_images_once(deep, deep_detector, tmp_path, capl
     Image.new("L", (64, 64), round(4000 / 4095 * 255)).save(images[-1])
     write_predictions(deep_detector, images, tmp_path / "out")
     (warning,) = caplog.messages
-    assert warning.startswith("4 images are brighter than the scale of the fit images (up to 9000")
+    assert warning.startswith("4 images are brighter than the bit depth allows (values up to 9000")
     one, other = (np.asarray(Image.open(tmp_path / f"out/overlays/{n}.png")) for n in (4, 5))
     assert (one == other).all()
 

@@ -202,8 +202,8 @@ class Remarks:
             if self._bright:
                 most = max(self._bright.values())
                 found.append(
-                    f"{_count(self._bright, 'image is', 'images are')} brighter than the scale of "
-                    f"the fit images (up to {most}, clipped at {self._highest}): "
+                    f"{_count(self._bright, 'image is', 'images are')} brighter than the bit depth "
+                    f"allows (values up to {most} are clipped at {self._highest}): "
                     f"{named(self._bright)}; {self._advice.format(_bits(most))}"
                 )
             if self._with_alpha:
