@@ -230,7 +230,7 @@ def test_the_bit_depth_is_that_of_the_images_to_fit_on(make_dataset: MakeDataset
     findings = decided(dataset, fit)
     assert findings.reading.bit_depth == 10
     assert findings.warnings == (
-        "2 images are brighter than the scale of the fit images (up to 4000, clipped at 1023): "
+        "2 images are brighter than the bit depth allows (values up to 4000 are clipped at 1023): "
         "train/good/003.png, train/good/007.png; give `bit_depth` 12",
     )
     assert decided(dataset).reading.bit_depth == 12

@@ -334,7 +334,7 @@ def test_remarks(tmp_path: Path) -> None:
     opaque = np.dstack([COLORS, np.full_like(GREY, 9)])
     to_pil(opaque, name="opaque", reading=reading, remarks=remarks)
     assert remarks.lines() == (
-        "1 image is brighter than the scale of the fit images (up to 1500, clipped at 1023): "
+        "1 image is brighter than the bit depth allows (values up to 1500 are clipped at 1023): "
         "images[0]; fit again with `bit_depth` 12",
         f"the alpha channel of 2 images is dropped: images[2], {file}; blend with a background "
         "first if it matters",

@@ -596,7 +596,7 @@ def test_images_brighter_than_the_bit_depth_are_named(deep_detector, new, tmp_pa
     clipped = deep_detector.predict(str(path))
     (warning,) = caplog.messages
     assert warning == (
-        "1 image is brighter than the scale of the fit images (up to 5000, clipped at 4095): "
+        "1 image is brighter than the bit depth allows (values up to 5000 are clipped at 4095): "
         f"{path}; fit again with `bit_depth` 14"
     )
     white = np.full((64, 64), 4095, np.uint16)

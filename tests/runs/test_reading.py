@@ -74,16 +74,18 @@ def deep_detector(deep_run, tmp_path):
 def test_a_detector_of_another_reading_is_refused(deep_run, deep_detector):
     deep_run.require_own(deep_detector)
     deep_detector.reading = replace(deep_detector.reading, bit_depth=16)
-    with pytest.raises(InputError, match=r"bit_depth=16.*, the run .*bit_depth=12"):
+    with pytest.raises(
+        InputError, match=r"by `bit_depth` 16 and `exif` apply, the run by `bit_depth` 12"
+    ):
         deep_run.evaluate(deep_detector)
 
 
 def test_a_resumed_search_has_the_same_reading(origin, deep, deep_run):
     again = search(origin, deep / "data", deep / "run", resume=True)
     assert again.reading == deep_run.reading
-    with pytest.raises(InputError, match="started with bit_depth = 12, cannot resume it with 16"):
+    with pytest.raises(InputError, match="started with `bit_depth` = 12, cannot resume it with 16"):
         search(origin, deep / "data", deep / "run", resume=True, bit_depth=16)
-    with pytest.raises(InputError, match="started with mask_threshold = null, cannot resume"):
+    with pytest.raises(InputError, match="started with `mask_threshold` = null, cannot resume"):
         search(origin, deep / "data", deep / "run", resume=True, mask_threshold=9)
 
 
@@ -98,7 +100,7 @@ def test_predictions_name_bright_images_once(deep, deep_detector, tmp_path, capl
     Image.new("L", (64, 64), round(4000 / 4095 * 255)).save(images[-1])
     write_predictions(deep_detector, images, tmp_path / "out")
     (warning,) = caplog.messages
-    assert warning.startswith("4 images are brighter than the scale of the fit images (up to 9000")
+    assert warning.startswith("4 images are brighter than the bit depth allows (values up to 9000")
     one, other = (np.asarray(Image.open(tmp_path / f"out/overlays/{n}.png")) for n in (4, 5))
     assert (one == other).all()
 

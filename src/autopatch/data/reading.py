@@ -99,6 +99,10 @@ class Reading:
             return self
         return replace(self, bit_depth=_bits(max((each.highest for each in seen), default=0)))
 
+    def describe_images(self) -> str:
+        """What decides the pixels of images, such as "`bit_depth` 12 and `exif` apply"."""
+        return f"`bit_depth` {self.bit_depth} and `exif` {self.exif}"
+
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
@@ -198,8 +202,8 @@ class Remarks:
             if self._bright:
                 most = max(self._bright.values())
                 found.append(
-                    f"{_count(self._bright, 'image is', 'images are')} brighter than the scale of "
-                    f"the fit images (up to {most}, clipped at {self._highest}): "
+                    f"{_count(self._bright, 'image is', 'images are')} brighter than the bit depth "
+                    f"allows (values up to {most} are clipped at {self._highest}): "
                     f"{named(self._bright)}; {self._advice.format(_bits(most))}"
                 )
             if self._with_alpha:

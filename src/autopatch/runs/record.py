@@ -219,13 +219,9 @@ class RunRecord:
                 f"the detector was fitted on other images than those of {self.path}, so it may "
                 "have seen its test part"
             )
-        if (detector.reading.bit_depth, detector.reading.exif) != (
-            self.reading.bit_depth,
-            self.reading.exif,
-        ):
-            raise InputError(
-                f"the detector reads images by {detector.reading}, the run by {self.reading}"
-            )
+        own, other = self.reading.describe_images(), detector.reading.describe_images()
+        if own != other:
+            raise InputError(f"the detector reads images by {other}, the run by {own}")
         if detector.weights_sha256 != self.weights_sha256:
             raise InputError(
                 f"the detector has other weights than {self.path}: {detector.provenance} "
