@@ -24,5 +24,5 @@ def time_whole(benchmark: Any, function: Callable[[], Any], *, rounds: int, part
         seconds = benchmark.stats.stats.data
         seconds[:] = [each / part for each in seconds]
         if part < 1:
-            benchmark.stats.name += f" ({1 / part:,.0f} x 1/{1 / part:,.0f})"
+            benchmark.stats.name += f" (1/{1 / part:,.0f} timed)"
     return result
