@@ -129,7 +129,7 @@ def test_check_data(autopatch, textures):
 def test_the_demo_has_real_features(autopatch, tmp_path, monkeypatch):
     fewer = partial(draw_textures, train=20, test_good=6, per_type=6)
     monkeypatch.setattr(demo, "draw_textures", fewer)
-    code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "4")
+    code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "2")
     assert code == 0, err
     assert "weights of autopatch_s in this package" in out
     assert "RANDOM" not in out
