@@ -271,7 +271,7 @@ def time_all(
     assert found == pytest.approx({name: expected[name] for name in found}, rel=tolerance)
 
 
-def bench_anomalib(
+def bench_anomalib_3_of_5_metrics(
     all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
 ) -> None:
     """AUROC, area under the precision-recall curve and AUPRO, which it has."""
@@ -293,7 +293,7 @@ def bench_anomalib(
     time_all(all_at_once, measure, evaluate, tolerance=1e-2)
 
 
-def bench_adeval(
+def bench_adeval_3_of_5_metrics(
     all_at_once: tuple[Problem, dict[str, float]],
     measure: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,7 @@ def bench_adeval(
     time_all(all_at_once, measure, evaluate, tolerance=5e-2)
 
 
-def bench_torchmetrics(
+def bench_torchmetrics_3_of_5_metrics(
     all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
 ) -> None:
     """AP, AUROC and its part, which it has."""

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 import floors
 from autopatch import _C
+from extrapolation import time_whole
 
 if "avx512" in _C.isa_levels():
     # The OpenBLAS of faiss's wheels takes recent CPUs for older ones and leaves AVX-512 unused;
@@ -90,8 +91,8 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
                 unit is Gop/s, memory copied if it is GB/s, unknown for any other.
             data: What it is measured on.
             target: The ratio to the best peer that is aimed at.
-            part: Share of the work that one call does: the time of all of it is extrapolated, and
-                the record says so.
+            part: Share of the work that one call does: the time of all of it is recorded, and the
+                member's name says so.
             rounds: Calls to time, without a warm-up; by default one call to warm up and as many
                 as fit into a second.
         """
@@ -103,7 +104,7 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
             fewest = _FEWEST_ROUNDS if once < 1 else 2
             rounds = min(max(int(_SECONDS / once), fewest), _MOST_ROUNDS)
         load = floors.OtherLoad()
-        result = benchmark.pedantic(function, rounds=rounds)
+        result = time_whole(benchmark, function, rounds=rounds, part=part)
         others = load.share()
         parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
         info = benchmark.extra_info
@@ -114,12 +115,12 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
             isa=parameters.get("isa"),
             data=data,
             target=target,
-            part=part,
+            timed_share=part,
             unit=unit,
             others=round(others, 4),
         )
         if benchmark.stats is not None:  # None with --benchmark-disable
-            whole = benchmark.stats.stats.median / part
+            whole = benchmark.stats.stats.median
             info[unit] = round(work / whole, 3)
             if floor is None:
                 floor = {"Gop/s": {"fp32": work}, "GB/s": {"copy": work}}.get(unit, {})

@@ -55,7 +55,7 @@ class Member:
         isa: The ISA level, of ours.
         threads: None where it cannot be set.
         milliseconds: Median of the whole work.
-        part: Share of the work that was timed.
+        timed_share: Share of the work that was timed.
         record: All that `measure` noted.
     """
 
@@ -63,7 +63,7 @@ class Member:
     isa: str | None
     threads: int | None
     milliseconds: float
-    part: float
+    timed_share: float
     record: dict[str, Any]
 
     @property
@@ -72,8 +72,10 @@ class Member:
 
     @property
     def time(self) -> str:
-        disturbed = self.record.get("others", 0.0) > floors.DISTURBED
-        return f"{self.milliseconds:,.4g}{'*' if self.part < 1 else ''}{'!' if disturbed else ''}"
+        marks = "*" if self.timed_share < 1 else ""
+        if self.record.get("others", 0.0) > floors.DISTURBED:
+            marks += "!"
+        return f"{self.milliseconds:,.4g}{marks}"
 
     def runs_on(self, threads: int) -> bool:
         return self.threads in (threads, None)
@@ -82,13 +84,12 @@ class Member:
     def read(cls, benchmark: dict[str, Any]) -> Member:
         info = benchmark["extra_info"]
         name = benchmark["name"].partition("[")[0].removeprefix("bench_").replace("_", " ")
-        part = info.get("part", 1.0)
         return cls(
             name=name,
             isa=info.get("isa"),
             threads=info.get("threads"),
-            milliseconds=1e3 * benchmark["stats"]["median"] / part,
-            part=part,
+            milliseconds=1e3 * benchmark["stats"]["median"],
+            timed_share=info["timed_share"],
             record=info,
         )
 
@@ -218,7 +219,7 @@ def table(group: Group) -> Iterator[str]:
     if group.noted("index_ms") is not None:
         built = min(m.record["index_ms"] for m in group.members if "index_ms" in m.record)
         facts.append(f"Index built in {built:,.3g} ms.")
-    if any(m.part < 1 for m in group.members):
+    if any(m.timed_share < 1 for m in group.members):
         facts.append("*: extrapolated from calls that do a share of the work.")
     if any("!" in m.time for m in group.members):
         facts.append("!: other processes were busy meanwhile.")
@@ -230,8 +231,8 @@ def table(group: Group) -> Iterator[str]:
         share = member.record.get("share_of_floor")
         ratio = group.ratio(member, member.threads or 1)
         name = member.name
-        if member.part < 1:
-            name += f" (1/{1 / member.part:,.0f} a call)"
+        if member.timed_share < 1:
+            name += f" (1/{1 / member.timed_share:,.0f} a call)"
         yield (
             f"| {name} | {member.isa or ''} | {member.threads or 'unset'} | {member.time} "
             f"| {member.record.get(unit, 0):,.4g} | {'' if share is None else f'{share:.0%}'} "

@@ -74,12 +74,15 @@ def at_every_instruction() -> Callable[..., int]:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other where others use the machine."""
+    """Maps are too small for more, which wait for each other; so in processes that tests start.
+    Tests of threads say how many."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(threads)
 
 

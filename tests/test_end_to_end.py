@@ -18,7 +18,7 @@ from autopatch.detector import Detector, score_maps
 from autopatch.search import CandidateEvaluator, Plan, Study, compose_space, load_trials, search
 from autopatch.supernet import load_supernet
 
-NAME = "tf_mobilenetv3_small_075"
+NAME = "test_efficientnet"
 MEAN, STD = (0.45, 0.4, 0.5), (0.2, 0.25, 0.3)
 SEED = 7
 SIDE = 224

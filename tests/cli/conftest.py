@@ -1,3 +1,7 @@
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
 SPACE = "timm:test_efficientnet"
@@ -13,3 +17,29 @@ def search_arguments(textures, tmp_path):
         *("--image-sizes", "64,96", "--patch-sizes", "1,3", "--bank-sizes", "50,100"),
         *("--out", tmp_path / "run"),
     ]
+
+
+@dataclass
+class Searched:
+    """A run folder, and what the search printed."""
+
+    run: Path
+    out: str
+
+
+@pytest.fixture(scope="session")
+def searches(tmp_path_factory):
+    """The search of `search_arguments`, once a test has asked for it."""
+    return tmp_path_factory.mktemp("searched"), []
+
+
+@pytest.fixture
+def searched(autopatch, search_arguments, searches, tmp_path):
+    """What `search_arguments` give, made once for all tests: `tmp_path / "run"` is a copy. It knows
+    its images by a relative path, which is that of the copy too."""
+    folder, made = searches
+    if not made:
+        code, out, err = autopatch(*search_arguments[:-1], folder / "run")
+        assert code == 0, err
+        made.append(out)
+    return Searched(shutil.copytree(folder / "run", tmp_path / "run"), made[0])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from safetensors.torch import save_file
 
 import autopatch as package
 from autopatch import _C
+from autopatch.data import draw_textures
 from autopatch.detector import Detector
-from autopatch.runs import Run, run_search
+from autopatch.runs import Run, demo, run_search
 from autopatch.search import CandidateEvaluator, load_trials
 from autopatch.supernet import load_supernet
 
@@ -83,7 +85,7 @@ def test_images_that_changed_since_the_search(autopatch, search_arguments, textu
     data = tmp_path / "data"
     shutil.copytree(textures, data)
     search_arguments[1] = data
-    assert autopatch(*search_arguments)[0] == 0
+    assert autopatch(*search_arguments, "--evaluations", "4")[0] == 0
     run = tmp_path / "run"
     assert autopatch("fit", run)[0] == 0
     image = max((data / "test" / "hole").iterdir())
@@ -124,8 +126,10 @@ def test_check_data(autopatch, textures):
     assert "10 groups" in out
 
 
-def test_the_demo_has_real_features(autopatch, tmp_path):
-    code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "4")
+def test_the_demo_has_real_features(autopatch, tmp_path, monkeypatch):
+    fewer = partial(draw_textures, train=20, test_good=6, per_type=6)
+    monkeypatch.setattr(demo, "draw_textures", fewer)
+    code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "2")
     assert code == 0, err
     assert "weights of autopatch_s in this package" in out
     assert "RANDOM" not in out
@@ -143,6 +147,14 @@ def test_the_demo_has_real_features(autopatch, tmp_path):
     assert err == f"autopatch: {tmp_path / 'demo'}: exists; remove it or give another --out\n"
 
 
+@pytest.fixture
+def few_textures(monkeypatch):
+    """A demo of fewer and smaller images."""
+    few = partial(draw_textures, image_size=64, train=10, test_good=2, per_type=5)
+    monkeypatch.setattr(demo, "draw_textures", few)
+
+
+@pytest.mark.usefixtures("few_textures")
 def test_a_demo_that_is_refused_leaves_its_place_free(autopatch, tmp_path):
     code, _, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "0")
     assert code == 2
@@ -150,6 +162,7 @@ def test_a_demo_that_is_refused_leaves_its_place_free(autopatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_textures")
 def test_an_interrupted_demo_names_its_search(autopatch, tmp_path, monkeypatch):
     def interrupted(self, architecture):
         raise KeyboardInterrupt
@@ -221,8 +234,7 @@ def test_a_machine_that_fails_stops_the_search(
     assert autopatch(*search_arguments, "--resume")[0] == 0
 
 
-def test_python_finds_what_the_command_finds(autopatch, search_arguments, textures, tmp_path):
-    assert autopatch(*search_arguments)[0] == 0
+def test_python_finds_what_the_command_finds(autopatch, searched, textures, tmp_path):
     run = run_search(
         str(textures),
         str(tmp_path / "python"),
@@ -234,7 +246,7 @@ def test_python_finds_what_the_command_finds(autopatch, search_arguments, textur
         population=4,
         choices={"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (50, 100)},
     )
-    same = Run.open(tmp_path / "run")
+    same = Run.open(searched.run)
     assert results(run) == results(same)
     assert run.split == same.split
     assert run.data_digest == same.data_digest
@@ -286,11 +298,9 @@ def results(run):
     ]
 
 
-def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
-    run = tmp_path / "run"
-    code, out, err = autopatch(*search_arguments)
-    assert code == 0, err
-    assert "RANDOM" in out
+def test_the_whole_way(autopatch, searched, textures, tmp_path):
+    run = searched.run
+    assert "RANDOM" in searched.out
     trials = load_trials(run / "study.db")
     assert len(trials) == 8
     assert all(trial.evaluation for trial in trials)
@@ -356,10 +366,9 @@ def test_the_whole_way(autopatch, search_arguments, textures, tmp_path):
         assert picture.size == (256, 256)
 
 
-def test_a_killed_search_resumes_to_the_same_front(autopatch, search_arguments, tmp_path):
-    whole = [*search_arguments[:-1], tmp_path / "whole"]
-    assert autopatch(*whole)[0] == 0
-
+def test_a_killed_search_resumes_to_the_same_front(autopatch, searched, search_arguments, tmp_path):
+    whole = results(Run.open(searched.run))
+    shutil.rmtree(searched.run)
     command = [sys.executable, "-m", "autopatch", *map(str, search_arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     study = tmp_path / "run" / "study.db"
@@ -380,11 +389,11 @@ def test_a_killed_search_resumes_to_the_same_front(autopatch, search_arguments, 
     code, _, err = autopatch(*search_arguments, "--resume")
     assert code == 0, err
 
-    assert results(Run.open(tmp_path / "run")) == results(Run.open(tmp_path / "whole"))
+    assert results(Run.open(tmp_path / "run")) == whole
 
 
+@pytest.mark.usefixtures("searched")
 def test_resume_with_another_seed(autopatch, search_arguments):
-    assert autopatch(*search_arguments)[0] == 0
     code, _, err = autopatch(*search_arguments, "--seed", "1", "--resume")
     assert code == 2
     assert err.count("\n") == 1

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopatch import _C
+from autopatch.data import draw_textures
 from autopatch.detector import Architecture, Detector, Head, Input
 from autopatch.kernels import nearest
 from autopatch.search import load_trials
@@ -140,6 +141,13 @@ def gpus(monkeypatch):
     return PretendedGPUs()
 
 
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory):
+    """As few images as a search takes: a pretended GPU is slow."""
+    root = tmp_path_factory.mktemp("textures") / "data"
+    return draw_textures(root, seed=1, image_size=64, train=10, test_good=2, per_type=3)
+
+
 def test_tensors_of_other_devices_are_refused(gpus):
     with gpus:
         first, second = (torch.ones(3, device=f"cuda:{i}") for i in range(2))
@@ -189,7 +197,7 @@ def test_the_whole_job_on_the_second_gpu(autopatch, search_arguments, textures, 
         folder = tmp_path / device
         detector = folder / "detector.safetensors"
         for command in (
-            [*search_arguments[:-1], folder],
+            [*search_arguments[:-1], folder, "--evaluations", "4"],
             ["fit", folder],
             ["evaluate", folder],
             ["predict", detector, textures / "test", "--out", folder / "predicted"],

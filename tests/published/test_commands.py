@@ -11,6 +11,7 @@ import pytest
 from optuna.storages import RDBStorage
 from safetensors.torch import save_file
 
+from autopatch.data import draw_textures
 from autopatch.detector import Detector
 from autopatch.errors import InputError
 from autopatch.published import weights as published_weights
@@ -24,6 +25,13 @@ from autopatch.supernet import load_supernet
 
 DUMP = Path(__file__).with_name("published_study.sql")
 FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory):
+    """As few images as a search takes: the published architectures look at 224 px."""
+    root = tmp_path_factory.mktemp("textures") / "data"
+    return draw_textures(root, seed=1, image_size=64, train=8, test_good=2, per_type=3)
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from autopatch.published.once_for_all import (
 )
 from autopatch.supernet import Backbone, load_supernet, weights_files
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 State = dict[str, torch.Tensor]
 NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
 WIDE = "ofa_mbv3_d234_e346_k357_w1.2"

@@ -28,8 +28,6 @@ from autopatch.published.network import (
     transform_kernels,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Array = npt.NDArray[Any]
 
 HERE = Path(__file__).parent

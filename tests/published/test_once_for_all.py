@@ -37,8 +37,6 @@ from autopatch.published.space import published_space
 from autopatch.search import SearchSpace, compose_space
 from autopatch.supernet import Backbone, Level, Preset, Subnet, load_supernet, restore_subnet
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
 WIDE = "ofa_mbv3_d234_e346_k357_w1.2"
 BACKBONE = Backbone(NARROW, (3, 6), {"kernel_size": (5, 3), "expand_ratio": (4, 3)})

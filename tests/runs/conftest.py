@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from autopatch.data import draw_textures
-from autopatch.runs import Run, run_search
+from autopatch.runs import Run, TestResults, run_search
 from autopatch.supernet import load_supernet
 
 NAME = "timm:test_efficientnet"
@@ -46,6 +46,15 @@ def detector_file(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     file = tmp_path_factory.mktemp("detectors") / "detector.safetensors"
     Run.open(origin / "run").fit(out=file)
     return file
+
+
+@pytest.fixture(scope="session")
+def measured(
+    origin: Path, detector_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TestResults:
+    """What `evaluate` measures of that detector."""
+    folder = shutil.copytree(origin, tmp_path_factory.mktemp("measured") / "origin")
+    return Run.open(folder / "run").evaluate(detector_file)
 
 
 @pytest.fixture

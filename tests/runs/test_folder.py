@@ -11,11 +11,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock, Timeout
 
 from autopatch.data import MVTecAD, Split
 from autopatch.errors import InputError
 from autopatch.runs import Run, SplitRequest, SupernetSource, load_inputs, run_search
-from autopatch.runs.folder import STUDY, open_search
+from autopatch.runs.folder import LOCK, STUDY, open_search
 from autopatch.search import Plan, compose_space, load_settings
 
 
@@ -74,18 +75,34 @@ def test_weights_for_a_search_without_a_file_of_them(settings, moved):
         Run.open(run.path, weights=settings["weights"])
 
 
+HOLDER = """
+import sys
+from filelock import FileLock
+
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_one_process_at_a_time(arguments, tmp_path):
-    with open_search(tmp_path / "run", resume=False, **arguments):
-        code = (
-            "import sys; from pathlib import Path; from autopatch.runs import folder\n"
-            "with folder._alone(Path(sys.argv[1]), lock=True): pass"
-        )
-        other = subprocess.run(
-            [sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True
-        )
-    assert other.returncode != 0
-    assert "another process is searching" in other.stderr
-    with open_search(tmp_path / "run", resume=True, **arguments):
+    run = tmp_path / "run"
+    with (
+        open_search(run, resume=False, **arguments),
+        pytest.raises(Timeout),
+        FileLock(run / LOCK, timeout=0),
+    ):
+        pass
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, run / LOCK], **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(InputError, match="another process is searching"),
+            open_search(run, resume=True, **arguments),
+        ):
+            pass
+        other.communicate()
+    with open_search(run, resume=True, **arguments):
         pass
 
 

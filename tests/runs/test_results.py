@@ -163,8 +163,10 @@ def test_results_of_another_fit_are_left_out_of_the_report(finished):
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-def test_results_of_other_images_are_left_out_of_the_report(finished, detector_file, fitted):
-    measured = finished.evaluate(detector_file)
+def test_results_of_other_images_are_left_out_of_the_report(
+    finished, detector_file, measured, fitted
+):
+    measured.save(finished.path)
     detector = detector_file if fitted else None
     assert "On the test part the pick is" in finished.report(detector).read_text()
     replace(measured, data_digest="0" * 64).save(finished.path)
@@ -173,10 +175,8 @@ def test_results_of_other_images_are_left_out_of_the_report(finished, detector_f
     assert "On the test part the pick is" not in page
 
 
-def test_no_value_of_the_test_part_is_shown_as_one_of_validation(
-    finished, detector_file, monkeypatch
-):
-    measured = finished.evaluate(detector_file)
+def test_no_value_of_the_test_part_is_shown_as_one_of_validation(finished, measured, monkeypatch):
+    measured.save(finished.path)
     reports = []
     monkeypatch.setattr(report, "write_report", lambda folder, content: reports.append(content))
     finished.report()
@@ -196,6 +196,7 @@ def test_a_quality_that_is_no_metric(settings, tmp_path, direction, sign):
     OBJECTIVES.register("worth", quality)
     try:
         names = ["total_flops", "worth"]
+        settings["choices"] = settings["choices"] | {"image_size": (64, 96)}
         run = run_search(out=tmp_path / "run", objectives=names, **settings)
         detector = run.fit()
         found = run.evaluate(detector)

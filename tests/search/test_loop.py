@@ -210,21 +210,34 @@ def test_more_evaluations_later_or_at_once(
     assert_same_search(path, front, *uninterrupted)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted_tpe(
+    tmp_path_factory: pytest.TempPathFactory, space: SearchSpace, broken_level: Evaluate
+) -> tuple[Path, Front]:
+    """A search beyond the ten results that the sampler waits for before its first proposal of its
+    own."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "study.db"
+    with Study.create(path, Plan(space, evaluations=28, population=8, sampler="tpe")) as study:
+        front = search(broken_level, study)
+    assert front.evaluated - front.failed > 12
+    return path, front
+
+
 @pytest.mark.parametrize("at", [1, 12, 28])
 def test_tpe_interrupted(
-    tmp_path: Path, space: SearchSpace, broken_level: Evaluate, at: int
+    tmp_path: Path,
+    space: SearchSpace,
+    broken_level: Evaluate,
+    uninterrupted_tpe: tuple[Path, Front],
+    at: int,
 ) -> None:
-    # Beyond the ten results that the sampler waits for before its first proposal of its own.
     plan = Plan(space, evaluations=28, population=8, sampler="tpe")
-    path, reference = tmp_path / "study.db", tmp_path / "reference.db"
-    with Study.create(reference, plan) as study:
-        expected = search(broken_level, study)
-    assert expected.evaluated - expected.failed > 12
+    path = tmp_path / "study.db"
     with Study.create(path, plan) as study, pytest.raises(KeyboardInterrupt):
         search(Interrupting(broken_level, at=at), study)
     with Study.resume(path, plan) as study:
         front = search(broken_level, study)
-    assert_same_search(path, front, reference, expected)
+    assert_same_search(path, front, *uninterrupted_tpe)
 
 
 def test_a_finished_search_is_not_repeated(

@@ -43,10 +43,11 @@ def images():
 
 
 def settings(network):
-    """Corners of what can be chosen, and something in between, cut after different levels."""
+    """Corners of what can be chosen, and something in between, cut after different levels: every
+    number of sections with every ratio, each with the least or the greatest depth in turn."""
     levels = [section.level.index for section in network.sections]
-    for run, ratio, last in product(range(1, len(levels) + 1), (6, 4, 3), (0, -1)):
-        depths = tuple(section.depths[last] for section in network.sections[:run])
+    for number, (run, ratio) in enumerate(product(range(1, len(levels) + 1), (6, 4, 3))):
+        depths = tuple(section.depths[-(number % 2)] for section in network.sections[:run])
         yield ElasticSetting((ratio,) * run, depths, tuple(levels[max(run - 2, 0) : run]))
     mixed = [
         section.depths[number % len(section.depths)]

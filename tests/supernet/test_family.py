@@ -29,8 +29,6 @@ from autopatch.supernet import (
     weights_paths,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 USAGES = (
     "autopatch_s or elastic:<model name of timm>",
     "timm:<model name>",

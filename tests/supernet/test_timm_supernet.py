@@ -39,12 +39,12 @@ from autopatch.supernet import (
 FAMILIES = [
     ("mobilenetv2_050", 64),
     ("tf_mobilenetv3_small_075", 64),
-    ("resnet18", 64),
-    ("convnext_atto", 64),
+    ("test_resnet", 64),
+    ("test_convnext", 64),
     ("dla34", 64),
     ("densenet121", 64),
     ("swin_tiny_patch4_window7_224", 224),
-    ("vit_tiny_patch16_224", 224),
+    ("test_vit", 160),
 ]
 
 

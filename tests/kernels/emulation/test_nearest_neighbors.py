@@ -93,19 +93,20 @@ MATRICES: dict[str, Callable[[int, int, int], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", MATRICES)
-@pytest.mark.parametrize("k", [1, 3, 32])
-@pytest.mark.parametrize(
-    ("num_queries", "num_rows", "dim"), [(5, 40, 3), (131, 300, 16), (40, 700, 37)]
-)
+SIZES = [(5, 40, 3), (131, 300, 16), (40, 700, 37)]
+# A third of all combinations, in which every two of matrix, k and size meet.
+COMBINATIONS = [
+    (name, k, SIZES[(i + j) % 3])
+    for i, name in enumerate(MATRICES)
+    for j, k in enumerate((1, 3, 32))
+]
+
+
+@pytest.mark.parametrize(("name", "k", "sizes"), COMBINATIONS)
 def test_screened_search(
-    emulated: Callable[[str], ctypes.CDLL],
-    name: str,
-    k: int,
-    num_queries: int,
-    num_rows: int,
-    dim: int,
+    emulated: Callable[[str], ctypes.CDLL], name: str, k: int, sizes: tuple[int, int, int]
 ) -> None:
+    num_queries, num_rows, dim = sizes
     queries, bank = (MATRICES[name](rows, dim, rows % 2) for rows in (num_queries, num_rows))
     distances, indices = search(emulated("nearest_neighbors"), queries, bank, k, screened=True)
     expected_distances, expected_indices = exact(queries, bank, k)
@@ -113,8 +114,14 @@ def test_screened_search(
     assert torch.equal(distances, expected_distances)
 
 
-@pytest.mark.parametrize("name", ["normal", "whole numbers", "repeated"])
-@pytest.mark.parametrize("dim", [255, 256, 257, 512, 600, 1030])
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [
+        *(("normal", dim) for dim in (255, 256, 257, 512, 600, 1030)),
+        *(("whole numbers", dim) for dim in (257, 512, 600)),
+        *(("repeated", dim) for dim in (255, 256, 1030)),
+    ],
+)
 def test_more_features_than_a_part_of_a_sum(
     emulated: Callable[[str], ctypes.CDLL], name: str, dim: int
 ) -> None:
