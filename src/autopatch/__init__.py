@@ -42,6 +42,7 @@ _HOMES = {
     "Input": "autopatch.detector",
     "InputError": "autopatch.errors",
     "MVTecAD": "autopatch.data",
+    "MachineError": "autopatch.errors",
     "Prediction": "autopatch.detector",
     "Reading": "autopatch.data",
     "Run": "autopatch.runs",
