@@ -254,7 +254,7 @@ def test_published_order() -> None:
         + samples("test/dent", [None] * 7)[4:]
     )
     (note,) = split.notes
-    assert "threshold is set from the 10 hold-out images" in note
+    assert "threshold is set on the 10 hold-out images" in note
 
 
 def test_published_order_refuses_groups_and_small_sets() -> None:

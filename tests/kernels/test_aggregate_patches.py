@@ -298,8 +298,8 @@ def read_only() -> np.ndarray:
         (torch.empty(2, 64).t(), ValueError, "without gaps between rows"),
         (torch.empty(64, 3)[:, :2], ValueError, "without gaps between rows"),
         (torch.empty(64, 2).double(), TypeError, "`out` has dtype float64, expected float32"),
-        (np.empty((64, 2), np.float32)[::-1], ValueError, "`out` is read-only or not contiguous"),
-        (read_only(), ValueError, "`out` is read-only or not contiguous"),
+        (np.empty((64, 2), np.float32)[::-1], ValueError, "`out` is read-only, not contiguous"),
+        (read_only(), ValueError, "`out` is read-only, not contiguous"),
     ],
     ids=["shape", "transposed", "gaps", "dtype", "reversed", "read-only"],
 )

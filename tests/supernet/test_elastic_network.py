@@ -266,7 +266,7 @@ def test_what_an_elastic_network_refuses(supernet):
         supernet.flops(Backbone(supernet.name, (0, 1), setting), 64)
     with pytest.raises(InputError, match="map of stride 32 is 1 wide"):
         compose_space(supernet, choices={"image_size": (32,)})
-    with pytest.raises(InputError, match="recalibrate_batch_norm is given"):
+    with pytest.raises(InputError, match="`recalibrate_batch_norm` is given"):
         load_supernet("elastic:mobilenetv2_100", "random", recalibrate_batch_norm=True)
     with pytest.raises(InputError, match="has no weights 'pretrained'"):
         load_supernet("elastic:mobilenetv2_100", "pretrained")

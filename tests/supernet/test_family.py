@@ -247,7 +247,7 @@ def test_a_family_takes_only_its_own_spaces(space: str) -> None:
                 space,
                 "random",
                 {"recalibrate_batch_norm": True},
-                (space, "recalibrate_batch_norm is given"),
+                (space, "`recalibrate_batch_norm` is given"),
             )
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050", "autopatch_s")
         ),
@@ -267,7 +267,7 @@ def test_a_family_takes_only_its_own_spaces(space: str) -> None:
             (space, "random", {"timm_kwargs": {"no_such": 1}}, ("no_such",))
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050")
         ),
-        ("ofa_mbv3", "random", {"timm_kwargs": {}}, ("timm_kwargs is given", "ofa_mbv3")),
+        ("ofa_mbv3", "random", {"timm_kwargs": {}}, ("`timm_kwargs` is given", "ofa_mbv3")),
         ("elastic:mobilenetv2_050", "auto", {}, ("has no weights 'auto'",)),
         ("autopatch_s", "pretrained", {}, ("has no weights 'pretrained'", "'auto'")),
     ],
