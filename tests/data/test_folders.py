@@ -99,7 +99,7 @@ def test_names_that_are_not_utf_8(folder: Path) -> None:
 def test_names_that_cannot_be_given(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.png: no such file or folder"):
         named_images([str(folder / "absent.png")])
-    with pytest.raises(InputError, match="images: none given"):
+    with pytest.raises(InputError, match="`images` is empty"):
         named_images([])
     elsewhere = tmp_path / "elsewhere" / "inner"
     elsewhere.mkdir(parents=True)

@@ -197,7 +197,7 @@ def test_reader_in_inference_mode(files: list[Path]) -> None:
 
 
 def test_reader_mistakes() -> None:
-    with pytest.raises(InputError, match="cache_bytes: -1"):
+    with pytest.raises(InputError, match="`cache_bytes` is -1"):
         ImageReader(-1)
     with pytest.raises(InputError, match="batch_size: 0"):
         ImageReader().batches([], 16, 0)

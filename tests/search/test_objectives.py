@@ -166,5 +166,5 @@ def test_objectives_by_name(registered: Objective) -> None:
     with pytest.raises(InputError, match=r"objective is 'macs', expected one of 'total_flops', "):
         resolve_objectives(["macs", "rwAP"])
     for names in ([], ["rwAP", "rwAP"]):
-        with pytest.raises(InputError, match=r"objectives are \["):
+        with pytest.raises(InputError, match=r"`objectives` are \["):
             resolve_objectives(names)

@@ -422,7 +422,7 @@ def test_plans_out_of_range(
 @pytest.mark.parametrize("names", [[], ["rwAP", "rwAP"]])
 def test_a_plan_has_distinct_objectives(space: SearchSpace, names: list[str]) -> None:
     rwap = resolve_objectives(["rwAP"])
-    with pytest.raises(InputError, match=r"objectives are \["):
+    with pytest.raises(InputError, match=r"`objectives` are \["):
         Plan(space, evaluations=5, objectives=rwap * len(names))
 
 

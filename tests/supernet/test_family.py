@@ -252,11 +252,11 @@ def test_a_family_takes_only_its_own_spaces(space: str) -> None:
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050", "autopatch_s")
         ),
         *(
-            (space, "random", {"mean": (0.5, 0.5)}, ("mean is (0.5, 0.5), expected three",))
+            (space, "random", {"mean": (0.5, 0.5)}, ("`mean` is (0.5, 0.5), expected three",))
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050", "ofa_mbv3")
         ),
         *(
-            (space, "random", {"std": (1, 0, 1)}, ("std is (1, 0, 1), expected three positive",))
+            (space, "random", {"std": (1, 0, 1)}, ("`std` is (1, 0, 1), expected three positive",))
             for space in ("timm:mobilenetv2_050", "elastic:mobilenetv2_050", "ofa_mbv3")
         ),
         *(

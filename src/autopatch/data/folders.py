@@ -47,7 +47,7 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
             read, or two images would share a name.
     """
     if not paths:
-        raise InputError("images: none given, expected image files or folders")
+        raise InputError("`images` is empty, expected image files or folders")
     files: dict[Path, Path] = {}
     tops: list[Path] = []
     for path in map(Path, paths):

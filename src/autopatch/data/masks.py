@@ -133,7 +133,7 @@ def load_masks(
         InputError: See `read_mask`; or no anomalous pixel is left at this size.
     """
     if size < 1:
-        raise InputError(f"size: {size}, expected at least 1")
+        raise InputError(f"`size` is {size}, expected at least 1")
     listed = [samples] if isinstance(samples, Sample) else list(samples)
 
     def load(sample: Sample) -> npt.NDArray[np.bool_] | None:

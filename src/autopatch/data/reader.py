@@ -105,7 +105,7 @@ class ImageReader:
         remarks: Remarks | None = None,
     ) -> None:
         if cache_bytes < 0:
-            raise InputError(f"cache_bytes: {cache_bytes}, expected at least 0")
+            raise InputError(f"`cache_bytes` is {cache_bytes}, expected at least 0")
         self._reading = reading
         self._remarks = remarks
         self._cache_bytes = cache_bytes

@@ -158,7 +158,7 @@ def checked_objectives(objectives: Iterable[Objective]) -> tuple[Objective, ...]
     checked = tuple(objectives)
     names = [objective.name for objective in checked]
     if not names or len(set(names)) != len(names):
-        raise InputError(f"objectives are {names}, expected at least one, and none twice")
+        raise InputError(f"`objectives` are {names}, expected at least one, and none twice")
     return checked
 
 

@@ -274,7 +274,7 @@ def check_channels(name: str, values: object) -> tuple[float, ...]:
         for number in numbers
     ):
         kind = "positive numbers" if name == "std" else "numbers"
-        raise InputError(f"{name} is {values!r}, expected three {kind}")
+        raise InputError(f"`{name}` is {values!r}, expected three {kind}")
     return tuple(float(number) for number in numbers)
 
 
