@@ -28,7 +28,9 @@ def published_split(
             training image once.
     """
     if any(sample.group is not None for sample in (*dataset.train, *dataset.test)):
-        raise InputError("`protocol` is 'autopatch' with groups, expected 'random', which keeps them")
+        raise InputError(
+            "`protocol` is 'autopatch' with groups, expected 'random', which keeps them"
+        )
     train = tuple(dataset.train) if legacy_order is None else _in_order(dataset, Path(legacy_order))
     count = sum(not sample.label for sample in dataset.test)
     if not 0 < count <= len(train) - MIN_IMAGES:
