@@ -1,26 +1,26 @@
 """Training-free neural architecture search for visual anomaly segmentation.
 
-The whole job, one call for each command of the command line:
+One function for each command of the command line:
 
-- `run_search(data, out)`: searches a folder of images; gives a `Run`.
-- `Run.open(path)`: reads a run back; `run.front`, `run.pick`, `run.fit()`, `run.evaluate()`,
+- `run_search(data, out)`: runs a search on a folder of images and returns a `Run`.
+- `Run.open(path)`: opens a run folder; `run.front`, `run.pick`, `run.fit()`, `run.evaluate()`,
   `run.report()`, `run.to_dataframe()`.
-- `Detector.fit(good_images)`, `Detector.load(path)`: a detector; `detector.predict(images)`.
+- `Detector.fit(good_images)`, `Detector.load(path)`: make a detector; `detector.predict(images)`.
 - `fit_images(folder, out)`, `write_predictions(detector, images, out)`, `check_folder(data)`,
   `import_study(file, data, out)`, `run_demo(out)`, `system_info()`: the other commands.
 
-The rooms behind it:
+Subpackages:
 
 - `autopatch.kernels`: the fast kernels, on torch or NumPy arrays.
 - `autopatch.data`: data sets, splits, images and masks.
-- `autopatch.supernet`: backbones by name, and families of them.
-- `autopatch.detector`: architectures; fit, predict, save and load a detector.
+- `autopatch.supernet`: backbones by name, and backbone families.
+- `autopatch.detector`: architectures; detectors: fit, predict, save, load.
 - `autopatch.search`: the multi-objective search and its record.
-- `autopatch.report`: overlays, the Pareto picture, the report page.
+- `autopatch.report`: overlays, the Pareto plot, the report page.
 - `autopatch.runs`: run folders.
 - `autopatch.published`: AutoPatch as published.
 
-Subpackages are imported when first used, so that `import autopatch` stays quick.
+Subpackages are imported on first use, so that `import autopatch` stays fast.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 try:
     __version__ = version("autopatch")
-except PackageNotFoundError:  # a source tree that is on the path but not installed
+except PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0+unknown"
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""Errors of the user and of the machine, and errors in words."""
+"""User errors, machine errors, and error messages on one line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave, or a file that cannot be read or written.
+    """An argument is wrong, or a file cannot be read or written.
 
-    The message is one line that names the argument or the file, what was found, and what was
+    The message is one line. It names the argument or the file, what was found, and what was
     expected. The command line prints it and exits with status 2.
     """
 
@@ -22,11 +22,11 @@ class MachineError(RuntimeError):
 
 
 MachineFailure: TypeAlias = Literal["device", "memory", "system"]
-"""A device that fails until the process ends, memory that ran out, or a system call that failed."""
+"""The device fails until the process ends, memory ran out, or a system call failed."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
-# Of these a kernel is not started and the device goes on working.
+# After these errors the kernel did not start, and the device still works.
 _NOT_STARTED = (
     "invalid argument",
     "invalid configuration argument",
@@ -35,7 +35,7 @@ _NOT_STARTED = (
 
 _OF_THE_DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "HIP error")
 
-# What CUDA says of errors after which every further call fails, in messages of the native module.
+# CUDA errors after which every further call fails, as the native module words them.
 _STICKY = (
     "illegal memory access",
     "illegal instruction",
@@ -48,9 +48,9 @@ _STICKY = (
 
 
 def machine_failure(error: BaseException) -> MachineFailure | None:
-    """The kind of failure of the machine that an error reports; None for any other error.
+    """The kind of machine failure that an error reports; None for any other error.
 
-    Errors of torch are told by their class names and messages, since torch raises most of them as
+    Errors of torch are recognized by class name and message, because torch raises most of them as
     RuntimeError.
     """
     if isinstance(error, MemoryError):
@@ -71,5 +71,5 @@ def machine_failure(error: BaseException) -> MachineFailure | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error as one line of at most 300 characters; its class if it has none."""
+    """The error's message on one line, at most 300 characters; the class name if it is empty."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, their digests, and paths in documents."""
+"""Atomic writes of files and folders, file hashes, and paths stored in documents."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any, TypeAlias
 from autopatch.errors import InputError, one_line
 
 StrPath: TypeAlias = str | os.PathLike[str]
-"""The path of a file or folder."""
+"""Path of a file or folder."""
 
 _CHUNK = 1 << 20
 _PROBE = bytes(4096)
 
 
 def write_bytes_atomically(path: StrPath, data: bytes) -> Path:
-    """Writes a file that appears whole or not at all; an earlier one stays until it is replaced.
+    """Writes a file atomically. An existing file stays until it is replaced.
 
-    The data are on the disk when this returns.
+    The data are on disk when this returns.
 
     Returns:
         `path`.
@@ -61,10 +61,10 @@ def write_json(path: StrPath, document: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def new_file(path: StrPath) -> Iterator[Path]:
-    """Makes a file that appears whole or not at all, for code that writes a file by itself.
+    """Makes a file atomically, for code that writes to a path itself.
 
-    The body fills a hidden file beside `path`. At the end that file replaces `path`; after an error
-    it is removed.
+    The body fills a hidden file next to `path`. On success that file replaces `path`; after an
+    error it is removed.
 
     Yields:
         The hidden file, empty.
@@ -88,15 +88,15 @@ def new_file(path: StrPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
-    """Makes a folder that appears whole or not at all.
+    """Makes a folder atomically.
 
-    The body fills a hidden folder beside `path`. At the end that folder is renamed to `path`; after
-    an error it is removed. Missing parents are made.
+    The body fills a hidden folder next to `path`. On success that folder is renamed to `path`;
+    after an error it is removed. Missing parents are made.
 
     Args:
         path: The folder to make.
-        replace: Whether a folder at `path` is replaced as a whole, whatever it holds. It stays in
-            place until the new one is complete.
+        replace: Whether to replace an existing folder at `path` and all it holds. The old folder
+            stays until the new one is complete.
 
     Yields:
         The hidden folder.
@@ -124,7 +124,7 @@ def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_be_written(path, error) from error
     except InputError as error:
-        # A message of the body may name a file in the hidden folder.
+        # The message may name a file in the hidden folder.
         message = str(error)
         if str(unfinished) not in message:
             raise
@@ -137,14 +137,14 @@ def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
 
 
 def require_writable_file(path: StrPath, *, in_place: bool = False) -> None:
-    """Checks that a file can be written, before long work whose result it will hold.
+    """Checks that a file can be written, before long work that writes it.
 
     Writes 4 KiB to a hidden file in the same folder and removes it.
 
     Args:
-        path: The file. Its folder exists.
-        in_place: Whether the file exists and is changed where it is; otherwise it is new, or
-            replaced as `write_bytes_atomically` does.
+        path: The file. Its folder must exist.
+        in_place: True if an existing file will be changed in place; False if a new file will be
+            written, or an existing one replaced by `write_bytes_atomically`.
 
     Raises:
         InputError: The file cannot be written.
@@ -162,7 +162,7 @@ def require_writable_file(path: StrPath, *, in_place: bool = False) -> None:
 
 
 def require_writable_folder(path: StrPath, *, replace: bool = False) -> None:
-    """Checks that `new_folder` can make a folder, before long work whose results it will hold.
+    """Checks that `new_folder` can make a folder, before long work that fills it.
 
     Writes 4 KiB to a hidden file in the closest existing parent and removes it.
 
@@ -186,7 +186,7 @@ def require_writable_folder(path: StrPath, *, replace: bool = False) -> None:
 
 
 def sha256_of(path: StrPath) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits.
+    """SHA-256 of a file's contents, as 64 hexadecimal digits.
 
     Raises:
         InputError: The file cannot be read.
@@ -202,10 +202,10 @@ def sha256_of(path: StrPath) -> str:
 
 
 def stored_path(path: StrPath, base: StrPath) -> str:
-    """A path as stored in a document in the folder `base`, with forward slashes.
+    """The form of a path in a document that lies in the folder `base`, with forward slashes.
 
-    The path is relative to `base` if both lie in one folder other than the root of the file system,
-    so that they can be moved together. Otherwise it is absolute. Links are not followed.
+    The path is relative to `base` if both share a parent folder other than the file system root, so
+    that they can be moved together. Otherwise it is absolute. Links are not followed.
     """
     whole, start = _absolute(path), _absolute(base)
     try:
@@ -218,7 +218,7 @@ def stored_path(path: StrPath, base: StrPath) -> str:
 
 
 def restored_path(text: str, base: StrPath) -> Path:
-    """Reads back what `stored_path` returned for a document in `base`, which may have moved."""
+    """The path that `stored_path` stored in a document in `base`; `base` may have moved."""
     return Path(os.path.normpath(Path(base) / text))
 
 
@@ -243,7 +243,7 @@ def _absolute(path: StrPath) -> Path:
 
 
 def _probe(path: Path) -> None:
-    """Raises OSError unless a file with content can be made in the folder of `path`."""
+    """Raises OSError unless a file can be written in the folder of `path`."""
     probe = _hidden_sibling(path, "probe")
     try:
         with probe.open("xb") as stream:
@@ -268,7 +268,7 @@ def _require_free(path: StrPath, target: Path, replace: bool) -> None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Replaces the folder `target` by `new`. If that fails, `target` is as before."""
+    """Replaces the folder `target` by `new`. On failure `target` is restored."""
     earlier = _hidden_sibling(target, "earlier")
     target.rename(earlier)
     try:
@@ -294,8 +294,8 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The names in the folder are set by now, so an error would be wrong. Some file systems cannot
-    # sync folders, and some folders can be written but not read.
+    # The files are already in place, so failure is no error: some file systems cannot sync folders,
+    # and some folders can be written but not read.
     with contextlib.suppress(OSError):
         _sync(folder)
 

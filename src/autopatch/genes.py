@@ -1,4 +1,4 @@
-"""Genes: what a search chooses from."""
+"""Genes: the choices of a search."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import TypeAlias, TypeGuard
 Choice: TypeAlias = "int | float | bool | str | None"
 
 PARTS = ("input", "backbone", "head")
-"""The parts of an architecture, which contribute the genes."""
+"""The parts of an architecture. Each part defines genes."""
 
 
 @dataclass(frozen=True)
 class Gene:
-    """One gene: a name, the values it chooses from, and the part of an architecture it sets.
+    """One gene: a name, its choices, and the part of an architecture that it sets.
 
     Attributes:
         name: Unique in its space; the name of the parameter in a study.
         choices: Distinct JSON scalars; a genome holds an index into them.
         part: "input", "backbone" or "head".
-        field: What it sets there, such as "image_size". Genes of several slots share a field. The
-            genes of the field "level" of the backbone choose the feature levels.
-        slot: Which place for a level the gene belongs to, in order of depth; None for a gene of
-            the whole architecture. A level gene leaves its slot empty (False or None), takes the
-            level whose index is the slot (True), or takes the level it names (an integer).
-        active_if: Names of level genes: the gene counts when at least one of them chooses a level.
-            Empty for a gene that always counts.
-        per_level: Of a level gene: how the head's genes for this level are named, with "{}" for
-            their field, such as "{}_stride8".
+        field: The field that it sets, such as "image_size". Genes of different slots may share a
+            field. Backbone genes with the field "level" choose the feature levels.
+        slot: Index of the level slot that the gene belongs to, in order of depth; None for a gene
+            of the whole architecture. The value of a level gene leaves its slot empty (False or
+            None), selects the level with the slot's index (True), or selects the level with the
+            given index (an integer).
+        active_if: Names of level genes. The gene is active if at least one of them selects a level;
+            a gene without names is always active.
+        per_level: For a level gene, the name pattern of the head's genes for this level, with "{}"
+            for the field, such as "{}_stride8".
     """
 
     name: str
@@ -41,11 +42,11 @@ class Gene:
 
     @property
     def is_level(self) -> bool:
-        """Whether it chooses a feature level."""
+        """Whether the gene selects a feature level."""
         return self.part == "backbone" and self.field == "level"
 
     def level(self, choice: int) -> int | None:
-        """The level that a level gene chooses, or None."""
+        """The level that a choice of a level gene selects, or None."""
         value = self.choices[choice]
         if value is None or value is False:
             return None
@@ -56,11 +57,11 @@ Setting: TypeAlias = "Choice | tuple[Choice, ...]"
 
 
 class Settings(Mapping[str, Setting]):
-    """Named values that do not change, in order of name; hashable. A value is a single one, or a
-    tuple with one for each level.
+    """Immutable, hashable mapping from names to values, sorted by name. A value is a scalar, or a
+    tuple with one scalar per level.
 
     Args:
-        values: By name; lists become tuples.
+        values: The values by name; lists become tuples.
     """
 
     def __init__(self, values: Mapping[str, object] | None = None) -> None:
@@ -85,7 +86,7 @@ class Settings(Mapping[str, Setting]):
         return repr(self._values)
 
     def to_json(self) -> dict[str, object]:
-        """The values with lists for tuples."""
+        """The values by name, with tuples as lists."""
         return {n: list(v) if isinstance(v, tuple) else v for n, v in self._values.items()}
 
 

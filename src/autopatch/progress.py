@@ -1,9 +1,9 @@
-"""How a long step tells how far it is."""
+"""Progress callbacks of long steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with a step's name, how many of its images, bytes or candidates are done, and how many
-there are."""
+"""Called with the name of the step, the number of images, bytes or candidates done, and their
+total."""

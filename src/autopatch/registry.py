@@ -1,4 +1,4 @@
-"""Named things that can be added to: backbone families, objectives, split protocols, samplers."""
+"""Registries: backbone families, objectives, split protocols and samplers by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Generic[Entry]):
-    """Entries by name. Those of this package are imported when they are first asked for.
+    """Entries by name. Built-in entries are imported on first use.
 
     Args:
         kind: What an entry is, for messages.
-        builtin: "module:attribute" of each entry that is there from the start.
+        builtin: "module:attribute" of each built-in entry, by name.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str] | None = None) -> None:
@@ -34,14 +34,14 @@ class Registry(Generic[Entry]):
         self._entries[name] = entry
 
     def unregister(self, name: str) -> None:
-        """Takes an entry out."""
+        """Removes an entry."""
         del self._entries[name]
 
     def __getitem__(self, name: str) -> Entry:
-        """The entry of a name.
+        """The entry with a name.
 
         Raises:
-            InputError: There is none; the message lists the names that are known.
+            InputError: The name is unknown; the message lists the known ones.
         """
         if name not in self._entries:
             known = ", ".join(map(repr, self._entries)) or "none"

@@ -240,18 +240,18 @@ def test_few_grey_levels_are_warned_about(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     in_16_bits(root, 4095, levels=20)
     assert decided(MVTecAD.scan(root)).warnings == (
-        "the fit images use 20 grey levels at a bit depth of 12, expected 32 or more: faint "
+        "the fit images use 20 gray levels at a bit depth of 12, expected 32 or more: faint "
         "defects vanish; stretch their contrast, all by one factor",
     )
     in_16_bits(root, 1000)
     (warning,) = decided(MVTecAD.scan(root), reading=Reading(bit_depth=16)).warnings
-    assert "use 5 grey levels at a bit depth of 16" in warning
+    assert "use 5 gray levels at a bit depth of 16" in warning
     assert warning.endswith("give `bit_depth` 10")
     pixels = np.arange(96, dtype=np.uint8).reshape(8, 12) % 31
     for index, path in enumerate((root / "train/good").iterdir()):
         replaced(path, np.roll(pixels, index))
     (warning,) = decided(MVTecAD.scan(root)).warnings
-    assert warning.startswith("the fit images use 31 grey levels, expected 32")
+    assert warning.startswith("the fit images use 31 gray levels, expected 32")
 
 
 def test_dropped_alpha_is_said_once(make_dataset: MakeDataset) -> None:

@@ -54,7 +54,7 @@ def test_a_layout_that_cannot_be_read_whole_is_refused(
     tmp_path: Path, tiff_of_16_bits: WriteTiff, deflate: bool
 ) -> None:
     path = tiff_of_16_bits(tmp_path / "image.tif", DEEP, deflate=deflate, planar=2)
-    with pytest.raises(InputError, match=r"image.tif: 16 bits a channel in a layout that cannot"):
+    with pytest.raises(InputError, match=r"image.tif: 16 bits per channel in a layout that cannot"):
         read_image(path)
 
 
@@ -67,7 +67,7 @@ def test_jpeg_2000_of_more_than_8_bits_in_color_is_refused(tmp_path: Path) -> No
     assert data[marker + 40 : marker + 43] == b"\0\3\7"  # 3 channels of 8 bits
     data[marker + 42] = 15
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"image.jp2: 16 bits a channel in a layout that cannot"):
+    with pytest.raises(InputError, match=r"image.jp2: 16 bits per channel in a layout that cannot"):
         decode(path, path)
     Image.fromarray(DEEP[..., 0]).save(path)
     assert (decode(path, path).pixels == DEEP[..., :1]).all()

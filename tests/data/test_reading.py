@@ -319,7 +319,7 @@ def test_the_bit_depth_of_images_of_any_kind(
     assert decide(Reading(bit_depth=16), [tmp_path / "absent.png"]) == (Reading(bit_depth=16), ())
     reading, (warning,) = decide(Reading(), [grey % 300 // 100 * 100])
     assert reading.bit_depth == 8
-    assert "use 3 grey levels at a bit depth of 8" in warning
+    assert "use 3 gray levels at a bit depth of 8" in warning
 
 
 def test_remarks(tmp_path: Path) -> None:

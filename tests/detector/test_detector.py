@@ -624,7 +624,7 @@ def test_few_grey_levels_are_warned_about(supernet, good, caplog):
     coarse = [in_12_bits(path) // 512 * 512 for path in good]
     fit(supernet, coarse[:12], calibration=coarse[12:])
     (warning,) = caplog.messages
-    assert "grey levels at a bit depth of 12, expected 32 or more" in warning
+    assert "gray levels at a bit depth of 12, expected 32 or more" in warning
 
 
 def test_a_reading_that_is_given_is_not_decided(supernet, good, caplog):

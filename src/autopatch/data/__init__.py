@@ -1,24 +1,24 @@
-"""Images of a data set: found, checked, split, read, drawn.
+"""Data sets: finds, checks, splits, reads and draws images.
 
-- `samples`: `Sample`, one image; `Dataset`, what the rest asks of a data set.
-- `mvtec`: `MVTecAD`, a folder in the MVTec-AD layout, images and masks found and paired;
-  `mvtec_layout` lists its folders, `layout_hints` says how to rename those of other layouts.
-- `walker`: finds image files in folders, and says what it passed over.
-- `checks`: `check`, `check_folder` and `require_valid`, every image and mask decoded and compared.
+- `samples`: `Sample`, one image; `Dataset`, the interface of a data set.
+- `mvtec`: `MVTecAD`, a folder in the MVTec-AD layout, with its images and masks paired;
+  `mvtec_layout` lists its folders, `layout_hints` says how to rename other layouts.
+- `walker`: finds image files in folders and reports the files that it skipped.
+- `checks`: `check`, `check_folder` and `require_valid` decode and compare all images and masks.
 - `duplicates`: `Duplicates`, images that show the same picture.
 - `folders`: `folder_images`, images of a folder of any layout; `named_images`, the names of their
   results.
-- `reading`: `Reading`, how files become pixels; `ImageInput`, files, PIL images, arrays and
-  tensors; `to_pil`, `as_images`, `read_image`; `decide`, the bit depth of images; `Remarks`, what
-  was noticed.
+- `reading`: `Reading`, the settings that turn files into pixels; `ImageInput`, files, PIL images,
+  arrays and tensors; `to_pil`, `as_images`, `read_image`; `decide`, the bit depth of images;
+  `Remarks`, notes on unusual images.
 - `masks`: `read_mask`, `load_masks`, masks at one size.
-- `reader`: `Preparation`, what gives images one size, such as `Square`; `load_images`, a stack of
-  them; `ImageReader`, batches read ahead and kept.
-- `splits`: `make_split`, which image plays which role, by one of `PROTOCOLS`; `Split`, the
-  answer, JSON in and out.
-- `digest`: `Manifest`, contents and roles of a split's files, and how they differ from what they
-  were; `pixels_digest`, of images of any kind.
-- `textures`: `draw_textures`, a small synthetic data set of a woven surface.
+- `reader`: `Preparation`, brings images to one size, as `Square` does; `load_images`, images in one
+  tensor; `ImageReader`, batches with read-ahead and a cache.
+- `splits`: `make_split` gives each image a role, by one of `PROTOCOLS`; `Split`, the result, to and
+  from JSON.
+- `digest`: `Manifest`, hashes and roles of a split's files, and what has changed in them;
+  `pixels_digest`, hash of images of any kind.
+- `textures`: `draw_textures`, a small synthetic data set of a woven fabric.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decodes a whole data set and reports what is wrong with it."""
+"""Decodes a whole data set and reports problems and warnings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from autopatch.progress import Progress
 
 @dataclass(frozen=True)
 class MaskAreas:
-    """How much of the images of a type is anomalous by their masks, as shares from 0 to 1.
+    """Anomalous share of each image of one anomaly type, 0 to 1, as its mask gives it.
 
     Attributes:
         median: Median over the images.
@@ -44,15 +44,15 @@ class MaskAreas:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at every image and mask of a data set found.
+    """Results of decoding every image and mask of a data set.
 
     Attributes:
-        problems: What makes the data set unusable, one line each, in the order of the files.
-        warnings: What may give wrong results, one line each, with the files and what to do.
-        duplicates: Images that show the same picture; `problems` and `warnings` tell of them.
-        reading: How its files are read, see `decided`.
+        problems: Faults that make the data set unusable, one line each, in the order of the files.
+        warnings: Possible causes of wrong results, one line each, with the files and what to do.
+        duplicates: Images that show the same picture; also reported in `problems` and `warnings`.
+        reading: How the files are read, see `decided`.
         areas: The anomalous share of images, by anomaly type.
-        seen: The images that can be read, by file.
+        seen: The readable images, by file.
     """
 
     problems: tuple[str, ...] = ()
@@ -63,14 +63,15 @@ class Findings:
     seen: Mapping[Path, Seen] = field(default_factory=dict, repr=False, compare=False)
 
     def decided(self, fit: Iterable[Sample]) -> Findings:
-        """The findings with a bit depth, once it is known which images the bank is fitted on.
+        """The findings with a bit depth.
 
         Args:
-            fit: Those images. If the reading has no bit depth, it gets the smallest that holds
-                them.
+            fit: The images that the memory bank is fitted on. If the reading has no bit depth, it
+                gets the smallest that holds all their values.
 
         Returns:
-            The findings, with warnings of few grey levels and of images that are too bright.
+            The findings, with further warnings: few gray levels, images brighter than the bit depth
+            allows, dropped alpha channels.
         """
         fitted = [self.seen[sample.image] for sample in fit if sample.image in self.seen]
         reading = self.reading.decided(fitted)
@@ -83,19 +84,19 @@ class Findings:
         return replace(self, reading=reading, warnings=(*self.warnings, *few, *remarks.lines()))
 
     def describe_areas(self) -> str:
-        """The anomalous share of images by type, in one line."""
+        """The anomalous share of images by type, on one line."""
         types = (f"{kind} {areas.describe()}" for kind, areas in self.areas.items())
         return f"anomalous area, median and range: {', '.join(types)}"
 
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """A folder of images and what was found in it.
+    """Contents and findings of a checked folder.
 
     Attributes:
         findings: Problems and warnings.
-        counts: Number of images of each part, such as "test/good".
-        groups: Number of groups of images, 0 where none are known.
+        counts: Number of images in each part, such as "test/good".
+        groups: Number of groups of images, 0 if none are known.
     """
 
     findings: Findings
@@ -117,9 +118,9 @@ def check_folder(
         data: The folder.
         group_regex: See `MVTecAD.scan`.
         groups: The `groups_csv` of `MVTecAD.scan`.
-        reading: See `check`. If it has no bit depth, the smallest that holds the images of
-            train/good is taken.
-        progress: Told of every image.
+        reading: See `check`. If it has no bit depth, it gets the smallest that holds all values of
+            the images in train/good.
+        progress: Called after every image.
 
     Raises:
         InputError: The folder does not have this layout, or the groups cannot be read.
@@ -141,18 +142,18 @@ def check(
     allow_contradictions: bool = False,
     progress: Progress | None = None,
 ) -> Findings:
-    """Decodes every image and mask, and compares types, masks, roles and pictures.
+    """Decodes every image and mask, and checks types, masks, roles and duplicates.
 
-    Every image to fit on is good, every anomalous image has a mask and no good one has, and no good
-    image shows the same picture as an anomalous one.
+    All training images must be good, every anomalous image must have a mask, a good image must not
+    have one, and no good image may show the same picture as an anomalous one.
 
     Args:
         dataset: The images, as tuples or lists.
-        reading: How its files are read.
-        evaluation_size: Size at which each mask must keep an anomalous pixel.
-        allow_contradictions: Whether a picture that is both good and anomalous is a warning, for
-            published splits, and no problem.
-        progress: Told of every image.
+        reading: How the files are read.
+        evaluation_size: Side in pixels, at which each mask must still have an anomalous pixel.
+        allow_contradictions: Whether a picture that is both good and anomalous is a warning instead
+            of a problem, for published splits.
+        progress: Called after every image.
     """
     samples = [
         *((sample, True) for sample in dataset.train),
@@ -188,14 +189,14 @@ def check(
 
 @dataclass(frozen=True)
 class _Look:
-    """What one sample shows.
+    """Findings about one sample.
 
     Attributes:
         sample: The sample.
-        problems: What makes it unusable, one line each.
-        seen: Its image, None if it cannot be read.
-        digest: Digest of its picture, None if it cannot be read.
-        share: The anomalous share of its mask, 0 if it has none that can be read.
+        problems: Faults that make it unusable, one line each.
+        seen: Its image, None if unreadable.
+        digest: Hash of its picture, None if unreadable.
+        share: Anomalous share of its mask, 0 without a readable mask.
         mask_turned: Whether its mask has an EXIF orientation, too.
     """
 
@@ -238,7 +239,7 @@ def _look(
 
 
 def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, reading: Reading) -> str:
-    """What is wrong with a mask that has not the size of its image."""
+    """The message for a mask whose size differs from its image's."""
     width, height = seen.size
     hint = ""
     if seen.orientation >= 5 and mask_size == (height, width):
@@ -252,14 +253,13 @@ def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, readin
 
 
 def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
-    """A warning of images that their EXIF tag turns, where it is unknown whether that is true of
-    their masks."""
+    """A warning about images whose EXIF tag turns them, but maybe not their masks."""
     doubtful = [
         look.seen.name
         for look in looks
         if look.seen is not None and look.seen.orientation != 1 and look.share
         if not look.mask_turned
-        # The size of a mask tells which way round it is, unless the image is a square.
+        # A quarter turn shows in the size of the mask, unless the image is square.
         if look.seen.orientation < 5 or look.seen.size[0] == look.seen.size[1]
     ]
     if not doubtful:
@@ -272,7 +272,7 @@ def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
 
 
 def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
-    """Warnings of masks of a type that are white all over, or probably inverted."""
+    """Warnings about masks of one type that are entirely white, or probably inverted."""
     white = [look for look in masks if look.share == 1]
     most = [look for look in masks if 0.5 < look.share < 1]
     found = []
@@ -298,12 +298,12 @@ def _areas(masks: Sequence[_Look]) -> MaskAreas:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A file as a warning names it: relative to the folder of its data set if it lies there."""
+    """Name of a file in warnings: relative to the folder of the data set if it lies inside."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _misplaced(sample: Sample, is_train: bool) -> str | None:
-    """What is wrong with the type, the mask or the role of an image, whatever the files hold."""
+    """The message if type, mask and role of a sample contradict each other; reads no file."""
     if is_train and sample.label:
         return f"{sample.image}: an image of the type {sample.type!r} in train, expected good ones"
     if sample.label and sample.mask is None:

@@ -1,4 +1,4 @@
-"""Decoding: image files, and images that Pillow has opened, to pixels of full depth."""
+"""Decodes image files and opened Pillow images to pixels of full bit depth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath
 
 EXIF = ("apply", "ignore")
-"""What can be done with the EXIF orientation of an image."""
+"""Ways to treat the EXIF orientation of an image."""
 
 _MAX_PIXELS = 1 << 30
 _ORIENTATION = 0x0112
@@ -34,7 +34,7 @@ _UNDO = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""What turns an image back, by the orientation that was applied to it."""
+"""Transposes that undo an applied EXIF orientation, by orientation."""
 
 _LITTLE, _BIG = "L", "B"
 _NATIVE = _LITTLE if sys.byteorder == "little" else _BIG
@@ -42,13 +42,13 @@ _NATIVE = _LITTLE if sys.byteorder == "little" else _BIG
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as it is stored.
+    """A decoded image at its full bit depth.
 
     Attributes:
-        pixels: A PIL image of 8 bits a channel, in any mode; or an array `[H, W, C]`, int32, of an
-            image of 16 bits a channel: grey or RGB.
-        alpha: Alpha `[H, W]` of an image of 16 bits a channel, int32, None if it has none.
-        orientation: Its EXIF orientation, 1 to 8; 1 if it has none.
+        pixels: For 8 bits per channel, a PIL image of any mode. For 16 bits per channel, an int32
+            array `[H, W, C]`, gray or RGB.
+        alpha: Alpha channel of an image with 16 bits per channel, int32 `[H, W]`; None if absent.
+        orientation: EXIF orientation, 1 to 8; 1 if absent.
     """
 
     pixels: Image.Image | npt.NDArray[np.int32]
@@ -63,7 +63,7 @@ class Decoded:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def rgba(self) -> Image.Image | None:
-        """An 8-bit image that has transparency, as RGBA; None for any other."""
+        """An 8-bit image with transparency as RGBA; None for any other image."""
         if isinstance(self.pixels, Image.Image) and self.pixels.has_transparency_data:
             return self.pixels.convert("RGBA")
         return None
@@ -72,19 +72,18 @@ class Decoded:
         """An 8-bit image as RGB, without its alpha."""
         assert isinstance(self.pixels, Image.Image)
         image = self.pixels.copy() if "transparency" in self.pixels.info else self.pixels
-        # Without this entry Pillow neither warns about nor translates a transparent color.
+        # With this entry Pillow would warn about a transparent color or convert it.
         image.info.pop("transparency", None)
         return image.convert("RGB")
 
     def values(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-        """The pixels as stored: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` of an image of 16 bits a
-        channel."""
+        """The pixels: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` for 16 bits per channel."""
         if isinstance(self.pixels, Image.Image):
             return np.asarray(self.rgb())
         return self.pixels.astype(np.uint16)
 
     def alpha_varies(self) -> bool:
-        """Whether the image has an alpha channel of more than one value."""
+        """Whether the image has an alpha channel with more than one value."""
         if self.alpha is not None:
             return bool((self.alpha != self.alpha.flat[0]).any())
         rgba = self.rgba()
@@ -97,19 +96,18 @@ class Decoded:
 def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") -> Decoded:
     """Decodes an image file, or an image that Pillow has opened.
 
-    Images may have up to 2**30 pixels; Pillow's limit of some 179 million does not hold here.
-    Channels of 16 bits are read whole. The channels of a 16-bit color image that Pillow has loaded
-    already have lost their low bytes.
+    Images may have up to 2**30 pixels; Pillow's limit of about 179 million does not apply. 16-bit
+    channels are read in full, except in a color image that Pillow has already loaded: there only
+    the high bytes are left.
 
     Args:
-        source: The file or the image, which stays as it is.
-        name: What messages call it.
-        exif: "apply" turns the image as its EXIF orientation says, "ignore" leaves it as it is
-            stored.
+        source: The file or the image; neither is changed.
+        name: Name of the image in messages.
+        exif: "apply" turns the image by its EXIF orientation, "ignore" leaves it as stored.
 
     Raises:
-        InputError: The file is missing, damaged or of an unknown format, it holds several pictures,
-            the image is larger, or its values are floats, or outside 16 bits.
+        InputError: The file is missing, damaged, of an unknown format, or holds several pictures;
+            the image has more pixels; or its values are floats or outside 0 to 65535.
     """
     try:
         if isinstance(source, Image.Image):
@@ -127,7 +125,7 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
     except (
         EOFError,
         OSError,
-        SyntaxError,  # what Pillow raises for a broken PNG
+        SyntaxError,  # raised by Pillow for a broken PNG
         ValueError,
         Image.DecompressionBombError,
         struct.error,
@@ -137,8 +135,10 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
 
 
 def is_deep(source: StrPath | Image.Image) -> bool:
-    """Whether an image has more than 8 bits a channel, as far as its header tells; nothing is
-    decoded, and a file that cannot be opened has not."""
+    """Whether the header of an image says more than 8 bits per channel.
+
+    Nothing is decoded. False if the file cannot be opened.
+    """
     if isinstance(source, Image.Image):
         return _has_deep_grey(source) or _deep_color(source) is not None
     try:
@@ -149,7 +149,7 @@ def is_deep(source: StrPath | Image.Image) -> bool:
 
 
 def _opened(file: IO[bytes]) -> Image.Image:
-    """What `Image.open` gives, without its limit of size, which is a global setting of Pillow."""
+    """Opens a file as `Image.open` does, but without the size limit, which is global in Pillow."""
     Image.preinit()
     Image.init()
     prefix = file.read(16)
@@ -194,12 +194,12 @@ def _decoded(image: Image.Image, name: StrPath, exif: str) -> Decoded:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Turns a loaded image as its EXIF orientation says, or leaves it as it is stored.
+    """Turns a loaded image by its EXIF orientation, or leaves it as stored.
 
     Attributes:
         orientation: The orientation, 1 to 8.
         exif: One of `EXIF`.
-        loading_turns: Whether Pillow has turned the image when it loaded it, as it does with TIFF.
+        loading_turns: Whether Pillow turned the image while loading it, as it does for TIFF.
     """
 
     orientation: int
@@ -208,9 +208,9 @@ class _Turn:
 
     @classmethod
     def of(cls, image: Image.Image, exif: str) -> _Turn:
-        """What turns an image, which may not be loaded yet."""
+        """The turn for an image, loaded or not."""
         is_lazy_tiff = image.format == "TIFF" and _is_lazy(image)
-        orientation = int(image.getexif().get(_ORIENTATION, 1))  # which loads a PNG
+        orientation = int(image.getexif().get(_ORIENTATION, 1))  # loads a PNG
         return cls(orientation if orientation in _UNDO else 1, exif, is_lazy_tiff)
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -231,15 +231,17 @@ def _has_deep_grey(image: Image.Image) -> bool:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """How Pillow will unpack the pixels of an image that is not loaded yet."""
+    """Pillow's raw mode, by which it will unpack the pixels of an image not loaded yet."""
     assert isinstance(image, ImageFile.ImageFile)
     args = image.tile[0][3]
     return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _deep_color(image: Image.Image) -> str | None:
-    """The way in which the channels of a color image of 16 bits are packed; None for any other
-    image, and for one that is loaded."""
+    """How the channels of a 16-bit color image are packed.
+
+    None for any other image, and for an image that is already loaded.
+    """
     if not _is_lazy(image):
         return None
     assert isinstance(image, ImageFile.ImageFile)
@@ -268,10 +270,10 @@ def _bits_of_jpeg_2000(image: ImageFile.ImageFile) -> int:
 
 
 def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) -> Decoded:
-    """A color image of 16 bits a channel.
+    """Decodes a color image with 16 bits per channel.
 
-    Pillow has no such mode and unpacks the high byte of each value. Unpacked in the other byte
-    order, the same file gives the low bytes.
+    Pillow has no such mode and unpacks only the high bytes. Unpacking again with the byte order
+    swapped gives the low bytes.
     """
     assert isinstance(image, ImageFile.ImageFile)
     if rawmode == "PPM":
@@ -280,7 +282,7 @@ def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) ->
     planar = image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) != 1  # type: ignore[attr-defined]
     if planar or order not in ("B", "L", "N") or kind not in ("RGB", "RGBA", "RGBX", "LA"):
         raise InputError(
-            f"{name}: 16 bits a channel in a layout that cannot be read, expected 16-bit grey or "
+            f"{name}: 16 bits per channel in a layout that cannot be read, expected 16-bit gray or "
             "RGB, interleaved"
         )
     if kind == "LA":
@@ -297,8 +299,7 @@ def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) ->
 def _unpacked(
     image: ImageFile.ImageFile, rawmode: str, exif: str
 ) -> tuple[npt.NDArray[np.int32], int]:
-    """The pixels of another look at the file of an image, unpacked in a given way, and its EXIF
-    orientation."""
+    """Decodes an image's file again with another raw mode; returns pixels and EXIF orientation."""
     assert image.fp is not None
     place, frame = image.fp.tell(), image.tell()
     try:

@@ -1,4 +1,4 @@
-"""Digests of the files of a split, and a description of how they have changed."""
+"""Hashes of a split's files, and a description of what has changed in them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ManifestEntry:
     Attributes:
         role: One of `autopatch.data.splits.ROLES`.
         path: The image relative to the folder of the data set, with forward slashes.
-        sha256: Digest of the image file, None if it is missing.
-        mask: The mask, as `path`; None if the sample has none.
-        mask_sha256: Digest of the mask file, None if it is missing or there is none.
+        sha256: Hash of the image file, None if it is missing.
+        mask: The mask, relative like `path`; None if the sample has none.
+        mask_sha256: Hash of the mask file, None if it is missing or the sample has no mask.
         type: Type of the sample.
         group: Group of the sample, None if unknown.
     """
@@ -43,10 +43,10 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a split: which image plays which role, with which content, mask and group.
+    """The files of a split: role, hash, mask, type and group of each image.
 
     Attributes:
-        entries: One for each sample of each role, in the order of `digest`.
+        entries: One for each sample of each role, sorted and without repetition.
     """
 
     entries: tuple[ManifestEntry, ...]
@@ -57,7 +57,7 @@ class Manifest:
 
     @classmethod
     def of(cls, split: Split, root: StrPath) -> Manifest:
-        """Hashes the files of a split. Each file is read once; a missing file has no digest.
+        """Hashes the files of a split. Each file is read once; a missing file has no hash.
 
         Args:
             split: The roles.
@@ -94,13 +94,13 @@ class Manifest:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def differences(self, now: Manifest) -> str | None:
-        """Describes in one line how the files have changed; None if they have not.
+        """Describes on one line how the files have changed; None if they have not.
 
         Args:
-            now: The manifest to compare with; `self` is the earlier one.
+            now: The later manifest; `self` is the earlier one.
 
         Returns:
-            Each kind of difference with up to three files, as in "2 images were changed:
+            Each kind of difference with up to three files, such as "2 images were changed:
             test/dent/003.png, test/dent/007.png; 1 mask is missing: ground_truth/dent/001.png".
         """
         earlier, later = _by_image(self), _by_image(now)
@@ -140,13 +140,13 @@ class Manifest:
 
 
 def pixels_digest(images: Iterable[ImageInput]) -> str:
-    """SHA-256 of images whatever their order and paths, as 64 hexadecimal digits.
+    """SHA-256 of a set of images, as 64 hexadecimal digits. Order and paths do not matter.
 
-    A file is hashed by its content, any other image by its shape and its pixels: 8-bit RGB, or the
-    values of an image of 16 bits a channel.
+    A file is hashed by its contents; any other image by its shape and its pixels, which are 8-bit
+    RGB, or 16-bit values for an image with 16 bits per channel.
 
     Raises:
-        InputError: A file cannot be read, or an image is of no kind that `to_pil` takes.
+        InputError: A file cannot be read, or `to_pil` refuses an image.
     """
     return hashlib.sha256(b"".join(sorted(image_digests(images)))).hexdigest()
 
@@ -165,7 +165,7 @@ _NEVER_NONE = frozenset({"role", "path", "type"})
 
 @dataclass(frozen=True)
 class _Image:
-    """The entries of one image, which may have one for each role."""
+    """All entries of one image; there may be one for each role."""
 
     roles: frozenset[str]
     sha256: frozenset[str | None]
@@ -175,7 +175,7 @@ class _Image:
 
 
 def _by_image(manifest: Manifest) -> dict[str, _Image]:
-    """Collects the entries by image, without those whose file is missing."""
+    """Collects the entries by image. Images whose file is missing are left out."""
     entries: dict[str, list[ManifestEntry]] = {}
     for entry in manifest.entries:
         if entry.sha256 is not None:
@@ -246,7 +246,7 @@ _KINDS = {
 
 
 def _canonical(entry: ManifestEntry) -> str:
-    """Formats an entry as one line of JSON: its fields in order."""
+    """An entry as one line of JSON: its fields in order."""
     return json.dumps(list(asdict(entry).values()))
 
 

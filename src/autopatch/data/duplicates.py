@@ -17,13 +17,13 @@ from autopatch.data.walker import counted
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What the images of a data set that show the same picture mean for it.
+    """Images of a data set that show the same picture, and the groups that keep them together.
 
     Attributes:
-        contradictions: Images that are good and anomalous at once, one line each.
-        warnings: Other images that are there more than once, one line for each pair of folders.
-        groups: The groups that keep the same pictures together, by image: for each image whose
-            group that changes. Earlier groups are joined, never divided.
+        contradictions: Anomalous images that show the same picture as a good one, one line each.
+        warnings: Other repeated pictures, one line for each pair of folders.
+        groups: New group by image, for every image whose group changes so that repeated pictures
+            share one. Existing groups are joined, never divided.
     """
 
     contradictions: tuple[str, ...] = ()
@@ -32,8 +32,7 @@ class Duplicates:
 
 
 def picture_digest(pixels: npt.NDArray[Any]) -> bytes:
-    """SHA-256 of the shape and the values of an image, which are those of the file however it was
-    compressed."""
+    """SHA-256 of an image's shape, dtype and values. It does not depend on the compression."""
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
@@ -44,7 +43,7 @@ def find_duplicates(dataset: Dataset, digests: Mapping[Path, bytes]) -> Duplicat
 
     Args:
         dataset: The images.
-        digests: What `picture_digest` gave, by image; images without one are left out.
+        digests: `picture_digest` by image; images without one are left out.
     """
     samples = [*dataset.train, *dataset.test]
     by_digest: dict[bytes, list[Sample]] = {}
@@ -75,7 +74,7 @@ def find_duplicates(dataset: Dataset, digests: Mapping[Path, bytes]) -> Duplicat
 
 
 def with_groups(dataset: Dataset, groups: Mapping[Path, str]) -> Dataset:
-    """The data set with other groups for some of its images."""
+    """The data set with the groups of some images replaced."""
     return _Regrouped(
         dataset.root,
         _with_groups(dataset.train, groups),
@@ -113,8 +112,8 @@ def _warning(folder: str, other: str, names: Sequence[str]) -> str:
 def _joined_groups(
     samples: Iterable[Sample], alike: Iterable[Sequence[Sample]], root: Path
 ) -> dict[Path, str]:
-    """The groups of images that change if the same pictures are kept together."""
-    # Each group, and each image without one, starts as a set of its own.
+    """New group by image, for every image whose group changes when repeated pictures share one."""
+    # Each group, and each image without a group, starts as its own set.
     joined: dict[str | Path, set[str | Path]] = {}
     for same in alike:
         keys = {_key(sample) for sample in same}

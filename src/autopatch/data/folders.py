@@ -15,10 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 def folder_images(folder: StrPath) -> list[Path]:
-    """Lists the images of a folder and of all its subfolders, sorted; see `walk`.
+    """Lists the images in a folder and all its subfolders, sorted; see `walk`.
 
-    Files and folders that were passed over are logged as warnings. Hidden and system files are
-    ignored.
+    Skipped files and folders are logged as warnings, except hidden and system files.
 
     Raises:
         InputError: There is no image, or a folder cannot be read.
@@ -32,19 +31,22 @@ def folder_images(folder: StrPath) -> list[Path]:
 
 
 def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
-    """Maps the names of results to the images of files and folders.
+    """Lists images and gives each a name for its results.
 
-    A name is the image's path relative to the deepest folder that holds all of `paths` (a folder
-    holds itself), without the suffix. If two images differ in nothing but their suffix, all
-    names keep it. So "a/1.png" becomes "1", the folder "a" becomes "1" and "2", and "a/1.png"
-    with "b/1.png" become "a/1" and "b/1". An image that is given twice counts once.
+    The name is the image's path relative to the deepest folder that holds all of `paths` (a folder
+    holds itself), without the suffix. If two images differ only in their suffix, all names keep
+    it. For example, "a/1.png" becomes "1", the folder "a" becomes "1" and "2", and "a/1.png" with
+    "b/1.png" become "a/1" and "b/1". An image that is given twice counts once.
 
     Args:
         paths: Image files, and folders to search for images, see `folder_images`.
 
+    Returns:
+        The images by name.
+
     Raises:
-        InputError: No path is given or one does not exist, a folder has no image or cannot be
-            read, or two images would share a name.
+        InputError: No path is given, a path does not exist, a folder has no image or cannot be
+            read, or two images would get the same name.
     """
     if not paths:
         raise InputError("`images` is empty, expected image files or folders")
@@ -66,7 +68,7 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
             raise InputError(f"{path}: no such file or folder")
         for image in images:
             first = files.setdefault(_normal(image), image)
-            # One path may lead to two files: ".." after a link is not the folder it is written in.
+            # Equal normalized paths may be two files: ".." after a link leaves the link's target.
             if first != image and not first.samefile(image):
                 raise InputError(f"{image}: would overwrite the results of {first}")
     common = os.path.commonpath(tops)

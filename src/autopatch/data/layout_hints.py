@@ -1,4 +1,4 @@
-"""Hints for folders that are nearly in the MVTec-AD layout: what was found, and how to name it."""
+"""Hints for folders that nearly have the MVTec-AD layout: what was found, and how to rename it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from autopatch.data.samples import GOOD, first_names
 from autopatch.data.walker import Listing, counted, list_folder
 
-# Names of folders as `_plain` gives them.
+# Names of folders as returned by `_plain`.
 _GOOD_NAMES = frozenset({"good", "ok", "normal", "defectfree", "nondefective", "nodefect"})
 _BAD_NAMES = frozenset({"bad", "ko", "ng", "nok", "defect", "defective", "anomaly", "anomalous"})
 _MASK_NAMES = frozenset({"groundtruth", "gt", "mask", "label", "annotation", "segmentation"})
@@ -24,10 +24,10 @@ _FOLDERS = 500
 
 
 def layout_hint(root: Listing) -> str:
-    """Says where the images of a folder lie, and where the layout has them.
+    """Says where the images of a folder are, and where the layout expects them.
 
     Returns:
-        The end of an error message that begins with "; " or ", ", or nothing where no images were
+        Text to append to an error message, beginning with "; " or ", "; empty if no images were
         found.
     """
     found = dict(_folders_of_images(root))
@@ -67,7 +67,7 @@ def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing
         root: The folder of the data set.
 
     Returns:
-        The end of an error message that begins with "; ", or nothing.
+        Text to append to an error message, beginning with "; "; empty without a hint.
     """
     kind, stem = images.folder.name, image.stem
     if masks is None or not (masks.images or masks.folders):
@@ -100,13 +100,13 @@ def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing
 
 
 def looks_like_masks(images: Listing) -> str | None:
-    """Names the images of a folder that look like masks of others, None if there are none."""
+    """Names the images of a folder that look like masks of others; None if there are none."""
     masks = [mask.name for _, mask in _masks_beside(images.images)]
     return f"{counted(len(masks), 'image')} ({first_names(masks)})" if masks else None
 
 
 def _mask_folder_hint(kind: str, root: Listing) -> str:
-    """Where masks may lie if there is no folder of them for an anomaly type."""
+    """Where the masks may be if an anomaly type has no folder of masks."""
     for folder in root.folders:
         if _plain(folder.name) not in _MASK_NAMES:
             continue
@@ -126,13 +126,13 @@ def _mask_folder_hint(kind: str, root: Listing) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name in lower case, without separators, in the singular."""
+    """A name in lower case and singular, without separators."""
     joined = re.sub(r"[\W_]", "", name.lower())
     return re.sub("ies$", "y", joined).removesuffix("s")
 
 
 def _expected_place(parts: tuple[str, ...]) -> tuple[str, str | None]:
-    """The part of a path that tells what its images are, and where the layout has these."""
+    """The part of a path that says what its images are, and where the layout expects them."""
     names = [_plain(part) for part in parts]
     for i, name in enumerate(names):
         if name in _MASK_NAMES:
@@ -153,7 +153,7 @@ def _expected_place(parts: tuple[str, ...]) -> tuple[str, str | None]:
 
 
 def _folders_of_images(root: Listing) -> Iterator[tuple[tuple[str, ...], Listing]]:
-    """Folders that hold images, nearest first; large trees are not searched to their end."""
+    """Folders that hold images, nearest first. Depth and number of listed folders are limited."""
     level = [root]
     listed = 0
     for _ in range(_DEPTH + 1):
@@ -173,7 +173,7 @@ def _mask_beside(images: Iterable[Path]) -> tuple[Path, Path] | None:
 
 
 def _masks_beside(images: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
-    """Images with their masks, where both lie in one folder, as in 003.png and 003_mask.png."""
+    """Pairs of image and mask in the same folder, such as 003.png and 003_mask.png."""
     by_stem = {path.stem: path for path in images}
     for stem, path in by_stem.items():
         image = by_stem.get(_MASK_ENDING.sub("", stem))

@@ -1,4 +1,4 @@
-"""Masks: which pixels of a file are anomalous, and how a mask is resized."""
+"""Masks: reads the anomalous pixels of a file, and resizes them."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ from autopatch.errors import InputError
 from autopatch.files import StrPath
 
 EVALUATION_SIZE = 224
-"""Side, in pixels, of the masks that all candidates are scored against by default."""
+"""Default side, in pixels, of the masks that all candidates are scored against."""
 
 _CONNECTED = np.ones((3, 3), bool)  # regions are 8-connected, as in the metric
 
 
 def read_mask(path: StrPath, reading: Reading = DEFAULT_READING) -> Image.Image:
-    """Reads a mask as grey values 0 (normal) and 255 (anomalous).
+    """Reads a mask as gray values 0 (normal) and 255 (anomalous).
 
-    Without a threshold a mask is black, and one other value or color where the image is anomalous.
-    With one, pixels of which a channel is above it are anomalous. Where alpha varies and the color
-    does not, alpha is the mask.
+    Without a threshold, normal pixels are black and all anomalous pixels have one other value or
+    color. With a threshold, a pixel is anomalous if any of its channels is above it. If alpha
+    varies and the color does not, alpha is the mask.
 
     Args:
         path: The file.
-        reading: The mask's threshold, and what to do with its EXIF orientation.
+        reading: Mask threshold and treatment of the EXIF orientation.
 
     Raises:
-        InputError: The file cannot be decoded to its end; it has more than one value besides 0,
-            two values neither of which is 0, or no anomalous pixel; or color and alpha are two
-            different masks.
+        InputError: The file cannot be decoded completely; without a threshold, it has more than one
+            value other than 0; it has no anomalous pixel; or color and alpha are different masks.
     """
     return decoded_mask(decode(path, path, reading.exif), path, reading)
 
 
 def decoded_mask(decoded: Decoded, path: StrPath, reading: Reading) -> Image.Image:
-    """What `read_mask` gives of a decoded file."""
+    """The mask in a decoded file, as `read_mask` returns it."""
     color, alpha = _channels(decoded)
     if alpha is None or _is_constant(alpha):
         anomalous = _anomalous(color, path, reading)
@@ -99,7 +98,7 @@ def _agreed(
     path: StrPath,
     reading: Reading,
 ) -> npt.NDArray[np.bool_]:
-    """The mask that both color and alpha are."""
+    """The anomalous pixels, if color and alpha agree on them."""
     try:
         by_color = _anomalous(color, path, reading)
         if (by_color == _anomalous(alpha, path, reading)).all():
@@ -117,9 +116,9 @@ def load_masks(
     size: int = EVALUATION_SIZE,
     reading: Reading = DEFAULT_READING,
 ) -> torch.Tensor:
-    """Reads the masks of N samples at one size; a good sample's mask is all False.
+    """Reads the masks of N samples and resizes them as `resize_mask` does.
 
-    See `resize_mask` for how a mask is resized.
+    The mask of a good sample is all False.
 
     Args:
         samples: N samples, good or anomalous, or a single one.
@@ -151,18 +150,17 @@ def load_masks(
 def resize_mask(
     mask: Image.Image, size: int, sample: Sample, reading: Reading = DEFAULT_READING
 ) -> npt.NDArray[np.bool_]:
-    """Resizes what `read_mask` gave for `sample`.
+    """Resizes a mask that `read_mask` returned.
 
-    By the rule "area" each 8-connected region keeps the pixels of which it covers the largest
-    share: those above a share that makes its area nearest to what it was, or above a smaller share
-    where it would fall apart. It keeps at least one. By the rule "any" the mask is resized as grey
-    values 0 and 255 (PIL bilinear), and every pixel above 0 is anomalous, which widens regions by
-    up to a pixel.
+    Rule "area": each 8-connected region keeps the pixels that it covers most, at least one. The
+    minimum coverage is chosen so that the area of the region changes least; it is lowered until the
+    region stays connected. Rule "any": the mask is resized as gray values 0 and 255 (PIL bilinear),
+    and every pixel above 0 is anomalous, which widens regions by up to a pixel.
 
     Args:
-        mask: The mask, grey values 0 and 255.
+        mask: The mask, gray values 0 and 255.
         size: S, in pixels.
-        sample: Whose mask it is, for the message.
+        sample: The sample of the mask, for the message.
         reading: Its `mask_resize` is the rule.
 
     Returns:
@@ -204,17 +202,17 @@ def _keep_area(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
 
 
 def _reached(part: slice, length: int, size: int) -> slice:
-    """The pixels that a part of a side reaches into when the side is resized."""
+    """The new pixels that part of a side overlaps when the side is resized from `length`."""
     return slice(part.start * size // length, -(-part.stop * size // length))
 
 
 def _overlaps(new: slice, part: slice, scale: float) -> npt.NDArray[np.float32]:
-    """Which share of each new pixel of a side each old one covers, `[new, old]`.
+    """Share of each new pixel of a side that each old pixel covers, `[new, old]`.
 
     Args:
         new: The new pixels.
-        part: The old ones.
-        scale: How much longer the side becomes.
+        part: The old pixels.
+        scale: New length of the side divided by the old.
     """
     first = np.arange(new.start, new.stop)[:, None]
     edges = np.arange(part.start, part.stop + 1)[None] * scale
@@ -223,8 +221,8 @@ def _overlaps(new: slice, part: slice, scale: float) -> npt.NDArray[np.float32]:
 
 
 def _best_covered(coverage: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """The pixels of which a region covers most, in one piece: about as many as its area."""
-    # In steps of 1/1024, so that shares that differ by rounding alone are equal.
+    """The pixels that a region covers most, connected: about as many as its area."""
+    # In steps of 1/1024, so that shares that differ only by rounding are equal.
     steps = np.maximum(np.rint(coverage * 1024).astype(np.int32), coverage > 0)
     area = float(coverage.sum())
     levels, counts = np.unique(steps[steps > 0], return_counts=True)

@@ -23,9 +23,9 @@ class MVTecAD:
     Attributes:
         root: The folder.
         train: The images of `train/good`, sorted by file name.
-        test: The images of `test/good` (there may be none), then those of each anomaly type;
-            types and file names sorted.
-        notes: Files and folders that were passed over, and why, one line each.
+        test: The images of `test/good`, if any, then the images of each anomaly type; types and
+            file names are sorted.
+        notes: Skipped files and folders with the reason, one line each.
     """
 
     root: Path
@@ -46,20 +46,20 @@ class MVTecAD:
         group_regex: str | None = None,
         groups_csv: StrPath | None = None,
     ) -> MVTecAD:
-        """Finds the images of a folder and pairs each anomalous one with its mask.
+        """Finds the images in a folder and pairs each anomalous image with its mask.
 
-        The layout is `train/good/*`, `test/good/*` (may be absent), `test/<type>/*` and
+        The layout is `train/good/*`, `test/good/*` (optional), `test/<type>/*` and
         `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. A file is an image if its suffix is one
-        of `IMAGE_SUFFIXES`, in any case. All else is passed over and listed in `notes`, apart from
-        hidden files, system files, and files outside the folders of images, such as
-        `license.txt`. No image is decoded; see `check`.
+        of `IMAGE_SUFFIXES`, in any case. Everything else is skipped and listed in `notes`, except
+        hidden files, system files, and files outside the image folders, such as `license.txt`. No
+        image is decoded; see `check`.
 
         Args:
             root: The folder.
-            group_regex: Regular expression that is searched in every file name. Its first capture
-                group, or the whole match if it has none, is the image's group.
-            groups_csv: A CSV file with the columns `file,group`, one row for every image; `file`
-                is relative to `root`, with forward slashes.
+            group_regex: Regular expression to search for in every file name. The image's group is
+                the first capture group, or the whole match if there is none.
+            groups_csv: A CSV file with the columns `file,group`, one row per image; `file` is
+                relative to `root`, with forward slashes.
 
         Raises:
             InputError: The folder does not have this layout, a folder in it cannot be read, an
@@ -185,7 +185,7 @@ def _group_by_csv(dataset: MVTecAD, file: Path) -> Callable[[Path], str]:
 
 def _read_csv(file: Path) -> list[list[str]]:
     try:
-        # utf-8-sig: spreadsheets put a byte order mark in front of the header.
+        # utf-8-sig: spreadsheets write a byte order mark before the header.
         with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = [[field.strip() for field in row] for row in csv.reader(stream, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""The folders of the MVTec-AD layout, and what lies in them that is not read."""
+"""The folders of the MVTec-AD layout, and the files in them that are skipped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Layout:
     Attributes:
         root: The folder of the data set.
         train: `train`.
-        good: `train/good`, with images.
+        good: `train/good`, has images.
         test: `test`.
         test_good: `test/good`, None if absent.
-        types: The other folders of `test`, at least one, each with images; sorted.
+        types: The other folders in `test`, sorted; at least one, each with images.
         truth: `ground_truth`, None if absent.
-        masks: The folders of `ground_truth` by their names, without `good`.
+        masks: The folders in `ground_truth` by name, without `good`.
     """
 
     root: Listing
@@ -70,7 +70,7 @@ class Layout:
         return cls(root, train, good, test, test_good, types, truth, masks)
 
     def passed_over(self) -> tuple[str, ...]:
-        """Says which files and folders are not read, one line for each kind and folder.
+        """The skipped files and folders, one line per kind and folder.
 
         Raises:
             InputError: A subfolder of images cannot be read.
@@ -99,7 +99,7 @@ class Layout:
 
 
 def _inner(listing: Listing | None, name: str) -> Listing | None:
-    # By exact name: some file systems ignore case, but a data set may move to one that does not.
+    # Case counts: some file systems ignore it, but the data set may move to one that does not.
     folders = () if listing is None else listing.folders
     return next((list_folder(folder) for folder in folders if folder.name == name), None)
 
@@ -114,7 +114,7 @@ def _require_images(listing: Listing) -> None:
 
 
 def _beside(listing: Listing, read: Sequence[str]) -> Iterator[str]:
-    """What lies beside the folders that are read."""
+    """Skipped folders and images beside the folders that are read."""
     folders = [folder for folder in listing.folders if folder.name not in read]
     for noun, paths in (("folder", folders), ("image", listing.images)):
         if paths:
@@ -129,7 +129,7 @@ def _masks_as_images(listing: Listing) -> Iterator[str]:
 
 
 def _inside(listing: Listing) -> Iterator[str]:
-    """What lies in a folder of images, apart from images."""
+    """Skipped subfolders and other files in a folder of images."""
     if listing.folders:
         names = first_names([folder.name for folder in listing.folders])
         inner = len(walk(listing.folder).images) - len(listing.images)

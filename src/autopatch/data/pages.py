@@ -1,4 +1,4 @@
-"""Files that hold several pictures: pages, layers of a stack, frames of an animation."""
+"""Refuses files with several pictures: pages, image stacks, animations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _REDUCED, _TRANSPARENCY = 1, 4
 
 
 def require_one_picture(image: Image.Image, name: StrPath) -> None:
-    """Refuses an opened file with several pictures, of which all but the first would be lost.
+    """Refuses an opened file with several pictures, because only the first would be read.
 
-    Reduced copies and transparency masks in a TIFF file are no pictures of their own. The pictures
-    behind that of a camera's JPEG file (MPO) are previews.
+    Reduced copies and transparency masks in a TIFF file do not count. In a camera's JPEG file (MPO)
+    only the first picture counts; the others are previews.
 
     Args:
-        image: What Pillow has opened, not loaded yet.
-        name: What the message calls it.
+        image: An image that Pillow has opened but not loaded.
+        name: Name of the image in the message.
 
     Raises:
         InputError: There are several pictures.

@@ -1,4 +1,4 @@
-"""Batches of images at one size, read ahead of the one who computes on them and kept."""
+"""Reads batches of images at one size, with read-ahead and a cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 class Preparation(Protocol):
-    """How an image becomes pixels; hashable, and all images become of one size."""
+    """Turns an image into pixels. Hashable; the size is the same for all images."""
 
     def pixels(self, image: Image.Image, /) -> npt.NDArray[np.uint8]:
         """The pixels `[H, W, 3]` of an RGB image."""
@@ -36,10 +36,10 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True)
 class Square:
-    """Images resized to a square (PIL bilinear, the aspect is not kept).
+    """Resizes images to a square (PIL bilinear, without keeping the aspect ratio).
 
     Attributes:
-        size: Its side, in pixels.
+        size: Side of the square, in pixels.
 
     Raises:
         InputError: The size is below 1.
@@ -52,7 +52,7 @@ class Square:
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The pixels `[size, size, 3]` of an RGB image."""
-        # np.array: PIL's buffer is read-only, which torch warns about.
+        # np.array copies: PIL's buffer is read-only, and torch warns about that.
         return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
 
@@ -61,13 +61,13 @@ def load_images(
     preparation: Preparation | int,
     reading: Reading = DEFAULT_READING,
 ) -> torch.Tensor:
-    """Reads images and prepares each.
+    """Reads images and brings them to one size.
 
     Args:
         images: N images, or a single one, see `as_images`.
-        preparation: What gives them one size; a number S is `Square(S)`, which leaves an image that
-            has this size already as it is.
-        reading: How they are read.
+        preparation: Brings each image to the same size; a number S stands for `Square(S)`, which
+            does not change an image that already has this size.
+        reading: How the images are read.
 
     Returns:
         uint8 `[N, 3, H, W]`, RGB, 0..255.
@@ -87,15 +87,15 @@ def load_images(
 
 
 class ImageReader:
-    """Reads images batch by batch ahead of the one who computes on them, and keeps files' pixels.
+    """Reads images in batches, ahead of use, and caches the pixels of files.
 
-    Several threads may use one reader.
+    Several threads may share a reader.
 
     Args:
-        cache_bytes: Bytes of resized pixels to keep, those least recently used are let go; 0
-            keeps none. A file that has changed is read again.
-        reading: How they are read.
-        remarks: Where to note what is unusual about an image; nowhere if None.
+        cache_bytes: Bytes of resized pixels to keep; 0 keeps none. The least recently used pixels
+            are dropped first. A file that has changed is read again.
+        reading: How the images are read.
+        remarks: Collects notes on unusual images; None collects none.
     """
 
     def __init__(
@@ -119,20 +119,18 @@ class ImageReader:
         preparation: Preparation | int,
         batch_size: int,
     ) -> Iterator[torch.Tensor]:
-        """Gives what `load_images` gives, in batches; the next two are read meanwhile.
+        """Reads images as `load_images` does, in batches. The next two batches are read ahead.
 
         Args:
             images: See `load_images`.
             preparation: See `load_images`.
-            batch_size: Images of a batch; the last one may have fewer.
+            batch_size: Images per batch; the last batch may have fewer.
 
         Returns:
-            An iterator over uint8 `[n, 3, H, W]`. Its threads end with it, also when it is closed
-            early.
+            An iterator over uint8 `[n, 3, H, W]`. Its threads end when it is exhausted or closed.
 
         Raises:
-            InputError: A size is below 1; or, from the iterator, the first image that `to_pil`
-                refuses.
+            InputError: A size is below 1. While iterating: `to_pil` refuses an image.
         """
         _require_size("batch_size", batch_size)
         return self._read(as_images(images), _preparation(preparation), batch_size)
@@ -195,13 +193,13 @@ def _pixels(
     reading: Reading,
     remarks: Remarks | None = None,
 ) -> torch.Tensor:
-    """An image as `load_images` gives it, uint8 `[3, H, W]`."""
+    """One image as in `load_images`, uint8 `[3, H, W]`."""
     pixels = preparation.pixels(to_pil(image, name=name, reading=reading, remarks=remarks))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _stamp(image: ImageInput) -> _Stamp | None:
-    """What changes with the content of a file; None for what is no file."""
+    """Identifies the contents of a file by its status; None for an image in memory."""
     if not isinstance(image, str | os.PathLike):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Reading: how the image files of a data set become pixels, and any image as 8-bit RGB."""
+"""Reading: settings that turn image files into pixels, and conversion of any image to RGB."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
 """An image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]`."""
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bit depths that images of 16 bits a channel can have."""
+"""Allowed bit depths of images with 16 bits per channel."""
 
 MASK_RESIZES = ("area", "any")
-"""Rules by which masks are resized, see `Reading`."""
+"""Rules for resizing masks, see `Reading`."""
 
 FEW_LEVELS = 32
-"""Grey levels below which images are warned about."""
+"""A warning is given if images use fewer gray levels."""
 
 _NAMED = 3
 _EXPECTED = (
@@ -39,23 +39,22 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How the image and mask files of a data set become pixels; one for all of its files.
-
-    Images of 8 bits a channel are taken as they are, whatever the bit depth.
+    """Settings for all image and mask files of a data set: how they become pixels.
 
     Attributes:
-        bit_depth: Bits of the values in images of 16 bits a channel: 8, 10, 12, 14 or 16. Values
-            from 0 to 2**bit_depth - 1 become 0 to 255, larger ones 255. None where it has not been
-            decided, see `decide`; such images are read as if it were 16.
-        exif: "apply" turns images and masks as their EXIF orientation says, "ignore" takes them as
-            they are stored.
+        bit_depth: Bits used in images with 16 bits per channel: 8, 10, 12, 14 or 16. Values from 0
+            to 2**bit_depth - 1 are scaled to 0 to 255, larger values become 255. None if not
+            decided yet, see `decide`; images are then read as with 16. Images with 8 bits per
+            channel are not scaled.
+        exif: "apply" turns images and masks by their EXIF orientation, "ignore" leaves them as
+            stored.
         mask_threshold: Pixels of a mask above this value are anomalous, 0 to 65534; None for masks
-            that are black and one other value.
-        mask_resize: "area": a region of a mask keeps about its area when the mask is resized;
-            "any": a pixel is anomalous if any of it is, the rule of the published code.
+            of black and one other value.
+        mask_resize: "area": each region of a mask keeps about its area when the mask is resized;
+            "any": a pixel is anomalous if any part of it is, as in the published code.
 
     Raises:
-        InputError: A value is none of these.
+        InputError: A value is not allowed.
     """
 
     bit_depth: int | None = None
@@ -80,17 +79,17 @@ class Reading:
 
     @property
     def highest(self) -> int:
-        """The largest value of an image of 16 bits a channel that is not clipped."""
+        """The largest value that is not clipped in an image with 16 bits per channel."""
         return int(2 ** (self.bit_depth or 16)) - 1
 
     def scaled(self, values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
-        """Values of an image of 16 bits a channel as 0 to 255, rounded."""
+        """Scales values of an image with 16 bits per channel to 0 to 255, rounded."""
         clipped = np.minimum(values, self.highest).astype(np.int32)
         rounded = (clipped * 255 + self.highest // 2) // self.highest
         return np.asarray(rounded, np.uint8)
 
     def decided(self, seen: Iterable[Seen]) -> Reading:
-        """This reading with a bit depth: its own, or else the smallest that holds all images.
+        """This reading with a bit depth: its own, or the smallest that holds all values of images.
 
         Args:
             seen: The images that the memory bank is fitted on.
@@ -100,39 +99,39 @@ class Reading:
         return replace(self, bit_depth=_bits(max((each.highest for each in seen), default=0)))
 
     def describe_images(self) -> str:
-        """What decides the pixels of images, such as "`bit_depth` 12 and `exif` apply"."""
+        """The settings that affect images, such as "`bit_depth` 12 and `exif` apply"."""
         return f"`bit_depth` {self.bit_depth} and `exif` {self.exif}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The settings as JSON values by name."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reading:
-        """Reads what `to_json` gave.
+        """Reads the document of `to_json`.
 
         Raises:
-            InputError: A field has a value that it cannot have.
-            TypeError: There are other fields.
+            InputError: The value of a field is not allowed.
+            TypeError: A field is unknown.
         """
         return cls(**document)
 
 
 DEFAULT_READING = Reading()
-"""Whole range of 16 bits, EXIF applied, masks black and one other value."""
+"""Bit depth undecided, EXIF orientation applied, masks of black and one other value."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the pixels of an image say of how it is to be read.
+    """Facts about an image that matter for the choice of a `Reading`.
 
     Attributes:
-        name: The file, or what an image that is no file is called.
+        name: The file, or the name of an image in memory.
         size: Width and height in pixels, as the image is read.
-        highest: The largest value of an image of 16 bits a channel; 0 for any other.
-        used: Which values there are, bool `[256]` or `[65536]`, packed to bits.
-        alpha_varies: Whether it has an alpha channel of more than one value.
-        orientation: Its EXIF orientation, 1 to 8.
+        highest: The largest value of an image with 16 bits per channel; 0 for any other.
+        used: Whether each value occurs, bool `[256]` or `[65536]`, packed to bits.
+        alpha_varies: Whether the image has an alpha channel with more than one value.
+        orientation: EXIF orientation, 1 to 8.
     """
 
     name: str
@@ -144,7 +143,7 @@ class Seen:
 
     @classmethod
     def of(cls, name: str, decoded: Decoded) -> Seen:
-        """Looks at a decoded image."""
+        """The facts about a decoded image."""
         highest = 0
         if isinstance(decoded.pixels, Image.Image):
             counts = np.array(decoded.rgb().histogram()).reshape(3, 256)
@@ -163,7 +162,7 @@ class Seen:
 
 
 def grey_levels(seen: Iterable[Seen], reading: Reading) -> int:
-    """How many of the values 0 to 255 images use, all together and over all channels."""
+    """Number of values from 0 to 255 that images use, over all images and channels together."""
     found = np.zeros(256, bool)
     for each in seen:
         (values,) = np.unpackbits(each.used).nonzero()
@@ -172,11 +171,11 @@ def grey_levels(seen: Iterable[Seen], reading: Reading) -> int:
 
 
 class Remarks:
-    """What was noticed while images were read; several threads may add to it.
+    """Collects notes on unusual images while they are read. Several threads may add to it.
 
     Args:
-        advice: What lines say to do about images that are brighter than the bit depth holds, with
-            `{}` in the place of a bit depth.
+        advice: Advice for images that are brighter than the bit depth allows; `{}` stands for the
+            bit depth that they need.
     """
 
     def __init__(self, advice: str = "fit again with `bit_depth` {}") -> None:
@@ -187,7 +186,7 @@ class Remarks:
         self._highest = 0
 
     def add(self, name: str, *, highest: int, alpha_varies: bool, reading: Reading) -> None:
-        """Notes what is unusual about an image."""
+        """Notes if an image exceeds the bit depth or has a varying alpha channel."""
         with self._lock:
             if highest > reading.highest:
                 self._bright[name] = highest
@@ -196,7 +195,7 @@ class Remarks:
                 self._with_alpha[name] = None
 
     def lines(self) -> tuple[str, ...]:
-        """One line for each thing noticed, with the names of the images."""
+        """One line per kind of note, with names of the images."""
         found = []
         with self._lock:
             if self._bright:
@@ -216,18 +215,19 @@ class Remarks:
 
 
 def named(names: Iterable[StrPath]) -> str:
-    """The first names and, if there are more, an ellipsis."""
+    """The first three names, with "..." if there are more."""
     listed = [str(os.fspath(name)) for name in names]
     return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")
 
 
 def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tuple[str, ...]]:
-    """A reading with a bit depth, and a warning where images use few grey levels.
+    """Chooses the bit depth; returns the reading, and a warning if images use few gray levels.
 
-    Only images of 16 bits a channel are decoded.
+    Only images with 16 bits per channel are decoded. A reading that has a bit depth is returned as
+    it is, without a warning.
 
     Args:
-        reading: Its bit depth is kept if it has one.
+        reading: The reading, with or without a bit depth.
         images: The images that the memory bank is fitted on.
 
     Raises:
@@ -256,7 +256,7 @@ def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tup
 
 
 def few_levels(seen: Sequence[Seen], reading: Reading) -> tuple[str, ...]:
-    """A warning if the images to fit on use few grey levels."""
+    """A warning if the fit images use few gray levels."""
     levels = grey_levels(seen, reading)
     if levels >= FEW_LEVELS:
         return ()
@@ -266,7 +266,7 @@ def few_levels(seen: Sequence[Seen], reading: Reading) -> tuple[str, ...]:
     smaller = deep and reading.bit_depth is not None and least < reading.bit_depth
     todo = f"give `bit_depth` {least}" if smaller else "stretch their contrast, all by one factor"
     return (
-        f"the fit images use {levels} grey levels{where}, expected {FEW_LEVELS} or more: faint "
+        f"the fit images use {levels} gray levels{where}, expected {FEW_LEVELS} or more: faint "
         f"defects vanish; {todo}",
     )
 
@@ -278,11 +278,11 @@ def read_image(path: StrPath, reading: Reading = DEFAULT_READING) -> Image.Image
 
     Args:
         path: The file.
-        reading: Scale of images of 16 bits a channel, and what to do with the EXIF orientation.
+        reading: Bit depth and treatment of the EXIF orientation.
 
     Raises:
-        InputError: The file cannot be decoded to its end, holds several pictures (pages, frames),
-            or holds floats or values outside 16 bits.
+        InputError: The file cannot be decoded completely, holds several pictures (pages, frames),
+            or holds floats or values outside 0 to 65535.
     """
     return to_pil(path, reading=reading)
 
@@ -294,19 +294,19 @@ def to_pil(
     reading: Reading = DEFAULT_READING,
     remarks: Remarks | None = None,
 ) -> Image.Image:
-    """Gives an image of any kind as RGB, by the rules of `read_image`.
+    """Converts an image of any kind to RGB, by the rules of `read_image`.
 
     Args:
-        image: A file; a PIL image of any mode, decoded or not; an array `[H, W]` or `[H, W, C]`
-            of 1 channel, 3, or 4 of which the last is alpha; or a tensor `[C, H, W]` of 1 or 3
+        image: A file; a PIL image of any mode, loaded or not; an array `[H, W]` or `[H, W, C]` with
+            1 or 3 channels, or 4 where the last is alpha; or a tensor `[C, H, W]` with 1 or 3
             channels on any device. Values are uint8, uint16, or floats in [0, 1] (times 255,
             rounded).
-        name: What messages call an image that is no file.
-        reading: See `read_image`; its bit depth is that of uint16 arrays and tensors, too.
-        remarks: Where to note what is unusual.
+        name: Name of an image in memory, for messages.
+        reading: See `read_image`. The bit depth also applies to uint16 arrays and tensors.
+        remarks: Collects notes on unusual images.
 
     Raises:
-        InputError: It is none of these, or see `read_image`.
+        InputError: The image is none of these, or see `read_image`.
     """
     if isinstance(image, str | os.PathLike | Image.Image):
         if not isinstance(image, Image.Image):
@@ -338,8 +338,8 @@ def to_pil(
 
 
 def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
-    """An image of any kind as an array, uint8 `[H, W, 3]`, or uint16 `[H, W, C]` if it has 16 bits
-    a channel.
+    """Converts an image of any kind to an array: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` if it has
+    16 bits per channel.
 
     Raises:
         InputError: See `to_pil`.
@@ -353,15 +353,15 @@ def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
 
 
 def as_images(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
-    """Gives one image or many as a list of images.
+    """Makes a list of one or many images.
 
     Args:
-        images: One image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor
-            `[C, H, W]`. Or many: a list or another iterable of these, an array `[N, H, W, C]`, a
+        images: One image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, or a tensor
+            `[C, H, W]`. Or many: a list or another iterable of these, an array `[N, H, W, C]`, or a
             tensor `[N, C, H, W]`.
 
     Raises:
-        InputError: It is none of these.
+        InputError: The argument is none of these.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
@@ -387,8 +387,8 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 def _array(
     image: npt.NDArray[Any] | torch.Tensor, name: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """An image in memory as uint8, uint16 or float `[H, W, C]` of 1 or 3 channels, and its alpha
-    if it has any."""
+    """An image in memory as uint8, uint16 or float `[H, W, C]` with 1 or 3 channels, and its alpha,
+    if any."""
     if isinstance(image, torch.Tensor):
         found = f"a tensor {image.dtype} {list(image.shape)}".replace("torch.", "")
         if image.ndim != 3 or image.shape[0] not in (1, 3):
@@ -415,7 +415,7 @@ def _array(
 
 
 def _rgb_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """An RGB image of pixels `[H, W, C]` of 1 or 3 channels."""
+    """An RGB image from pixels `[H, W, C]` with 1 or 3 channels."""
     height, width = pixels.shape[:2]
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
 

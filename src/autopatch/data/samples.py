@@ -1,4 +1,4 @@
-"""Data sets: good images to fit on, good and anomalous images to test on."""
+"""Samples and data sets: good images for fitting, good and anomalous images for testing."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> Path:
-        """The folder that holds all files, in subfolders or itself."""
+        """The folder that holds all files, directly or in subfolders."""
 
     @property
     def train(self) -> Sequence[Sample]:
-        """Good images to fit on."""
+        """Good images for fitting."""
 
     @property
     def test(self) -> Sequence[Sample]:
-        """Anomalous images, each with a mask, and good images, if there are any."""
+        """Anomalous images, each with a mask, and good images, if any."""
 
     @property
     def types(self) -> Sequence[str]:
@@ -57,7 +57,7 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Files and folders that were passed over, and why, one line each."""
+        """Skipped files and folders with the reason, one line each."""
 
 
 def anomaly_types(samples: Iterable[Sample]) -> tuple[str, ...]:
@@ -83,6 +83,6 @@ def first_names(names: Sequence[str]) -> str:
 
 
 def common_folder(samples: Iterable[Sample], root: Path) -> Path:
-    """Returns the folder that holds all images of samples, or `root` if they lie in several."""
+    """Returns the folder of the samples' images, or `root` if they are in several folders."""
     folders = {sample.image.parent for sample in samples}
     return folders.pop() if len(folders) == 1 else root

@@ -1,4 +1,4 @@
-"""Splits of a data set: the role of each image in fit, search, calibration and test."""
+"""Splits of a data set: each image gets a role in fit, search, calibration or test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("fit", "holdout", "calibration", "validation", "reserved_unused", "test
 """The parts of a split."""
 
 MIN_IMAGES = 2
-"""Fewest good images of a role."""
+"""Smallest number of good images in a role."""
 
 _HOLDOUT_PERCENT = 15
 _CALIBRATION_PERCENT = 20
@@ -30,7 +30,7 @@ _TEST_PERCENT = 20
 class Split:
     """The roles of a data set's images.
 
-    The search is scored on `holdout` and `validation`. Nothing reads `test` before the final
+    The search is scored on `holdout` and `validation`. `test` is not read before the final
     evaluation.
 
     Attributes:
@@ -45,8 +45,8 @@ class Split:
             within a type are in the split's order, so that more shots only add images.
         reserved_unused: The rest of the reserve, in the same order.
         test: Good and anomalous images of the final evaluation.
-        notes: Deviations from what was asked or expected, and warnings, one line each.
-        mask_resize: By which rule masks are resized, see `Reading`.
+        notes: Deviations from the request or from what is usual, and warnings, one line each.
+        mask_resize: Rule for resizing masks, see `Reading`.
     """
 
     protocol: str
@@ -68,7 +68,7 @@ class Split:
         return {role: getattr(self, role) for role in ROLES}
 
     def images(self) -> list[Path]:
-        """Returns all images that have a role, without repetition, sorted."""
+        """Returns all images that have a role, sorted and without repetition."""
         return sorted({sample.image for samples in self.roles.values() for sample in samples})
 
     def to_json(self, root: StrPath) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Split:
 
 
 class RoleChooser(Protocol):
-    """Chooses roles. `make_split` checks the numbers and the counts of images first."""
+    """Chooses roles. `make_split` first checks the arguments and the numbers of images."""
 
     def __call__(
         self,
@@ -168,16 +168,16 @@ class RoleChooser(Protocol):
         seed: int,
         legacy_order: StrPath | None,
     ) -> Split:
-        """Chooses the roles, see `make_split`. A rule without a use for an order refuses it."""
+        """Chooses the roles, see `make_split`. Refuses a `legacy_order` that it cannot use."""
 
 
 @dataclass(frozen=True)
 class SplitProtocol:
-    """A rule that chooses roles.
+    """A split protocol.
 
     Attributes:
         choose: Chooses the roles.
-        fixed: Whether the roles are those of a publication. Images that show the same picture then
+        fixed: Whether the roles are fixed by a publication. Images that show the same picture then
             keep their published roles.
     """
 
@@ -192,7 +192,7 @@ PROTOCOLS: Registry[SplitProtocol] = Registry(
         "autopatch": "autopatch.published.protocol:PUBLISHED",
     },
 )
-"""The rules of `make_split`."""
+"""The split protocols of `make_split`, by name."""
 
 
 def make_split(
@@ -211,17 +211,17 @@ def make_split(
     part, and the first `shots` of them are the validation anomalies. Test results with different
     numbers of shots are therefore comparable.
 
-    Protocol `"random"`: `seed` sets the order of the images, or of the groups where these are
-    known. Groups are never divided. The reserve takes whole groups until it has `reserve` images
-    of each type, the other images of these groups (good or of another type) are not tested, and
-    training images whose group has test images are left out. Of the n remaining training images
-    15 % are hold-out and 20 % calibration (each rounded to the nearest image, at least 2, then to
-    the end of a group). The rest, at least 2, is fit. If there are no good test images, a further
-    20 % become the good images of the test part.
+    Protocol `"random"`: `seed` sets the order of the images, or of the groups if they are known.
+    Groups are never divided. The reserve takes whole groups until it has `reserve` images of each
+    type. The other images of these groups (good or of another type) are not tested. Training images
+    whose group has test images are left out. Of the n remaining training images, 15 % are hold-out
+    and 20 % calibration (each rounded to the nearest image, at least 2, then up to the end of a
+    group). The rest, at least 2, is fit. If there are no good test images, another 20 % become the
+    good images of the test part.
 
     Protocol `"autopatch"`: the split of the AutoPatch paper, in the order of the data set or of
     `legacy_order`. With n good test images, the first n training images are hold-out and the rest
-    is fit. Calibration reuses the hold-out images, since the published split has no part for it.
+    is fit. Calibration uses the hold-out images too, because the published split has none for it.
 
     Args:
         dataset: The images.
@@ -230,15 +230,15 @@ def make_split(
         seed: Seed of the random order, 0 to 2**32 - 1.
         protocol: One of `PROTOCOLS`.
         legacy_order: For the protocol `"autopatch"`, a text file with the file names of the
-            training images, one per line, in the order to use instead of the data set's. The
-            published code used the order of the directory, which differs between file systems.
+            training images, one per line, whose order replaces that of the data set. The published
+            code used directory order, which differs between file systems.
         duplicates: Images that show the same picture, see `Findings`. They are put into one group,
             except with the protocol `"autopatch"`.
 
     Raises:
         InputError: An argument is out of range, there are too few images for a role, groups are
-            given with the protocol `"autopatch"`, a legacy order is given without it, or the order
-            does not name each training image once.
+            given with the protocol `"autopatch"`, a legacy order is given with another protocol, or
+            the order does not name each training image once.
     """
     rule = PROTOCOLS[protocol]
     for name, value in (("shots", shots), ("reserve", reserve), ("seed", seed)):
@@ -274,8 +274,8 @@ def random_split(
     good_folder = _in_words(dataset.train, dataset.root)
     anomalies = [sample for sample in dataset.test if sample.label]
     reserved_groups: set[str] = set()
-    # Anomalies and good images have a random stream each, so that neither order depends on the
-    # number of the others.
+    # Anomalous and good images have separate random streams, so that the order of one does not
+    # depend on the number of the other.
     order = _shuffled_groups(anomalies, np.random.default_rng((seed, 0)))
     for kind in dataset.types:
         reserved_groups |= _first_groups(order, kind, reserve)
@@ -354,7 +354,7 @@ def _assign_good(
     percents: Mapping[str, int],
     rng: np.random.Generator,
 ) -> dict[str, tuple[Sample, ...]]:
-    """Assigns whole groups of good images to the roles of `percents`, and the rest to fit."""
+    """Assigns whole groups of good images to the roles in `percents`, and the rest to fit."""
     order = iter(_shuffled_groups(train, rng))
     roles: dict[str, list[Sample]] = {}
     for role, percent in percents.items():
@@ -388,7 +388,7 @@ def with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Spli
 
 
 def _group(sample: Sample) -> str:
-    # An image without a group is a group of its own. The "/" keeps its name different from groups
+    # An image without a group is its own group. The "/" makes its name differ from those of groups
     # that come from file names.
     return f"/{sample.image}" if sample.group is None else sample.group
 
@@ -421,7 +421,7 @@ def _flatten(parts: Iterable[Sequence[Sample]]) -> tuple[Sample, ...]:
 
 
 def _in_words(samples: Iterable[Sample], root: Path) -> str:
-    """Names the folder of samples, relative to `root` if it lies below."""
+    """The folder of samples, relative to `root` if it lies below it."""
     folder = common_folder(samples, root)
     inside = folder != root and folder.is_relative_to(root)
     return folder.relative_to(root).as_posix() if inside else str(folder)

@@ -35,14 +35,14 @@ def draw_textures(
 ) -> Path:
     """Draws a data set in the MVTec-AD layout, with the types `hole`, `scratch` and `stain`.
 
-    Each image shows another piece of one fabric: direction, thread thickness, color and light
-    vary. A defect changes pixels of its mask only, and the mask holds no pixel that the defect
-    does not cover. The same arguments draw the same images.
+    Each image shows a different piece of the same fabric: direction, thread thickness, color and
+    light vary. The mask marks exactly the pixels that the defect covers. The same arguments draw
+    the same images.
 
     Args:
         root: The folder to make; it must not exist. It appears only when all images are drawn.
-        seed: Seed of all that is random.
-        image_size: Side of the images, in pixels; all else scales with it.
+        seed: Seed of the random numbers.
+        image_size: Side of the images, in pixels; everything else scales with it.
         train: Number of images in `train/good`.
         test_good: Number of images in `test/good`.
         per_type: Number of images of each anomaly type.
@@ -116,7 +116,7 @@ def _fabric(rng: np.random.Generator, size: int) -> _Array:
     across_warp = np.sin(np.pi * (u - warp))
     across_weft = np.sin(np.pi * (v - weft))
 
-    # Each thread has its own tone; a thread that lies above is bright, one below sinks in.
+    # Each thread has its own tone. The upper thread is bright, the lower one dark.
     tones = 1 + 0.05 * rng.standard_normal((2, _THREADS + 16))
     above = (warp + weft) % 2 == 0
     warp_light = tones[0, warp % tones.shape[1]] * across_warp**0.5
@@ -173,7 +173,7 @@ def _draw_scratch(rng: np.random.Generator, surface: _Array) -> tuple[_Array, _A
     size = len(surface)
     x, y = _grid(size)
     start, direction = rng.uniform(0.2, 0.8, 2), rng.uniform(0, 2 * np.pi)
-    # Towards the far side, so that most of the length lies in the image.
+    # Point the line inwards, so that most of it lies in the image.
     if np.dot(start - 0.5, [np.cos(direction), np.sin(direction)]) > 0:
         direction += np.pi
     length, bend = rng.uniform(0.2, 0.65), rng.normal(0, 0.08)
@@ -197,7 +197,7 @@ def _draw_stain(rng: np.random.Generator, surface: _Array) -> tuple[_Array, _Arr
     depth = _blob(rng, size, rng.uniform(0.07, 0.20), 0.35)
     strength = rng.uniform(0.55, 0.85)
     soak = (4 * depth + 0.15 * _field(rng, size, 20)).clip(0, 1)
-    # The faintest rim is cut off, so that all of the mask can be seen.
+    # Cut off the faintest rim, so that every pixel of the mask is visible.
     opacity = np.where((depth > 0) & (soak > 0.25), strength * soak, 0.0)
     brightness = surface.mean(axis=2, keepdims=True)
     return 1.25 * brightness * _STAIN_COLOR, opacity

@@ -18,12 +18,14 @@ def in_threads(
     items: Iterable[_Item],
     told: Callable[[int, int], None] | None = None,
 ) -> list[_Result]:
-    """Maps in order over a small thread pool; decoding and resizing release the GIL.
+    """Maps a function over items in a small thread pool; the results are in the items' order.
+
+    Decoding and resizing release the GIL.
 
     Args:
         function: Called on every item.
         items: The items.
-        told: Called after every item with how many are done, and how many there are.
+        told: Called after every item with the number of items done, and their total.
     """
     with image_threads() as pool:
         futures = [pool.submit(function, item) for item in items]

@@ -1,4 +1,4 @@
-"""Finds image files in folders, and says what it passed over."""
+"""Finds image files in folders and reports the files that it skipped."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""Formats of photographs and masks by Pillow's names, with their suffixes. Formats of icons,
-drawings, documents, scientific data and films are left out."""
+"""Suffixes of formats for photographs and masks, by Pillow's name of the format. Formats for icons,
+drawings, documents, scientific data and video are left out."""
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
-"""File suffixes, in lower case, by which an image is recognized."""
+"""Suffixes of image files, in lower case."""
 
 _SYSTEM_NAMES = frozenset(
     {
@@ -49,12 +49,12 @@ _SYSTEM_NAMES = frozenset(
         "thumbs.db",
     }
 )
-"""Names, in lower case, of what operating systems and file servers put into folders."""
+"""Names, in lower case, of files and folders that operating systems and file servers create."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of one folder, without hidden and system files. Each part is sorted by name.
+    """The contents of one folder, without hidden and system files. Each list is sorted by name.
 
     Attributes:
         folder: The folder.
@@ -75,7 +75,7 @@ class Walk:
 
     Attributes:
         images: The image files, sorted.
-        notes: What was passed over, and why, one line each.
+        notes: Skipped files and folders with the reason, one line each.
     """
 
     images: tuple[Path, ...]
@@ -86,8 +86,7 @@ def list_folder(folder: StrPath) -> Listing:
     """Lists one folder.
 
     Raises:
-        InputError: The folder does not exist or cannot be read, or it holds a link to something
-            that does not exist.
+        InputError: The folder does not exist or cannot be read, or it holds a broken link.
     """
     folder = Path(folder)
     images, folders, others = [], [], []
@@ -116,18 +115,20 @@ def list_folder(folder: StrPath) -> Listing:
 
 
 def walk(folder: StrPath) -> Walk:
-    """Lists a folder with all its subfolders. Links to folders are followed, and each folder is
-    read once, by its own path rather than that of a link where both lie below `folder`.
+    """Lists the images in a folder and all its subfolders.
+
+    Links to folders are followed. Each folder is read once. If both the folder and a link to it lie
+    below `folder`, the images have the folder's own path.
 
     Raises:
-        InputError: See `list_folder`; of any of the folders.
+        InputError: See `list_folder`.
     """
     start = Path(folder)
     images: list[Path] = []
     others: list[Path] = []
     repeated: list[Path] = []
     folders, links = [start], list[Path]()
-    # A link to a folder above would lead back to this one.
+    # A link to a parent folder would lead back to this folder.
     seen = {_identity(above) for above in Path(os.path.realpath(start)).parents}
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
@@ -153,7 +154,7 @@ def walk(folder: StrPath) -> Walk:
 
 
 def others_passed_over(others: Sequence[Path], folder: Path) -> str:
-    """Says which files of a folder are no images."""
+    """Says which files in a folder were skipped because they are not images."""
     return (
         f"passed over {counted(len(others), 'file')} without the suffix of an image format that "
         f"can be read ({_names(others, folder)})"
@@ -161,7 +162,7 @@ def others_passed_over(others: Sequence[Path], folder: Path) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun, as in "1 image" and "2 images"."""
+    """A number with its noun, such as "1 image" or "2 images"."""
     return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
