@@ -1,16 +1,16 @@
 """Detectors: a subnet, a memory bank of good patches, and a threshold.
 
-- `Architecture`: what a detector is made of: `Input`, `Backbone` (of `autopatch.supernet`), `Head`.
-  `STEPS`, `Step`, `FeatureTransform`, `ScoreTransform`: optional steps of the head, and the
-  registry of them.
-- `Detector`: fit, predict, save and load; `Prediction`, `ImagePrediction`: what it says.
+- `Architecture`: the parts of a detector: `Input`, `Backbone` (in `autopatch.supernet`), `Head`.
+  `STEPS`, `Step`, `FeatureTransform`, `ScoreTransform`: optional steps of the head, and their
+  registry.
+- `Detector`: fit, predict, save and load; `Prediction`, `ImagePrediction`: its results.
 - `PatchFeatureExtractor`, `PatchAggregator`, `MemoryBank`: its modules. `FittedHead`, `fit_head`:
-  all behind the feature maps.
-- `cut_subnet`: the subnet of an architecture, ready for use. `feature_maps`, `stack_maps`: its maps
-  of images.
+  from feature maps to anomaly maps.
+- `cut_subnet`: the extracted subnet of an architecture. `feature_maps`, `stack_maps`: its feature
+  maps of images.
 - `patchcore_architecture`: PatchCore's usual setting.
-- `score_maps`: the quality of anomaly maps on labelled images.
-- `Threshold`, `calibrate`: when to call an image anomalous.
+- `score_maps`: metrics of anomaly maps on labeled images.
+- `Threshold`, `calibrate`: the score above which an image is called anomalous.
 """
 
 from autopatch.detector.architecture import Architecture

@@ -20,7 +20,7 @@ class Architecture:
     """The architecture of a detector.
 
     Attributes:
-        input: How images are read.
+        input: How images are resized.
         backbone: The subnet, and the levels whose feature maps are used.
         head: How feature maps become anomaly maps.
 
@@ -44,7 +44,7 @@ class Architecture:
         return ", ".join([f"{self.input.size} px", *([words] if words else []), head])
 
     def to_json(self) -> dict[str, Any]:
-        """The architecture as JSON values; `from_json` reads them back."""
+        """The architecture as JSON values, for `from_json`."""
         return {
             "version": _VERSION,
             "input": asdict(self.input),
@@ -58,11 +58,11 @@ class Architecture:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Architecture:
-        """Reads what `to_json` wrote.
+        """Reads the document of `to_json`.
 
         Raises:
-            InputError: It was written by an earlier version, or a field is missing, unknown or out
-                of its range.
+            InputError: The document comes from an earlier version, or a field is missing, unknown
+                or out of range.
         """
         if not isinstance(value, Mapping):
             raise InputError(f"architecture: found {value!r}, expected a JSON object")

@@ -1,4 +1,4 @@
-"""The detector: fit on good images, predict on new ones, saved in one file."""
+"""The detector: fitted on good images, predicts on new ones, saved in one file."""
 
 from __future__ import annotations
 
@@ -68,26 +68,27 @@ _MIN_CALIBRATION = 2
 _MIN_FIT = 2
 
 Images = ImageInput | Iterable[ImageInput]
-"""One image or many: paths, PIL images, HWC arrays or CHW tensors; or a folder of images."""
+"""One or many images: paths, PIL images, HWC arrays or CHW tensors; or folders of images."""
 
 
 class Detector(nn.Module):
     """A backbone, the memory bank of its patch features, and a threshold; made by `fit` or `load`.
 
-    Its state is in buffers and parameters: `.to(device)` moves all of it, `load_state_dict` takes
-    that of another detector of the same architecture, threshold and all.
+    `.to(device)` moves the whole detector. `load_state_dict` loads the state of another detector of
+    the same architecture, including the threshold.
 
     Attributes:
-        architecture: What was fitted.
-        extractor: Patch features of images.
+        architecture: The architecture.
+        extractor: Computes patch features of images.
         memory: The memory bank.
         score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
-        threshold: When an image is called anomalous.
+        threshold: The score above which an image is called anomalous.
         calibration_scores: Image scores of the calibration images, `[n]`.
-        usual_distance: Median over the pixels of the calibration maps, where a color scale starts.
-        evaluation_size: Side of the anomaly maps.
-        data_digest: Of the images it was fitted on.
+        usual_distance: Median pixel of the calibration images' anomaly maps; color scales start
+            there.
+        evaluation_size: Side of the anomaly maps, in pixels.
+        data_digest: Hash of the images it was fitted on.
         reading: How image files and arrays become pixels.
     """
 
@@ -135,28 +136,32 @@ class Detector(nn.Module):
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
-        """Builds the memory bank from good images and sets the threshold on others.
+        """Builds the memory bank from good images and sets the threshold on other good images.
 
         Args:
-            images: Good images for the bank: paths, PIL images, HWC arrays or CHW tensors, or
-                paths of folders of them; one or many.
-            supernet: The backbones, or their name for `load_supernet`; autopatch_s if None.
+            images: Good images for the bank, one or many: paths of images or folders, PIL images,
+                HWC arrays or CHW tensors.
+            supernet: The supernet, or its name for `load_supernet`; autopatch_s if None.
             architecture: One of its architectures; PatchCore's usual setting if None.
-            calibration: Good images, none of them in `images`, for the threshold; if None a fifth
-                of `images`, drawn with the seed, which the bank then does without.
-            false_alarm_rate: Share of good images that may be called anomalous.
-            seed: Of the bank's sample and coreset, and of the drawn calibration images.
-            evaluation_size: Side of the anomaly maps.
-            data_digest: Of the data set that the images are of, in which no calibration image is
-                among those of the bank; that of the images if None.
-            reading: How files and arrays become pixels. If it has no bit depth, the smallest one
-                that holds `images` is taken, and what is unusual about the images is logged.
-            device: Where backbone and bank are kept and everything but the reading of images runs.
-            progress: Told of every batch of images.
+            calibration: Good images for the threshold, none of them in `images`. If None, a fifth
+                of `images` is drawn at random, at least two, and not used for the bank.
+            false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
+            seed: Seed of the sample and the coreset for the bank, and of the drawn calibration
+                images.
+            evaluation_size: Side of the anomaly maps, in pixels.
+            data_digest: Hash of the data set that the images belong to. It promises that no
+                calibration image is in the bank, so this is not checked. If None, the images are
+                hashed.
+            reading: How files and arrays become pixels. If it has no bit depth, it gets the
+                smallest that holds all values of `images`, and warnings about unusual images are
+                logged.
+            device: Device of the backbone and the bank. Everything except the reading of images
+                runs there.
+            progress: Called after every batch of images.
 
         Raises:
-            InputError: An image cannot be read, there are too few, a calibration image is among
-                those of the bank, or the architecture is that of another backbone.
+            InputError: An image cannot be read, there are too few images, a calibration image is in
+                the bank, or the architecture does not belong to the supernet.
         """
         check_rate(false_alarm_rate)
         good = _good_images(images)
@@ -222,7 +227,7 @@ class Detector(nn.Module):
         return detector.to(device)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Anomaly maps and image scores of pixels; `torch.export` can trace it.
+        """Anomaly maps and image scores of pixels. Works with `torch.export`.
 
         Args:
             images: uint8 `[N, 3, S, S]` at the architecture's image size, on the detector's device.
@@ -251,14 +256,15 @@ class Detector(nn.Module):
     ) -> Prediction:
         """Anomaly maps, scores, labels and masks of images.
 
-        Images brighter than the bit depth of the detector holds are clipped. They, and images whose
-        alpha channel is dropped, are named in a warning that is logged.
+        Values above the detector's bit depth are clipped. A warning with the names of such images,
+        and of images whose varying alpha channel is dropped, is logged.
 
         Args:
-            images: One image or many, of any size: paths, PIL images, HWC arrays, CHW tensors, or
-                paths of folders. All go through the preprocessing of files.
-            remarks: Where to note such images instead, for a caller with several batches.
-            progress: Told of every batch of images.
+            images: One or many images of any size: paths of images or folders, PIL images, HWC
+                arrays or CHW tensors. All are preprocessed alike.
+            remarks: Collects notes on such images instead of logging them, for callers with
+                several batches.
+            progress: Called after every batch of images.
 
         Raises:
             InputError: A file is not a readable image, or an image has another shape or type.
@@ -286,7 +292,7 @@ class Detector(nn.Module):
         )
 
     def _batches(self, images: Images, remarks: Remarks) -> Iterator[tuple[torch.Tensor, int]]:
-        """Batches of pixels, and how many images there are."""
+        """Batches of pixels, each with the total number of images."""
         size = self.architecture.input.size
         at_a_time = images_at_a_time(self.device)
         if (
@@ -294,7 +300,7 @@ class Detector(nn.Module):
             and images.dtype == torch.uint8
             and images.ndim == 4
             and images.shape[1:] == (3, size, size)
-        ):  # nothing is left to prepare
+        ):  # already prepared
             yield from ((pixels, len(images)) for pixels in images.split(at_a_time))
             return
         found = _list(images)
@@ -304,7 +310,7 @@ class Detector(nn.Module):
 
     @property
     def head(self) -> FittedHead:
-        """All behind the feature maps; it shares the detector's modules."""
+        """From feature maps to anomaly maps; shares the detector's modules."""
         return FittedHead(
             aggregator=self.extractor.aggregator,
             memory=self.memory,
@@ -315,28 +321,28 @@ class Detector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where backbone and bank are."""
+        """Device of the backbone and the bank."""
         return self.memory.bank.device
 
     @property
     def provenance(self) -> str:
-        """Where the backbone's weights come from."""
+        """Origin of the backbone's weights."""
         return self.extractor.subnet.provenance
 
     @property
     def weights_sha256(self) -> str:
-        """`Supernet.weights_sha256` of the supernet that the backbone was cut from."""
+        """`Supernet.weights_sha256` of the supernet that the backbone was extracted from."""
         return self.extractor.subnet.weights_sha256
 
     @property
     def total_flops(self) -> int:
-        """FLOPs an image: the backbone's and those of the nearest neighbors."""
+        """FLOPs per image: backbone and nearest neighbors."""
         sizes, backbone_flops = self.extractor.subnet.trace(self.architecture.input.size)
         rows, channels = self.memory.bank.shape
         return total_flops(backbone_flops, math.prod(max(sizes)), rows, channels)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` holds beside tensors."""
+        """The part of the state that is not tensors, as JSON values."""
         return {
             "subnet": self.extractor.subnet.to_header(),
             "architecture": self.architecture.to_json(),
@@ -348,7 +354,7 @@ class Detector(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Reads what `get_extra_state` gave, of a detector of the same architecture."""
+        """Loads the `get_extra_state` of a detector of the same architecture."""
         self.extractor.subnet.take_header(state["subnet"])
         self.architecture = Architecture.from_json(state["architecture"])
         self.threshold = _threshold(state)
@@ -359,10 +365,10 @@ class Detector(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Takes the state of another detector of the same architecture, but for its bank size.
+        """Loads the state of another detector of the same architecture; bank sizes may differ.
 
         Raises:
-            ValueError: It is of another architecture or network; nothing is changed then.
+            ValueError: The state belongs to another architecture or network. Nothing is changed.
             RuntimeError: See `nn.Module.load_state_dict`.
         """
         if _EXTRA_STATE in state_dict:
@@ -377,12 +383,12 @@ class Detector(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         scores = state_dict.get(f"{prefix}calibration_scores")
-        if isinstance(scores, torch.Tensor):  # of another number of images, maybe
+        if isinstance(scores, torch.Tensor):  # their number may differ
             self.calibration_scores = scores.detach().to(self.device, copy=True)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def save(self, path: StrPath) -> None:
-        """Writes one safetensors file that holds all `load` needs; it appears whole or not at all.
+        """Writes the detector to one safetensors file, atomically. `load` needs no other file.
 
         Raises:
             InputError: The file cannot be written.
@@ -405,11 +411,11 @@ class Detector(nn.Module):
 
     @classmethod
     def load(cls, path: StrPath, *, device: torch.device | str = "cpu") -> Detector:
-        """Reads a file that `save` wrote, on whichever device.
+        """Reads a file written by `save` on any device.
 
         Args:
             path: The file.
-            device: Where to predict.
+            device: Device of the detector.
 
         Raises:
             InputError: The file is missing, damaged, or not a detector.
@@ -422,7 +428,7 @@ class Detector(nn.Module):
             aggregator = PatchAggregator.of(
                 architecture.head, [level.channels for level in subnet.levels]
             )
-            memory = MemoryBank(tensors["memory.bank"][:1])  # the rest comes with the state
+            memory = MemoryBank(tensors["memory.bank"][:1])  # the state replaces it
             size = int(document["evaluation_size"])
             detector = cls(
                 architecture=architecture,
@@ -445,7 +451,7 @@ class Detector(nn.Module):
         return detector.to(device)
 
     def _check(self) -> None:
-        """Raises ValueError where the parts do not belong together."""
+        """Raises ValueError if the parts do not match."""
         levels = tuple(level.index for level in self.extractor.subnet.levels)
         if levels != self.architecture.backbone.levels:
             raise ValueError(f"levels {levels} for those of {self.architecture}")
@@ -460,7 +466,7 @@ class Detector(nn.Module):
 
 
 def _form(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What two detectors must have in common for one to take the state of the other."""
+    """The part of a state that must be equal for one detector to load another's state."""
     architecture = dict(state["architecture"])
     head = {k: v for k, v in architecture.pop("head").items() if k != "bank_size"}
     return {**architecture, "head": head, "evaluation_size": state["evaluation_size"]}
@@ -475,7 +481,7 @@ def _good_images(images: Images) -> list[ImageInput]:
     """Images to fit on, as a list.
 
     Raises:
-        InputError: A folder is that of a whole data set, in which there are anomalous images too.
+        InputError: A folder holds a whole data set, so also anomalous images.
     """
     if isinstance(images, str | os.PathLike):
         for part in (Path("train", "good"), Path("ground_truth")):
@@ -488,7 +494,7 @@ def _good_images(images: Images) -> list[ImageInput]:
 
 
 def _list(images: Images) -> list[ImageInput]:
-    """One image, many, or those of a folder, as a list."""
+    """One image, many images, or the images of folders, as a list."""
     if isinstance(images, str | os.PathLike):
         path = Path(images)
         if path.is_dir():
@@ -505,8 +511,8 @@ def _list(images: Images) -> list[ImageInput]:
 
 
 def _refuse_twins(good: Sequence[ImageInput], calibration: Sequence[ImageInput]) -> None:
-    """Raises InputError where an image is among those of the bank and among those that set the
-    threshold: the bank knows it, so its score is 0."""
+    """Raises InputError if an image of the bank is also a calibration image: its score would be
+    0."""
     digests = image_digests([*good, *calibration])
     first = {digest: index for index, digest in reversed(list(enumerate(digests[: len(good)])))}
     twins = [i for i, digest in enumerate(digests[len(good) :]) if digest in first]
@@ -522,14 +528,14 @@ def _refuse_twins(good: Sequence[ImageInput], calibration: Sequence[ImageInput])
 
 
 def _named(image: ImageInput, argument: str, index: int) -> str:
-    """What an error calls an image."""
+    """Name of an image in messages."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     return f"{argument}[{index}]"
 
 
 def _split(images: Sequence[ImageInput], seed: int) -> tuple[list[ImageInput], list[ImageInput]]:
-    """Images to fit the bank on, and to set the threshold with."""
+    """Splits images at random: for the bank, and for the threshold."""
     held_out = max(_MIN_CALIBRATION, round(_CALIBRATION_SHARE * len(images)))
     if len(images) < held_out + _MIN_FIT:
         raise InputError(

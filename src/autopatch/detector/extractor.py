@@ -1,4 +1,4 @@
-"""Patch features: what a backbone computes for each position in an image."""
+"""Patch features: the features of a backbone at each position of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autopatch.detector.steps import STEPS, FeatureTransform
 from autopatch.kernels import aggregate_patches
 from autopatch.supernet import Subnet, Supernet
 
-_RECALIBRATED_AT_A_TIME = 16  # images; statistics depend on it
+_RECALIBRATED_AT_A_TIME = 16  # images; the statistics depend on it
 
 
 class PatchAggregator(nn.Module):
@@ -37,7 +37,7 @@ class PatchAggregator(nn.Module):
 
     @classmethod
     def of(cls, head: Head, channels: Sequence[int]) -> PatchAggregator:
-        """The module of a head, with steps that are not fitted yet.
+        """The aggregator of a head. Its steps are not fitted yet.
 
         Args:
             head: Patch sizes and steps.
@@ -53,7 +53,7 @@ class PatchAggregator(nn.Module):
         return cls(head.patch_sizes, transforms)
 
     def fit(self, patches: torch.Tensor) -> torch.Tensor:
-        """Fits the steps one after the other.
+        """Fits the steps in order.
 
         Args:
             patches: Pooled features of good patches, `[M, D]`.
@@ -68,7 +68,7 @@ class PatchAggregator(nn.Module):
         return patches
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Patch features `[N * H * W, D]` of maps `[N, C_l, H_l, W_l]`; (H, W) is their `grid`."""
+        """Patch features `[N * H * W, D]` of maps `[N, C_l, H_l, W_l]`; (H, W) is the `grid`."""
         patches: torch.Tensor = aggregate_patches(feature_maps, self.patch_sizes)
         for transform in self.transforms:
             patches = transform(patches)
@@ -97,13 +97,13 @@ class PatchFeatureExtractor(nn.Module):
 
 
 def images_at_a_time(device: torch.device) -> int:
-    """Batch size. It limits memory; results depend on it by rounding alone. A GPU needs larger
-    batches to be busy."""
+    """Batch size on a device; a GPU needs larger batches. It affects memory, and results only by
+    rounding."""
     return 64 if device.type == "cuda" else 16
 
 
 def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Patch positions (H, W) of an image: the size of the largest feature map."""
+    """Number of patch positions (H, W) per image: the size of the largest feature map."""
     return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
 
 
@@ -115,20 +115,21 @@ def cut_subnet(
     *,
     reader: ImageReader | None = None,
 ) -> Subnet:
-    """The subnet of an architecture, ready to run: batch norm is recalibrated if the supernet asks
-    for it, then folded.
+    """Extracts the subnet of an architecture and folds its batch norm.
+
+    If the supernet asks for it, batch norm is recalibrated first.
 
     Args:
-        supernet: The backbones.
+        supernet: The supernet.
         architecture: One of its architectures.
-        good: Images to recalibrate batch norm on.
+        good: Images for recalibrating batch norm.
         device: Device of the subnet.
         reader: See `feature_maps`.
     """
     subnet = supernet.get_active_subnet(architecture.backbone).to(device)
     subnet.weights_sha256 = supernet.weights_sha256
     if supernet.recalibrate_batch_norm:
-        # Batches have equal weight, so their sizes differ by an image at most.
+        # Batches have equal weight, so their sizes differ by at most one image.
         count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
         reader = reader or ImageReader(cache_bytes=0)
@@ -155,8 +156,8 @@ def feature_maps(
         subnet: The backbone.
         preparation: Brings the images to one size, such as the `Input` of an architecture.
         images: Files, or images in memory.
-        told: Called after every batch with the number of images done, and the number of all.
-        reader: Decodes the images and may keep them; if None, a reader that keeps nothing.
+        told: Called after every batch with the number of images done, and their total.
+        reader: Reads the images and may cache them; if None, a reader without a cache.
     """
     at_a_time = images_at_a_time(subnet.device)
     reader = reader or ImageReader(cache_bytes=0)
@@ -171,7 +172,10 @@ def feature_maps(
 
 
 def stack_maps(batches: Iterable[Sequence[torch.Tensor]], count: int) -> list[torch.Tensor]:
-    """Feature maps of `count` images from batches, channels-last. They are never held twice."""
+    """Joins batches of feature maps of `count` images in all, channels-last.
+
+    Each batch is copied in place as it arrives, so memory holds the maps only once.
+    """
     stacked: list[torch.Tensor] = []
     first = 0
     for batch in batches:

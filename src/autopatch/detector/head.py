@@ -23,12 +23,12 @@ class Head:
     """Settings of the head: how feature maps become anomaly maps.
 
     Attributes:
-        patch_sizes: Side of the average-pooled patch of each chosen level, 1 to 16.
+        patch_sizes: Side of the average-pooled patch at each selected level, 1 to 16.
         bank_size: Number of patches in the memory bank; None keeps all.
-        steps: Values of the optional steps by name. Steps that are off are dropped.
+        steps: Values of the optional steps by name. Steps that are off are removed.
 
     Raises:
-        InputError: A value has the wrong type or is out of its range, or a step is unknown.
+        InputError: A value has the wrong type or is out of range, or a step is unknown.
     """
 
     patch_sizes: tuple[int, ...]
@@ -66,10 +66,10 @@ class Head:
 
     @staticmethod
     def genes(choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
-        """Genes that apply to the whole head.
+        """Genes of the whole head.
 
         Args:
-            choices: Choices by field; default choices for other fields.
+            choices: Choices by field; other fields have their default choices.
         """
         bank_sizes = tuple(choices.get("bank_size", DEFAULT_BANK_SIZES))
         return [
@@ -85,8 +85,8 @@ class Head:
         """Genes of the head for one level.
 
         Args:
-            level: The backbone's gene that chooses the level.
-            choices: Choices by field; default choices for other fields.
+            level: The backbone's gene that selects the level.
+            choices: Choices by field; other fields have their default choices.
         """
         fields = [
             ("patch_size", tuple(choices.get("patch_size", DEFAULT_PATCH_SIZES))),
@@ -99,7 +99,7 @@ class Head:
 
     @staticmethod
     def check(field: str, value: Choice) -> None:
-        """Raises InputError unless a gene of the field can have the value."""
+        """Raises InputError unless a gene of the field may have the value."""
         if field == "patch_size":
             check_patch_size(value)
         elif field == "bank_size":
@@ -113,7 +113,7 @@ class Head:
 
     @classmethod
     def decode(cls, values: Mapping[str, Any]) -> Head:
-        """Makes a head from gene values by field; per-level fields have tuples."""
+        """Makes a head from gene values by field; values of per-level fields are tuples."""
         core = {"patch_size", "bank_size"}
         return cls(
             patch_sizes=values["patch_size"],
@@ -122,7 +122,7 @@ class Head:
         )
 
     def encode(self) -> dict[str, Setting]:
-        """Gene values by field, including steps that are off; `decode` reads them back."""
+        """Gene values by field for `decode`, including steps that are off."""
         values: dict[str, Setting] = {
             "patch_size": self.patch_sizes,
             "bank_size": self.bank_size,
@@ -134,10 +134,10 @@ class Head:
         return values
 
     def describe(self, levels: Sequence[str]) -> str:
-        """The head in words, such as "stride 4 p3 + stride 8 p3, bank 5000".
+        """A short description such as "stride 4 p3 + stride 8 p3, bank 5000".
 
         Args:
-            levels: Names of the chosen levels.
+            levels: Names of the selected levels.
         """
         bank = "all patches" if self.bank_size is None else f"bank {self.bank_size}"
         pooled = [f"{name} p{size}" for name, size in zip(levels, self.patch_sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""The input of an architecture: how an image becomes pixels for the backbone."""
+"""The input of an architecture: resizes images for the backbone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene, is_integer
 
 IMAGE_SIZES = range(32, 1025)
-"""Image sizes that there can be, in pixels."""
+"""Allowed image sizes, in pixels."""
 
 DEFAULT_IMAGE_SIZES = (160, 224, 288)
 
 
 @dataclass(frozen=True)
 class Input:
-    """How an image is read.
+    """How images are resized.
 
     Attributes:
-        size: Side of the square that the image is resized to, in pixels, 32 to 1024.
+        size: Side of the square that images are resized to, in pixels, 32 to 1024.
 
     Raises:
         InputError: A value is out of range.
@@ -45,14 +45,14 @@ class Input:
         """The input's genes.
 
         Args:
-            choices: Choices by field, where they are not the default ones.
+            choices: Choices by field; other fields have their default choices.
         """
         sizes = tuple(choices.get("image_size", DEFAULT_IMAGE_SIZES))
         return [Gene("image_size", sizes, "input", "image_size")]
 
     @staticmethod
     def check(field: str, value: Choice) -> None:
-        """Raises InputError unless the input has the field, and the field can have the value."""
+        """Raises InputError unless the input has the field and the field may have the value."""
         if field != "image_size":
             raise InputError(f"the input has no field {field!r}, expected 'image_size'")
         if not is_integer(value) or value not in IMAGE_SIZES:
@@ -63,9 +63,9 @@ class Input:
 
     @classmethod
     def decode(cls, values: Mapping[str, Any]) -> Input:
-        """The input of gene values by field."""
+        """Makes an input from gene values by field."""
         return cls(size=values["image_size"])
 
     def encode(self) -> dict[str, Choice]:
-        """Gene values by field; `decode` reads them back."""
+        """Gene values by field, for `decode`."""
         return {"image_size": self.size}

@@ -1,4 +1,4 @@
-"""The memory bank: patch features of good images, and how far new ones are from them."""
+"""The memory bank: patch features of good images, and distances to them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import nn
 from autopatch.kernels import NearestNeighborIndex, greedy_coreset, nearest_neighbors
 
 MAX_CORESET_SAMPLE = 50_000
-"""The largest number of patches the greedy coreset chooses from: a random sample of all patches."""
+"""Largest number of patches that the greedy coreset chooses from; of more, a sample is drawn."""
 
 
 class MemoryBank(nn.Module):
     """Patch features of good images.
 
-    Only `.to()` and `load_state_dict` may change a bank; the latter may change its number of rows.
-    Both replace bank and screen in one step, so that other threads can go on searching.
+    Only `.to()` and `load_state_dict` may change a bank; `load_state_dict` may change its number of
+    rows. Both replace bank and screen in one step, so other threads may search meanwhile.
 
     Args:
         bank: Patch features, `[N, D]`, float32.
 
     Attributes:
-        bank: The same, a buffer.
+        bank: The patch features, a buffer.
         screen: `NearestNeighborIndex.screen` of the bank, a buffer that is not saved.
     """
 
@@ -39,12 +39,12 @@ class MemoryBank(nn.Module):
 
     @classmethod
     def fit(cls, patches: torch.Tensor, *, bank_size: int | None, seed: int = 0) -> MemoryBank:
-        """A bank of `bank_size` patches, chosen by greedy coreset.
+        """Makes a bank of `bank_size` patches, chosen by greedy coreset.
 
         Args:
-            patches: Features of good patches, `[M, D]`; the bank stays on their device.
-            bank_size: Number of patches to keep. All are kept if it is None, or not below M.
-            seed: Seed for the first patch of the coreset.
+            patches: Features of good patches, `[M, D]`. The bank is on the same device.
+            bank_size: Number of patches to keep; None, or M or more, keeps all.
+            seed: Seed of the first patch of the coreset.
         """
         if bank_size is None or bank_size >= len(patches):
             return cls(patches)
@@ -85,17 +85,17 @@ class MemoryBank(nn.Module):
     ) -> None:
         key = f"{prefix}bank"
         bank = state_dict.get(key)
-        # nn.Module refuses a bank of another number of features.
+        # nn.Module refuses a bank with a different number of features.
         if isinstance(bank, torch.Tensor) and bank.shape[1:] == self.bank.shape[1:]:
             self._set(bank.detach().to(self.bank.device, torch.float32, copy=True))
-            state_dict = {**state_dict, key: self.bank}  # nothing is left to copy or assign
+            state_dict = {**state_dict, key: self.bank}  # nothing left to copy or assign
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int) -> int:
-    """FLOPs of one image: the backbone's, and two for each feature of each patch and bank row.
+    """FLOPs per image: backbone, plus two per channel for each pair of patch and bank row.
 
-    This counts every distance, and so does not depend on the data. `nearest_neighbors` computes
-    fewer.
+    All distances are counted, so that the figure does not depend on the data; `nearest_neighbors`
+    skips some.
     """
     return backbone_flops + 2 * queries * bank_rows * channels

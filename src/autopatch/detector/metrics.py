@@ -1,4 +1,4 @@
-"""The quality of anomaly maps on labelled images."""
+"""Metrics of anomaly maps on labeled images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
         types: Anomaly type of each image, or "good".
 
     Returns:
-        Values in [0, 1] by the names in `METRICS`. "image_AUROC" is left out unless there are both
-        good and anomalous images.
+        Values in [0, 1] by the names in `METRICS`. "image_AUROC" needs both good and anomalous
+        images and is left out otherwise; so is any metric that is not finite.
 
     Raises:
         ValueError: See `pixel_metrics`.

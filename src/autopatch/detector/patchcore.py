@@ -17,8 +17,8 @@ _PATCH_SIZE = 3
 def patchcore_architecture(supernet: Supernet, *, images: int) -> Architecture | None:
     """The usual PatchCore setting for a supernet.
 
-    It has the levels of stride 8 and 16 of the largest subnet, patch size 3, images of 224 px, and
-    a coreset of 10 % of the patches, but at most `MAX_CORESET_SAMPLE`.
+    It uses the levels of stride 8 and 16 of the largest subnet, patch size 3, images of 224 px, and
+    a coreset of 10 % of the patches, at most `MAX_CORESET_SAMPLE`.
 
     Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
 

@@ -1,4 +1,4 @@
-"""What a detector says of images."""
+"""Predictions of a detector."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What a detector says of one image.
+    """Prediction for one image.
 
     Attributes:
         anomaly_map: `[S, S]`, float32; see `Prediction`.
-        pred_score: Its maximum.
+        pred_score: Maximum of the anomaly map.
         pred_label: Whether the image is anomalous.
-        pred_mask: Which pixels are, `[S, S]`, bool.
+        pred_mask: Whether each pixel is anomalous, `[S, S]`, bool.
     """
 
     anomaly_map: torch.Tensor
@@ -28,13 +28,12 @@ class ImagePrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of N images; iterates over them.
+    """Predictions for N images, on the detector's device; iterable.
 
     Attributes:
-        anomaly_map: `[N, S, S]`, float32: squared distances, not bounded. On the detector's device,
-            as all are.
-        pred_score: Image scores, `[N]`, float32: the maximum of each map. An image's score depends
-            on the images beside it by no more than rounding, some 1e-6 of its value.
+        anomaly_map: `[N, S, S]`, float32: squared distances, not bounded.
+        pred_score: Image scores, `[N]`, float32: the maximum of each map. The other images in a
+            call change a score only by rounding, about 1e-6 of its value.
         threshold: Scores above it are anomalous.
     """
 
@@ -49,7 +48,7 @@ class Prediction:
 
     @property
     def pred_mask(self) -> torch.Tensor:
-        """Which pixels are anomalous, `[N, S, S]`, bool."""
+        """Whether each pixel is anomalous, `[N, S, S]`, bool."""
         return self.anomaly_map > self.threshold
 
     def __len__(self) -> int:
@@ -62,7 +61,7 @@ class Prediction:
     def __getitem__(self, index: slice) -> Prediction: ...
 
     def __getitem__(self, index: int | slice) -> ImagePrediction | Prediction:
-        """What is said of one image, or of some."""
+        """The prediction for one image, or for a slice of images."""
         if isinstance(index, slice):
             return Prediction(self.anomaly_map[index], self.pred_score[index], self.threshold)
         anomaly_map, score = self.anomaly_map[index], self.pred_score[index]

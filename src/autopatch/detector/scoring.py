@@ -14,16 +14,16 @@ from autopatch.detector.head import Head
 from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank
 from autopatch.detector.steps import STEPS, ScoreTransform
 
-_DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two reports of progress
+_DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two calls of `told`
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head fitted on feature maps of good images; turns feature maps into anomaly maps.
+    """A head fitted on good images; turns feature maps into anomaly maps.
 
     Attributes:
         aggregator: Turns feature maps into patch features.
-        memory: The memory bank: distances of patch features to those of good images.
+        memory: The memory bank; turns patch features into distances to good patches.
         score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
         size: Side of the anomaly maps in pixels.
@@ -67,7 +67,7 @@ class FittedHead:
 
         Args:
             feature_maps: One tensor `[N, C_l, H_l, W_l]` per level, float32.
-            told: Called every few images with the number of images done and in all.
+            told: Called every few images with the number of images done, and their total.
 
         Returns:
             `[N, size, size]`, float32.
@@ -90,8 +90,8 @@ class FittedHead:
     def score(self, patches: torch.Tensor) -> torch.Tensor:
         """Anomaly maps of patch features.
 
-        The squared distances to the nearest neighbor in the bank, after the steps on distances, are
-        resized bilinearly; then the steps on anomaly maps follow.
+        The squared distances to the nearest neighbor in the bank go through the steps on distances,
+        are resized bilinearly, and go through the steps on anomaly maps.
 
         Args:
             patches: `[N, H, W, D]`, float32.
@@ -120,9 +120,9 @@ def fit_head(
 ) -> FittedHead:
     """Fits the steps and the memory bank of a head.
 
-    If the bank size is None or not below the number of patches, the bank keeps all patches.
-    Otherwise it is a coreset of a random sample of at most `MAX_CORESET_SAMPLE` patches; the steps
-    are fitted on the same sample.
+    The bank keeps all patches if the bank size is None, or at least their number. Otherwise it is a
+    coreset of a random sample of at most `MAX_CORESET_SAMPLE` patches. The steps are fitted on the
+    same patches.
 
     Args:
         feature_maps: Maps of good images, one tensor `[N, C_l, H_l, W_l]` per level, float32. The
@@ -167,7 +167,7 @@ def _batches(
 def _sampled_patches(
     feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[int], sample: torch.Tensor
 ) -> torch.Tensor:
-    """Pooled features of the patches numbered `sample`, which is sorted. Others are not kept."""
+    """Pooled features of the patches with the sorted numbers `sample`; others are dropped early."""
     pooled = PatchAggregator(patch_sizes)
     rows = []
     first = 0

@@ -15,14 +15,14 @@ _COVERAGE = 0.9
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on image scores, calibrated on good images that nothing else was fitted on.
+    """A threshold on image scores, calibrated on good images that are not used for fitting.
 
     Attributes:
         value: Images with a higher score are called anomalous.
         target_rate: The requested false-alarm rate.
-        expected_rate: Expected false-alarm rate. It exceeds the target if there are too few
-            calibration images.
-        interval: Bounds that hold the true rate with 90 % probability.
+        expected_rate: Expected false-alarm rate. Above the target if there are too few calibration
+            images.
+        interval: The true rate lies between these bounds with 90 % probability.
         images: Number of calibration images.
     """
 
@@ -33,7 +33,7 @@ class Threshold:
     images: int
 
     def describe(self) -> str:
-        """The threshold and its expected false-alarm rate, in one line."""
+        """The threshold and its expected false-alarm rate, on one line."""
         low, high = self.interval
         return (
             f"threshold {self.value:.4g} from {self.images} good images: expected false-alarm rate "
@@ -49,14 +49,14 @@ class Threshold:
 def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Threshold:
     """Sets the threshold to an order statistic of the scores of good images.
 
-    With n scores and the k-th smallest as threshold, the false-alarm rate on further good images
-    from the same distribution follows Beta(n + 1 - k, k), whatever that distribution is (Wilks,
-    1941). k is the smallest rank whose mean rate is at most `false_alarm_rate`, or n if there is
+    With n scores and the k-th smallest as threshold, the false-alarm rate on new good images from
+    the same distribution follows Beta(n + 1 - k, k) for any continuous distribution (Wilks, 1941).
+    k is the smallest rank with an expected rate of at most `false_alarm_rate`, or n if there is
     none.
 
     Args:
         scores: Image scores, at least one.
-        false_alarm_rate: Accepted share of good images called anomalous, between 0 and 1.
+        false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
 
     Raises:
         ValueError: There is no score.
@@ -66,7 +66,7 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
         raise ValueError("`scores` is empty")
     check_rate(false_alarm_rate)
     count = len(scores)
-    # The tolerance keeps 20 * 0.95 at 19 although the product is 19.000000000000004.
+    # The tolerance keeps rounding from lifting a whole product to the next rank.
     rank = min(count, math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9))
     rank = max(rank, 1)
     rate = beta(count + 1 - rank, rank)

@@ -1,15 +1,15 @@
-"""The kernels of autopatch, callable on their own.
+"""The kernels of autopatch, also for use on their own.
 
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
 - `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank.
-- `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets, and
-  whether there is CUDA.
-- `pixel_metrics`, `region_weighted_average_precision`: quality of anomaly maps.
+- `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets and
+  CUDA support.
+- `pixel_metrics`, `region_weighted_average_precision`: metrics of anomaly maps.
 
-They need nothing but torch and NumPy, and take arrays of both, or any other with `__dlpack__`.
-`torch.compile` and `torch.export` see them as operators `torch.ops.autopatch.*`. `reference` holds
-all of them in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512,
+They need only torch and NumPy, and accept torch, NumPy and other arrays with `__dlpack__`. For
+`torch.compile` and `torch.export` they are operators `torch.ops.autopatch.*`. `reference` has all
+of them in plain PyTorch. The environment variable AUTOPATCH_ISA (generic, avx2, avx512,
 avx512_vnni) lowers the instruction set of the CPU kernels.
 """
 

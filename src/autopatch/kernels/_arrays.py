@@ -1,4 +1,4 @@
-"""Conversion of arguments: torch, NumPy and other DLPack arrays to torch tensors, and back."""
+"""Converts torch, NumPy and other DLPack arrays to torch tensors, and results back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EXACT_IN_FLOAT32 = (torch.float16, torch.bfloat16)
 
 
 def to_tensor(name: str, array: Array) -> torch.Tensor:
-    """`array` as a tensor that shares its memory where torch can, else as a copy.
+    """`array` as a tensor. It shares the array's memory if torch can, otherwise it is a copy.
 
     Raises:
-        TypeError: It is no array, or torch has no such dtype.
+        TypeError: `array` is not an array, or torch does not have its dtype.
     """
     if isinstance(array, torch.Tensor):
         return array
@@ -37,8 +37,11 @@ def to_tensor(name: str, array: Array) -> torch.Tensor:
 
 
 def is_shareable(array: np.ndarray) -> bool:
-    """Whether a tensor can share the memory of a NumPy array. torch has no read-only tensors, no
-    other byte order than the machine's, and strides in elements, none of them negative."""
+    """Whether a tensor can share the memory of a NumPy array.
+
+    torch has no read-only tensors and only the machine's byte order. Its strides are whole elements
+    and never negative.
+    """
     return (
         array.flags.writeable
         and array.flags.aligned
@@ -48,7 +51,7 @@ def is_shareable(array: np.ndarray) -> bool:
 
 
 def to_float32(name: str, array: Array) -> torch.Tensor:
-    """`array` as a float32 tensor; float16 and bfloat16 are converted, which is exact."""
+    """`array` as a float32 tensor; float16 and bfloat16 are converted exactly."""
     tensor = to_tensor(name, array)
     if tensor.dtype in _EXACT_IN_FLOAT32:
         return tensor.float()
@@ -66,7 +69,7 @@ def like(result: torch.Tensor, model: Array) -> Array:
 
 
 def check_threads(num_threads: int | None) -> int:
-    """The operators' thread argument: 0, which means torch's number of threads, for None."""
+    """The operators' thread argument: `num_threads`, or 0 (torch's number of threads) for None."""
     if num_threads is None:
         return 0
     if num_threads < 1:

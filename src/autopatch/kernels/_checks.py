@@ -1,7 +1,7 @@
-"""Checks of shapes, dtypes and devices, made before an address is handed to the native module.
+"""Checks of shapes, dtypes and devices, before an address is passed to the native module.
 
 Real and fake implementations call them, so that neither a direct call of `torch.ops.autopatch.*`
-nor a compiled graph reads or writes memory of others. Values (NaN, infinity) are checked by the
+nor a compiled graph accesses memory out of bounds. Values (NaN, infinity) are checked by the
 implementations.
 """
 
@@ -19,7 +19,7 @@ SCORE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, tor
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
-    """Such as "float64"."""
+    """Name of a tensor's dtype, such as "float64"."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -31,8 +31,8 @@ def check_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
 
 
 def check_memory(name: str, tensor: torch.Tensor) -> None:
-    """Raises NotImplementedError unless the kernels can run on the tensor's memory, or it is a meta
-    tensor, which has none."""
+    """Raises NotImplementedError unless the kernels can use the tensor's memory. Meta tensors
+    pass."""
     if tensor.layout != torch.strided:
         raise NotImplementedError(
             f"`{name}` has layout {str(tensor.layout).removeprefix('torch.')}, expected a dense "

@@ -1,8 +1,8 @@
-"""8-bit codes of rows. Their distances show which rows cannot be near each other.
+"""8-bit codes of rows. Distances between codes show which rows cannot be near each other.
 
 csrc/ops/codes.hpp has the bound, csrc/ops/screen.hpp the search with codes. This module chooses
-what is coded: every feature or, where that is cheaper, the coordinates along a few leading
-principal directions and the norm of the rest.
+what to code: all features or, if that is cheaper, the coordinates along a few leading principal
+directions and the norm of the rest.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 
 from autopatch import _C
 
-_SAMPLE = 512  # rows from which the directions are estimated
-_CUDA_SAMPLE = 4096  # rows from which the range of codes on a GPU is estimated
+_SAMPLE = 512  # rows for estimating the directions
+_CUDA_SAMPLE = 4096  # rows for estimating the range of codes on a GPU
 _CUDA_LARGEST = 256.0  # largest value of a float16 screen, far from both ends of the range
 _CUDA_ROWS_AT_A_TIME = 2**16  # rows centered at a time
-_PROBES = 32  # rows of the sample that serve as queries
+_PROBES = 32  # rows of the sample used as queries
 _WIDTHS = (16, 32, 48, 64, 96, 128)  # multiples of 16
-_MIN_ROWS = 1024  # in smaller banks directions are not worth finding
+_MIN_ROWS = 1024  # for fewer rows, directions cost more than they save
 
-# Nanoseconds that a query takes for each code, for each row whose distance is computed, and for
-# each feature of such a row, on a Zen 4 core at 3.7 GHz. They affect speed alone.
+# Nanoseconds per query for each code, for each row whose distance is computed, and for each feature
+# of such a row, on a Zen 4 core at 3.7 GHz. They affect only speed.
 _OF_CODE = 0.005
 _OF_ROW = 10.0
 _OF_FEATURE = 0.05
@@ -35,18 +35,18 @@ _CORESET_BYTES = 63 * 2**20  # working memory of a coreset
 
 
 def worth_a_screen(num_queries: int, bank: torch.Tensor) -> bool:
-    """Whether a screen is worth making for a single search."""
+    """Whether making a screen pays off for a single search."""
     return num_queries > _FEW_QUERIES and num_queries * bank.shape[0] > _FEW_PAIRS
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How rows become 8-bit codes; see csrc/ops/codes.hpp.
+    """Parameters that turn rows into 8-bit codes; see csrc/ops/codes.hpp.
 
     Attributes:
         mean: Mean row, `[D]`.
-        basis: Directions `[D, width]`, the last column zero; None to code every feature.
-        width: Number of codes of a row.
+        basis: Directions `[D, width]`, the last column zero; None to code all features.
+        width: Number of codes per row.
         basis_error: Upper bound on the deviation of `basis` from orthonormality.
     """
 
@@ -61,8 +61,8 @@ class Coding:
 
 
 def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
-    """The coding with which a search among rows `[N, D]` is cheapest, with at most `max_width`
-    codes (at least 16; `_C.max_screen_width` if None)."""
+    """The coding that makes a search among rows `[N, D]` cheapest, with at most `max_width` codes
+    (at least 16; `_C.max_screen_width` if None)."""
     count, dim = rows.shape
     sample = rows[:: max(count // _SAMPLE, 1)][:_SAMPLE]
     mean = sample.mean(dim=0)
@@ -73,8 +73,8 @@ def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
 
 
 def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
-    """The coding for a greedy coreset of `count` rows; None if it would cost more than it saves, or
-    codes would take too much memory."""
+    """The coding for a greedy coreset of `count` rows; None if it would cost more than it saves or
+    take too much memory."""
     rows = features.shape[0]
     if not worth_a_screen(count, features):
         return None
@@ -85,8 +85,8 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
 
 
 def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Center `[D]` and inverse scale `[1]` of the 8-bit codes of a coreset on a GPU (see
-    csrc/ops/cuda/greedy_coreset.cu). They are on that device, and the host does not wait for it."""
+    """Center `[D]` and inverse scale `[1]` of the 8-bit codes of a coreset on a GPU, on that GPU
+    (see csrc/ops/cuda/greedy_coreset.cu). The host does not wait for the device."""
     sample = features[:: max(len(features) // _CUDA_SAMPLE, 1)]
     center = sample.mean(dim=0)
     largest = (sample - center).abs().amax() if features.shape[1] else center.new_ones(())
@@ -94,9 +94,9 @@ def cuda_codes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cuda_rounding(bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """How a bank `[N, D]` is rounded to float16: order of its rows `[N]`, center `[D]` and scale
-    `[1]`. Rows are ordered by norm, as rows of similar norm have similar rounding errors."""
-    # If the mean overflows float32, any center will do.
+    """Parameters for rounding a bank `[N, D]` to float16: row order `[N]`, center `[D]`, scale
+    `[1]`. Rows are ordered by norm, because rows of similar norm have similar rounding errors."""
+    # If the mean overflows float32, any center works.
     center = bank.mean(dim=0).nan_to_num(0.0)
     norms, largest = [], [center.new_zeros(())]
     for part in bank.split(_CUDA_ROWS_AT_A_TIME):
@@ -132,8 +132,8 @@ def make_cuda_screen(bank: torch.Tensor) -> torch.Tensor:
 def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
     """The screen of a finite, contiguous bank `[N, D]` on the CPU, uint8.
 
-    It depends on `num_threads` by the rounding of torch's matrix products alone, which changes
-    bounds, never results.
+    It depends on `num_threads` only through the rounding of torch's matrix products. That changes
+    bounds, never search results.
     """
     rows, dim = bank.shape
     coding = choose_coding(bank)
@@ -161,13 +161,13 @@ def _deviation(directions: torch.Tensor) -> float:
 
 
 def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | None:
-    """Directions `[D, width]` for a bank of `rows` rows, None to code every feature. The last
-    column is zero: its place is that of the norm of the rest.
+    """Directions `[D, width]` for a bank of `rows` rows; None to code all features. The last column
+    is zero: its code is the norm of the rest.
 
     Args:
         centered: A sample of the rows, with mean zero.
-        rows: Number of all rows.
-        max_width: The largest width.
+        rows: Number of rows in the bank.
+        max_width: Upper limit of the width.
     """
     dim = centered.shape[1]
     may_code_all = -(-dim // 4) * 4 <= max_width
@@ -187,8 +187,8 @@ def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | 
     width = _cheapest(centered, coordinates @ rotation, widths, may_code_all)
     if width is None:
         return None
-    # Any directions of the same space bound the distance as well. Mixed directions have similar
-    # ranges, and the largest range sets the resolution of the codes.
+    # Any basis of the same space gives an equally good bound. Mixed directions have similar ranges,
+    # and the largest range sets the resolution of the codes.
     mix, _ = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=generator))
     return _with_column(directions @ (rotation[:, : width - 1] @ mix))
 
@@ -200,7 +200,7 @@ def _with_column(directions: torch.Tensor) -> torch.Tensor:
 def _cheapest(
     centered: torch.Tensor, coordinates: torch.Tensor, widths: list[int], may_code_all: bool
 ) -> int | None:
-    """The width with which a query is cheapest, estimated on the sample; None for all features."""
+    """The width that makes a query cheapest, estimated on the sample; None to code all features."""
     rows, dim = centered.shape
     step = max(rows // _PROBES, 1)
     of_all = torch.cdist(centered[::step], centered)
@@ -213,7 +213,7 @@ def _cheapest(
         kept = coordinates[:, : width - 1]
         rest = (norms - kept.square().sum(dim=1)).clamp(min=0).sqrt()
         coded = torch.cat([kept, rest[:, None]], dim=1)
-        # The codes of a mixed basis range over some four standard deviations each way.
+        # The codes of a mixed basis cover about four standard deviations each way.
         resolution = 4 * float(kept.square().mean().sqrt()) / 127
         error = 2 * resolution * (width / 12) ** 0.5
         checked = float((torch.cdist(coded[::step], coded) <= nearest + error).float().mean())

@@ -21,33 +21,32 @@ def aggregate_patches(
 ) -> Array:
     """Pools, resizes and concatenates feature maps to one row per patch position, in one pass.
 
-    Each map is average-pooled with its patch size p: stride 1, zero padding (p - 1) // 2 which
-    counts in the mean. Borders thus get smaller values, and an even p makes the map smaller by one.
-    The map is resized bilinearly (align_corners=False) to the largest map and appended to the rows,
-    as in AutoPatch (Kerssies & Vanschoren, 2023). NaN and infinity spread to the patches that
+    Each map is average-pooled with its patch size p: stride 1, zero padding (p - 1) // 2. Padding
+    counts in the mean, so values at borders are smaller; an even p shrinks the map by one. The map
+    is resized bilinearly (align_corners=False) to the size of the largest map and appended to the
+    rows, as in AutoPatch (Kerssies & Vanschoren, 2023). NaN and infinity spread to all patches that
     contain them, as in torch.
 
     Args:
-        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32, float16 or bfloat16, on one device. A CPU
-            converts float16 and bfloat16 first. Maps that are neither contiguous nor channels-last
-            are copied first.
+        feature_maps: Maps `[N, C_l, H_l, W_l]`, float32, float16 or bfloat16, on one device. On the
+            CPU, float16 and bfloat16 are converted first. Maps that are neither contiguous nor
+            channels-last are copied first.
         patch_sizes: Patch size of each map, 1 to 16.
-        out_size: Size (H, W) to resize to; by default that of the largest map, whose (H_l, W_l) is
-            greatest in lexicographic order.
+        out_size: Output size (H, W); if None, the lexicographically largest (H_l, W_l).
         out: Contiguous float32 array `[N * H * W, sum C_l]` on the device of the maps, to write to
             and return.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
-        Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W. The result is `out`
-        if given, else a NumPy array if the first map is one. No images give no rows, no channels no
-        columns.
+        Patch features `[N * H * W, sum C_l]`, float32, rows in order N, H, W: `out` if given,
+        otherwise a NumPy array if the first map is one, otherwise a tensor. There are no rows
+        without images, and no columns without channels.
 
     Raises:
-        TypeError: An array has another dtype.
+        TypeError: The dtype of an array is not allowed.
         NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
-        ValueError: There is no map, sizes do not fit, a patch size is out of range, or nothing is
-            left of a map after pooling.
+        ValueError: There is no map, sizes do not match, a patch size is out of range, or a map is
+            empty after pooling.
     """
     tensors = [to_tensor(f"feature_maps[{i}]", m) for i, m in enumerate(feature_maps)]
     _checks.check_aggregate(tensors, patch_sizes)
@@ -70,7 +69,7 @@ def aggregate_patches(
 
 
 def _largest(tensors: list[torch.Tensor]) -> tuple[int, int]:
-    # torch.compile does not trace max() over pairs of dynamic sizes.
+    # torch.compile cannot trace max() over pairs of dynamic sizes.
     height, width = 0, 0
     for tensor in tensors:
         if (tensor.shape[2], tensor.shape[3]) > (height, width):

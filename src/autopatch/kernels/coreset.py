@@ -16,22 +16,23 @@ def greedy_coreset(
     seed: int = 0,
     num_threads: int | None = None,
 ) -> tuple[Array, Array]:
-    """Picks `count` rows by the greedy k-center rule: each next row is farthest from those picked.
+    """Picks `count` rows by the greedy k-center rule: each pick is the row farthest from all picks
+    before it.
 
-    This is the rule of Gonzalez (1985) as PatchCore (Roth et al., 2022) uses it, but exact, and
-    with the start point as first member. Squared distances are float32 sums of squared differences
-    in a fixed order: feature d goes to running sum d mod 16, then sums j and j + 8, j + 4, j + 2,
-    j + 1 are added in turn; products and sums are rounded separately. Of equal distances the lowest
-    index wins. The picks are therefore the same on every CPU and GPU, with any number of threads.
+    This is the rule of Gonzalez (1985) as in PatchCore (Roth et al., 2022), but exact, and the
+    start point is the first pick. Squared distances are float32 sums of squared differences in a
+    fixed order: feature d is added to running sum d mod 16, then sums j and j + 8, j + 4, j + 2,
+    j + 1 are added in turn; products and sums are rounded separately. Ties go to the lowest index.
+    The picks are therefore the same on every CPU and GPU, with any number of threads.
 
-    Most distances are not computed: 8-bit codes of the rows prove them too large to matter. On a
-    CPU the working memory is at most 64 MiB, up to a million rows. With many rows each has fewer
-    codes; above about 700,000 rows there are none, which is slower. On a GPU it is D + 16 bytes a
-    row, and one kernel makes all picks.
+    Most distances are skipped, because 8-bit codes of the rows prove that they are too large to
+    matter. On a CPU the working memory is at most 64 MiB for up to a million rows. The more rows,
+    the fewer codes per row; above about 700,000 rows there are no codes, which is slower. On a GPU
+    the working memory is D + 16 bytes per row, and one kernel makes all picks.
 
     Args:
-        features: `[N, D]`, float32 (float16 and bfloat16 are converted); on the CPU or a GPU.
-        count: Rows to pick, 1 to N.
+        features: `[N, D]`, float32 (float16 and bfloat16 are converted), on the CPU or a GPU.
+        count: Number of rows to pick, 1 to N.
         start: First pick, 0 to N - 1; drawn from `seed` if None.
         seed: Seed of the start point.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
@@ -42,7 +43,7 @@ def greedy_coreset(
         them. NumPy arrays if `features` is one.
 
     Raises:
-        TypeError: `features` has another dtype.
+        TypeError: The dtype of `features` is not allowed.
         NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
         ValueError: `features` is not a matrix or holds NaN or infinity, or `count` or `start` is
             out of range.

@@ -1,4 +1,4 @@
-"""Devices, and instruction sets of the native module."""
+"""Devices, and the instruction sets of the native module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NativeInfo:
 
     Attributes:
         cuda_built: Whether the CUDA kernels were built.
-        cuda_reason: Why they were not, else empty.
+        cuda_reason: Why they were not built; empty if they were.
         detected_isa: The best instruction set of the CPU.
         active_isa: The instruction set in use; AUTOPATCH_ISA may lower it.
     """
@@ -33,7 +33,7 @@ def native_info() -> NativeInfo:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of a name, if kernels can run on it.
+    """The device with a name, if kernels can run on it.
 
     Args:
         device: "cpu", "cuda" or "cuda:<number>".

@@ -1,4 +1,4 @@
-"""Quality of anomaly maps, pixel by pixel."""
+"""Pixel-wise metrics of anomaly maps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ NORMAL_TYPE = "good"
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """Metrics over all pixels of a set of images, each 0 to 1, higher is better.
+    """Metrics over all pixels of a set of images, each from 0 to 1; higher is better.
 
     Attributes:
         rwAP: Region-weighted average precision (Kerssies & Vanschoren, 2023).
         AP: Average precision.
         AUROC: Area under the ROC curve.
-        partial_AUROC: AUROC up to a false-positive rate of 0.3, standardised after McClish (1989)
-            so that chance is 0.5.
-        AUPRO: Area under the per-region overlap, averaged over regions, up to a false-positive
-            rate of 0.3, divided by 0.3 (Bergmann et al., 2021).
+        partial_AUROC: AUROC up to a false-positive rate of 0.3, standardized so that chance is 0.5
+            (McClish, 1989).
+        AUPRO: Area under the per-region overlap curve, averaged over regions, up to a
+            false-positive rate of 0.3, divided by 0.3 (Bergmann et al., 2021).
     """
 
     rwAP: float  # noqa: N815
@@ -44,35 +44,36 @@ def pixel_metrics(
 ) -> PixelMetrics:
     """All five metrics of anomaly scores against masks, in one pass.
 
-    Anomalous pixels form 8-connected regions within their image. In rwAP the weight of a pixel is
+    Anomalous pixels form 8-connected regions within each image. In rwAP the weight of a pixel is
     (mean area of the regions / area of its region) x (mean number of regions per type / number of
-    regions of its type). Regions of one type thus count the same whatever their size, and types the
-    same whatever their number of regions. The mean over types includes types without a region.
-    Normal pixels have weight 1.
+    regions of its type). Regions of one type thus count equally, regardless of size, and so do
+    types, regardless of their number of regions. The mean over types includes types without a
+    region. Normal pixels have weight 1.
 
     Average precision is the sum of recall gain x precision over the distinct scores. ROC and
     overlap curves are straight lines between the points of distinct scores, interpolated at the
     limit. Equal scores form one point; -0 equals 0, and infinities are ordered like numbers. Sums
     are float64 and the same for any number of threads.
 
-    On the CPU the working memory is at most 64 MiB, and up to 60 bytes for each row of pixels of an
-    anomalous region. All scores are read once for each half a million distinct scores of anomalous
-    pixels. On a GPU it is 32 bytes a pixel, 40 with float64 scores, for up to 2^31 - 256 pixels.
+    On the CPU the working memory is at most 64 MiB, plus up to 60 bytes for each pixel row of each
+    anomalous region. All scores are read once for every half a million distinct scores of anomalous
+    pixels. On a GPU the working memory is 32 bytes per pixel (40 with float64 scores), for up to
+    2^31 - 256 pixels.
 
     Args:
         scores: Anomaly scores `[N, H, W]`, higher is more anomalous; float32, float64, float16,
-            bfloat16 or uint8, on the CPU or a GPU. Compared exactly, without binning.
-        masks: `[N, H, W]`, bool or uint8, on the same device; non-zero is anomalous.
+            bfloat16 or uint8, on the CPU or a GPU. They are compared exactly, without binning.
+        masks: `[N, H, W]`, bool or uint8, on the same device; nonzero is anomalous.
         types: The anomaly type of each image, "good" for normal images.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
-        The metrics. Without a normal pixel rwAP and AP are 1 and the others NaN.
+        The metrics. Without a normal pixel, rwAP and AP are 1 and the others NaN.
 
     Raises:
-        TypeError: An array has another dtype.
+        TypeError: The dtype of an array is not allowed.
         NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
-        ValueError: Sizes do not fit, `scores` contain NaN, a "good" image has an anomalous pixel,
+        ValueError: Sizes do not match, `scores` contain NaN, a "good" image has an anomalous pixel,
             or there is no anomalous pixel.
     """
     anomaly_types = sorted(set(types) - {NORMAL_TYPE})
@@ -82,7 +83,7 @@ def pixel_metrics(
     if scores.is_meta:
         raise NotImplementedError("`scores` is on meta, expected cpu or cuda: it has no values")
     type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32)
-    if scores.is_cuda:  # a copy from memory that is not pinned would wait for the stream
+    if scores.is_cuda:  # a copy from unpinned memory would wait for the stream
         type_indices = type_indices.pin_memory().to(scores.device, non_blocking=True)
     *values, error = torch.ops.autopatch.pixel_metrics(
         scores,

@@ -11,28 +11,28 @@ from autopatch.kernels.operators.library import check_finite, threads
 
 
 class NearestNeighborIndex:
-    """A bank with its screen, made once and searched many times.
+    """A bank and its screen, made once and searched many times.
 
-    The screen is a rounded copy of the bank. It tells which rows cannot be near a query; only the
-    distances of the others are computed, and the search is exact. On the CPU the screen has 8 bits
-    a value. From 16 features on it takes less than half the bank's memory. Making it takes as long
-    as some thousand queries, and some 40 bytes a row while it is made. On a GPU it is float16, its
-    rows padded to multiples of 64 features.
+    The screen is a rounded copy of the bank. It shows which rows cannot be near a query, and their
+    distances are not computed; the search is still exact. On the CPU the screen has 8 bits per
+    value. With 16 or more features it takes less than half the bank's memory. Making it takes about
+    as long as a thousand queries, and temporarily about 40 bytes per row. On a GPU the screen is
+    float16, with rows padded to multiples of 64 features.
 
-    One thread may change an index while others search it: each search runs on the bank as it was
-    before the change or as it is after it.
+    One thread may change an index while others search it: each search uses the bank from either
+    before or after the change.
 
     Args:
-        bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1; on
-            the CPU or a GPU. On "meta" searches give shapes alone. It is not copied, and must not
-            be changed afterwards.
+        bank: Rows to search, `[N, D]`, float32 (float16 and bfloat16 are converted), N >= 1, on
+            the CPU or a GPU. On "meta", searches give only shapes. The bank is not copied and must
+            not be changed afterwards.
 
     Attributes:
         bank: The rows.
         screen: The screen, uint8; None on "meta".
 
     Raises:
-        TypeError: `bank` has another dtype.
+        TypeError: The dtype of `bank` is not allowed.
         NotImplementedError: `bank` is sparse, or on a device that the kernels cannot run on.
         ValueError: `bank` is not a matrix, has no rows or more than 2^31 - 1, or holds NaN or
             infinity.
@@ -43,10 +43,10 @@ class NearestNeighborIndex:
 
     @classmethod
     def of_parts(cls, bank: torch.Tensor, screen: torch.Tensor | None) -> NearestNeighborIndex:
-        """An index of a bank and the screen that was made of it before.
+        """An index from the parts of an earlier index.
 
         Args:
-            bank: `bank` of an index.
+            bank: Its `bank`.
             screen: Its `screen`, unchanged and on the bank's device.
         """
         index = cls.__new__(cls)
@@ -64,14 +64,15 @@ class NearestNeighborIndex:
         return self._parts[1]
 
     def add(self, rows: Array) -> None:
-        """Appends rows to the bank, and makes a new screen.
+        """Appends rows to the bank and makes a new screen.
 
         Args:
-            rows: `[n, D]`, of a dtype that `bank` may have, on the bank's device.
+            rows: `[n, D]`, float32 (float16 and bfloat16 are converted), on the bank's device.
 
         Raises:
-            TypeError: `rows` has another dtype.
-            ValueError: `rows` is not a matrix of D columns, or holds NaN or infinity.
+            TypeError: The dtype of `rows` is not allowed.
+            ValueError: `rows` is not a matrix with D columns, is on another device, or holds NaN or
+                infinity.
         """
         bank = self.bank
         tensor = to_float32("rows", rows).detach()
@@ -85,7 +86,7 @@ class NearestNeighborIndex:
         self._set(torch.cat([bank, tensor]))
 
     def remove(self, indices: Array) -> None:
-        """Removes rows from the bank, and makes a new screen. Rows after them move up.
+        """Removes rows from the bank and makes a new screen. The rows after them move up.
 
         Args:
             indices: Row indices, `[n]`, integers from 0 to N - 1; repetitions count once.
@@ -115,8 +116,8 @@ class NearestNeighborIndex:
         _checks.check_bank(bank)
         bank = bank.contiguous()
         check_finite("bank", bank, num_threads=0)
-        # In one tuple, so that a search in another thread never sees a bank with the screen of
-        # another.
+        # One tuple, so that a search in another thread never sees a bank with another bank's
+        # screen.
         self._parts = bank, _make_screen(bank)
 
     def __len__(self) -> int:
@@ -142,20 +143,21 @@ def nearest_neighbors(
 ) -> tuple[Array, Array]:
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 
-    The search is exact, and never holds a queries x bank matrix. Rows that a screen of the bank
-    proves too far away are skipped. On a GPU the screening runs on tensor cores for k up to 32. It
-    takes at most 512 MiB beside the screen, or what 128 queries need.
+    The search is exact and never stores a queries x bank matrix. A screen of the bank proves that
+    most rows are too far away, and these are skipped. On a GPU the screen is searched on tensor
+    cores for k up to 32, with at most 512 MiB of memory besides the screen, or the memory for 128
+    queries if that is more.
 
-    Distances are float32 sums of squared differences, which do not cancel, unlike the expanded form
-    |q|^2 + |b|^2 - 2 q.b. Each is within 1e-5 relative of its float64 value, and identical rows are
-    at distance zero. Equal distances, such as those of identical rows, are ordered by index.
+    Distances are float32 sums of squared differences. Unlike the expanded form
+    |q|^2 + |b|^2 - 2 q.b, they do not suffer from cancellation. Each is within 1e-5 (relative) of
+    its float64 value, and identical rows have distance zero. Equal distances are ordered by index.
 
     Args:
-        queries: `[Q, D]`, float32 (float16 and bfloat16 are converted); on the CPU or a GPU. On
-            "meta" the results have shapes alone.
+        queries: `[Q, D]`, float32 (float16 and bfloat16 are converted), on the CPU or a GPU. On
+            "meta", the results have only shapes.
         bank: `[N, D]` on the device of `queries`, or a `NearestNeighborIndex`, which keeps the
-            screen from one search to the next.
-        k: Neighbors of each query, 1 to N.
+            screen between searches.
+        k: Number of neighbors per query, 1 to N.
         num_threads: CPU threads; `torch.get_num_threads()` if None.
 
     Returns:
@@ -163,10 +165,10 @@ def nearest_neighbors(
         arrays if `queries` is one.
 
     Raises:
-        TypeError: An array has another dtype.
+        TypeError: The dtype of an array is not allowed.
         NotImplementedError: A tensor is sparse, or on a device that the kernels cannot run on.
-        ValueError: Shapes or devices do not fit, `k` is out of range, or a query or the bank holds
-            NaN, infinity or values whose squared distance exceeds float32.
+        ValueError: Shapes or devices do not match, `k` is out of range, or a query or the bank
+            holds NaN, infinity or values whose squared distance exceeds float32.
     """
     query_tensor = to_float32("queries", queries)
     if isinstance(bank, NearestNeighborIndex):

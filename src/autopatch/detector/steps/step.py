@@ -16,7 +16,7 @@ from autopatch.registry import Registry
 class FeatureTransform(nn.Module):
     """Maps patch features `[M, D]` to `[M, D']`.
 
-    It is constructed unfitted, with buffers in their final shape.
+    A new module is not fitted, but its buffers have their final shapes.
 
     Attributes:
         out_features: D'.
@@ -31,7 +31,7 @@ class FeatureTransform(nn.Module):
 class ScoreTransform(nn.Module):
     """Maps patch features `[M, D]` and their distances to the bank, `[M]`, to scores `[M]`.
 
-    It is constructed unfitted, with buffers in their final shape.
+    A new module is not fitted, but its buffers have their final shapes.
     """
 
     def fit(self, patches: torch.Tensor) -> None:
@@ -41,16 +41,16 @@ class ScoreTransform(nn.Module):
 class Step(ABC):
     """An optional step of the head and its gene.
 
-    A step transforms patch features before they are compared, the distances, or the anomaly maps.
-    It is configured by the value of its gene and left out if that is `off`.
+    A step transforms patch features, distances or anomaly maps. The value of its gene configures
+    it; with the value `off` the step is skipped.
 
     Attributes:
-        order: Place among the steps, which run in ascending order. It is unique and must never
-            change, because fitted detectors depend on it.
-        off: The value that leaves the step out.
+        order: Steps run in ascending order. Unique; must never change, because fitted detectors
+            depend on it.
+        off: The value that turns the step off.
         choices: Default choices of a search. `(off,)` keeps the gene out of the default search
             space.
-        per_level: Whether there is one gene per level. The value of the step is then a tuple.
+        per_level: Whether each level has its own gene. The value of the step is then a tuple.
     """
 
     order: int
@@ -60,11 +60,11 @@ class Step(ABC):
 
     @abstractmethod
     def check(self, value: Choice) -> None:
-        """Raises InputError unless a gene of the step can have the value."""
+        """Raises InputError unless a gene of the step may have the value."""
 
     @abstractmethod
     def describe(self, value: Setting) -> str:
-        """The step in words, such as "smoothed by 2 px"."""
+        """A short description such as "smoothed by 2 px"."""
 
     def features(
         self, value: Setting, features: int, channels: tuple[int, ...]
@@ -73,8 +73,8 @@ class Step(ABC):
 
         Args:
             value: Value of the gene, not `off`.
-            features: D, the number of features per patch that the module receives.
-            channels: Number of features of each level. Their sum is D for the first step.
+            features: D, number of features per patch in the module's input.
+            channels: Number of features of each level. For the first step they sum to D.
         """
         return None
 
@@ -83,7 +83,7 @@ class Step(ABC):
 
         Args:
             value: Value of the gene, not `off`.
-            features: D, the number of features per patch after all feature steps.
+            features: D, number of features per patch after all feature steps.
         """
         return None
 
@@ -99,7 +99,7 @@ class Step(ABC):
 
 
 class StepRegistry(Registry[Step]):
-    """Steps by the name of their gene, iterated in the order in which they run."""
+    """Steps by the name of their gene. Iterates in the order in which steps run."""
 
     def register(self, name: str, entry: Step) -> None:
         """Adds a step.

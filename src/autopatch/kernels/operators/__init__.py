@@ -1,9 +1,9 @@
 """The operators `torch.ops.autopatch.*`, registered when this package is imported.
 
-Each has a schema, an implementation for each device, a fake implementation (shapes and dtypes
-alone, for `torch.compile` and `torch.export`) and an autograd rule that raises. Implementations
-allocate with torch and hand addresses to `autopatch._C`. Checks of values are here too, so that
-compiled graphs run them as well. Users call the functions of `autopatch.kernels`.
+Each has a schema, an implementation for each device, a fake implementation (only shapes and dtypes,
+for `torch.compile` and `torch.export`) and an autograd rule that raises. Implementations allocate
+with torch and pass addresses to `autopatch._C`. They also check values, so that compiled graphs do,
+too. Users call the functions of `autopatch.kernels`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _FEATURE_TYPES = {
 
 
 def _readable(feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The maps, contiguous or channels-last; maps of other layouts are copied to channels-last."""
+    """The maps, contiguous or channels-last; maps in other layouts are copied to channels-last."""
     return [
         m if m.is_contiguous() else m.contiguous(memory_format=torch.channels_last)
         for m in feature_maps

@@ -1,4 +1,4 @@
-"""What all operators share: their registration, and checks of values."""
+"""Shared by all operators: registration, and checks of values."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _library = torch.library.Library("autopatch", "DEF")
 def define(schema: str, *, cpu: Operator, cuda: Operator, fake: Operator) -> None:
     """Registers `autopatch::<schema>`.
 
-    Operators that write to an argument get no autograd rule: torch has none for them, and their
-    callers refuse inputs that require a gradient.
+    Operators that write to an argument get no autograd rule, because torch does not support one.
+    Their callers must refuse inputs that require a gradient.
 
     Args:
         schema: Name, arguments and results, in torch's notation.
         cpu: Runs on the CPU.
         cuda: Runs on a GPU.
-        fake: Gives shapes and dtypes. It checks its inputs first, and so refuses sparse tensors
-            and those on other devices.
+        fake: Returns shapes and dtypes. It checks its inputs first, and so refuses sparse tensors
+            and tensors on other devices.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.needs_fixed_stride_order,))
@@ -45,19 +45,19 @@ def _no_gradient(name: str) -> Operator:
 
 
 def threads(num_threads: int) -> int:
-    """The number of CPU threads: `num_threads`, or torch's own number for 0."""
+    """The number of CPU threads: `num_threads`, or torch's number of threads for 0."""
     return num_threads or torch.get_num_threads()
 
 
 def check_finite(name: str, tensor: torch.Tensor, num_threads: int) -> None:
-    """Raises ValueError where a contiguous float32 tensor holds NaN or infinity. The values of a
-    meta tensor, and those seen while a CUDA graph is captured, are not checked."""
+    """Raises ValueError if a contiguous float32 tensor holds NaN or infinity. Meta tensors, and
+    tensors during the capture of a CUDA graph, are not checked."""
     if tensor.is_meta:
         return
     if tensor.is_cuda:
         if torch.cuda.is_current_stream_capturing():
             return
-        # A NaN makes both NaN. `isfinite` of all values would take five bytes for each.
+        # NaN spreads to both extremes. `isfinite` of all values would need five bytes per value.
         finite = tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
     else:
         finite = _C.all_finite(tensor.data_ptr(), tensor.numel(), threads(num_threads))

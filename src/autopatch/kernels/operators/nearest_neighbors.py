@@ -83,7 +83,7 @@ def _cuda(
             torch.cuda.current_stream().cuda_stream,
         )
         if torch.cuda.is_current_stream_capturing():
-            return distances, indices  # nothing can be raised; missing indices stay -1
+            return distances, indices  # cannot raise; missing indices stay -1
     missing = (indices[:, -1] < 0).nonzero()
     if len(missing):
         raise ValueError(

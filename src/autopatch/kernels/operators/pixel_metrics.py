@@ -1,4 +1,4 @@
-"""The operator `autopatch::pixel_metrics`, and what its error numbers say."""
+"""The operator `autopatch::pixel_metrics` and its error codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCORE_TYPES = {
 
 
 def _output(scores: torch.Tensor) -> torch.Tensor:
-    """Room for the five metrics and an error number, see `check_metrics_error`."""
+    """Space for the five metrics and an error code, see `check_metrics_error`."""
     return scores.new_zeros((6,), dtype=torch.float64)
 
 
@@ -91,8 +91,8 @@ def _fake(
     return _output(scores)
 
 
-# On the CPU an invalid value raises at once. On a GPU that would wait for the device: there the
-# metrics are NaN, and the sixth number holds the error.
+# On the CPU an invalid value raises at once. On a GPU that would mean waiting for the device, so
+# the metrics are NaN and the sixth number is the error code.
 define(
     "pixel_metrics(Tensor scores, Tensor masks, Tensor type_indices, int num_types,"
     " int num_threads) -> Tensor",
@@ -103,12 +103,12 @@ define(
 
 
 def check_metrics_error(code: int, num_types: int) -> None:
-    """Raises the error that the sixth number of `autopatch::pixel_metrics` stands for.
+    """Raises the error of an error code, the sixth number of `autopatch::pixel_metrics`.
 
     Args:
-        code: A `MetricsError` plus `_C.metrics_errors` times the image that has it; 0 if there is
-            none.
-        num_types: The number of anomaly types.
+        code: A `MetricsError` plus `_C.metrics_errors` times the index of the image; 0 if there is
+            no error.
+        num_types: Number of anomaly types.
 
     Raises:
         ValueError: `code` is not 0.

@@ -1,4 +1,4 @@
-"""The kernels in plain PyTorch, slow and simple, to compare the fast ones with."""
+"""The kernels in plain PyTorch: slow and simple references for the fast ones."""
 
 from autopatch.kernels.reference.aggregate import aggregate_patches
 from autopatch.kernels.reference.coreset import greedy_coreset

@@ -14,7 +14,7 @@ def aggregate_patches(
     *,
     out_size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """As `autopatch.kernels.aggregate_patches`, in the original's operations; any float dtype."""
+    """Like `autopatch.kernels.aggregate_patches`, with torch's own operations; any float dtype."""
     size = out_size or max((m.shape[2], m.shape[3]) for m in feature_maps)
     resized = [
         F.interpolate(

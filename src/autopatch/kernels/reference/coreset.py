@@ -11,7 +11,7 @@ _RUNNING_SUMS = 16
 
 
 def squared_distances(features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
-    """Squared distances `[N]` from rows `[N, D]` to `[D]` in the coreset's order of arithmetic."""
+    """Squared distances `[N]` from rows `[N, D]` to `[D]`, summed in the coreset's fixed order."""
     padding = -features.shape[1] % _RUNNING_SUMS
     rows = F.pad(features, (0, padding)).unflatten(1, (-1, _RUNNING_SUMS))
     point = F.pad(center, (0, padding)).unflatten(0, (-1, _RUNNING_SUMS))
@@ -30,7 +30,7 @@ def squared_distances(features: torch.Tensor, center: torch.Tensor) -> torch.Ten
 def greedy_coreset(
     features: torch.Tensor, count: int, *, start: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `autopatch.kernels.greedy_coreset`, all distances brought up to date at each pick."""
+    """Like `autopatch.kernels.greedy_coreset`; updates all distances at each pick."""
     nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
     indices = torch.empty(count, dtype=torch.int64)
     radii = torch.empty(count, dtype=features.dtype)
@@ -40,6 +40,6 @@ def greedy_coreset(
         nearest = torch.minimum(nearest, squared_distances(features, features[pick]))
         nearest[pick] = -1
         pick = int((nearest == nearest.max()).nonzero()[0])
-        # Python's square root is rounded correctly; the vectorised one of torch need not be.
+        # Python's square root is correctly rounded; torch's vectorized one may not be.
         radii[i] = math.sqrt(max(float(nearest[pick]), 0.0))
     return indices, radii

@@ -15,18 +15,18 @@ def label_regions(masks: torch.Tensor) -> torch.Tensor:
     inside = (masks != 0).double()
     labels = torch.arange(1, inside.numel() + 1, dtype=torch.float64).view_as(inside) * inside
     while True:
-        # The largest label of a region spreads by one pixel at a time until it fills the region.
+        # The largest label of each region spreads by one pixel per step until it fills the region.
         spread = max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * inside
         if torch.equal(spread, labels):
             break
         labels = spread
-    normal = labels.new_zeros(1)  # so that 0 stays 0 where all pixels are anomalous
+    normal = labels.new_zeros(1)  # so that labels start at 1 even if all pixels are anomalous
     roots: torch.Tensor = torch.unique(torch.cat([normal, labels.flatten()]))
     return torch.searchsorted(roots, labels)
 
 
 def pixel_weights(masks: torch.Tensor, types: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each pixel weighs in rwAP, and what it adds to the mean per-region overlap."""
+    """The weight of each pixel in rwAP, and its share of the mean per-region overlap."""
     labels = label_regions(masks)
     areas = torch.bincount(labels.flatten()).double()[1:]
     counts = dict.fromkeys(set(types) - {"good"}, 0)
@@ -51,9 +51,9 @@ def pixel_weights(masks: torch.Tensor, types: Sequence[str]) -> tuple[torch.Tens
 def pixel_metrics(
     scores: torch.Tensor, masks: torch.Tensor, types: Sequence[str]
 ) -> dict[str, float]:
-    """As `autopatch.kernels.pixel_metrics(...).as_dict()`, in float64, by sorting every pixel.
+    """Like `autopatch.kernels.pixel_metrics(...).as_dict()`; sorts all pixels, in float64.
 
-    Needs an anomalous and a normal pixel and takes its input as valid.
+    Needs an anomalous and a normal pixel. The input is not checked.
     """
     weights, overlaps = (w.flatten() for w in pixel_weights(masks, types))
     positive = masks.flatten() != 0
@@ -80,7 +80,7 @@ def pixel_metrics(
 
 
 def _running_sum(values: torch.Tensor) -> torch.Tensor:
-    """In blocks, so that rounding does not add up over millions of values."""
+    """Cumulative sum in blocks, so that rounding errors do not add up over millions of values."""
     size = 1024
     blocks = pad(values, (0, -len(values) % size)).view(-1, size)
     within = blocks.cumsum(1)
@@ -95,7 +95,7 @@ def _average_precision(true_positives: torch.Tensor, false_positives: torch.Tens
 
 
 def _area(x: torch.Tensor, y: torch.Tensor, limit: float) -> float:
-    """Area under the line through the points (x, y), x rising from 0 to 1, up to x = `limit`."""
+    """Area under the line through the points (x, y) up to x = `limit`; x rises from 0 to 1."""
     stop = int((x <= limit).sum())
     if stop < len(x):
         fraction = (limit - x[stop - 1]) / (x[stop] - x[stop - 1])
