@@ -1,16 +1,17 @@
-"""Makes a network of timm's inverted-residual blocks elastic, by distilling it into its subnets.
+"""Makes a timm network of inverted-residual blocks elastic by distilling it into its subnets.
 
     python training/distill.py --teacher mobilenetv2_100.safetensors --images FOLDER_OR_TAR ... \
-        --out RUN                 # goes on where it was, if RUN has a checkpoint
+        --out RUN                 # continues if RUN has a checkpoint
 
-The teacher's weights are the start. The channels inside each block are sorted, so that narrow
-subnets run those that tell most of the block's output, and the projections of narrow and shortened
-stages are fitted. Then each step runs the largest subnet, the smallest and random ones on the same
-crops (the sandwich rule; Yu & Huang, Universally Slimmable Networks, ICCV 2019), and moves their
-feature maps towards the teacher's.
+Training starts from the teacher's weights. First, the inner channels of each block are sorted, so
+that narrow subnets keep the channels that explain most of the block's output, and the projections
+of narrow and shortened stages are fitted. Then each step runs the largest subnet, the smallest
+subnet and random subnets on the same crops (the sandwich rule; Yu & Huang, Universally Slimmable
+Networks, ICCV 2019), and moves their feature maps towards the teacher's.
 
-With --start an elastic network is trained further, by --teacher or else its own largest subnet.
-RUN gets supernet.safetensors, float16, and the errors by step, errors.csv and curve.png.
+With --start, an elastic network is trained further. Its teacher is --teacher or, without it, its
+own largest subnet. RUN gets supernet.safetensors (float16) and the errors of each step in
+errors.csv and curve.png.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from autopatch.files import new_file, write_bytes_atomically
 from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork, Section
 from autopatch.supernet.weights import load_into, read_weights
 
-_RANDOM_SUBNETS = 2  # of a step
+_RANDOM_SUBNETS = 2  # per step
 _RECIPE = ("teacher", "start", "images", "steps", "batch", "learning_rate", "seed")
 _SAVED_EVERY = 180.0  # seconds
 _TOLD_EVERY = 30.0
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.mean, weights.std))
 
     def batch(number: int, count: int) -> torch.Tensor:
-        """The same for the same number, however the run was interrupted."""
+        """Random crops that depend only on the seed and `number`, so that a run can resume."""
         generator = torch.Generator().manual_seed(options.seed * 10**9 + number)
         made = (crops(images, count, CROP, generator) - mean) / std
         return made.to(options.device, memory_format=torch.channels_last)
@@ -161,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _learning_rate(step: int, steps: int) -> float:
-    """Factor: rises for a hundredth of the steps, then falls along a cosine."""
+    """Factor of the learning rate: rises during the first hundredth of the steps, then follows a
+    cosine down."""
     warm = max(steps // 100, 1)
     if step < warm:
         return (step + 1) / warm
@@ -169,7 +171,7 @@ def _learning_rate(step: int, steps: int) -> float:
 
 
 def sandwich(sections: Sequence[Section], seed: int) -> list[ElasticSetting]:
-    """The largest subnet, the smallest and random ones, all of all levels."""
+    """Settings of the largest subnet, the smallest subnet and random subnets, with all levels."""
     generator = torch.Generator().manual_seed(seed)
 
     def choose(values: Sequence[int]) -> int:
@@ -188,8 +190,9 @@ def sandwich(sections: Sequence[Section], seed: int) -> list[ElasticSetting]:
 
 
 def map_error(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean squared error of feature maps, relative to the variance of the teacher's, averaged over
-    levels. Each counts half of the one before it: deeper levels build on shallow ones."""
+    """Mean squared error of feature maps relative to the variance of the teacher's, averaged over
+    levels. Each level has half the weight of the level before it, because deeper levels build on
+    shallow ones."""
     errors = [
         (f - e).square().mean() / e.var(dim=(0, 2, 3)).mean()
         for f, e in zip(found, expected, strict=True)
@@ -199,7 +202,7 @@ def map_error(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -
 
 
 def write_log(log: Sequence[Sequence[float]], path: Path) -> None:
-    """Errors of each step."""
+    """Writes the errors of each step as CSV."""
     names = ["step", "largest", "smallest", *(f"random {n + 1}" for n in range(_RANDOM_SUBNETS))]
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -208,7 +211,7 @@ def write_log(log: Sequence[Sequence[float]], path: Path) -> None:
 
 
 def draw_curve(log: Sequence[Sequence[float]], path: Path) -> None:
-    """Errors by step, each the mean of the hundred steps around it."""
+    """Plots the errors by step, as moving averages over a hundred steps."""
     errors = torch.tensor(log)
     width = min(100, len(errors))
     means = errors.unfold(0, width, 1).mean(dim=2)
@@ -229,7 +232,7 @@ def draw_curve(log: Sequence[Sequence[float]], path: Path) -> None:
 def write(
     network: ElasticTimmNetwork, path: Path, *, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """The weights in float16, with what is needed to use them."""
+    """Writes the weights in float16, with the metadata for loading them."""
     metadata = {
         "timm_model": network.timm_model,
         "timm_kwargs": json.dumps(network.timm_kwargs),

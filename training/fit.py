@@ -1,4 +1,4 @@
-"""What subnets start from: a trained network's weights, sorted and fitted without training."""
+"""Initial weights of subnets: those of a trained network, sorted and fitted without training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from autopatch.supernet.elastic_network import (
 )
 
 FITTED_ON = 512  # crops
-_RIDGE = 1e-3  # of the mean variance
+_RIDGE = 1e-3  # relative to the mean variance
 
 
 @torch.no_grad()
 def start_subnets(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
-    """Makes the most of a trained largest network without training.
+    """Initializes the subnets from a trained largest network, without training.
 
-    The channels inside each block are sorted, and what narrow and shortened stages have of their
-    own is set to reproduce the largest network's maps.
+    The inner channels of each block are sorted, and the separate weights of narrow and shortened
+    stages are fitted to the largest network's feature maps.
     """
     sort_channels(network, pixels)
     network.start_from_largest()
@@ -35,11 +35,12 @@ def start_subnets(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
 
 @torch.no_grad()
 def sort_channels(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
-    """Sorts the channels inside each block so that the leading ones, for any number of them, tell
-    most of the block's output: each is the one that adds most to a linear fit of it by those before
-    (orthogonal least squares; Chen, Billings & Luo, Int. J. Control 1989).
+    """Sorts the inner channels of each block, so that any number of leading channels explains most
+    of the block's output.
 
-    The largest network's maps stay what they are.
+    Each next channel is the one that most improves a linear fit of the output (orthogonal least
+    squares; Chen, Billings & Luo, Int. J. Control 1989). The largest network's feature maps do not
+    change.
     """
     blocks = [b for b in network.largest.modules() if isinstance(b, InvertedResidual)]
     orders: dict[InvertedResidual, torch.Tensor] = {}
@@ -73,17 +74,17 @@ def sort_channels(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
 
 
 def _by_fit(covariance: torch.Tensor, with_output: torch.Tensor) -> torch.Tensor:
-    """Order of variables `[C]` by what each adds to a linear fit of the outputs.
+    """Order of variables `[C]`: each next variable most improves a linear fit of the outputs.
 
     Args:
-        covariance: `[C, C]`, float64, of the variables; overwritten.
-        with_output: `[C, D]`, float64, of the variables with the outputs; overwritten.
+        covariance: Covariance of the variables, `[C, C]`, float64; overwritten.
+        with_output: Covariance of variables and outputs, `[C, D]`, float64; overwritten.
     """
-    least = 1e-6 * covariance.diagonal().max()  # below it is rounding
+    least = 1e-6 * covariance.diagonal().max()  # smaller values are rounding errors
     order = []
     left = torch.ones_like(covariance[0], dtype=torch.bool)
     for _ in range(len(covariance)):
-        variance = covariance.diagonal().clamp(min=least)  # of what those before do not tell
+        variance = covariance.diagonal().clamp(min=least)  # not explained by earlier variables
         gain = with_output.square().sum(dim=1) / variance
         best = int(gain.masked_fill(~left, -1).argmax())
         column = covariance[:, best] / variance[best].sqrt()
@@ -96,12 +97,13 @@ def _by_fit(covariance: torch.Tensor, with_output: torch.Tensor) -> torch.Tensor
 
 @torch.no_grad()
 def fit_projections(network: ElasticTimmNetwork, pixels: torch.Tensor) -> None:
-    """Sets projections of narrow blocks to those that come closest to the output of the largest
-    network's block, by least squares, and of blocks behind which others are left out to the output
-    of the largest network's stage (He, Zhang & Sun, Channel Pruning, ICCV 2017).
+    """Fits the projections of subnets to the largest network's feature maps, by least squares (He,
+    Zhang & Sun, Channel Pruning, ICCV 2017).
 
-    Blocks are fitted in their order, each for what the ones before it in its section give, where as
-    few blocks as can be are left out.
+    The target of a narrow block is the output of the same block in the largest network. The target
+    of a block before skipped blocks is the output of the whole stage. Blocks are fitted in order,
+    on the output of the blocks before them in their section, with as few skipped blocks as
+    possible.
     """
     expected: dict[str, torch.Tensor] = {}
     handles = [
@@ -130,7 +132,7 @@ def _fit_section_by_section(
     expected: Mapping[str, torch.Tensor],
     fitted: set[str],
 ) -> None:
-    """Fits what blocks of this ratio have of their own at these depths, save what is `fitted`."""
+    """Fits the separate projections of a ratio at these depths, except those in `fitted`."""
     levels = network.largest_setting.levels
     subnet: Any = network.get_active_subnet(ElasticSetting((ratio,) * len(depths), depths, levels))
     inputs: dict[str, torch.Tensor] = {}
@@ -139,7 +141,7 @@ def _fit_section_by_section(
         stage, block = map(int, name.split(".")[1:])
         starts = block == 0 and any(section.stages[:1] == (stage,) for section in network.sections)
         if starts and stage > 0:
-            # Sections before it are fitted to give this.
+            # The target of the sections before it.
             taken = expected[f"blocks.{stage - 1}.{len(network.largest.blocks[stage - 1]) - 1}"]
         inputs[name] = taken
         return taken
@@ -175,19 +177,19 @@ def _fit_section_by_section(
 
 
 def _scale(norm: nn.BatchNorm2d) -> torch.Tensor:
-    """What a batch norm multiplies each channel by."""
+    """Factor of a batch norm for each channel."""
     return norm.weight / (norm.running_var + norm.eps).sqrt()
 
 
 def _positions(maps: torch.Tensor) -> torch.Tensor:
-    """`[N, C, H, W]` as `[N*H*W, C]`."""
+    """Reshapes maps `[N, C, H, W]` to `[N*H*W, C]`."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _fit(
     inside: torch.Tensor, output: torch.Tensor, start: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight `[D, C]` and shift `[D]` of a linear fit, drawn a little to where it starts."""
+    """Weight `[D, C]` and shift `[D]` of a linear fit, with a ridge penalty towards `start`."""
     means = inside.mean(dim=0), output.mean(dim=0)
     inside = inside - means[0]
     gram = (inside.T @ inside).double()

@@ -1,4 +1,4 @@
-"""Images to distil on, and the crops that are made of them."""
+"""Images for distillation, and random crops of them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from autopatch.detector.input import DEFAULT_IMAGE_SIZES
 from autopatch.errors import InputError
 
 CROP = 96  # pixels
-_SCALES = (0.5, 2.0)  # side of a crop in its image, relative to its side when it is used
-_GREY = 0.4  # share of crops
-_LEAST = 64  # pixels of an image
+_SCALES = (0.5, 2.0)  # side of a crop in its image, relative to its final side
+_GREY = 0.4  # share of gray crops
+_LEAST = 64  # smallest side of an image, in pixels
 _LARGEST = max(DEFAULT_IMAGE_SIZES)
 _SHOWN = Square(sorted(DEFAULT_IMAGE_SIZES)[len(DEFAULT_IMAGE_SIZES) // 2])
 
 
 def read_images(paths: Sequence[Path]) -> list[torch.Tensor]:
-    """Images in tar files and folders, uint8 `[N, 3, H, W]`, those of one size together.
+    """Reads images from tar files and folders, one tensor uint8 `[N, 3, H, W]` per image size.
 
-    They are read as a search reads them, with one bit depth for all. Photographs larger than any
-    image of a search are resized to a square of its middle size, so that a crop shows their texture
-    at the scale at which a network sees it.
+    Images are read as in a search, with one bit depth for all. Images larger than the largest
+    default image size are resized to a square of the middle default size, so that crops show their
+    texture at the scale that a network sees. Images with a side below 64 px are skipped.
 
     Raises:
-        InputError: A path does not exist, an image cannot be read, or there are no images of 64 px
-            and more.
+        InputError: A path does not exist, an image cannot be read, or no image has sides of at
+            least 64 px.
     """
     by_size: dict[tuple[int, int], list[np.ndarray]] = {}
     found: list[ImageInput] = []
@@ -69,15 +69,15 @@ def crops(
 ) -> torch.Tensor:
     """Random crops of random images.
 
-    A crop keeps its texture: it is at most enlarged or reduced by two, mirrored, turned by
-    quarters, made brighter or darker and of more or less contrast, and turned to grey at times. Of
-    an image that is too small for the crop all of it is taken.
+    The augmentation keeps the texture: crops are enlarged or reduced by at most a factor of two,
+    mirrored, rotated by multiples of 90 degrees, changed in brightness and contrast, and sometimes
+    converted to gray. A crop is at most as large as the smaller side of its image.
 
     Args:
-        images: As `read_images` gives them; each group is drawn from alike.
-        count: Of crops.
-        size: Their side in pixels.
-        generator: On the CPU.
+        images: Images from `read_images`; each tensor is drawn with equal probability.
+        count: Number of crops.
+        size: Side of the crops, in pixels.
+        generator: Random numbers, on the CPU.
 
     Returns:
         `[count, 3, size, size]`, float32, in [0, 1].

@@ -1,13 +1,14 @@
-"""Judges an elastic network by what it is for: detectors made of its subnets.
+"""Measures the quality of detectors made from the subnets of an elastic network.
 
     python training/judge.py --supernet RUN/supernet.safetensors \
         --teacher mobilenetv2_100.safetensors --images imagenet_1000_256px.tar \
         --data magnetic_tile dagm_class1 --natural tiny_imagenet_3.tar --out RUN/judged.jsonl
 
-For the teacher, the largest and the smallest subnet, random subnets, and the same ones before
-training and of random weights: rwAP, AP and image AUROC on the test part of each data set, by
-several draws of its split, and accuracy of nearest neighbors among natural images that training has
-not seen. Writes a line of JSON for each network as they come.
+It judges the teacher; the largest, the smallest and random subnets after training; the same subnets
+before training, except the largest; and the whole network with random weights. For each it measures
+rwAP, AP and image AUROC on the test part of each data set, for several random splits, and the
+nearest-neighbor accuracy on natural images that were not used in training. It writes one line of
+JSON per network.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from autopatch.supernet.weights import Weights, load_into, read_weights
 
 SIZE = 224
 BANK = 4000  # random patches
-LEVEL_SETS = {"4+8": (0, 1), "8+16": (1, 2)}  # strides, and their places among the levels
+LEVEL_SETS = {"4+8": (0, 1), "8+16": (1, 2)}  # strides, and their positions among the levels
 KINDS = ("teacher", "trained", "before training", "random weights")
 _AT_A_TIME = 16
 _METRICS = ("rwAP", "AP", "image_AUROC")
 
 
 class Detectors:
-    """A data set, its images read once, and several draws of its split."""
+    """A data set with its images in memory, and several random splits of it."""
 
     def __init__(self, data: Path, draws: int) -> None:
         self.name = data.name
@@ -52,11 +53,11 @@ class Detectors:
         }
         self._place = {image: place for place, image in enumerate(samples)}
         self._pixels = load_images(list(samples), SIZE)
-        # The rule by which the figures of docs/models.md were measured.
+        # The figures in docs/models.md were measured with this rule.
         self._masks = load_masks(list(samples.values()), SIZE, Reading(mask_resize="any"))
 
     def judge(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> dict[str, Any]:
-        """Metrics by levels, a value for each draw."""
+        """Metrics by levels and name, one value per split."""
         maps = maps_of(self._pixels)
         found: dict[str, Any] = {}
         for levels, places in LEVEL_SETS.items():
@@ -82,15 +83,18 @@ class Detectors:
 
 
 class NaturalImages:
-    """Images that training has not seen, of classes that it may have."""
+    """Images that were not used in training; their classes may have been."""
 
     def __init__(self, archive: Path) -> None:
         (self._pixels,) = read_images([archive])
         self._classes = class_names(archive)
 
     def accuracy(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> float:
-        """Share of images whose nearest neighbor among the others is of their class, by the cosine
-        of the means of their deepest feature maps."""
+        """Share of images whose nearest neighbor among the other images has the same class.
+
+        Images are compared by the cosine similarity of their deepest feature maps, averaged over
+        positions.
+        """
         features = maps_of(self._pixels)[-1].mean(dim=(2, 3))
         features = nn.functional.normalize(features - features.mean(dim=0))
         _, found = nearest_neighbors(features, features, 2)
@@ -101,7 +105,7 @@ class NaturalImages:
 
 
 def class_names(archive: Path) -> list[int]:
-    """Numbers of the classes of images in a tar file, which are its folders."""
+    """Class number of each image in a tar file; each folder is a class."""
     with tarfile.open(archive) as file:
         folders = [Path(member.name).parent.name for member in file if member.isfile()]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
@@ -109,7 +113,7 @@ def class_names(archive: Path) -> list[int]:
 
 
 def random_settings(network: ElasticTimmNetwork, count: int, seed: int) -> list[ElasticSetting]:
-    """Different subnets of all levels."""
+    """Settings of distinct random subnets, with all levels."""
     generator = torch.Generator().manual_seed(seed)
 
     def choose(values: Sequence[int]) -> int:
@@ -124,7 +128,7 @@ def random_settings(network: ElasticTimmNetwork, count: int, seed: int) -> list[
 
 
 def macs(network: ElasticTimmNetwork, setting: ElasticSetting, levels: str) -> int:
-    """Multiply-adds of one image of 224 px, up to the deepest level."""
+    """Multiply-adds per image of 224 px, up to the deepest of the levels."""
     last = LEVEL_SETS[levels][-1] + 1
     cut = ElasticSetting(
         setting.expand_ratios[:last], setting.depths[:last], setting.levels[:last][-1:]
@@ -137,7 +141,7 @@ def macs(network: ElasticTimmNetwork, setting: ElasticSetting, levels: str) -> i
 def networks(
     supernet: Path, weights: Weights, pixels: torch.Tensor, subnets: int, kinds: Sequence[str]
 ) -> Iterator[tuple[str, ElasticTimmNetwork, ElasticSetting]]:
-    """What is judged: kind, weights and setting."""
+    """The networks to judge: kind, weights and setting of each."""
 
     def elastic() -> ElasticTimmNetwork:
         assert weights.timm_model is not None

@@ -1,7 +1,7 @@
-"""What judge.py found: a table for the model card, and rwAP against multiply-adds.
+"""Shows the results of judge.py: a table for the model card, and a plot of rwAP by multiply-adds.
 
 python training/show.py RUN/judged.jsonl --figure docs/images/autopatch_s.png
-    --other-seed RUN_2/judged.jsonl     # how far the rank of subnets is that of another seed
+    --other-seed RUN_2/judged.jsonl     # rank correlation of subnets with another seed
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Row = dict[str, Any]
 
 
 def value(row: Row, data: str, levels: str, metric: str) -> float:
-    """Mean over draws, in percent."""
+    """Mean of a metric over the splits, in percent."""
     return 100 * statistics.mean(row["detectors"][data][levels][metric])
 
 
 def table(rows: list[Row], data: str, levels: str) -> list[str]:
-    """Lines of a table in Markdown; rows are chosen by rwAP on this data set and these levels."""
+    """Lines of a Markdown table; subnets are chosen by rwAP on this data set and these levels."""
 
     def rwap(row: Row) -> float:
         return value(row, data, levels, "rwAP")
@@ -73,9 +73,9 @@ def table(rows: list[Row], data: str, levels: str) -> list[str]:
 def rank_correlation(
     rows: list[Row], others: list[Row], data: str, levels: str
 ) -> tuple[float, int]:
-    """Kendall's tau of the rwAP of trained subnets by two seeds, and the number of these.
+    """Kendall's tau between the rwAPs of trained subnets with two seeds, and the number of subnets.
 
-    Subnets that are the same up to the deepest of the levels count once.
+    Subnets that are equal up to the deepest of the levels count once.
     """
     run = max(LEVEL_SETS[levels]) + 1
 

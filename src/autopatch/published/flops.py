@@ -1,10 +1,10 @@
-"""The FLOPs of the published method, as DeepSpeed's profiler counts them in its supernet.
+"""FLOPs of the published method, counted as DeepSpeed's profiler does in the supernet.
 
-Counted are two FLOPs per multiply-add of a convolution, one per element with a bias, two per
-element of a batch norm, and one per element of an activation. The matrices that turn large kernels
-into small ones are counted too, although a static subnet applies them only once. Not counted are
-residual additions, the products and means of squeeze-and-excitation, pooling, resizing, and the
-nearest-neighbor search.
+Each multiply-add of a convolution counts as two FLOPs, each bias addition as one, each element of a
+batch norm as two, and each element of an activation as one. The matrices that turn large kernels
+into small ones count, too, although a static subnet applies them only once. Residual additions, the
+products and means of squeeze-and-excitation, pooling, resizing and the nearest-neighbor search do
+not count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from autopatch.published.network import (
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """The counts for one image.
+    """Counts per image.
 
     Attributes:
         conv_macs: Multiply-adds of all convolutions, including those of squeeze-and-excitation.
@@ -57,10 +57,10 @@ class PublishedCost:
 
 
 def published_cost(width: float, setting: OnceForAllSetting, image_size: int) -> PublishedCost:
-    """Counts a subnet.
+    """Counts the cost of a subnet.
 
     Args:
-        width: Multiplier of the channels.
+        width: Factor for the numbers of channels.
         setting: The setting of the elastic network.
         image_size: Side of the image in pixels.
     """
@@ -72,7 +72,7 @@ def published_cost(width: float, setting: OnceForAllSetting, image_size: int) ->
     return PublishedCost(*map(sum, counts))
 
 
-# Cached, because the thousands of subnets of a search share about a hundred distinct blocks.
+# Cached, because thousands of subnets in a search share about a hundred different blocks.
 
 
 @cache
@@ -89,7 +89,7 @@ def _block(
     with torch.device("meta"):
         layers = make_block(width, block, kernel_size, expand_ratio)
     channels = block_channels(block - 1, width)
-    side = -(-image_size // block_stride(block - 1))  # every halving rounds up
+    side = -(-image_size // block_stride(block - 1))  # each halving rounds up
     smaller = [size for size in KERNEL_SIZES if kernel_size <= size < max(KERNEL_SIZES)]
     transform_macs = channels * expand_ratio * sum(size**4 for size in smaller)
     return replace(_count(layers, channels, side), transform_macs=transform_macs)

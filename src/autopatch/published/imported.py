@@ -1,4 +1,4 @@
-"""Architectures of a published study, evaluated on other images."""
+"""Evaluates the architectures of a published study on other images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImportedStudy:
     """Published trials and their evaluations on another data set.
 
     Attributes:
-        run: The evaluations.
+        run: The run with the evaluations.
         published: The published trials, with the bank size of the run.
     """
 
@@ -44,7 +44,7 @@ class ImportedStudy:
     published: tuple[PublishedTrial, ...]
 
     def pairs(self) -> list[tuple[PublishedTrial, Trial | None]]:
-        """Each published trial with the trial of the run; None if that failed."""
+        """Each published trial with its trial in the run; None if that one failed."""
         here = {t.architecture: t for t in self.run.trials if t.evaluation is not None}
         return [(trial, here.get(trial.architecture)) for trial in self.published]
 
@@ -81,28 +81,28 @@ def import_study(
     Args:
         file: Published study database (Optuna SQLite).
         data: Folder in the MVTec-AD layout, or a data set.
-        out: Folder to make for the evaluations.
+        out: Run folder to make for the evaluations.
         study: Name of the study; required if the file holds several.
-        trials: Numbers of the trials to evaluate; all if None.
+        trials: Numbers of the trials to evaluate; None for all.
         fixed: Values of parameters that the study did not search, such as {"kernel_size": 7}.
         bank_size: Number of patches in the bank; None keeps all, as published.
-        weights: "auto" (published), a folder that holds them, or "random".
+        weights: "auto" for the published weights, a folder that holds them, or "random".
         shots: Validation images of each anomaly type, at least 1.
-        seed: Seed of random weights, and of split and banks unless they have a seed of their own.
-        split_seed: Seed of the split.
-        bank_seed: Seed of the memory banks.
-        reserve: Images of each anomaly type that are kept out of the test part.
-        protocol: Split protocol: "autopatch" as published, or "random".
+        seed: Seed of random weights; also of the split and the banks, unless they have their own.
+        split_seed: Seed of the split; `seed` if None.
+        bank_seed: Seed of the memory banks; `seed` if None.
+        reserve: Images of each anomaly type to keep out of the test part.
+        protocol: Split protocol: "autopatch", as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
         bit_depth: See `run_search`.
         exif: See `run_search`.
         mask_threshold: See `run_search`.
         recalibrate_batch_norm: Whether batch norm of subnets is recalibrated on the good images.
-        cache_gib: Memory for feature maps that are kept, in GiB.
+        cache_gib: Memory for cached feature maps, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
         resume: Whether to continue the run in `out`.
         lock: See `run_search`.
-        progress: Told of every trial.
+        progress: Called after every trial.
 
     Raises:
         InputError: The file, an argument or an image is wrong, or the folder cannot be written.
@@ -157,10 +157,11 @@ def choose_trials(
     trials: Sequence[int] | None = None,
     fixed: Mapping[str, Choice] | None = None,
 ) -> list[PublishedTrial]:
-    """Finished trials of one study of a file; see `import_study`.
+    """Finished trials of one study in a file; see `import_study`.
 
     Raises:
-        InputError: The file cannot be read, holds several studies or none, or lacks a trial.
+        InputError: The file cannot be read, has several studies or no finished trial, or a trial in
+            `trials` is missing.
     """
     file = Path(file)
     names = None if study is None else [study]

@@ -4,12 +4,12 @@ Cai et al., Once-for-All: Train One Network and Specialize it for Efficient Depl
 Twenty inverted-residual blocks in five stages, elastic in three ways:
 
 - depth: a stage runs its first 2, 3 or 4 blocks;
-- expand ratio: a block keeps its leading inner channels, 3, 4 or 6 times those of its input;
+- expand ratio: a block uses its leading inner channels, 3, 4 or 6 times as many as its input has;
 - kernel size: a 5x5 kernel is the middle of the 7x7 kernel, multiplied by a 25x25 matrix; a 3x3
   kernel is the middle of that 5x5 kernel, multiplied by a 9x9 matrix.
 
 The blocks are timm's. `OnceForAllMobileNetV3` holds the weights of the largest network and the
-matrices. `StaticNetwork` is a smaller network, whose weights are the leading parts of those.
+matrices. `StaticNetwork` is a smaller network. It uses the leading parts of these weights.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ STAGES = (
 )
 _STEM_CHANNELS, _EXPANDED_CHANNELS, _MIXED_CHANNELS, _CLASSES = 16, 960, 1280, 1000
 
-# A quarter of the inner channels, rounded to a multiple of 8; the piecewise linear sigmoid.
+# Reduces to a quarter of the inner channels, rounded to a multiple of 8; the gate is a hard
+# sigmoid.
 _SqueezeExcite: Any = partial(
     SqueezeExcite, rd_round_fn=make_divisible, gate_layer=nn.Hardsigmoid, force_act_layer=nn.ReLU
 )
@@ -73,12 +74,11 @@ class OnceForAllSetting:
         kernel_sizes: 3, 5 or 7 for each of the 20 blocks.
         expand_ratios: 3, 4 or 6 for each of the 20 blocks.
         depths: 2, 3 or 4 blocks for each of the 5 stages.
-        levels: Blocks whose outputs are the feature maps, 1 to 20, ascending. Blocks after the last
-            of them are skipped.
+        levels: Blocks whose outputs are the feature maps, 1 to 20, ascending. All later blocks are
+            skipped.
 
     Raises:
-        InputError: A value is not one of these, or the block of a level is skipped by the depth of
-            its stage.
+        InputError: A value is not allowed, or the depth of a stage skips the block of a level.
     """
 
     kernel_sizes: tuple[int, ...]
@@ -122,19 +122,19 @@ LARGEST = OnceForAllSetting(
 
 
 def stage_channels(width: float) -> tuple[int, ...]:
-    """Channels of the five stages' feature maps."""
+    """Number of channels of each of the five stages."""
     return tuple(_in_eights(stage.channels * width) for stage in STAGES)
 
 
 def block_channels(block: int, width: float) -> int:
-    """Channels of a block's output. Block 0 comes before the stages."""
+    """Number of channels of a block's output. Block 0 comes before the stages."""
     if block == 0:
         return _in_eights(_STEM_CHANNELS * width)
     return stage_channels(width)[(block - 1) // BLOCKS_PER_STAGE]
 
 
 def block_stride(block: int) -> int:
-    """Input pixels per cell of a block's output, along an axis."""
+    """Input pixels per cell of a block's output, along each axis."""
     stride = 2  # of the stem
     for stage in STAGES[: (block + BLOCKS_PER_STAGE - 1) // BLOCKS_PER_STAGE]:
         stride *= stage.stride
@@ -147,7 +147,7 @@ def block_level(block: int, width: float) -> Level:
 
 
 def make_first_layers(width: float) -> tuple[nn.Module, nn.Module]:
-    """The stem and block 0, which are the same in all networks."""
+    """The stem and block 0, which all networks of a width have in common."""
     channels = block_channels(0, width)
     return (
         ConvNormAct(3, channels, 3, stride=2, act_layer=nn.Hardswish),
@@ -170,10 +170,10 @@ def make_block(width: float, block: int, kernel_size: int, expand_ratio: int) ->
 
 
 class StaticNetwork(nn.Module):
-    """The network of one setting: a stem, then the blocks that run, by number.
+    """The network of one setting: the stem, and the blocks that run, by number.
 
     Args:
-        width: Factor on the channels.
+        width: Factor for the numbers of channels.
         setting: The setting.
     """
 
@@ -201,11 +201,11 @@ class StaticNetwork(nn.Module):
 class OnceForAllMobileNetV3(StaticNetwork):
     """The elastic network: weights of the largest network, and matrices that transform kernels.
 
-    Its `state_dict()` has the names of the published checkpoints. The classifier is there so that a
-    checkpoint can be loaded whole; feature maps do not need it.
+    Its `state_dict()` uses the names of the published checkpoints. The classifier is not used; with
+    it, a complete checkpoint can be loaded.
 
     Args:
-        width: Factor on the channels, 1.0 or 1.2 in the published networks.
+        width: Factor for the numbers of channels, 1.0 or 1.2 in the published networks.
     """
 
     def __init__(self, width: float) -> None:
@@ -229,8 +229,8 @@ class OnceForAllMobileNetV3(StaticNetwork):
     def forward(
         self, images: torch.Tensor, setting: OnceForAllSetting = LARGEST
     ) -> list[torch.Tensor]:
-        """Feature maps of a subnet, bit for bit those of `get_active_subnet(setting)`; gradients
-        reach the shared weights."""
+        """Feature maps of a subnet, bit for bit equal to those of `get_active_subnet(setting)`.
+        Gradients reach the shared weights."""
         with torch.device("meta"):
             network = StaticNetwork(self.width, setting).train(self.training)
         maps: list[torch.Tensor] = functional_call(network, self._active_state(network), (images,))
@@ -247,7 +247,7 @@ class OnceForAllMobileNetV3(StaticNetwork):
         return network.eval().requires_grad_(False)
 
     def _active_state(self, network: nn.Module) -> dict[str, torch.Tensor]:
-        """The weights of a smaller network, by its names."""
+        """The weights of a smaller network, by that network's names."""
         weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         state = {}
         for name, small in network.state_dict().items():
@@ -261,9 +261,9 @@ class OnceForAllMobileNetV3(StaticNetwork):
                 ]
                 large = transform_kernels(large[: len(small)], steps)
             leading = large[tuple(slice(size) for size in small.shape)]
-            # Kernels are channels-last, so that both ways of running the network give the
-            # convolutions the same operands. They are cloned, as torch takes a depthwise kernel to
-            # be in any layout. Statistics are not: training writes to them.
+            # Kernels are made channels-last, so that convolutions get the same operands whichever
+            # way the network is run. They must be cloned, because torch takes a depthwise kernel to
+            # have any layout. Statistics must not be cloned, because training writes to them.
             kernel = small.ndim == 4
             state[name] = leading.clone(memory_format=torch.channels_last) if kernel else leading
         return state
@@ -274,11 +274,11 @@ def transform_kernels(kernels: torch.Tensor, matrices: Sequence[torch.Tensor]) -
 
     Args:
         kernels: `[C, 1, K, K]`.
-        matrices: One `[k * k, k * k]` for each step from K to k = K - 2, which multiplies the
-            middle of the kernel.
+        matrices: A matrix `[k * k, k * k]` for each step from K to k = K - 2. It is multiplied with
+            the middle of the kernel.
 
     Returns:
-        `[C, 1, k, k]`, with k of the last matrix.
+        `[C, 1, k, k]`, with the k of the last step.
     """
     for matrix in matrices:
         middle = kernels[:, :, 1:-1, 1:-1]
@@ -287,7 +287,7 @@ def transform_kernels(kernels: torch.Tensor, matrices: Sequence[torch.Tensor]) -
 
 
 def _in_eights(channels: float) -> int:
-    """Channels rounded to a multiple of 8, down by a tenth at most."""
+    """Number of channels rounded to a multiple of 8, down by at most a tenth."""
     return int(make_divisible(channels))  # type: ignore[no-untyped-call]
 
 
@@ -295,7 +295,7 @@ def _matrix(large: int, small: int) -> str:
     return f"{large}to{small}_matrix"
 
 
-# timm's names, which are used here, and those of the published checkpoints.
+# Names in the published checkpoints, by timm's names, which are used here.
 _PUBLISHED_NAMES = {
     "conv_pw": "inverted_bottleneck.conv.conv",
     "bn1": "inverted_bottleneck.bn.bn",

@@ -46,14 +46,14 @@ OFA_MBV3 = "ofa_mbv3"
 """Name of the space that holds both published networks."""
 
 NETWORKS = {1.0: "ofa_mbv3_d234_e346_k357_w1.0", 1.2: "ofa_mbv3_d234_e346_k357_w1.2"}
-"""Published names of the networks, by width."""
+"""Names of the published networks, by width."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
-    """How a search differs from the published one."""
+    """Differences of a search from the published one, one line each."""
     lines = []
     if fixed.get("head.bank_size", 0) is not None:
         lines.append("the published search has another bank size: its banks hold all patches")
@@ -75,8 +75,8 @@ PUBLISHED = Preset(
     from_baseline=False,
     remarks=_differences,
 )
-"""The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, and FLOPs of
-the backbone counted as published.
+"""The published search: 2 * 720**5 genomes, images of 224 px, all patches in the bank, and the
+published count of the backbone's FLOPs.
 
 Kerssies & Vanschoren, Neural Architecture Search for Visual Anomaly Segmentation, AutoML 2023.
 """
@@ -87,18 +87,18 @@ _WIDTHS = {name: width for width, name in NETWORKS.items()}
 class OnceForAllSupernet(Supernet):
     """One or both published networks. Made by `load_supernet`.
 
-    The levels of a backbone are block numbers, 1 to 20, four to a stage. A stage runs its blocks up
-    to the level, but at least two (AutoPatch, Kerssies & Vanschoren, AutoML 2023). The setting
-    holds a "kernel_size" and an "expand_ratio" for each stage up to that of the deepest level.
+    The levels of a backbone are block numbers, 1 to 20, four per stage. A stage runs its blocks up
+    to the level, but at least two (AutoPatch, Kerssies & Vanschoren, AutoML 2023). The setting has
+    a "kernel_size" and an "expand_ratio" for each stage up to the stage of the deepest level.
 
     Args:
-        name: "ofa_mbv3", or the name of the one network.
-        networks: By name.
+        name: "ofa_mbv3", or the name of the only network.
+        networks: The elastic networks by name.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
         random_features: Whether the weights are random.
-        recalibrate_batch_norm: Whether the batch norm statistics of subnets are computed anew from
+        recalibrate_batch_norm: Whether the batch norm statistics of each subnet are recomputed from
             the good images.
     """
 
@@ -127,8 +127,8 @@ class OnceForAllSupernet(Supernet):
         self._networks = dict(networks)
 
     def genes(self) -> list[Gene]:
-        """Kernel size, expand ratio and block of each stage, and the network if there are
-        several."""
+        """The network, if there are several; then kernel size, expand ratio and block of each
+        stage."""
         return stage_genes(self.networks)
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
@@ -137,7 +137,7 @@ class OnceForAllSupernet(Supernet):
         return tuple(block_level(block, _WIDTHS[network]) for block in blocks)
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
-        """The widest network with nothing left out. By default its levels are the last blocks of
+        """The largest subnet of the widest network. By default its levels are the last blocks of
         the stages."""
 
         name = max(self.networks, key=lambda each: _WIDTHS[each])
@@ -161,10 +161,10 @@ class OnceForAllSupernet(Supernet):
         once_for_all_setting(backbone)
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a backbone, with its own copy of the weights.
+        """Extracts the static module of a backbone, with its own copy of the weights.
 
         Raises:
-            InputError: The backbone is of another supernet, or of no valid setting.
+            InputError: The backbone belongs to another supernet, or its setting is invalid.
         """
         self.check_network(backbone)
         setting = once_for_all_setting(backbone)
@@ -187,34 +187,34 @@ class OnceForAllSupernet(Supernet):
         }
 
     def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
-        """Height and width of the feature map of every block. Each halving rounds up."""
+        """Height and width of the feature map of every block, by block. Each halving rounds up."""
         return {
             level.index: (-(-image_size // level.stride),) * 2 for level in self.all_levels(network)
         }
 
     def flops(self, backbone: Backbone, image_size: int) -> int:
-        """FLOPs of a subnet for one image: two for each multiply-add of a convolution."""
+        """FLOPs of a subnet per image: two for each multiply-add of a convolution."""
         self.check_network(backbone)
         return 2 * backbone_cost(backbone, image_size).conv_macs
 
     def describe(self, backbone: Backbone) -> str:
-        """Short text such as "w1.2, kernels 7 3, ratios 6 4"."""
+        """A short description such as "w1.2, kernels 7 3, ratios 6 4"."""
         return describe_setting(backbone)
 
     def level_names(self, backbone: Backbone) -> tuple[str, ...]:
-        """The chosen blocks, such as "block 7"."""
+        """Names of the selected blocks, such as "block 7"."""
         return block_names(backbone)
 
 
 class OnceForAllFamily(Family):
-    """The published networks, both or one of them."""
+    """The published networks: both, or one of them."""
 
     usage = f"{OFA_MBV3}, {', '.join(NETWORKS.values())}"
 
     def load(
         self, space: str, weights: str, options: LoadOptions, progress: Progress | None
     ) -> OnceForAllSupernet:
-        """The networks of a space with their weights, see `load_supernet`."""
+        """Loads the networks of a space and their weights, see `load_supernet`."""
         names = _networks(space)
         options.require(space, "recalibrate_batch_norm")
         recalibrate = bool(options.own.get("recalibrate_batch_norm"))
@@ -243,7 +243,7 @@ class OnceForAllFamily(Family):
         )
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The file of one network, or those of all networks in a folder."""
+        """The weights file, or the files of all networks of the space in a folder."""
         paths = weights_paths(weights)
         if paths and paths[0].is_dir():
             return [file_in_folder(paths[0], name) for name in _networks(space)]
@@ -297,8 +297,8 @@ def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
     """The setting of the elastic network for a backbone.
 
     Raises:
-        InputError: There is no such block, or a stage up to that of the deepest level lacks a
-            kernel size or an expand ratio.
+        InputError: A block does not exist, or the kernel sizes or expand ratios do not match the
+            stages up to the deepest level.
     """
     stages = [_stage(block) for block in backbone.levels]
     if min(backbone.levels) < 1 or max(stages) >= len(STAGES):
@@ -337,10 +337,10 @@ def once_for_all_setting(backbone: Backbone) -> OnceForAllSetting:
 
 
 def backbone_cost(backbone: Backbone, image_size: int) -> PublishedCost:
-    """Cost of a backbone of the published networks for one image, counted as published.
+    """Cost per image of a backbone of the published networks, counted as published.
 
     Raises:
-        InputError: The setting is invalid, or the network is another.
+        InputError: The setting is invalid, or the network is not a published one.
     """
     if backbone.network not in _WIDTHS:
         raise InputError(f"{backbone.network} has no published FLOPs, only total FLOPs")
@@ -349,7 +349,7 @@ def backbone_cost(backbone: Backbone, image_size: int) -> PublishedCost:
 
 
 def describe_setting(backbone: Backbone) -> str:
-    """Short text such as "w1.2, kernels 7 3, ratios 6 4"."""
+    """A short description such as "w1.2, kernels 7 3, ratios 6 4"."""
     parts = [f"w{_WIDTHS[backbone.network]}"]
     for word, name in (("kernels", "kernel_size"), ("ratios", "expand_ratio")):
         values = backbone.setting[name]
@@ -359,7 +359,7 @@ def describe_setting(backbone: Backbone) -> str:
 
 
 def block_names(backbone: Backbone) -> tuple[str, ...]:
-    """The chosen blocks, such as "block 7"."""
+    """Names of the selected blocks, such as "block 7"."""
     return tuple(f"block {block}" for block in backbone.levels)
 
 

@@ -18,10 +18,10 @@ def published_split(
     Args:
         dataset: The images, without groups.
         shots: Validation images of each anomaly type.
-        reserve: Images of each anomaly type that are kept out of the test part.
-        seed: Recorded only; nothing is random.
-        legacy_order: A text file with the order of the training images; the order of the data set
-            if None.
+        reserve: Images of each anomaly type to keep out of the test part.
+        seed: Only recorded; nothing is random.
+        legacy_order: A text file with the names of the training images in the order to use; None
+            for the order of the data set.
 
     Raises:
         InputError: Images have groups, a role gets too few images, or the file does not name each

@@ -18,8 +18,9 @@ def published_space(
     Kerssies & Vanschoren, Neural Architecture Search for Visual Anomaly Segmentation, AutoML 2023.
 
     Args:
-        networks: Names of the supernets to choose from; both, as published, by default.
-        bank_sizes: Choices of the bank size; None alone, which keeps all patches, as published.
+        networks: Names of the networks to choose from; by default both, as published.
+        bank_sizes: Choices of the bank size; None keeps all patches. By default only None, as
+            published.
     """
     name = networks[0] if len(networks) == 1 else OFA_MBV3
     return compose_genes(

@@ -1,4 +1,4 @@
-"""The study databases published with AutoPatch, which were written by Optuna 3.1."""
+"""Reads the study databases published with AutoPatch, written by Optuna 3.1."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class PublishedTrial:
     """A finished trial of a published study.
 
     Attributes:
-        study: Name of its study.
-        number: Its number in the study, from 0.
-        architecture: Its decoded parameters.
-        flops: Its first value: FLOPs of the backbone per image.
-        rwap: Its second value, named wAP in the database.
-        metrics: Its numeric user attributes by name, such as "test_wAP".
+        study: Name of the study.
+        number: Number of the trial in the study, from 0.
+        architecture: The decoded parameters.
+        flops: The first objective value: FLOPs of the backbone per image.
+        rwap: The second objective value, called wAP in the database.
+        metrics: Numeric user attributes by name, such as "test_wAP".
     """
 
     study: str
@@ -56,7 +56,7 @@ class PublishedTrial:
 
     @property
     def cost(self) -> PublishedCost:
-        """Its cost by the published rule."""
+        """The backbone's cost per image, counted as published."""
         return backbone_cost(self.architecture.backbone, self.architecture.input.size)
 
     def describe(self) -> str:
@@ -73,7 +73,7 @@ class PublishedTrials:
 
     Attributes:
         trials: The finished trials, by study, then by number.
-        others: Number of trials that failed or are not finished.
+        others: Number of failed or unfinished trials.
     """
 
     trials: tuple[PublishedTrial, ...]
@@ -87,18 +87,18 @@ def load_published(
     studies: Collection[str] | None = None,
     fixed: Mapping[str, Choice] | None = None,
 ) -> PublishedTrials:
-    """Reads a published database. Writes nothing.
+    """Reads a published database. The file is not changed.
 
     Args:
         path: The SQLite file.
         space: The space of the trials; `autopatch.published.space.published_space()` if None.
-        studies: Names of the studies to read; all if None.
-        fixed: Values of parameters that a study did not search, named as in `SearchSpace.by_gene`.
-            A trial's own parameters override them.
+        studies: Names of the studies to read; None for all.
+        fixed: Values of parameters that a study did not search, with names as in
+            `SearchSpace.by_gene`. A trial's own parameters override them.
 
     Raises:
-        InputError: If the file is missing or cannot be read, is not an Optuna database of this
-            version, lacks a study, or holds a trial outside the space.
+        InputError: The file is missing or cannot be read, its tables are not those of the installed
+            Optuna, a study is missing, or a trial is outside the space.
     """
     from autopatch.published.space import published_space
 
@@ -181,7 +181,7 @@ def _opened(path: Path) -> Iterator[RDBStorage]:
             yield storage
         finally:
             close_storage(storage)
-    except InputError:  # a ValueError with a better message
+    except InputError:  # is a ValueError, with a better message
         raise
     except (*DATABASE_ERRORS, LookupError, ValueError) as error:
         raise InputError(

@@ -25,7 +25,7 @@ _TIMEOUT_SECONDS = 30
 _BYTES_AT_A_TIME = 1 << 20
 _TENSORS_SHA256 = "tensors_sha256"
 _FOLDER = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
-_RENAMES = (  # one of them turns a published name into one used here
+_RENAMES = (  # at most one is needed to turn a published name into one used here
     ("bn.", "bn.bn."),
     ("conv.weight", "conv.conv.weight"),
     (".linear.", ".linear.linear."),
@@ -37,14 +37,14 @@ _RENAMES = (  # one of them turns a published name into one used here
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """A published pickle and how it is recognized.
+    """A published pickle file and its hashes.
 
     Attributes:
         net_id: Name of the supernet and of the file.
-        url: Where it is published.
-        git_blob: SHA-1 of `blob SIZE`, a zero byte and the content.
-        sha256: SHA-256 of the content, None if unknown.
-        size: Bytes of the content, None if unknown.
+        url: Address of the file.
+        git_blob: SHA-1 of `blob SIZE`, a zero byte and the contents.
+        sha256: SHA-256 of the contents, None if unknown.
+        size: Number of bytes, None if unknown.
     """
 
     net_id: str
@@ -80,17 +80,18 @@ def official_weights(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Weights of a published supernet, downloaded on first use and kept as safetensors.
+    """Weights of a published supernet, downloaded on first use and cached as safetensors.
 
     Args:
         net_id: A key of `OFFICIAL`.
-        expected: Shape of every tensor of the supernet; float32, counts of training steps int64.
-        cache: Folder of the downloads, `cache_folder()` if None.
-        progress: Called after every piece of the download.
+        expected: Shape of every tensor of the supernet. Tensors are float32, except counts of
+            training steps, which are int64.
+        cache: Folder for downloads; `cache_folder()` if None.
+        progress: Called after every MiB of the download.
 
     Raises:
-        InputError: The weights cannot be downloaded or stored, are not the published ones or do not
-            fit, or the file in the cache is damaged.
+        InputError: The weights cannot be downloaded or stored, are not the published ones, or do
+            not fit; or the cached file is damaged.
     """
     path = (cache_folder() if cache is None else cache) / f"{net_id}.safetensors"
     if path.exists():
@@ -107,10 +108,10 @@ def official_weights(
 
 
 def file_in_folder(folder: Path, net_id: str) -> Path:
-    """The file `<net_id>.safetensors` or else `<net_id>` of a folder.
+    """The file `<net_id>.safetensors` in a folder or, if missing, `<net_id>`.
 
     Raises:
-        InputError: The folder holds neither.
+        InputError: The folder has neither.
     """
     for name in (f"{net_id}.safetensors", net_id):
         if (folder / name).exists():
@@ -123,12 +124,12 @@ def file_in_folder(folder: Path, net_id: str) -> Path:
 def weights_in_file(
     path: Path, net_id: str, expected: Mapping[str, torch.Size]
 ) -> dict[str, torch.Tensor]:
-    """Weights from a .safetensors file, with the keys used here or the published ones, or from the
-    published file.
+    """Reads weights from the published file, or from a .safetensors file with the keys used here or
+    the published keys.
 
     Raises:
         InputError: The file is missing or damaged, does not fit, holds weights of another supernet,
-            or has another suffix and is not the published file.
+            or is neither a .safetensors file nor the published file.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights of {net_id}")
@@ -167,7 +168,7 @@ def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
             return bytes(content)
     except (HTTPException, OSError) as error:
         if isinstance(error, HTTPError):
-            error.close()  # it is also a response
+            error.close()  # it is also an open response
         raise InputError(
             f"{official.net_id}: the weights cannot be had from {official.url}: "
             f"{one_line(error)}; give `weights`: a folder with {official.net_id} or "
@@ -189,8 +190,8 @@ def _from_pickle(
                 f"{source}: {what} is {found}, expected {known} of the published {official.net_id}"
             )
     try:
-        # No other pickle is ever read. This one is published in no other form, and the bytes that
-        # are unpickled are those whose hash was checked, not a file that may have changed since.
+        # Only this pickle is ever read, because it is published in no other form. The bytes whose
+        # hash was checked are unpickled, not a file that may have changed since.
         document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         state = document["state_dict"]
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -203,8 +204,8 @@ def _from_pickle(
 def _from_safetensors(
     path: Path, net_id: str, expected: Mapping[str, torch.Size], *, ours: bool
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file. A file of `ours`, written by `_keep`, must name its network and match
-    its hash. Another file need not name its network."""
+    """The tensors of a file. If `ours`, it was written by `_keep`, and must name its network and
+    match its hash; other files need not name their network."""
     metadata, state = read_safetensors(path)
     found = metadata.get("net_id", "an unnamed net" if ours else net_id)
     if found != net_id:
@@ -218,7 +219,7 @@ def _from_safetensors(
 def _fitted(
     state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size], source: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors by the keys used here, in their order."""
+    """Checks the tensors; returns them by the keys used here, in the order of `expected`."""
     names: dict[str, str] = {}
     for name in state:
         key = _own_key(name, expected)
@@ -253,7 +254,7 @@ def _fitted_tensor(
     dtype = torch.int64 if counts else torch.float32
     if not (integers if counts else floats):
         raise InputError(f"{subject} holds {tensor.dtype}, expected {dtype}")
-    # A copy: tensors of a checkpoint may share memory, those of a safetensors file must not.
+    # Copied: tensors of a checkpoint may share memory, which safetensors does not allow.
     result = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
     if not bool(torch.isfinite(result).all()):
         raise InputError(f"{subject} holds NaN or infinity")

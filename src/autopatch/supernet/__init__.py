@@ -1,13 +1,13 @@
-"""Supernets: sets of weights from which the search cuts backbones.
+"""Supernets: sets of weights from which a search extracts backbones.
 
 - `Level`, `Backbone`: one feature level of a network; one subnet, as data.
-- `Supernet`: the interface of all supernets. `Preset`: how one is searched.
+- `Supernet`: the interface of all supernets. `Preset`: settings of a search.
 - `load_supernet`: a supernet by name; `weights_files`: the files it reads.
-- `Family`, `FAMILIES`, `LoadOptions`: a kind of backbones, and the registry of them.
+- `Family`, `FAMILIES`, `LoadOptions`: backbone families, their registry, and loading options.
 - `TimmSupernet`: a timm backbone. `ElasticSupernet`: timm's inverted-residual networks made
-  elastic, over `ElasticTimmNetwork`. The published ones are in `autopatch.published`.
-- `Subnet`: the static network cut out of a supernet; `restore_subnet`: rebuilds one from a file.
-- `SeededWeights`: a context that draws random weights with a seed.
+  elastic by `ElasticTimmNetwork`. The published supernets are in `autopatch.published`.
+- `Subnet`: a static network extracted from a supernet; `restore_subnet`: rebuilds one from a file.
+- `SeededWeights`: a context for random weights that depend only on a seed.
 - `Weights`, `read_weights`: backbone weights with their metadata;
   `read_safetensors`: any file of tensors; `tensors_sha256`: a hash of tensors.
 """

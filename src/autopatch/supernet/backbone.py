@@ -1,4 +1,4 @@
-"""The backbone of an architecture: its network, its feature levels and its setting."""
+"""The backbone of an architecture: network, feature levels and setting."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Level:
 
     Attributes:
         index: Position among all feature levels of the backbone.
-        stride: Input pixels per feature-map cell and axis.
-        channels: Channels of the feature map.
+        stride: Input pixels per feature-map cell, along each axis.
+        channels: Number of channels of the feature map.
     """
 
     index: int
@@ -27,13 +27,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A subnet of a supernet. The meaning of the setting is known to the network's family alone.
+    """A subnet of a supernet. Only the network's family interprets the setting.
 
     Attributes:
         network: Name of the network, such as "timm:mobilenetv2_100".
-        levels: Indices of the chosen feature levels, ascending, at least one.
-        setting: The other choices of the family, by name: one value, or one for each stage up to
-            that of the deepest level.
+        levels: Indices of the selected feature levels, ascending, at least one.
+        setting: The family's other choices by name: one value, or one for each stage up to the
+            stage of the deepest level.
 
     Raises:
         InputError: The network has no name, or the levels are not ascending integers.

@@ -1,4 +1,4 @@
-"""Folding of batch norm into the convolution before it."""
+"""Folds batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-# Exact types: classes derived from them may compute their weights when they run.
+# Exact types: subclasses may compute their weights in each call.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
-_TOLERANCE = 1e-3  # of the largest value of a map; rounding alone gives some 1e-6
+_TOLERANCE = 1e-3  # relative to the largest value of a map; rounding causes about 1e-6
 
 
 Pair = tuple[str, str]
-"""Names of a convolution and of the batch norm that takes its output."""
+"""Names of a convolution and of the batch norm that follows it."""
 
 
 def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Finds the batch norms that can be folded: those whose input is the output of a convolution,
-    if both run once.
+    """Finds the batch norms that can be folded: their input is the output of a convolution, and
+    both run once per call.
 
-    The module is run to find them. (Symbolic tracing would do as well, but while it runs no other
-    thread can call a module.) If the folded module computes other maps, because something else
-    takes the output of a convolution too, nothing can be folded, and a warning says so.
+    The module is run to find them. (Symbolic tracing would work too, but would block calls of
+    modules in other threads.) If the folded module computes different maps, because the output of
+    a convolution is also used elsewhere, nothing is folded and a warning is given.
 
     Args:
-        module: Computes a list of feature maps; in eval mode.
-        image: A batch of images of random values to run it on.
+        module: A module in eval mode that computes a list of feature maps.
+        image: A batch of random images to run it on.
     """
     if not any(type(part) in _BATCH_NORMS for part in module.modules()):
         return []
@@ -52,14 +52,14 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
 
 
 def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
-    """A module with the results of `module` in eval mode, in fewer passes over the maps.
+    """A module with the same results as `module` in eval mode, but without separate batch norms.
 
     Each batch norm is folded into a copy of its convolution (Jacob et al., CVPR 2018, section 3.2).
     All other weights are shared.
 
     Args:
         module: A network.
-        pairs: What `find_folding` found.
+        pairs: The pairs to fold, from `find_folding`.
 
     Raises:
         ValueError: A pair does not name a convolution and a batch norm of the module.
@@ -77,13 +77,13 @@ def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy of the modules with the same tensors. Hooks on it do not affect other threads."""
+    """A copy of the modules that shares their tensors. Hooks on it do not affect other threads."""
     shared = {id(value): value for value in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared)
 
 
 def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Names of convolutions, each with that of the batch norm that takes its output."""
+    """Pairs of a convolution and the batch norm that follows it; both run once."""
     calls: Counter[str] = Counter()
     outputs: dict[str, torch.Tensor] = {}
     pairs: list[Pair] = []

@@ -1,16 +1,16 @@
-"""Elastic networks made of timm's inverted-residual networks: one set of weights, many networks.
+"""Makes timm's inverted-residual networks elastic: one set of weights for many networks.
 
 A stage is elastic in two ways:
 
-- depth: the last blocks of the stage can be left out, if they have a skip connection;
+- depth: the last blocks of the stage can be skipped if they have a skip connection;
 - expand ratio: each inverted-residual block uses all of its inner channels (6), the leading two
   thirds (4) or the leading half (3), as in Once-for-All (Cai et al., ICLR 2020).
 
 Each ratio has its own batch norms (Yu et al., Slimmable Neural Networks, ICLR 2019), depthwise
 convolutions and projections; expansions and squeeze-and-excite are shared. In a shortened stage,
-the last block that runs has another projection, to make up for the blocks left out. All subnets use
-the batch norm statistics of the original network; if its batch norm is folded, there are none. The
-largest network is the original.
+the last block that runs has its own projection, to make up for the skipped blocks. All subnets use
+the batch norm statistics of the original network, if its batch norm is not folded. The largest
+network is the original.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from autopatch.supernet.backbone import Level
 from autopatch.supernet.timm_features import LEAST_STRIDE, feature_levels, features_model
 
 RATIOS = (6, 4, 3)
-"""Expand ratios. 6 stands for all inner channels of a block, whatever their number."""
+"""Expand ratios. 6 stands for all inner channels of a block, even if the true ratio differs."""
 
-_LEFT_OUT = 2  # the most blocks that a stage can leave out
+_LEFT_OUT = 2  # largest number of skipped blocks per stage
 _OF_A_RATIO = ("bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
 _PROJECTION = ("conv_pwl", "bn3")
 
 
 @dataclass(frozen=True)
 class Section:
-    """The stages that lead from one level to the next.
+    """The stages between one level and the next.
 
     Attributes:
         level: The level at the end.
         stages: Numbers of the stages.
-        depths: Choices of depth: the number of blocks that a stage runs, or all if it has fewer.
+        depths: Choices of depth, ascending: number of blocks that each stage runs; a stage with
+            fewer blocks runs all.
     """
 
     level: Level
@@ -56,12 +57,13 @@ class Section:
 
 @dataclass(frozen=True)
 class ElasticSetting:
-    """The setting of an elastic network, for each section up to that of the deepest level.
+    """The setting of an elastic network, with a ratio and a depth for each section up to the
+    deepest level.
 
     Attributes:
         expand_ratios: 6, 4 or 3 for each section.
         depths: One of `Section.depths` for each section.
-        levels: Indices of the chosen levels, ascending.
+        levels: Indices of the selected levels, ascending.
     """
 
     expand_ratios: tuple[int, ...]
@@ -70,10 +72,10 @@ class ElasticSetting:
 
 
 def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, ...]:
-    """The sections of a timm model, one for each level of stride 4 and more, in order of depth.
+    """The sections of a timm model, one for each level of stride 4 or more, in order of depth.
 
     Raises:
-        InputError: timm cannot build the model, or it is not made of inverted-residual blocks.
+        InputError: timm cannot build the model, or it does not consist of inverted-residual blocks.
     """
     levels = feature_levels(timm_model, timm_kwargs)
     with torch.device("meta"):
@@ -91,14 +93,14 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
                     f"timm:{timm_model} has blocks of {type(part).__name__}, which cannot be "
                     "narrowed"
                 )
-    # A level's name is "bn1", the stem, or begins "blocks.3".
+    # A level is named "bn1" (the stem) or starts with "blocks.3" or the like.
     names = [name.split(".") for name in model.feature_info.module_name()]
     ends = [int(name[1]) + 1 if name[0] == "blocks" else 0 for name in names]
     found: list[Section] = []
     for level, (first, end) in zip(levels, pairwise([0, *ends]), strict=True):
         if level.stride >= LEAST_STRIDE:
             most = max(len(stage) for stage in model.blocks[first:end])
-            # All levels build on the first section: to leave out blocks there costs too much.
+            # All levels build on the first section, so skipping blocks there loses too much.
             least = max(most - _LEFT_OUT, 1) if found else most
             depths = tuple(range(least, most + 1))
             found.append(Section(level, tuple(range(first, end)), depths))
@@ -108,8 +110,8 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
 class ElasticTimmNetwork(nn.Module):
     """The weights of all subnets.
 
-    Narrow subnets keep the leading inner channels of each block, so the channels should be in order
-    of importance, the most important first.
+    Narrow subnets keep the leading inner channels of each block, so the most important channels
+    should come first.
 
     Args:
         timm_model: Name of a model of timm.
@@ -130,19 +132,19 @@ class ElasticTimmNetwork(nn.Module):
         self.sections = sections(timm_model, timm_kwargs)
         indices = [section.level.index for section in self.sections]
         self.largest = features_model(timm_model, timm_kwargs, out_indices=indices, seed=seed)
-        # The network of all levels without weights. In a tuple it is not part of the state.
+        # The network of all levels without weights. The tuple keeps it out of the state.
         self._whole = (copy.deepcopy(self.largest).to("meta"),)
         self.own = nn.ModuleDict()
         self.start_from_largest()
-        self.eval()  # for good: the statistics of the batch norms must stay
+        self.eval()  # always, so that batch norm statistics do not change
 
     def train(self, mode: bool = True) -> ElasticTimmNetwork:
-        """Leaves the network in eval mode, in which its subnets are trained too."""
+        """Keeps the network in eval mode; its subnets are trained in this mode, too."""
         return super().train(False)
 
     @property
     def largest_setting(self) -> ElasticSetting:
-        """The setting with nothing left out and all levels."""
+        """The setting of the whole network, with all levels."""
         return ElasticSetting(
             expand_ratios=(RATIOS[0],) * len(self.sections),
             depths=tuple(section.depths[-1] for section in self.sections),
@@ -150,8 +152,8 @@ class ElasticTimmNetwork(nn.Module):
         )
 
     def start_from_largest(self) -> None:
-        """Sets the weights that narrow blocks, and the last blocks of shortened stages, have of
-        their own to those of the largest network."""
+        """Copies the weights of the largest network to the separate weights of narrow blocks and of
+        the last blocks of shortened stages."""
         blocks = {n: b for n, b in self.largest.named_modules() if isinstance(b, InvertedResidual)}
         ends = {
             name: block
@@ -190,7 +192,7 @@ class ElasticTimmNetwork(nn.Module):
         return _set_to(network.eval(), self.sections, setting)
 
     def _active_state(self, network: Any, setting: ElasticSetting) -> dict[str, torch.Tensor]:
-        """The weights of a subnet, by its names."""
+        """The weights of a subnet, by the subnet's names."""
         whole: Any = self.largest
         shared = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
         own = dict(self.own.named_parameters())
@@ -218,17 +220,17 @@ class ElasticTimmNetwork(nn.Module):
 def static_network(
     timm_model: str, timm_kwargs: Mapping[str, Any], setting: ElasticSetting
 ) -> nn.Module:
-    """The network of a setting with random weights: timm's, with blocks left out or narrowed.
+    """The network of a setting with random weights: timm's, with blocks removed or narrowed.
 
     Raises:
-        InputError: The setting does not suit the model.
+        InputError: The setting does not fit the model.
     """
     network = features_model(timm_model, timm_kwargs, out_indices=setting.levels)
     return _set_to(network, sections(timm_model, timm_kwargs), setting)
 
 
 def check_setting(sections: Sequence[Section], setting: ElasticSetting) -> None:
-    """Raises InputError unless the setting is one of a network of these sections."""
+    """Raises InputError unless a network with these sections can have the setting."""
     numbers = {section.level.index: number for number, section in enumerate(sections)}
     for level in setting.levels:
         if level not in numbers:
@@ -266,7 +268,7 @@ def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) 
 
 
 def _blocks_run(blocks: Any, depth: int) -> int:
-    """Number of blocks of a stage that run. Only blocks with a skip connection are left out."""
+    """Number of blocks of a stage that run. Only blocks with a skip connection can be skipped."""
     run = len(blocks)
     while run > depth and getattr(blocks[run - 1], "has_skip", False):
         run -= 1
@@ -274,7 +276,7 @@ def _blocks_run(blocks: Any, depth: int) -> int:
 
 
 def _channels(block: InvertedResidual, ratio: int) -> int:
-    """Inner channels of a block, a multiple of 8."""
+    """Number of inner channels of a block at a ratio, rounded to a multiple of 8 below ratio 6."""
     large = int(block.conv_pwl.in_channels)
     if ratio == RATIOS[0]:
         return large
@@ -308,13 +310,13 @@ def _narrow(block: InvertedResidual, ratio: int) -> None:
 
 
 def own_key(ratio: int, *, ends: bool = False) -> str:
-    """Key in `ElasticTimmNetwork.own` of the weights that the blocks of a ratio have of their own,
-    or with `ends` of those that the last blocks of shortened stages have."""
+    """Key in `ElasticTimmNetwork.own` of the separate weights of a ratio; with `ends`, of the last
+    blocks of shortened stages."""
     return f"{ratio}_end" if ends else str(ratio)
 
 
 def _may_end(name: str, section: Section, network: Any) -> bool:
-    """Whether at some depth a block is the last of a shortened stage."""
+    """Whether a block is the last of a shortened stage at some depth."""
     stage, block = map(int, name.split(".")[1:3])
     blocks = network.blocks[stage]
     return stage in section.stages and any(
@@ -337,5 +339,5 @@ def _copies(
 
 
 def parameter_key(name: str) -> str:
-    """Name of a parameter in `ElasticTimmNetwork.own`, in which torch allows no dots."""
+    """Name of a parameter in `ElasticTimmNetwork.own`; torch allows no dots there."""
     return name.replace(".", "/")

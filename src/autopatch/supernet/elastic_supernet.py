@@ -1,4 +1,4 @@
-"""Elastic networks of timm's blocks as supernets: an expand ratio and a depth for each level."""
+"""Elastic timm networks as supernets: an expand ratio and a depth for each level."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 ELASTIC = "elastic:"
 AUTOPATCH_S = "autopatch_s"
-"""Name of the supernet in this package, an elastic MobileNetV2; docs/models.md is its card."""
+"""Name of the supernet in this package, an elastic MobileNetV2; docs/models.md is its model
+card."""
 
 _AUTOPATCH_S_MODEL = "elastic:mobilenetv2_100"
 _AUTOPATCH_S_FILE = Path(__file__).with_name("autopatch_s.safetensors")
@@ -37,18 +38,18 @@ _AUTOPATCH_S_SHA256 = "c735316968081f8da1c947c993cbf50b413d1d6166e4696ef4a237c44
 
 
 class ElasticSupernet(Supernet):
-    """An elastic network. Each choice of ratios, depths and levels is a subnet. Made by
-    `load_supernet`.
+    """An elastic network, made by `load_supernet`. Each choice of ratios, depths and levels is a
+    subnet.
 
-    The setting of a backbone holds an "expand_ratio" and a "depth" for each level up to the
-    deepest chosen one.
+    The setting of a backbone has an "expand_ratio" and a "depth" for each level up to the deepest
+    selected one.
 
     Args:
-        name: Of the space.
+        name: Name of the space.
         network: The weights.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
         random_features: Whether the weights are random.
     """
 
@@ -68,7 +69,8 @@ class ElasticSupernet(Supernet):
         self.network = network
 
     def genes(self) -> list[Gene]:
-        """For each level the expand ratio and the depth of its stages, and whether it is used."""
+        """Three genes for each level: expand ratio and depth of its stages, and whether it is
+        used."""
         genes: list[Gene] = []
         uses = [f"use_stride{section.level.stride}" for section in self.network.sections]
         for number, section in enumerate(self.network.sections):
@@ -93,7 +95,7 @@ class ElasticSupernet(Supernet):
         return tuple(section.level for section in self.network.sections)
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
-        """The whole network, up to the deepest of the levels."""
+        """The largest subnet with all levels, or with the given ones."""
         every = [section.level.index for section in self.network.sections]
         chosen = tuple(every if levels is None else levels)
         run = sum(index <= chosen[-1] for index in every)
@@ -109,10 +111,10 @@ class ElasticSupernet(Supernet):
         self._setting(backbone)
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a backbone, with its own copy of the weights.
+        """Extracts the static module of a backbone, with its own copy of the weights.
 
         Raises:
-            InputError: The backbone is of another supernet, or of no valid setting.
+            InputError: The backbone belongs to another supernet, or its setting is invalid.
         """
         setting = self._setting(backbone)
         recipe = {
@@ -135,7 +137,7 @@ class ElasticSupernet(Supernet):
         return self.network.state_dict()
 
     def describe(self, backbone: Backbone) -> str:
-        """Short text such as "ratios 4 3, depths 2 3"."""
+        """A short description such as "ratios 4 3, depths 2 3"."""
         setting = self._setting(backbone)
         ratios, depths = setting.expand_ratios, setting.depths
         return f"ratios {' '.join(map(str, ratios))}, depths {' '.join(map(str, depths))}"
@@ -157,24 +159,24 @@ class ElasticSupernet(Supernet):
 
 
 class ElasticFamily(Family):
-    """Elastic networks of timm's inverted-residual blocks, and the one in this package."""
+    """Elastic timm networks, and autopatch_s."""
 
     usage = f"{AUTOPATCH_S} or {ELASTIC}<model name of timm>"
 
     def load(
         self, space: str, weights: str, options: LoadOptions, progress: Progress | None
     ) -> ElasticSupernet:
-        """An elastic network with its weights, see `load_supernet`.
+        """Loads an elastic network and its weights, see `load_supernet`.
 
         Args:
             space: "autopatch_s" or "elastic:<model of timm>".
-            weights: A .safetensors file as training/distill.py writes it, "random", or of
-                autopatch_s "auto" for those in this package.
-            options: Arguments of the model, and what the weights file does not say.
+            weights: A .safetensors file from training/distill.py, "random", or, for autopatch_s,
+                "auto" for the weights in this package.
+            options: `timm_kwargs`, normalization and seed.
             progress: Never called.
 
         Raises:
-            InputError: The weights are not available or do not fit; see also `find_source`.
+            InputError: The weights are missing or do not fit; see also `find_source`.
         """
         if space != AUTOPATCH_S and not space.startswith(ELASTIC):
             raise unknown_space(space)
@@ -210,7 +212,7 @@ class ElasticFamily(Family):
         )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """timm's network with blocks left out or narrowed, and random weights."""
+        """timm's network with blocks removed or narrowed, and random weights."""
         values = {key: tuple(recipe[key]) for key in ElasticSetting.__dataclass_fields__}
         return static_network(recipe["timm_model"], recipe["timm_kwargs"], ElasticSetting(**values))
 

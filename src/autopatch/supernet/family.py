@@ -1,4 +1,4 @@
-"""Families of backbones, and supernets by name."""
+"""Backbone families, and supernets by name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DEFAULT_SPACE = "autopatch_s"
 
 
 class Family(Protocol):
-    """A kind of backbones.
+    """A backbone family: loads supernets and builds their networks.
 
     Attributes:
-        usage: How its spaces are named, for messages, such as "timm:<model name>".
+        usage: Form of the names of its spaces, for messages, such as "timm:<model name>".
     """
 
     usage: str
@@ -34,20 +34,21 @@ class Family(Protocol):
     def load(
         self, space: str, weights: str, options: LoadOptions, progress: Progress | None
     ) -> Supernet:
-        """A supernet with its weights; see `load_supernet`."""
+        """Loads a supernet and its weights; see `load_supernet`."""
         ...
 
     def weights_files(self, space: str, weights: str) -> list[Path]:
-        """The files that `load` reads; none for a word such as "random". By default the one file
-        that `weights` names.
+        """The files that `load` reads; none for a word such as "random".
+
+        By default this is the file or folder that `weights` names.
 
         Raises:
-            InputError: There is no such file.
+            InputError: There is no such file or folder.
         """
         return weights_paths(weights)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """A static network without weights, from the recipe of a `Subnet`.
+        """Builds a static network with random weights, from the recipe of a `Subnet`.
 
         Raises:
             InputError: The network cannot be built.
@@ -71,14 +72,14 @@ FAMILIES: Registry[Family] = Registry(
         "ofa_mbv3_d234_e346_k357_w1.2": _ONCE_FOR_ALL,
     },
 )
-"""Families by the name of their spaces, or the part of it before the colon."""
+"""Families by the name of a space, or by its part before the colon."""
 
 
 def find_family(space: str) -> Family:
     """The family of a space or a network.
 
     Raises:
-        InputError: It is unknown.
+        InputError: The name is unknown.
     """
     kind = space.partition(":")[0]
     if kind not in FAMILIES:
@@ -87,7 +88,7 @@ def find_family(space: str) -> Family:
 
 
 def unknown_space(space: str) -> InputError:
-    """The error for a space that no family has. It lists how spaces are named."""
+    """The error for an unknown space. The message lists the forms of known names."""
     usages = dict.fromkeys(FAMILIES[name].usage for name in FAMILIES)
     return InputError(f"search space '{space}' is unknown, expected {' or '.join(usages)}")
 
@@ -102,29 +103,30 @@ def load_supernet(
     progress: Progress | None = None,
     **options: Any,
 ) -> Supernet:
-    """A supernet with its weights.
+    """Loads a supernet and its weights.
 
     Args:
-        space: "autopatch_s", "timm:<model name>", "elastic:<model name of timm>", "ofa_mbv3", the
-            name of one of its two networks, or that of a registered family.
+        space: "autopatch_s", "timm:<model name>", "elastic:<timm model name>", "ofa_mbv3" or one of
+            its two networks, or a name of a registered family.
         weights: "random", or
 
             - for autopatch_s, "auto" for the weights in this package, or a .safetensors file;
             - for an elastic network, a .safetensors file;
             - for timm, a .safetensors file, or "pretrained" for the weights of timm's hub;
             - for Once-for-All, "auto" for the published weights, which are downloaded once, or a
-              folder of them; for a single network also its file.
-        mean: Channel means of the input, for pixels in [0, 1]; by default those of the weights.
-        std: Channel deviations.
+              folder with them; for a single network also its file.
+        mean: Channel means of the input, for pixels in [0, 1]; None for the means that belong to
+            the weights.
+        std: Channel standard deviations; None for those that belong to the weights.
         seed: Seed of random weights.
         progress: Called during a download.
-        **options: Options of the family. timm and elastic networks take `timm_kwargs`, arguments
-            of `timm.create_model`. Once-for-All takes `recalibrate_batch_norm`: whether the batch
-            norm statistics of subnets are computed anew from the good images.
+        **options: Options of the family. timm and elastic networks have `timm_kwargs`, arguments of
+            `timm.create_model`. Once-for-All has `recalibrate_batch_norm`: whether the batch norm
+            statistics of each subnet are recomputed from the good images.
 
     Raises:
-        InputError: The space is unknown, the weights are not available or do not fit, or the space
-            does not take an argument.
+        InputError: The space is unknown, the weights are missing or do not fit, or an option is not
+            one of the space's.
     """
     given = LoadOptions(mean=mean, std=std, seed=seed, own=options)
     return find_family(space).load(space, os.fspath(weights), given, progress)
@@ -134,24 +136,23 @@ def weights_files(space: str, weights: str) -> list[Path]:
     """The files that `load_supernet` reads; none for a word such as "random" or "auto".
 
     Raises:
-        InputError: The space is unknown, there is no such file or folder, or the folder lacks a
-            file.
+        InputError: The space is unknown, or a file or folder is missing.
     """
     return find_family(space).weights_files(space, weights)
 
 
 def build_network(recipe: Mapping[str, Any]) -> nn.Module:
-    """A static network without weights, from the recipe of a `Subnet`.
+    """Builds a static network with random weights, from the recipe of a `Subnet`.
 
     Raises:
-        InputError: The recipe names no known network, or the network cannot be built.
+        InputError: The network in the recipe is unknown or cannot be built.
         KeyError, TypeError: The recipe is malformed.
     """
     return find_family(str(recipe["network"])).build(recipe)
 
 
 def restore_subnet(header: Mapping[str, Any]) -> Subnet:
-    """A subnet rebuilt from its `to_header()`. Its weights are random until `load_state_dict`.
+    """Rebuilds a subnet from its `to_header()`. Its weights are random until `load_state_dict`.
 
     Raises:
         InputError: The network cannot be built.

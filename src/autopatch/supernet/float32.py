@@ -1,4 +1,4 @@
-"""Arithmetic of a backbone on a GPU: float32, never TF32."""
+"""Switches TF32 off while a backbone runs on a GPU."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import torch
 _lock = threading.Lock()
 _running = 0
 _restore: list[Callable[[], object]] = []
-"""Change the settings back."""
+"""Functions that restore the settings."""
 
 
 def no_tf32(device: torch.device) -> Any:
     """A context in which convolutions and matrix products on a GPU are computed in float32.
 
-    torch allows TF32 by default in convolutions. It has 10 bits of mantissa instead of 23, and
-    moves distances by up to some thousandths. torch has one setting for the whole process; it is as
-    before when the last thread leaves the context. Until then work of other threads is computed in
-    float32 as well.
+    By default torch allows TF32 in convolutions. TF32 has 10 bits of mantissa instead of 23 and
+    changes distances by up to a few thousandths. torch has one setting for the whole process. It is
+    restored when the last thread leaves the context; until then all threads compute in float32.
 
-    There is nothing to do on a CPU, nor while a graph is traced: a compiled or exported graph
-    computes as the process is set when it runs.
+    On a CPU and while a graph is traced, the context does nothing: a compiled or exported graph
+    uses the process's setting when it runs.
 
     Args:
         device: The device of the computation.
@@ -52,9 +51,9 @@ def _context() -> Iterator[None]:
                     restore()
 
 
-# torch 2.9 has new settings beside the old ones. Reading an old one raises RuntimeError where the
-# new one has been set to something else; then the new one is used. A setting that does not allow
-# TF32 is left alone.
+# torch 2.9 has new settings besides the old ones. Reading an old setting raises RuntimeError if the
+# new one was set to something else; then the new one is used. A setting that does not allow TF32 is
+# not changed.
 
 
 def _set_convolutions() -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""Random weights that depend on a seed alone."""
+"""Random weights that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class SeededWeights(TorchDispatchMode):
-    """A context in which networks are built with random weights drawn with a seed.
+    """A context for building networks with random weights from a seed.
 
-    The numbers are those that follow `torch.manual_seed(seed)`, but torch's global generators are
+    The weights are the same as after `torch.manual_seed(seed)`, but torch's global generators are
     neither used nor changed, on any device or in any thread.
 
     Args:
@@ -45,7 +45,7 @@ class SeededWeights(TorchDispatchMode):
 
 
 def _device(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
-    """The device that an operator draws its numbers on."""
+    """The device on which an operator draws random numbers."""
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     return torch.device(kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
 

@@ -1,4 +1,4 @@
-"""Subnets: static modules that compute the feature maps of chosen levels, and no more."""
+"""Subnets: static modules that compute only the feature maps of selected levels."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from autopatch.supernet.weights import check_channels
 
 
 class Subnet(nn.Module):
-    """A network cut after the deepest of the chosen levels; frozen, in eval mode.
+    """A network that ends at the deepest selected level; frozen, in eval mode.
 
     Args:
         network: Computes a list of feature maps from normalized images.
         recipe: Argument of `build_network` for the same network; "network" is its name.
-        levels: The chosen levels, in order of depth.
+        levels: The selected levels, in order of depth.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
 
     Attributes:
-        weights_sha256: `Supernet.weights_sha256` of the supernet that it was cut from; empty until
-            that is known.
-        folded: Convolutions and the batch norms that `fold` has folded into them.
+        weights_sha256: `Supernet.weights_sha256` of the supernet that the subnet was extracted
+            from; empty until it is set.
+        folded: Convolutions, each with the batch norm that `fold` has folded into it.
     """
 
     pixel_mean: torch.Tensor
@@ -58,17 +58,17 @@ class Subnet(nn.Module):
         self.provenance = provenance
         self.weights_sha256 = ""
         self.folded: tuple[Pair, ...] = ()
-        # Buffers on the device: to upload them with each batch would wait for earlier batches.
+        # Buffers stay on the device; uploading them with each batch would wait for earlier batches.
         for name, values in (("pixel_mean", mean), ("pixel_std", std)):
             of_pixels = torch.tensor(values, dtype=torch.float32).mul(255).view(3, 1, 1)
             self.register_buffer(name, of_pixels)
-        # Swin and a few other models give maps [N, H, W, C].
+        # The maps of Swin and a few other models are [N, H, W, C].
         self._channels_last_axis = str(getattr(network, "output_fmt", "")).endswith("NHWC")
         self.eval().requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`;
-        float32 is never computed as TF32, see `no_tf32`."""
+        """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`.
+        TF32 is never used, see `no_tf32`."""
         with no_tf32(images.device):
             return self._maps(self.network, images)
 
@@ -87,27 +87,27 @@ class Subnet(nn.Module):
         return str(self.recipe["network"])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalizes pixels, uint8 `[N, 3, S, S]` on the subnet's device. The result has the
-        network's dtype and the layout channels-last."""
+        """Normalizes pixels, uint8 `[N, 3, S, S]` on the subnet's device. The result is
+        channels-last and has the network's dtype."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"`images` is {images.dtype} of shape {list(images.shape)}, expected uint8 "
                 "[N, 3, S, S]"
             )
-        # MobileNets run a third faster on a CPU in this layout, ResNets a fifth.
+        # In this layout, MobileNets run a third faster on a CPU, ResNets a fifth.
         pixels = images.contiguous(memory_format=torch.channels_last)
         return pixels.to(self.pixel_mean.dtype).sub_(self.pixel_mean).div_(self.pixel_std)
 
     def recalibrate(self, batches: Iterable[torch.Tensor]) -> None:
-        """Replaces the batch norm statistics by those of normalized images `[N, 3, S, S]`: mean
-        and variance of each batch, averaged over the batches, which should be of one size.
+        """Recomputes the batch norm statistics from normalized images `[N, 3, S, S]`.
 
-        The published supernets hold the statistics of their largest network; Cai et al. recompute
-        them for each subnet, AutoPatch does not.
+        They are the mean and variance of each batch, averaged over the batches, which should have
+        the same size. The published supernets hold the statistics of their largest network. Cai et
+        al. recompute them for each subnet; AutoPatch does not.
 
         Raises:
-            ValueError: The subnet is folded already.
-            InputError: A batch has a single value in a channel, so that there is no variance.
+            ValueError: The subnet is already folded.
+            InputError: A batch has only one value per channel, so it has no variance.
         """
         if self.folded:
             raise ValueError("the batch norm of a folded subnet cannot be recalibrated")
@@ -115,17 +115,18 @@ class Subnet(nn.Module):
         try:
             with torch.no_grad():
                 update_bn(batches, self)
-        except InputError:  # of an image; it is a ValueError as well
+        except InputError:  # from an image; it is also a ValueError
             raise
         except ValueError as error:
             raise InputError(f"batch norm cannot be recalibrated: {one_line(error)}") from error
         self.eval()
 
     def fold(self, image_size: int) -> None:
-        """Folds batch norm into the convolutions, for good. Results change by rounding alone.
+        """Folds batch norm into the convolutions; this cannot be undone. Results change only by
+        rounding.
 
         Args:
-            image_size: Side of the images that the network is run on, in pixels.
+            image_size: Side of the images that the network will run on, in pixels.
         """
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, 3, image_size, image_size, generator=generator).to(self.device)
@@ -134,7 +135,7 @@ class Subnet(nn.Module):
         self.fold_pairs(pairs)
 
     def fold_pairs(self, pairs: Sequence[Pair]) -> None:
-        """Folds the batch norms of given pairs; `fold` finds the pairs.
+        """Folds the given pairs of convolution and batch norm; `fold` finds the pairs itself.
 
         Raises:
             ValueError: A pair does not name a convolution and a batch norm of the network.
@@ -143,13 +144,13 @@ class Subnet(nn.Module):
         self.folded += tuple(pairs)
 
     def trace(self, image_size: int) -> tuple[list[tuple[int, int]], int]:
-        """Height and width of each feature map of an image, and FLOPs of one image: two for each
-        multiply-add of a convolution or a matrix product.
+        """Height and width of each feature map, and FLOPs per image: two for each multiply-add of a
+        convolution or a matrix product.
 
         Raises:
-            InputError: The network does not take images of this size.
+            InputError: The network cannot run on images of this size.
         """
-        # Shapes and FLOPs need no arithmetic, so the network is copied without values.
+        # Shapes and FLOPs need no values, so the network is copied without them.
         network = copy.deepcopy(self.network).to("meta")
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -196,11 +197,11 @@ class Subnet(nn.Module):
         )
 
     def _unshare(self) -> None:
-        """Gives the subnet weights of its own: those of a timm supernet serve other subnets too."""
+        """Copies the weights, which subnets of a timm supernet share."""
         self.network = copy.deepcopy(self.network)
 
     def to_header(self) -> dict[str, Any]:
-        """All but the weights, as JSON values; see `restore_subnet`."""
+        """Everything except the weights, as JSON values; see `restore_subnet`."""
         return {
             "recipe": self.recipe,
             "levels": [[level.index, level.stride, level.channels] for level in self.levels],
@@ -212,19 +213,18 @@ class Subnet(nn.Module):
         }
 
     def take_header(self, header: Mapping[str, Any]) -> None:
-        """Takes over what `to_header` of a subnet of the same network says of its weights, which
-        are loaded apart."""
+        """Takes over the facts about the weights from the `to_header()` of a subnet of the same
+        network. The weights themselves are loaded separately."""
         self.mean = check_channels("mean", header["mean"])
         self.std = check_channels("std", header["std"])
         self.provenance = str(header["provenance"])
         self.weights_sha256 = str(header["weights_sha256"])
 
     def check_header(self, header: Mapping[str, Any]) -> None:
-        """Raises ValueError where a header is that of another network, of other levels, or of a
-        network with other parts folded."""
+        """Raises ValueError if a header has another network, other levels or other folded pairs."""
         own = self.to_header()
         for key in ("recipe", "levels", "folded"):
-            # As JSON, which turns tuples into lists.
+            # Compared as JSON, which turns tuples into lists.
             found, expected = (json.dumps(h[key], sort_keys=True) for h in (header, own))
             if found != expected:
                 raise ValueError(f"the state is of a subnet whose {key} is {found}, not {expected}")

@@ -19,19 +19,18 @@ from autopatch.supernet.weights import tensors_sha256
 
 @dataclass(frozen=True)
 class Preset:
-    """How a supernet is searched.
+    """Settings of a search of a supernet.
 
     Attributes:
         objectives: Names of the objectives, a cost first and the quality last.
-        choices: Choices by field, where they differ from the defaults.
+        choices: Choices by field; other fields have their default choices.
         own: Fields whose choices the user cannot change.
-        fix_single_choices: Whether a field of the whole architecture that has a single choice gets
-            no gene.
+        fix_single_choices: Whether fields of the whole architecture with a single choice get no
+            gene.
         from_baseline: Whether the search begins with PatchCore's setting.
-        mask_resize: By which rule masks are resized, None for that of the split; see
-            `autopatch.data.Reading`.
-        remarks: What a user should know of a search, from the values that no gene sets, by part and
-            field, and the name of the sampler.
+        mask_resize: Rule for resizing masks, see `autopatch.data.Reading`; None for the split's.
+        remarks: Function that returns notes for the user, one line each. Its arguments are the
+            values that no gene sets, by "part.field", and the name of the sampler.
     """
 
     objectives: tuple[str, ...] = ("total_flops", "rwAP")
@@ -49,15 +48,15 @@ class Supernet(ABC):
     Args:
         name: Name of the search space.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
         random_features: Whether the weights are random.
-        recalibrate_batch_norm: Whether the batch norm statistics of each subnet are computed anew
-            from the good images before it is used.
+        recalibrate_batch_norm: Whether the batch norm statistics of each subnet are recomputed from
+            the good images before it is used.
 
     Attributes:
-        networks: Names of its networks; a backbone has one of them.
-        presets: Ways to search it, by name; "default" is always there.
+        networks: Names of its networks; each backbone has one of them.
+        presets: Search presets by name; there is always a "default".
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {"default": Preset()}
@@ -84,19 +83,19 @@ class Supernet(ABC):
 
     @abstractmethod
     def genes(self) -> list[Gene]:
-        """Genes of the backbone: those of the whole network, then those of each level in order of
-        depth."""
+        """Genes of the backbone: genes of the whole network first, then the genes of each level in
+        order of depth."""
 
     @abstractmethod
     def all_levels(self, network: str) -> tuple[Level, ...]:
-        """The levels of a network that can be chosen, in order of depth."""
+        """The levels of a network that can be selected, in order of depth."""
 
     @abstractmethod
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
         """The largest subnet.
 
         Args:
-            levels: Indices of its levels, all if None.
+            levels: Indices of its levels; None selects all.
         """
 
     @abstractmethod
@@ -105,15 +104,15 @@ class Supernet(ABC):
 
     @abstractmethod
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module of a subnet.
+        """Extracts the static module of a subnet.
 
         Raises:
             InputError: See `check`.
         """
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """All weights by name. A family whose subnets have weights that the largest subnets lack
-        overrides this."""
+        """All weights by name. By default these are the weights of the largest subnets; families
+        with further weights override this."""
         found = {}
         for network in self.networks:
             largest = self.get_active_subnet(replace(self.largest(), network=network)).network
@@ -122,25 +121,28 @@ class Supernet(ABC):
 
     @cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 of all weights, whatever they were loaded from; see `tensors_sha256`."""
+        """SHA-256 of all weights. It does not depend on their file; see `tensors_sha256`."""
         return tensors_sha256(self.weights())
 
     def shared(self, backbone: Backbone) -> Backbone:
-        """The backbone whose feature maps are computed and kept for this one; they include those
-        of this one. All backbones with the same shared backbone are served by one computation. By
-        default it is the backbone itself, which suits subnets that have few layers in common."""
+        """The backbone whose feature maps are computed and cached in place of this one's. They
+        must include all feature maps of this backbone.
+
+        Backbones with the same shared backbone use the same cached maps. By default this is the
+        backbone itself, for subnets that have few layers in common.
+        """
         return backbone
 
     def describe(self, backbone: Backbone) -> str:
-        """The setting in words, without the levels; empty if there is none."""
+        """A short description of the setting, without the levels; empty without a setting."""
         return ""
 
     def level_names(self, backbone: Backbone) -> tuple[str, ...]:
-        """The chosen levels in words, such as "stride 8"."""
+        """Names of the selected levels, such as "stride 8"."""
         return tuple(f"stride {level.stride}" for level in self.levels(backbone))
 
     def levels(self, backbone: Backbone) -> tuple[Level, ...]:
-        """The levels of a backbone."""
+        """The selected levels of a backbone."""
         self.check_network(backbone)
         known = {level.index: level for level in self.all_levels(backbone.network)}
         for index in backbone.levels:
@@ -151,19 +153,19 @@ class Supernet(ABC):
         return tuple(known[index] for index in backbone.levels)
 
     def grid(self, backbone: Backbone, image_size: int) -> tuple[int, int]:
-        """Patch positions (H, W) of an image: those of the largest chosen feature map.
+        """Patch positions (H, W) per image: the size of the largest selected feature map.
 
         Raises:
-            InputError: The backbone does not take images of this size.
+            InputError: The backbone cannot run on images of this size.
         """
         grids = self.grids(backbone.network, image_size)
         return max(grids[level.index] for level in self.levels(backbone))
 
     def grids(self, network: str, image_size: int) -> dict[int, tuple[int, int]]:
-        """Height and width of the feature map of every level of a network.
+        """Height and width of the feature map at every level of a network, by level index.
 
         Raises:
-            InputError: The network does not take images of this size.
+            InputError: The network cannot run on images of this size.
         """
         key = network, image_size
         if key not in self._grids:
@@ -173,21 +175,21 @@ class Supernet(ABC):
         return self._grids[key]
 
     def flops(self, backbone: Backbone, image_size: int) -> int:
-        """FLOPs of a subnet for one image: two for each multiply-add of a convolution or a matrix
+        """FLOPs of a subnet per image: two for each multiply-add of a convolution or a matrix
         product.
 
         Raises:
-            InputError: See `check`, or the backbone does not take images of this size.
+            InputError: See `check`, or the backbone cannot run on images of this size.
         """
         self.check(backbone)
-        # All layers up to the deepest level run, whichever other levels are chosen.
+        # All layers up to the deepest level run, so the other levels do not matter.
         key = replace(backbone, levels=backbone.levels[-1:]), image_size
         if key not in self._flops:
             _, self._flops[key] = self.get_active_subnet(key[0]).trace(image_size)
         return self._flops[key]
 
     def require_image_size(self, image_size: int) -> None:
-        """Raises InputError unless images of this size give every level at least 2 x 2 cells."""
+        """Raises InputError unless all feature maps are at least 2 x 2 for images of this size."""
         for network in self.networks:
             grids = self.grids(network, image_size)
             for level in self.all_levels(network):
@@ -198,8 +200,8 @@ class Supernet(ABC):
                     )
 
     def patchcore(self) -> Backbone | None:
-        """PatchCore's usual choice: of the largest subnet, the deepest level of stride 8 and the
-        deepest of stride 16. None if there are no such levels.
+        """PatchCore's usual choice: the largest subnet with its deepest level of stride 8 and its
+        deepest level of stride 16. None if there are no such levels.
 
         Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
         """
@@ -216,12 +218,12 @@ class Supernet(ABC):
         return self.largest(sorted(levels))
 
     def named(self) -> dict[str, Backbone]:
-        """Backbones that have a name: "largest", and "patchcore" where there is one."""
+        """Backbones by name: "largest" and, if there is one, "patchcore"."""
         patchcore = self.patchcore()
         return {"largest": self.largest()} | ({"patchcore": patchcore} if patchcore else {})
 
     def check_network(self, backbone: Backbone) -> None:
-        """Raises InputError unless the backbone is of one of these networks."""
+        """Raises InputError unless the backbone belongs to one of these networks."""
         if backbone.network not in self.networks:
             raise InputError(
                 f"the architecture is of {backbone.network}, the backbone is "

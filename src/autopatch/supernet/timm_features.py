@@ -1,4 +1,4 @@
-"""timm's feature extractors, cut after the deepest chosen level."""
+"""timm's feature extractors, cut after the deepest selected level."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from autopatch.supernet.random_weights import SeededWeights
 
 TIMM = "timm:"
 LEAST_STRIDE = 4
-"""Smallest stride of the levels used. Finer maps give many more patches, which tell much less."""
+"""Smallest stride of the levels used. Finer maps have many more patches that tell much less."""
 
-# Arguments of `timm.create_model` that are set here: source of the weights, choice of maps.
+# Arguments of `timm.create_model` that only this module may set: source of weights, feature maps.
 _RESERVED = {
     "cache_dir",
     "checkpoint_path",
@@ -56,7 +56,7 @@ def features_model(
 ) -> nn.Module:
     """timm's feature extractor, without the stages after the deepest of `out_indices`.
 
-    Its weights are random, drawn with `seed`, unless `pretrained` is set.
+    Its weights are random, from `seed`, unless `pretrained` is set.
 
     Raises:
         InputError: timm cannot build the model, or it cannot be cut after a level.
@@ -72,17 +72,17 @@ def _extractor(name: str, kwargs: Mapping[str, Any], *, seed: int = 0, **chosen:
     try:
         with SeededWeights(seed):
             model = timm.create_model(name, features_only=True, **chosen, **kwargs)
-    # Models raise errors of many classes for unsuitable arguments.
+    # Models raise many kinds of errors for wrong arguments.
     except Exception as error:
         given = f" with timm_kwargs {dict(kwargs)}" if kwargs else ""
         raise InputError(f"timm:{name} gives no feature maps{given}: {one_line(error)}") from error
     if isinstance(model, EfficientNetFeatures | MobileNetV3Features):
-        # These run all stages. A level is named "bn1", for the stem, or begins with "blocks.3".
+        # These run all stages. A level is named "bn1" (the stem) or starts with "blocks.3" etc.
         names = model.feature_info.module_name()
         stages = [int(n.split(".")[1]) + 1 for n in names if n.startswith("blocks.")]
         model.blocks = model.blocks[: max(stages, default=0)]
     elif not isinstance(model, FeatureGetterNet | FeatureListNet):
-        # HRNet, NASNet and a few others always run whole.
+        # HRNet, NASNet and a few others cannot be cut.
         raise InputError(
             f"timm:{name} cannot be cut after a feature level ({type(model).__name__}), choose "
             "another model"

@@ -1,4 +1,4 @@
-"""Backbones of timm as supernets: each set of levels is a subnet."""
+"""timm backbones as supernets: each set of levels is a subnet."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ _HUB_TIMEOUT = 5.0  # seconds
 
 
 class TimmSupernet(Supernet):
-    """A backbone with one set of weights, whose subnets differ in their levels.
+    """A timm backbone, made by `load_supernet`. Its subnets differ only in their levels.
 
-    Made by `load_supernet`. Subnets share its weights; one that weights are loaded into gets a copy
-    first.
+    Subnets share the weights; a subnet copies them before other weights are loaded into it.
 
     Args:
         timm_model: Name of the model.
         timm_kwargs: Arguments of `timm.create_model`.
-        levels: Levels of stride 4 and more, in order of depth.
-        model: Gives the maps of all of them.
+        levels: Levels of stride 4 or more, in order of depth.
+        model: Computes the feature maps of all these levels.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
         random_features: Whether the weights are random.
     """
 
@@ -68,7 +67,7 @@ class TimmSupernet(Supernet):
         self._state = model.to(memory_format=torch.channels_last).state_dict()
 
     def genes(self) -> list[Gene]:
-        """Whether each level is used."""
+        """One gene for each level: whether it is used."""
         return [
             Gene(
                 f"use_{kind}{number}",
@@ -82,16 +81,17 @@ class TimmSupernet(Supernet):
         ]
 
     def all_levels(self, network: str) -> tuple[Level, ...]:
-        """Levels of stride 4 and more, in order of depth."""
+        """Levels of stride 4 or more, in order of depth."""
         return self._levels
 
     def largest(self, levels: Sequence[int] | None = None) -> Backbone:
-        """The backbone with all levels, or those given."""
+        """The backbone with all levels, or with the given ones."""
         every = [level.index for level in self._levels]
         return Backbone(self.name, tuple(every if levels is None else levels))
 
     def check(self, backbone: Backbone) -> None:
-        """Raises InputError unless the backbone is a set of this network's levels."""
+        """Raises InputError unless the backbone is a set of this network's levels, without a
+        setting."""
         self.levels(backbone)
         if backbone.setting:
             raise InputError(f"{self.name} has no {' or '.join(backbone.setting)} to choose")
@@ -101,10 +101,10 @@ class TimmSupernet(Supernet):
         return self._state
 
     def get_active_subnet(self, backbone: Backbone) -> Subnet:
-        """The static module for the levels of a backbone.
+        """Extracts the static module for the levels of a backbone.
 
         Raises:
-            InputError: The backbone has no such level, or nothing for the setting to choose.
+            InputError: See `check`.
         """
         self.check(backbone)
         recipe = {
@@ -125,16 +125,16 @@ class TimmSupernet(Supernet):
         return subnet
 
     def shared(self, backbone: Backbone) -> Backbone:
-        """All levels: the maps of one level are the same whichever others are chosen."""
+        """All levels, because the map of a level does not depend on the other levels."""
         return self.largest()
 
     def level_names(self, backbone: Backbone) -> tuple[str, ...]:
-        """The chosen levels in words: "stride 8", or "level 9" where two levels share a stride."""
+        """Names of the selected levels: "stride 8", or "level 9" if levels share a stride."""
         return tuple("{} {}".format(*self._level_names[index]) for index in backbone.levels)
 
 
 def _level_names(levels: Sequence[Level]) -> dict[int, tuple[str, int]]:
-    """Kind and number of each level by its index, such as ("stride", 8); ("level", 9) if two levels
+    """Kind and number of each level by its index: ("stride", 8), or ("level", 9) if any two levels
     have the same stride."""
     counts = Counter(level.stride for level in levels)
     unique = all(count == 1 for count in counts.values())
@@ -152,16 +152,16 @@ class TimmFamily(Family):
     def load(
         self, space: str, weights: str, options: LoadOptions, progress: Progress | None
     ) -> TimmSupernet:
-        """A backbone of timm with its weights, see `find_source`.
+        """Loads a timm backbone and its weights, see `find_source`.
 
         Args:
             space: "timm:<model name>".
             weights: See `find_source`.
-            options: Arguments of the model, and what the weights file does not say.
+            options: `timm_kwargs`, normalization and seed.
             progress: Never called.
 
         Raises:
-            InputError: The weights are not available or do not fit; see also `find_source`.
+            InputError: The weights are missing or do not fit; see also `find_source`.
         """
         if not space.startswith(TIMM):
             raise unknown_space(space)
@@ -194,7 +194,7 @@ class TimmFamily(Family):
         )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """timm's feature extractor of some levels, with random weights."""
+        """timm's feature extractor for some levels, with random weights."""
         name = str(recipe["network"]).removeprefix(TIMM)
         return features_model(name, recipe["timm_kwargs"], out_indices=recipe["levels"])
 
@@ -217,10 +217,10 @@ def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) ->
 
 
 def _hub_reachable() -> bool:
-    # Without a network the hub's client retries each request for most of a minute.
+    # Offline, the hub's client would retry each request for most of a minute.
     try:
         get_session().head(hub.ENDPOINT, timeout=_HUB_TIMEOUT)
-    # The client raises errors of its HTTP library, and its own in offline mode.
+    # The client raises errors of its HTTP library, and others in offline mode.
     except Exception:
         return False
     return True
@@ -228,7 +228,7 @@ def _hub_reachable() -> bool:
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Makes the hub's client use its local cache alone."""
+    """Restricts the hub's client to its local cache."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = before or offline
     try:

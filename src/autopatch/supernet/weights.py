@@ -22,15 +22,15 @@ from autopatch.files import StrPath
 
 @dataclass(frozen=True)
 class Weights:
-    """Contents of a weights file.
+    """Contents of a weights file. Metadata that the file lacks are None.
 
     Attributes:
         path: The file.
-        state: Tensors by key; floating-point ones as float32.
-        timm_model: Name of the timm model, None if the file does not say.
-        timm_kwargs: Arguments of the timm model, None if the file does not say.
-        mean: Channel means, None if the file does not say.
-        std: Channel deviations, None if the file does not say.
+        state: Tensors by key; floating-point tensors as float32.
+        timm_model: Name of the timm model.
+        timm_kwargs: Arguments of the timm model.
+        mean: Channel means of the input, for pixels in [0, 1].
+        std: Channel standard deviations.
     """
 
     path: Path
@@ -42,9 +42,9 @@ class Weights:
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over the name, dtype, shape and values of each tensor, as 64 hexadecimal digits.
+    """SHA-256 of the names, dtypes, shapes and values of tensors, as 64 hexadecimal digits.
 
-    The order of the tensors, their memory layout and their device do not matter.
+    Order, memory layout and device of the tensors do not matter.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -55,12 +55,12 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def random_provenance(seed: int) -> str:
-    """One line that says where random weights come from."""
+    """The provenance of random weights, on one line."""
     return f"RANDOM features: weights drawn with seed {seed}, trained on nothing"
 
 
 def read_weights(path: StrPath) -> Weights:
-    """Reads a .safetensors file with its metadata.
+    """Reads a .safetensors file and its metadata.
 
     Raises:
         InputError: The file is missing or damaged, or its metadata is malformed.
@@ -80,10 +80,10 @@ def read_weights(path: StrPath) -> Weights:
 
 
 def read_safetensors(path: StrPath) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """Metadata and tensors of an existing file.
+    """Reads metadata and tensors of an existing .safetensors file.
 
     Raises:
-        InputError: It is damaged or of another format.
+        InputError: The file is damaged or of another format.
     """
     try:
         with safe_open(Path(path), framework="pt") as file:
@@ -104,9 +104,9 @@ class TimmSource:
         file: The weights file, None for "pretrained" and "random".
         kwargs: Arguments of `timm.create_model`.
         mean: Channel means of the input, for pixels in [0, 1].
-        std: Channel deviations.
-        provenance: One line that says where the weights come from.
-        is_random: Whether they are random.
+        std: Channel standard deviations.
+        provenance: Origin of the weights, on one line.
+        is_random: Whether the weights are random.
     """
 
     name: str
@@ -120,13 +120,14 @@ class TimmSource:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to use weights: normalization, seed, and options of the family.
+    """Options for loading weights: normalization, seed, and options of the family.
 
     Attributes:
-        mean: Channel means of the input, for pixels in [0, 1]; None for those of the weights.
-        std: Channel deviations; None for those of the weights.
+        mean: Channel means of the input, for pixels in [0, 1]; None for the means that belong to
+            the weights.
+        std: Channel standard deviations; None for those that belong to the weights.
         seed: Seed of random weights.
-        own: Options of the family by name; None and False are dropped.
+        own: Options of the family by name; values None and False are removed.
     """
 
     mean: Sequence[float] | None = None
@@ -139,7 +140,7 @@ class LoadOptions:
         object.__setattr__(self, "own", given)
 
     def require(self, space: str, *known: str) -> None:
-        """Raises InputError if there is an option that the family of a space does not know."""
+        """Raises InputError if an option of the family is not one of the known ones."""
         for name in self.own:
             if name not in known:
                 expected = " and ".join(known) if known else "no option of its own"
@@ -163,17 +164,17 @@ def weights_paths(weights: str) -> list[Path]:
 
 
 def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
-    """Finds the weights of a timm model, and reads their file if there is one.
+    """Finds the weights of a timm model and reads their file, if there is one.
 
     Args:
         space: A prefix, a colon and the name of the model.
-        weights: A .safetensors file, "pretrained" for those of timm's hub, or "random". A file
-            needs `timm_kwargs`, `mean` and `std` in its metadata, unless they are given; given
-            values override the metadata.
-        options: Mean, deviations and, as the only option of the family, `timm_kwargs`.
+        weights: A .safetensors file, "pretrained" for the weights of timm's hub, or "random". A
+            file needs `timm_kwargs`, `mean` and `std` in its metadata unless they are given as
+            options; options override the metadata.
+        options: Normalization and seed; `timm_kwargs` is the only option of the family.
 
     Raises:
-        InputError: An option or the model is unknown, the file cannot be read or is of another
+        InputError: An option or the model is unknown, the file cannot be read or holds another
             model, or mean, std or timm_kwargs is neither given nor in the file.
     """
     options.require(space, "timm_kwargs")
@@ -185,7 +186,7 @@ def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
         raise InputError(f"timm has no model '{name}'{hint}")
     try:
         settings = timm.get_pretrained_cfg(name) or PretrainedCfg()
-    except RuntimeError as error:  # the name ends with a tag that the model does not have
+    except RuntimeError as error:  # the name has an unknown tag
         raise InputError(f"timm:{name}: {one_line(error)}") from error
     file = None if weights in ("random", "pretrained") else read_weights(Path(weights))
     if file is not None:
@@ -220,14 +221,15 @@ def find_source(space: str, weights: str, options: LoadOptions) -> TimmSource:
 
 
 def load_into(model: torch.nn.Module, weights: Weights) -> None:
-    """Loads the tensors of a file. Those that the model lacks, such as a classifier's, are ignored.
+    """Loads the tensors of a file into a model. Other tensors in the file, such as a classifier's,
+    are ignored.
 
-    Keys are those of the whole timm model, or those of its feature extractor: with the prefix
-    "model.", or with the first two names joined by an underscore.
+    Keys in the file are those of the whole timm model or of its feature extractor. The extractor's
+    keys have the prefix "model.", or an underscore between the first two names.
 
     Raises:
-        InputError: A tensor of the model is missing, or has another shape, or integers for floats.
-            The message names the first one.
+        InputError: A tensor of the model is missing, has another shape, has integers instead of
+            floats (or the reverse), or holds NaN or infinity. The message names the first one.
     """
     own = model.state_dict()
     state = {}
@@ -262,10 +264,11 @@ def _stored_key(key: str, stored: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def check_channels(name: str, values: object) -> tuple[float, ...]:
-    """Means or deviations of the three channels of the input, as floats.
+    """Means or standard deviations of the three input channels, as floats.
 
     Raises:
-        InputError: They are not three finite numbers, or a deviation is not above zero.
+        InputError: The values are not three finite numbers, or a standard deviation is not above
+            zero.
     """
     numbers = values if isinstance(values, list | tuple) else ()
     least = 0.0 if name == "std" else -math.inf
