@@ -44,7 +44,7 @@ _TOLD_EVERY = 30.0
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--teacher", type=Path, help="weights of a timm model, with metadata")
-    parser.add_argument("--start", type=Path, help="elastic weights to go on from")
+    parser.add_argument("--start", type=Path, help="elastic weights to train further")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders, tar files")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--steps", type=int, default=5_000)
@@ -103,14 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if saved["recipe"][name] != value:
                 option = f"--{name.replace('_', '-')}"
                 parser.error(
-                    f"{checkpoint} is of another run: {option} is {value}, expected "
+                    f"{checkpoint} belongs to another run: {option} is {value}, expected "
                     f"{saved['recipe'][name]}, or another --out"
                 )
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         first, log = saved["step"], saved["log"]
-        print(f"goes on from step {first}", flush=True)
+        print(f"continues from step {first}", flush=True)
 
     def save(step: int) -> None:
         state = {

@@ -27,9 +27,9 @@ _SHOWN = Square(sorted(DEFAULT_IMAGE_SIZES)[len(DEFAULT_IMAGE_SIZES) // 2])
 def read_images(paths: Sequence[Path]) -> list[torch.Tensor]:
     """Reads images from tar files and folders, one tensor uint8 `[N, 3, H, W]` per image size.
 
-    Images are read as in a search, with one bit depth for all. Images larger than the largest
-    default image size are resized to a square of the middle default size, so that crops show their
-    texture at the scale that a network sees. Images with a side below 64 px are skipped.
+    Images are read as in a search, with one bit depth for all. Images whose shorter side exceeds
+    the largest default image size are resized to a square of the middle default size, so that crops
+    show their texture at the scale that a network sees. Images with a side below 64 px are skipped.
 
     Raises:
         InputError: A path does not exist, an image cannot be read, or no image has sides of at

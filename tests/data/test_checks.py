@@ -88,9 +88,9 @@ def test_a_data_set_in_lists(by_hand: ByHand) -> None:
 
 
 def test_notes_of_a_data_set_are_warnings(by_hand: ByHand) -> None:
-    by_hand.notes = ("2 files were passed over",)
-    assert check(by_hand).warnings == ("2 files were passed over",)
-    assert require_valid(by_hand).warnings == ("2 files were passed over",)
+    by_hand.notes = ("2 files were skipped",)
+    assert check(by_hand).warnings == ("2 files were skipped",)
+    assert require_valid(by_hand).warnings == ("2 files were skipped",)
 
 
 def test_pictures_that_are_good_and_anomalous(make_dataset: MakeDataset) -> None:

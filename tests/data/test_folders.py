@@ -34,7 +34,7 @@ def test_what_a_folder_holds_besides_images_is_logged(
 ) -> None:
     folder_images(folder)
     assert caplog.messages == [
-        f"{folder}: passed over 1 file without the suffix of an image format that can be read "
+        f"{folder}: skipped 1 file without the suffix of an image format that can be read "
         "(notes.txt)"
     ]
 

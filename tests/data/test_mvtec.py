@@ -77,19 +77,17 @@ def test_what_is_passed_over_is_said(make_dataset: MakeDataset) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     assert MVTecAD.scan(root).notes == (
-        f"{root}: passed over 1 folder (validation) beside train, test, ground_truth",
-        f"{root}: passed over 1 image (preview.png) beside train, test, ground_truth",
-        "train: passed over 1 folder (bad) beside good",
-        "train: passed over 1 image (stray.png) beside good",
-        "ground_truth: passed over 1 folder (good) beside dent",
-        "train/good: passed over 2 subfolders (empty, second) with 2 images; "
-        "move these up to use them",
-        "train/good: passed over 2 files without the suffix of an image format that can be read "
+        f"{root}: skipped 1 folder (validation) beside train, test, ground_truth",
+        f"{root}: skipped 1 image (preview.png) beside train, test, ground_truth",
+        "train: skipped 1 folder (bad) beside good",
+        "train: skipped 1 image (stray.png) beside good",
+        "ground_truth: skipped 1 folder (good) beside dent",
+        "train/good: skipped 2 subfolders (empty, second) with 2 images; move these up to use them",
+        "train/good: skipped 2 files without the suffix of an image format that can be read "
         "(c.HEIC, notes.txt)",
-        "test/good: passed over 1 subfolder (extra) with 1 image; move these up to use them",
-        "test/dent: passed over 1 file without the suffix of an image format that can be read "
-        "(0.xml)",
-        "ground_truth/dent: passed over 1 subfolder (more) with 1 image; move these up to use them",
+        "test/good: skipped 1 subfolder (extra) with 1 image; move these up to use them",
+        "test/dent: skipped 1 file without the suffix of an image format that can be read (0.xml)",
+        "ground_truth/dent: skipped 1 subfolder (more) with 1 image; move these up to use them",
     )
 
 

@@ -207,7 +207,7 @@ def test_without_test_good() -> None:
     assert len(good) == 8
     assert not set(good) & set(split.fit + split.holdout + split.calibration)
     (note,) = split.notes
-    assert "no good image to test: 8 images of train/good" in note
+    assert "no good images to test: 8 images of train/good" in note
 
 
 def test_smallest_training_folder() -> None:
@@ -346,8 +346,7 @@ def test_messages_about_data_sets_of_another_layout() -> None:
     root = Path("images")
     split = make_split(listed(root, dataset_of(test_good=0)), shots=1)
     assert split.notes == (
-        "there is no good image to test: 8 images of images become the good images of the test "
-        "part",
+        "no good images to test: 8 images of images become the good images of the test part",
     )
     with pytest.raises(InputError, match=r"^images: 5 images, 5 of them usable"):
         make_split(listed(root, dataset_of(train=5)), shots=1)

@@ -372,7 +372,7 @@ def test_a_foreign_screen_is_refused() -> None:
         NearestNeighborIndex(bank).screen[:-1],
     ]
     for screen in screens:
-        with pytest.raises(ValueError, match="`screen` is not that of `bank`"):
+        with pytest.raises(ValueError, match="`screen` does not belong to `bank`"):
             torch.ops.autopatch.nearest_neighbors(queries, bank, screen, 1, True, 1)
     with pytest.raises(TypeError, match="`screen` has dtype float32"):
         torch.ops.autopatch.nearest_neighbors(queries, bank, torch.zeros(10), 1, True, 1)

@@ -110,7 +110,7 @@ def test_a_screen_of_another_kind_is_refused() -> None:
     queries, bank, _, *rest = CALLS["nearest_neighbors"]
     screen = NearestNeighborIndex(bank).screen
     assert screen is not None
-    with pytest.raises(ValueError, match="`screen` is not that of `bank`"):
+    with pytest.raises(ValueError, match="`screen` does not belong to `bank`"):
         ops.nearest_neighbors(queries, bank, screen.to("meta"), *rest)
     with pytest.raises(NotImplementedError, match="`screen` has layout"):
         ops.nearest_neighbors(queries, bank, screen.to_sparse(), *rest)

@@ -387,7 +387,7 @@ def test_a_published_study_in_python(database, textures, tmp_path):
     ("arguments", "message"),
     [
         ({"study": None}, "holds the studies|it has no supernet_name"),
-        ({"trials": [3]}, "no finished trial 3, but 0, 1, 2, 4, 5"),
+        ({"trials": [3]}, "no finished trial 3, expected one of 0, 1, 2, 4, 5"),
         ({"study": "other"}, "no study 'other'"),
         ({"shots": 0}, "`shots` is 0"),
         ({"weights": "no_such_folder"}, "no_such_folder"),

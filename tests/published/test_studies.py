@@ -125,7 +125,9 @@ def test_fixed_parameters_of_the_space(upgraded: Path, published: SearchSpace) -
 
 
 def test_no_such_study(upgraded: Path, published: SearchSpace) -> None:
-    with pytest.raises(InputError, match=rf"has no study 'birds', but \['{FULL}', '{FIXED}'\]"):
+    with pytest.raises(
+        InputError, match=rf"has no study 'birds', expected one of \['{FULL}', '{FIXED}'\]"
+    ):
         load_published(upgraded, published, studies=[FULL, "birds"])
     assert load_published(upgraded, published, studies=[]) == PublishedTrials((), 0)
 
@@ -136,12 +138,12 @@ def test_another_version_of_optuna(
     before = original.read_bytes()
     with pytest.raises(
         InputError,
-        match=r"another version of Optuna \(v3\.0\.0\.d, expected .*\); run `.*`, and read the ",
+        match=r"another version of Optuna \(tables v3\.0\.0\.d, expected .*\); run `.*`, and ",
     ):
         load_published(original, published)
     assert original.read_bytes() == before
     later = changed(upgraded, tmp_path, "UPDATE alembic_version SET version_num = 'v99'")
-    with pytest.raises(InputError, match=r"\(v99, expected .*\); update Optuna$"):
+    with pytest.raises(InputError, match=r"\(tables v99, expected .*\); update Optuna$"):
         load_published(later, published)
 
 

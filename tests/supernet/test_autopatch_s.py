@@ -38,7 +38,7 @@ def test_its_file_is_small_and_has_no_statistics():
             assert value.dtype == (torch.int64 if kind == "num_batches_tracked" else torch.float16)
 
 
-@pytest.mark.parametrize("damage", ["absent", "damaged"])
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_a_damaged_installation(monkeypatch, tmp_path, damage):
     file = tmp_path / "autopatch_s.safetensors"
     if damage == "damaged":

@@ -141,5 +141,5 @@ def test_other_threads_run_modules_meanwhile() -> None:
 @pytest.mark.parametrize("pair", [("0", "2"), ("1", "0"), ("0", "x"), ("x", "1")])
 def test_pairs_of_another_module_are_refused(pair: tuple[str, str]) -> None:
     module = with_statistics(OneMap(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
-    with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} are no convolution"):
+    with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} are not a convolution"):
         fold_batch_norm(module, [pair])

@@ -172,7 +172,7 @@ def test_sections():
         ((6,), (2, 2), (1,), "2 depths, expected 1"),
         ((5,), (2,), (1,), "expand ratio is 5"),
         ((6,), (3,), (1,), r"depth is 3 at level 1, expected one of \(2,\)"),
-        ((6,), (1,), (0,), "no level 0, but 1, 2, 3, 4"),
+        ((6,), (1,), (0,), "level is 0, expected one of 1, 2, 3, 4"),
     ],
 )
 def test_settings_that_are_none(ratios, depths, levels, reason):
@@ -262,7 +262,7 @@ def test_what_an_elastic_network_refuses(supernet):
                 ask(backbone)
     with pytest.raises(InputError, match="the backbone is elastic:mobilenetv2_100"):
         supernet.flops(Backbone("elastic:x", (1,)), 64)
-    with pytest.raises(InputError, match="no level 0"):
+    with pytest.raises(InputError, match="level is 0"):
         supernet.flops(Backbone(supernet.name, (0, 1), setting), 64)
     with pytest.raises(InputError, match="map of stride 32 is 1 wide"):
         compose_space(supernet, choices={"image_size": (32,)})

@@ -171,7 +171,7 @@ def test_training_lowers_the_error_and_goes_on_where_it_was(
         run(teacher, natural, tmp_path / "parts", 8)
     capsys.readouterr()
     parts = run(teacher, natural, tmp_path / "parts", 8)
-    assert "goes on from step 4" in capsys.readouterr().out
+    assert "continues from step 4" in capsys.readouterr().out
     assert parts.keys() == whole.keys()
     for name, value in whole.items():
         assert torch.equal(parts[name], value), name
@@ -188,7 +188,7 @@ def test_training_lowers_the_error_and_goes_on_where_it_was(
 
     with pytest.raises(SystemExit):
         run(teacher, natural, tmp_path / "whole", 8, "--seed", "1")
-    assert "checkpoint.pt is of another run" in capsys.readouterr().err
+    assert "checkpoint.pt belongs to another run" in capsys.readouterr().err
 
     start = tmp_path / "whole" / "supernet.safetensors"
     arguments = ["--start", start, "--images", natural, "--out", tmp_path / "further"]

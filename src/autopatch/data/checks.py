@@ -266,8 +266,8 @@ def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
         return ()
     count = "1 image has" if len(doubtful) == 1 else f"{len(doubtful)} images have"
     return (
-        f"{count} an EXIF orientation that the mask lacks: {named(doubtful)}; see that "
-        "masks and images match, and choose with `exif` apply or `exif` ignore",
+        f"{count} an EXIF orientation that the mask lacks: {named(doubtful)}; check "
+        "that masks and images match, and choose `exif` apply or `exif` ignore",
     )
 
 

@@ -132,10 +132,12 @@ class Manifest:
                         raise TypeError(f"{name} is {value!r}")
         except KeyError as error:
             raise InputError(
-                f"manifest: no entry {error}, expected what Manifest.to_json gave"
+                f"manifest: no entry {error}, expected the output of Manifest.to_json"
             ) from None
         except TypeError as error:
-            raise InputError(f"manifest: {error}, expected what Manifest.to_json gave") from None
+            raise InputError(
+                f"manifest: {error}, expected the output of Manifest.to_json"
+            ) from None
         return cls(entries)
 
 

@@ -169,7 +169,7 @@ def _group_by_csv(dataset: MVTecAD, file: Path) -> Callable[[Path], str]:
         name, group_name = row
         if name not in known:
             raise InputError(
-                f"{file}: row {number} names {name!r}, which is no image of {dataset.root}; "
+                f"{file}: row {number} names {name!r}, which is not an image of {dataset.root}; "
                 "expected a path relative to it with forward slashes"
             )
         if groups.setdefault(name, group_name) != group_name:

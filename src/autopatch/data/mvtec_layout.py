@@ -120,7 +120,7 @@ def _beside(listing: Listing, read: Sequence[str]) -> Iterator[str]:
         if paths:
             names = first_names([path.name for path in paths])
             count = counted(len(paths), noun)
-            yield f"passed over {count} ({names}) beside {first_names(read)}"
+            yield f"skipped {count} ({names}) beside {first_names(read)}"
 
 
 def _masks_as_images(listing: Listing) -> Iterator[str]:
@@ -135,6 +135,6 @@ def _inside(listing: Listing) -> Iterator[str]:
         inner = len(walk(listing.folder).images) - len(listing.images)
         held = f"with {counted(inner, 'image')}; move these up to use them"
         count = counted(len(listing.folders), "subfolder")
-        yield f"passed over {count} ({names}) {held if inner else 'without other images'}"
+        yield f"skipped {count} ({names}) {held if inner else 'without other images'}"
     if listing.others:
         yield others_passed_over(listing.others, listing.folder)

@@ -135,9 +135,11 @@ class Split:
                 **roles,
             )
         except KeyError as error:
-            raise InputError(f"split: no entry {error}, expected what Split.to_json gave") from None
+            raise InputError(
+                f"split: no entry {error}, expected the output of Split.to_json"
+            ) from None
         except (TypeError, ValueError) as error:
-            raise InputError(f"split: {error}, expected what Split.to_json gave") from None
+            raise InputError(f"split: {error}, expected the output of Split.to_json") from None
         if not require_files:
             return split
         files = {
@@ -323,8 +325,8 @@ def random_split(
     good = _assign_good(dataset, train, percents, np.random.default_rng((seed, 1)))
     if not test_good:
         notes.append(
-            f"there is no good image to test: {len(good['test'])} images of {good_folder} become "
-            "the good images of the test part"
+            f"no good images to test: {len(good['test'])} images of {good_folder} become the good "
+            "images of the test part"
         )
     return with_reserve(
         Split(

@@ -147,7 +147,7 @@ def walk(folder: StrPath) -> Walk:
         notes.append(f"{start}: {others_passed_over(sorted(others), start)}")
     if repeated:
         notes.append(
-            f"{start}: passed over {counted(len(repeated), 'link')} to folders that hold it or "
+            f"{start}: skipped {counted(len(repeated), 'link')} to folders that hold it or "
             f"have been read already ({_names(sorted(repeated), start)})"
         )
     return Walk(tuple(sorted(images)), tuple(notes))
@@ -156,7 +156,7 @@ def walk(folder: StrPath) -> Walk:
 def others_passed_over(others: Sequence[Path], folder: Path) -> str:
     """Says which files in a folder were skipped because they are not images."""
     return (
-        f"passed over {counted(len(others), 'file')} without the suffix of an image format that "
+        f"skipped {counted(len(others), 'file')} without the suffix of an image format that "
         f"can be read ({_names(others, folder)})"
     )
 

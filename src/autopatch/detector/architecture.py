@@ -81,7 +81,7 @@ class Architecture:
                 raise InputError(f"architecture: {name} is {part!r}, expected a JSON object")
         unknown = value.keys() - parts.keys() - {"version"}
         if unknown:
-            raise InputError(f"architecture: {min(unknown)!r} is no part, expected {list(parts)}")
+            raise InputError(f"architecture: {min(unknown)!r} is unknown, expected {list(parts)}")
         return cls(
             input=_part("input", Input, parts["input"]),
             backbone=_part("backbone", Backbone, parts["backbone"]),

@@ -93,7 +93,7 @@ def check_cuda_screen(screen: torch.Tensor, bank: torch.Tensor) -> None:
 
 
 def _wrong_screen() -> ValueError:
-    return ValueError("`screen` is not that of `bank`; a NearestNeighborIndex holds both")
+    return ValueError("`screen` does not belong to `bank`; a NearestNeighborIndex holds both")
 
 
 def check_cuda_columns(features: torch.Tensor) -> None:

@@ -175,8 +175,8 @@ def choose_trials(
     for number in trials or ():
         if number not in by_number:
             raise InputError(
-                f"`trials`: study {studies[0]} has no finished trial {number}, but "
-                f"{', '.join(map(str, by_number))}"
+                f"`trials`: study {studies[0]} has no finished trial {number}, expected "
+                f"one of {', '.join(map(str, by_number))}"
             )
     return [trial for trial in found if trials is None or trial.number in trials]
 

@@ -253,7 +253,7 @@ class OnceForAllFamily(Family):
         """The static network of a setting, with random weights."""
         name = recipe["network"]
         if name not in _WIDTHS:
-            raise InputError(f"{name} is no network, expected one of {', '.join(_WIDTHS)}")
+            raise InputError(f"network is {name}, expected one of {', '.join(_WIDTHS)}")
         values = {key: tuple(recipe[key]) for key in OnceForAllSetting.__dataclass_fields__}
         return StaticNetwork(_WIDTHS[name], OnceForAllSetting(**values))
 

@@ -166,7 +166,7 @@ def _names(path: Path, storage: RDBStorage, wanted: Collection[str] | None) -> l
     names = optuna.get_all_study_names(storage)
     unknown = sorted(set(wanted or ()) - set(names))
     if unknown:
-        raise InputError(f"{path}: has no study {unknown[0]!r}, but {names}")
+        raise InputError(f"{path}: has no study {unknown[0]!r}, expected one of {names}")
     return [name for name in names if wanted is None or name in wanted]
 
 
@@ -219,6 +219,6 @@ def _check_version(path: Path, storage: RDBStorage) -> None:
             f"{quote(f'sqlite:///{new}')}`, and read the copy"
         )
     raise InputError(
-        f"{path}: its tables are those of another version of Optuna ({current}, expected {head} "
-        f"of {optuna.__version__}); {advice}"
+        f"{path}: written by another version of Optuna (tables {current}, expected {head} of "
+        f"Optuna {optuna.__version__}); {advice}"
     )

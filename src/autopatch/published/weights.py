@@ -117,7 +117,7 @@ def file_in_folder(folder: Path, net_id: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise InputError(
-        f"{folder}: holds neither of them, expected {net_id}.safetensors or {net_id} in it"
+        f"{folder}: no weights in the folder, expected {net_id}.safetensors or {net_id}"
     )
 
 
@@ -170,7 +170,7 @@ def _download(official: OfficialCheckpoint, progress: Progress | None) -> bytes:
         if isinstance(error, HTTPError):
             error.close()  # it is also an open response
         raise InputError(
-            f"{official.net_id}: the weights cannot be had from {official.url}: "
+            f"{official.net_id}: the weights cannot be downloaded from {official.url}: "
             f"{one_line(error)}; give `weights`: a folder with {official.net_id} or "
             f"{official.net_id}.safetensors in it, or 'random' to try the program without them"
         ) from error
@@ -224,7 +224,7 @@ def _fitted(
     for name in state:
         key = _own_key(name, expected)
         if key is None:
-            raise InputError(f"{source}: {name} is unknown, expected keys of the supernet alone")
+            raise InputError(f"{source}: {name} is unknown, expected only keys of the supernet")
         if key in names:
             raise InputError(f"{source}: {names[key]} and {name} both stand for {key}")
         names[key] = name

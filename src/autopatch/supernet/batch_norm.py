@@ -43,8 +43,8 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
         for found, expected in zip(folded(image), module(image), strict=True):
             if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
                 warnings.warn(
-                    f"{type(module).__name__} keeps its batch norm, which takes some 15 % more "
-                    "time: the output of a convolution is used beside the batch norm",
+                    f"{type(module).__name__} keeps its batch norm and runs about 15 % slower: the "
+                    "output of a convolution is also used outside the batch norm",
                     stacklevel=2,
                 )
                 return []
@@ -70,7 +70,7 @@ def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
         for before, behind in pairs:
             convolution, batch_norm = parts.get(before), parts.get(behind)
             if not isinstance(convolution, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
-                raise ValueError(f"{before} and {behind} are no convolution and batch norm")
+                raise ValueError(f"{before} and {behind} are not a convolution and a batch norm")
             folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
             folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
     return folded

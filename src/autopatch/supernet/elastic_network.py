@@ -234,7 +234,7 @@ def check_setting(sections: Sequence[Section], setting: ElasticSetting) -> None:
     numbers = {section.level.index: number for number, section in enumerate(sections)}
     for level in setting.levels:
         if level not in numbers:
-            raise InputError(f"there is no level {level}, but {', '.join(map(str, numbers))}")
+            raise InputError(f"level is {level}, expected one of {', '.join(map(str, numbers))}")
     run = numbers[setting.levels[-1]] + 1
     for name, values in (
         ("expand ratios", setting.expand_ratios),

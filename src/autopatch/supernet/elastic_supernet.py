@@ -226,6 +226,6 @@ def _check_packaged_file() -> None:
         found = hashlib.sha256(_AUTOPATCH_S_FILE.read_bytes()).hexdigest()
     if found != _AUTOPATCH_S_SHA256:
         raise InputError(
-            f"{_AUTOPATCH_S_FILE}: {'is absent' if found is None else 'is damaged'}; reinstall "
+            f"{_AUTOPATCH_S_FILE}: {'is missing' if found is None else 'is damaged'}; reinstall "
             "autopatch"
         )

@@ -148,7 +148,8 @@ class Supernet(ABC):
         for index in backbone.levels:
             if index not in known:
                 raise InputError(
-                    f"{backbone.network} has no level {index}, but {', '.join(map(str, known))}"
+                    f"{backbone.network} has no level {index}, expected one of "
+                    f"{', '.join(map(str, known))}"
                 )
         return tuple(known[index] for index in backbone.levels)
 

@@ -211,7 +211,7 @@ def _pretrained(name: str, kwargs: Mapping[str, Any], indices: Sequence[int]) ->
     except InputError as error:
         reason = str(error) if reachable else f"no cached copy, and {hub.ENDPOINT} does not answer"
         raise InputError(
-            f"the weights of timm:{name} could not be had from timm's hub ({reason}); give "
+            f"the weights of timm:{name} cannot be loaded from timm's hub ({reason}); give "
             "`weights`: FILE.safetensors, or 'random' to try the program without them"
         ) from error
 
