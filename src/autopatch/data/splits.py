@@ -45,7 +45,7 @@ class Split:
             within a type are in the split's order, so that more shots only add images.
         reserved_unused: The rest of the reserve, in the same order.
         test: Good and anomalous images of the final evaluation.
-        notes: Deviations from the request or from what is usual, and warnings, one line each.
+        notes: Deviations from the request or the protocol, and warnings, one line each.
         mask_resize: Rule for resizing masks, see `Reading`.
     """
 

@@ -22,8 +22,8 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
         types: Anomaly type of each image, or "good".
 
     Returns:
-        Values in [0, 1] by the names in `METRICS`. "image_AUROC" needs both good and anomalous
-        images and is left out otherwise; so is any metric that is not finite.
+        Values in [0, 1] by the names in `METRICS`. Metrics that are not finite are missing, and
+        without both good and anomalous images, so is "image_AUROC".
 
     Raises:
         ValueError: See `pixel_metrics`.

@@ -143,10 +143,10 @@ def nearest_neighbors(
 ) -> tuple[Array, Array]:
     """The `k` rows of `bank` nearest to each query by squared Euclidean distance.
 
-    The search is exact and never stores a queries x bank matrix. A screen of the bank proves that
-    most rows are too far away, and these are skipped. On a GPU the screen is searched on tensor
-    cores for k up to 32, with at most 512 MiB of memory besides the screen, or the memory for 128
-    queries if that is more.
+    The search is exact and never stores a queries x bank matrix. A screen of the bank shows which
+    rows are too far away, and these are skipped. On a GPU the screen is searched on tensor cores
+    for k up to 32, with at most 512 MiB of memory besides the screen, or the memory for 128 queries
+    if that is more.
 
     Distances are float32 sums of squared differences. Unlike the expanded form
     |q|^2 + |b|^2 - 2 q.b, they do not suffer from cancellation. Each is within 1e-5 (relative) of

@@ -97,8 +97,8 @@ def load_published(
             `SearchSpace.by_gene`. A trial's own parameters override them.
 
     Raises:
-        InputError: The file is missing or cannot be read, its tables are not those of the installed
-            Optuna, a study is missing, or a trial is outside the space.
+        InputError: The file is missing or cannot be read, was written by another version of Optuna,
+            lacks a study, or has a trial outside the space.
     """
     from autopatch.published.space import published_space
 
