@@ -15,8 +15,8 @@ class NearestNeighborIndex:
 
     The screen is a rounded copy of the bank. It shows which rows cannot be near a query, and their
     distances are not computed; the search is still exact. On the CPU the screen has 8 bits per
-    value. With 16 or more features it takes less than half the bank's memory. Making it takes about
-    as long as a thousand queries, and temporarily about 40 bytes per row. On a GPU the screen is
+    value. With 16 or more features it takes less than half the bank's memory. Making it takes as
+    long as a few thousand queries, and about 40 bytes per row meanwhile. On a GPU the screen is
     float16, with rows padded to multiples of 64 features.
 
     One thread may change an index while others search it: each search uses the bank from either
