@@ -39,7 +39,7 @@ def test_data_alone_are_moved(finished, moved, tmp_path, detector_file):
     shutil.move(moved / "data", tmp_path / "images")
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
-    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give `data`"
+    said = f"{moved / 'data'}: the data set of {finished.path} is missing; give `data`"
     for use in (lost.fit, lambda: lost.evaluate(detector_file), lost.report):
         with pytest.raises(InputError) as error:
             use()
@@ -58,7 +58,7 @@ def test_weights_alone_are_moved(finished, moved, tmp_path, detector_file, monke
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
     weights = moved / "weights.safetensors"
-    said = f"{weights}: the weights of the search are not there; give `weights`"
+    said = f"{weights}: the weights of the search are missing; give `weights`"
     for use in (
         lambda: lost.supernet,
         lost.fit,
