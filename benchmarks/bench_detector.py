@@ -1,7 +1,7 @@
 """Times whole detectors: autopatch, an equivalent of torch and faiss, and anomalib's PatchCore.
 
-    python benchmarks/bench_detector.py # prints the tables; takes some minutes python
-    benchmarks/bench_detector.py --threads 2 --bank whole
+    python benchmarks/bench_detector.py                 # prints the tables; takes some minutes
+    python benchmarks/bench_detector.py --threads 2 --bank whole
 
 All detectors have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank
 and images. Each runs in its own process, with the same code for decoding images. This code reads

@@ -1,9 +1,9 @@
 """Runs the benchmarks of this CPU and writes `benchmarks/results/cpu_<machine>.md`.
 
     python benchmarks/cpu_table.py              # the kernels and the whole detector
-    python benchmarks/cpu_table.py kernels # only the kernels; the detector as last measured python
-    benchmarks/cpu_table.py detector python benchmarks/cpu_table.py table # no measurements, only
-    writes the table
+    python benchmarks/cpu_table.py kernels      # only the kernels; the detector as last measured
+    python benchmarks/cpu_table.py detector     # only the detector; the kernels as last measured
+    python benchmarks/cpu_table.py table        # measures nothing, only writes the table
 
 Measurements are kept in `runs/benchmarks`.
 """
