@@ -1,4 +1,4 @@
-"""The commands on small drawn textures, one after the other as a user would."""
+"""The commands on small drawn textures, in the order in which a user would run them."""
 
 import csv
 import json

@@ -29,7 +29,7 @@ FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory):
-    """As few images as a search takes: the published architectures look at 224 px."""
+    """As few images as a search needs, because the published architectures run at 224 px."""
     root = tmp_path_factory.mktemp("textures") / "data"
     return draw_textures(root, seed=1, image_size=64, train=8, test_good=2, per_type=3)
 

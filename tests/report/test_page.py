@@ -141,7 +141,7 @@ def test_many_anomalies_need_no_warning(
 ) -> None:
     many = replace(split, validation=split.validation * 40)
     text = read_page(write_report(tmp_path / "report", make_report(split=many))).text
-    assert "made with 80 anomalous images" in text
+    assert "The validation part has 80 anomalous images" in text
     assert "noisy" not in text
 
 

@@ -1,4 +1,4 @@
-"""A finished search: what it says, and what is fitted from it."""
+"""A finished search: its contents, and detectors fitted from it."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Where images and weights of a run are, after they were moved or changed."""
+"""Finding the images and weights of a run after they were moved or changed."""
 
 import shutil
 import sqlite3
@@ -27,7 +27,7 @@ def test_run_and_data_and_weights_are_moved_together(finished, origin, tmp_path)
 
 
 def assert_the_record_is_there(run, finished):
-    """What needs neither images nor weights."""
+    """Steps that need neither images nor weights."""
     assert run.front.trials == finished.front.trials
     assert run.pick == finished.pick
     assert run.trial(2) == finished.trial(2)
