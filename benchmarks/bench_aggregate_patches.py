@@ -1,8 +1,8 @@
-"""Patch aggregation.
+"""Benchmarks of patch aggregation.
 
-Most of the bytes are written, and writing alone can be slower than copying them all: the floor is
-the longer of the two. The peer that reuses its output needs 8 to 16 times as long as the stores
-alone on two cores of an AMD EPYC (Zen 4).
+The floor is the longer of two times: writing all output, and copying as many bytes as are read and
+written. Most of the bytes are output, so writing alone can take longer. On two cores of an AMD EPYC
+(Zen 4), the peer that reuses its output takes 8 to 16 times as long as writing alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from autopatch.kernels import aggregate_patches, reference
 
 IMAGES = 32
 SIZES = (56, 28, 14, 7)
-SMALLEST = (24, 40, 112, 160)  # channels of each level of the smallest network that is searched
+SMALLEST = (24, 40, 112, 160)  # channels per level of the smallest network in the search space
 LARGEST = (40, 48, 136, 192)
 SLOW_PEER_ROUNDS = 3
 PEER_ROUNDS = 5
 ROUNDS = 15
-TOLERANCE = 1e-5  # of normally distributed values; torch rounds its sampling positions to float32
+TOLERANCE = 1e-5  # for normally distributed values; torch rounds sampling positions to float32
 
 
 @dataclass
@@ -33,12 +33,12 @@ class Problem:
     """Maps to aggregate.
 
     Attributes:
-        maps: In the layout that the backbone leaves them in.
-        patch_sizes: One a map.
+        maps: The maps, in the memory layout of the backbone's output.
+        patch_sizes: Patch size of each map.
         target: Ratio to the best peer.
-        out: Where the rows go; None: into memory that is allocated in every call.
-        expected: Of the reference in float64.
-        rows: What ours gave first: every ISA level and thread count must give the same.
+        out: Output; None to allocate it in every call.
+        expected: Result of the reference in float64.
+        rows: First result of autopatch. Every ISA level and thread count must give the same.
     """
 
     maps: list[torch.Tensor]
@@ -56,7 +56,7 @@ class Problem:
         layout = "NCHW" if self.maps[0].is_contiguous() else "channels_last"
         read = sum(m.numel() for m in self.maps)
         written = self.expected.numel()
-        # The system writes a fresh page once itself, with zeros.
+        # The system fills fresh pages with zeros first.
         zeroed = written if self.out is None else 0
         return {
             "group": f"aggregate_patches: {images} images, {len(self.maps)} {layout} maps, "
@@ -84,7 +84,7 @@ class Problem:
         assert torch.equal(rows, self.rows)
 
 
-@functools.lru_cache(maxsize=1)  # problems that differ in layout or `out` follow each other
+@functools.lru_cache(maxsize=1)  # problems that differ only in layout or `out` are consecutive
 def maps_and_rows(
     channels: tuple[int, ...], patch_sizes: tuple[int, ...]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -137,7 +137,7 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 def in_channels_last(
     maps: list[torch.Tensor], patch_sizes: tuple[int, ...], out: torch.Tensor | None
 ) -> torch.Tensor:
-    """The reference's operations as torch does them fastest: on vectors of channels."""
+    """The reference's operations in torch's fastest form, on vectors of channels."""
     height, width = maps[0].shape[2:]
     rows = []
     for feature_map, p in zip(maps, patch_sizes, strict=True):
@@ -171,7 +171,8 @@ def bench_torch_channels_last(problem: Problem, measure: Callable[..., Any], thr
 def bench_torch_channels_last_out(
     problem: Problem, measure: Callable[..., Any], threads: int
 ) -> None:
-    """Spares torch the page faults of its largest tensor, about two fifths of its time."""
+    """Reuses the output, which saves torch the page faults of its largest tensor, about two fifths
+    of its time."""
     if problem.out is None:
         pytest.skip("without `out`")
 
@@ -184,7 +185,7 @@ def bench_torch_channels_last_out(
 
 def bench_torch_compile(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
     if problem.out is not None or problem.expected.shape[1] != sum(SMALLEST):
-        pytest.skip("compiling takes long: once, into fresh memory")
+        pytest.skip("compiling takes long: measured once only, with fresh memory")
     torch.compiler.reset()  # the thread count is compiled in
     compiled = torch.compile(in_channels_last)
 
@@ -202,7 +203,7 @@ def bench_torch_compile(problem: Problem, measure: Callable[..., Any], threads: 
 
 def bench_autopatch(problem: Problem, measure: Callable[..., Any], isa: str, threads: int) -> None:
     if isa == "avx512_vnni":
-        pytest.skip("the code of avx512")
+        pytest.skip("same code as avx512")
 
     def aggregate() -> torch.Tensor:
         rows: torch.Tensor = aggregate_patches(

@@ -1,11 +1,12 @@
-"""Times whole detectors: autopatch, the same of torch and faiss, and anomalib's PatchCore.
+"""Times whole detectors: autopatch, an equivalent of torch and faiss, and anomalib's PatchCore.
 
-    python benchmarks/bench_detector.py                 # prints the tables, some minutes
+    python benchmarks/bench_detector.py                 # prints the tables; takes some minutes
     python benchmarks/bench_detector.py --threads 2 --bank whole
 
-All have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank and
-images, decoded by the same code; each runs in a process of its own. That code reads ahead: decoding
-is the time spent waiting for it. Their maps are compared: one that differs is an error.
+All detectors have the same backbone, weights, levels (stride 8 and 16, patch size 3, 224 px), bank
+and images. Each runs in its own process, with the same code for decoding images. This code reads
+ahead, so the decoding time is the time spent waiting for it. The anomaly maps are compared; a
+difference is an error.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ from features import SHARED
 NETWORKS = ("mobilenetv2_100", "tf_mobilenetv3_small_075")
 BANKS = {"whole": "all patches", "coreset": "10 % greedy coreset"}
 PIPELINES = {"autopatch": "autopatch", "faiss": "torch + faiss", "anomalib": "anomalib"}
-TARGETS = {"faiss": 4, "anomalib": 5}  # ratios of images per second with the whole bank
+TARGETS = {"faiss": 4, "anomalib": 5}  # ratio of images per second, with the whole bank
 
 STAGES = ("decode", "backbone", "aggregate", "coreset", "index", "search")
-PICKS = 300  # that the peers' coresets are timed on; the rest is extrapolated
+PICKS = 300  # number of picks for which the peers' coresets are timed; the rest is extrapolated
 IMAGES_AT_A_TIME = 16
-REPEATED_SECONDS = 8.0  # a shorter pass is made three times
+REPEATED_SECONDS = 8.0  # shorter passes are repeated three times
 
-# Of squared distances: rounding of the backbone and, in the peers, of the expanded form of the
-# distance, relative to the largest distance.
+# Tolerance of squared distances, relative to the largest: rounding of the backbone and, in the
+# peers, of the expanded form of the distance.
 TOLERANCE = 1e-4
 
 
@@ -71,7 +72,7 @@ class Job:
     bank: str
     threads: int
     images: Path  # MVTec-AD folder
-    folder: Path  # what jobs leave for each other
+    folder: Path  # files that jobs share
 
     def file(self, name: str) -> Path:
         return self.folder / f"{self.network}_{self.bank}_{self.threads}_{name}.pt"
@@ -86,7 +87,7 @@ class Job:
 
 
 class Stages:
-    """Seconds spent in each stage and the most memory held during it."""
+    """Seconds and peak memory of each stage."""
 
     def __init__(self) -> None:
         self.clear()
@@ -104,7 +105,7 @@ class Stages:
         self.peak[name] = max(self.peak[name], resident("VmHWM"))
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` as a stage."""
+        """Wraps `function` as a stage."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with self(name):
@@ -113,7 +114,7 @@ class Stages:
         return run
 
     def each(self, name: str, items: Iterable[Any]) -> Iterator[Any]:
-        """The items; waiting for each is a stage."""
+        """Yields the items; waiting for each is a stage."""
         iterator = iter(items)
         while True:
             with self(name):
@@ -123,7 +124,7 @@ class Stages:
             yield item
 
     def whole(self, function: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-        """Runs `function`, in which stages are run; its record and result."""
+        """Runs `function`, which contains stages; returns its record and its result."""
         self.clear()
         load = floors.OtherLoad()
         start = time.perf_counter()
@@ -131,14 +132,15 @@ class Stages:
         total = time.perf_counter() - start
         others = load.share()
         seconds = {name: self.seconds[name] for name in STAGES if name in self.seconds}
-        # Maps, and whatever else is no stage.
+        # Maps, and everything else outside the stages.
         seconds["rest"] = total - sum(seconds.values())
         peak = {"rest": max(resident("VmHWM"), *self.peak.values()), **self.peak}
         return {"total": total, "seconds": seconds, "peak": peak, "others": others}, result
 
 
 def resident(field: str) -> float:
-    """Memory of this process in MiB: VmRSS now, VmHWM at most since `forget_peak`."""
+    """Memory of this process in MiB: VmRSS is the current size, VmHWM the peak since
+    `forget_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
@@ -153,8 +155,8 @@ class Pipeline:
     """A detector whose stages are timed.
 
     Attributes:
-        distances: Squared distances that the last `predict` found, one tensor a search.
-        extrapolated: Seconds that a whole coreset would have taken beyond those spent.
+        distances: Squared distances found by the last `predict`, one tensor per search.
+        extrapolated: Additional seconds that a whole coreset would have taken.
     """
 
     def __init__(self, job: Job, stages: Stages) -> None:
@@ -167,12 +169,12 @@ class Pipeline:
         raise NotImplementedError
 
     def predict(self, images: Sequence[Path]) -> torch.Tensor | None:
-        """Maps of squared distances; None where the pipeline's maps are others."""
+        """Maps of squared distances; None if the pipeline's maps have other values."""
         raise NotImplementedError
 
 
 class Autopatch(Pipeline):
-    """The product, called as a user does; its parts are wrapped to be timed."""
+    """autopatch, called as a user would, with its parts wrapped for timing."""
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
@@ -208,7 +210,7 @@ class Autopatch(Pipeline):
             architecture = replace(
                 architecture, head=replace(architecture.head, bank_size=bank_size)
             )
-        # A detector needs calibration images: one, so that its time does not count.
+        # A detector needs calibration images. A single one takes negligible time.
         self.detector = Detector.fit(
             images,
             supernet=self.supernet,
@@ -222,19 +224,19 @@ class Autopatch(Pipeline):
 
 
 class Peer(Pipeline):
-    """What the peers share: batches of images, and how their coreset is timed."""
+    """Common code of the peers: batches of images, and timing of their coreset."""
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
         supernet = job.supernet()
         architecture = patchcore(supernet)
         self.size = architecture.input.size
-        # The network up to the deepest level, channels last, with its batch norm.
+        # The network up to the deepest level, channels last, with batch norm.
         self.subnet = supernet.get_active_subnet(architecture.backbone)
         self.backbone = self.subnet.network
 
     def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
-        """Images as the backbone wants them."""
+        """Batches of images in the backbone's input format."""
         batches = ImageReader(cache_bytes=0).batches(images, self.size, IMAGES_AT_A_TIME)
         for pixels in self.stages.each("decode", batches):
             with self.stages("backbone"):
@@ -242,9 +244,9 @@ class Peer(Pipeline):
             yield normalized
 
     def bank(self, rows: torch.Tensor, loop: Callable[[torch.Tensor], CoresetLoop]) -> torch.Tensor:
-        """All rows; or the coreset that ours picked, after the peer's `loop` was timed for some
-        picks on as many rows as ours chose from. It would pick other rows, as it rounds
-        differently, and so have other maps."""
+        """The rows of the memory bank: all rows, or the coreset picked by autopatch. For a coreset,
+        the peer's `loop` is timed for some picks on the same number of rows. Its own picks are not
+        used: it rounds differently, so the maps would differ."""
         if self.job.bank == "whole":
             return rows
         sample = rows[:MAX_CORESET_SAMPLE]
@@ -261,7 +263,8 @@ class Peer(Pipeline):
 
 
 class TorchFaiss(Peer):
-    """The best of common parts: timm, torch, an addmv coreset, faiss's exact index."""
+    """A fast pipeline of common libraries: timm, torch, an addmv coreset, and faiss's exact
+    index."""
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
@@ -304,8 +307,8 @@ class TorchFaiss(Peer):
 
 
 class Anomalib(Peer):
-    """anomalib's torch model as it is, with the same network in its feature extractor; it does not
-    know channels last."""
+    """anomalib's unmodified torch model, with the same network in its feature extractor; it does
+    not support channels last."""
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
@@ -314,7 +317,7 @@ class Anomalib(Peer):
             from anomalib.models.image.patchcore.torch_model import PatchcoreModel
         self.backbone.to(memory_format=torch.contiguous_format)
         names = [f"stride{level.stride}" for level in self.subnet.levels]
-        # With one neighbor it spares itself the weighting of the image score.
+        # With one neighbor it skips the weighting of the image score.
         model = PatchcoreModel(layers=["blocks.1"], backbone=job.network, pre_trained=False)
         model.num_neighbors = 1
         model.layers = model.feature_extractor.layers = names
@@ -363,7 +366,7 @@ CLASSES: dict[str, type[Pipeline]] = {
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Fits and predicts, in this process alone; the record."""
+    """Fits and predicts in this process; returns the record."""
     if job.threads < (os.cpu_count() or 1):
         os.sched_setaffinity(0, range(job.threads))
     torch.set_num_threads(job.threads)
@@ -400,7 +403,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def measured(job: Job) -> dict[str, Any]:
-    """`work` in a process of its own; its maps are held to ours."""
+    """Runs `work` in its own process, and compares its maps with those of autopatch."""
     values = {name: str(value) for name, value in asdict(job).items()}
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     if "avx512" in _C.isa_levels():
@@ -423,7 +426,7 @@ def measured(job: Job) -> dict[str, Any]:
 
 
 def difference(found: torch.Tensor, ours: torch.Tensor) -> float:
-    """The largest, relative to the largest value of ours."""
+    """The largest difference, relative to the largest value of `ours`."""
     return float((found - ours).abs().max() / ours.max())
 
 
@@ -432,7 +435,7 @@ def records(
     banks: Sequence[str] = tuple(BANKS),
     threads: Sequence[int] = (1, 2),
 ) -> Iterator[dict[str, Any]]:
-    """Every pipeline, network, bank and thread count in turn."""
+    """The records of every pipeline, network, bank and thread count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = SHARED / "data" / "magnetic_tile"
@@ -498,7 +501,7 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def mark(record: dict[str, Any]) -> str:
-    """Of a measurement during which other processes were busy."""
+    """Mark of a measurement during which other processes were busy."""
     return "!" if record["others"] > floors.DISTURBED else ""
 
 

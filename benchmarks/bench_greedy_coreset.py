@@ -12,24 +12,24 @@ from autopatch.kernels import greedy_coreset, reference
 from coreset_peers import AddmvLoop, AnomalibLoop
 from features import kept, origin, train_rows
 
-PICKS = 300  # that peers are timed on, and that ours are compared with the reference on
+PICKS = 300  # number of picks for timing peers and for comparison with the reference
 SLOW_PEER_PICKS = 50
-SAMPLE = 2000  # rows that a whole coreset is checked on
+SAMPLE = 2000  # number of rows on which a whole coreset is checked
 GENERIC_WORK = 30.0  # 1e9 operations
 
 
 @dataclass
 class Problem:
-    """Rows to thin.
+    """Rows to select a coreset from.
 
     Attributes:
-        data: What they are.
+        data: Description of the rows.
         features: `[N, D]`.
-        count: Rows to pick.
+        count: Number of rows to pick.
         target: Ratio to the best peer.
         indices: First picks of the reference, `[PICKS]`.
-        radii: Covering radii of these.
-        whole: What ours picked first: every ISA level and thread count must pick the same.
+        radii: Covering radii of these picks.
+        whole: First picks of autopatch. Every ISA level and thread count must pick the same.
     """
 
     data: str
@@ -42,8 +42,8 @@ class Problem:
 
     @property
     def work(self) -> float:
-        """Of the plain algorithm, which computes the distance of every row at every pick, in 1e9
-        operations."""
+        """Work of the plain algorithm, which computes the distance of every row at every pick, in
+        1e9 operations."""
         return 2e-9 * self.features.numel() * self.count
 
     @property
@@ -59,7 +59,8 @@ class Problem:
         }
 
     def check_radius(self, picks: int, radius: torch.Tensor) -> None:
-        """Peers round differently and so may pick other rows: compare the radius reached."""
+        """Compares the radius reached by a peer, which may pick other rows as it rounds
+        differently."""
         torch.testing.assert_close(radius, self.radii[picks - 1], rtol=0.02, atol=0)
 
     def check(self, indices: torch.Tensor, radii: torch.Tensor) -> None:
@@ -70,8 +71,8 @@ class Problem:
         assert torch.equal(radii, self.whole[1])
 
     def check_whole(self, indices: torch.Tensor, radii: torch.Tensor) -> None:
-        """The first picks are the reference's. Each of a sample of later ones is as far from those
-        before it as the radius says, and no row of a sample is farther."""
+        """Checks that the first picks are the reference's. For samples of later picks and of rows,
+        checks that each pick is at the radius from the earlier picks, and no row is farther."""
         assert torch.equal(indices[:PICKS], self.indices)
         assert torch.equal(radii[:PICKS], self.radii)
         assert len(indices.unique()) == self.count
@@ -120,7 +121,7 @@ def bench_torch_addmv(problem: Problem, measure: Callable[..., Any], threads: in
 
 
 def bench_patchcore_loop(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
-    """As PatchCore's own code goes about it: norms anew at every pick, distances stacked."""
+    """The loop of PatchCore's own code: it recomputes norms at every pick and stacks distances."""
     features = problem.features
     nearest = torch.full((len(features), 1), torch.inf)
     picks = [0]
@@ -138,7 +139,7 @@ def bench_patchcore_loop(problem: Problem, measure: Callable[..., Any], threads:
 
 
 def bench_anomalib(problem: Problem, measure: Callable[..., Any], threads: int) -> None:
-    """Its loop on the features as they are. Its default projects them at random first."""
+    """anomalib's loop on the original features. By default it projects them at random first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("anomalib.models.components.sampling")
@@ -148,7 +149,7 @@ def bench_anomalib(problem: Problem, measure: Callable[..., Any], threads: int) 
 
 
 def bench_fpsample(problem: Problem, measure: Callable[..., Any]) -> None:
-    """Its one exact function for so many dimensions; single-threaded."""
+    """fpsample's only exact function for this many dimensions; single-threaded."""
     fpsample = pytest.importorskip("fpsample")
     features = problem.features.numpy()
     indices = measure(

@@ -12,9 +12,9 @@ from autopatch import _C
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors
 from features import ADVERSARIAL, NUM_QUERIES, coreset_bank, origin, query_rows, train_rows
 
-CHUNK = 1024  # queries that the torch peers take at a time
-CHECK_EVERY = 64  # queries: one of so many is compared with float64
-# Work in 1e9 operations of one call; members that need more get a part of the queries.
+CHUNK = 1024  # queries that the torch peers process at a time
+CHECK_EVERY = 64  # every n-th query is compared with float64
+# Maximum work of one call in 1e9 operations; slower members get a part of the queries.
 FAISS_WORK = 140.0
 SLOW_PEER_WORK = 10.0
 LESSER_ISA_WORK = 260.0
@@ -26,15 +26,16 @@ class Problem:
     """Queries and a bank.
 
     Attributes:
-        data: What they are.
+        data: Description of the rows.
         queries: `[Q, D]`.
         bank: `[N, D]`.
-        k: Neighbors of each query.
-        target: Ratio to the best peer, None without one.
+        k: Number of neighbors per query.
+        target: Target ratio to the best peer; None if there is no target.
         exact: Squared distances of every `CHECK_EVERY`-th query, float64, `[Q / CHECK_EVERY, k]`.
-        tolerance: Absolute, of ours: 1e-6 of the squared radius of the bank about its mean.
-        peer_tolerance: Of the expanded form |q|^2 + |b|^2 - 2 q.b, which cancels: 1e-5 of the
-            largest squared norm.
+        tolerance: Absolute tolerance of autopatch: 1e-6 of the squared radius of the bank about its
+            mean.
+        peer_tolerance: Absolute tolerance of the expanded form |q|^2 + |b|^2 - 2 q.b, which loses
+            digits to cancellation: 1e-5 of the largest squared norm.
     """
 
     data: str
@@ -65,7 +66,7 @@ class Problem:
 
     @property
     def work(self) -> float:
-        """Of all queries, in 1e9 operations."""
+        """Work of all queries, in 1e9 operations."""
         return 2e-9 * self.queries.numel() * len(self.bank)
 
     @property
@@ -85,8 +86,8 @@ class Problem:
         }
 
     def every(self, limit: float) -> int:
-        """The smallest power of two such that every so-many-th query is at most `limit` of work,
-        and no more than `CHECK_EVERY`."""
+        """The step with which to select queries so that their work is at most `limit`: the smallest
+        such power of two, at most `CHECK_EVERY`."""
         step = 1
         while step < CHECK_EVERY and self.work / step > limit:
             step *= 2
@@ -95,8 +96,8 @@ class Problem:
     def check(
         self, distances: torch.Tensor, indices: torch.Tensor, *, step: int, ours: bool
     ) -> None:
-        """Holds what was found for every `step`-th query to float64: the distances, and that the
-        rows named are so far."""
+        """Compares the results for every `step`-th query with float64: the distances, and the true
+        distances of the returned rows."""
         stride = CHECK_EVERY // step
         found = distances[::stride].double()
         tolerance = (
@@ -113,8 +114,8 @@ class Problem:
 def exact_distances(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
     """Squared distances to the `k` nearest rows in float64 and difference form, `[Q, k]`.
 
-    The expanded form about the bank's mean names the candidates, some more than needed: in float64
-    it errs by some 1e-16 of the squared radius.
+    The expanded form about the bank's mean selects a few more candidates than needed. In float64
+    its error is about 1e-16 of the squared radius.
     """
     center = bank.double().mean(dim=0)
     rows, points = bank.double() - center, queries.double() - center
@@ -230,7 +231,7 @@ def bench_autopatch(
 
 
 def nearest_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` smallest of each row."""
+    """The `k` smallest scores of each row, and their indices."""
     if k == 1:
         return scores.min(dim=1, keepdim=True)
     return scores.topk(k, dim=1, largest=False)

@@ -1,4 +1,5 @@
-"""Metrics of anomaly maps: rwAP with the labels of regions, and all metrics at once."""
+"""Benchmarks of the metrics of anomaly maps: rwAP including the labeling of regions, and all
+metrics at once."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from features import SHARED
 
 REAL_MASKS = SHARED / "data" / "magnetic_tile"
 SIDE = 224
-GRID = 28  # patches along a side of a score map
+GRID = 28  # number of patches along a side of a score map
 
 Label = Callable[[np.ndarray], np.ndarray]
 
@@ -29,12 +30,12 @@ class Problem:
     """Score maps and masks.
 
     Attributes:
-        data: What the masks are.
+        data: Description of the masks.
         scores: `[N, H, W]`.
         masks: `[N, H, W]`, bool.
-        types: Of each image.
-        target: Ratio to the best peer, None without one.
-        rwAP: By sorting every pixel.
+        types: Anomaly type of each image.
+        target: Target ratio to the best peer; None if there is no target.
+        rwAP: Expected value, computed by sorting every pixel.
     """
 
     data: str
@@ -78,7 +79,7 @@ class Problem:
         return self.scores.numel() > 10_000_000
 
     def weights(self, label: Label) -> np.ndarray:
-        """What each pixel weighs, `[N, H, W]`."""
+        """Weight of each pixel in rwAP, `[N, H, W]`."""
         masks = self.masks.numpy()
         labels = {i: label(masks[i]) for i, name in enumerate(self.types) if name != GOOD}
         areas = {i: np.bincount(found.ravel())[1:] for i, found in labels.items()}
@@ -95,7 +96,7 @@ class Problem:
 
 
 def masks_of(images: int) -> tuple[str, torch.Tensor, list[str]]:
-    """Masks and their types: real ones, mirrored from the second time on, or blobs."""
+    """Masks and their types: real masks, mirrored when repeated, or synthetic blobs."""
     if not REAL_MASKS.is_dir():
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(images, 1, GRID, GRID, generator=generator)
@@ -118,8 +119,9 @@ def smooth(maps: torch.Tensor) -> torch.Tensor:
 
 
 def score_maps(masks: torch.Tensor) -> torch.Tensor:
-    """As a detector's: distances of patches, enlarged, that stand out on some anomalies only. They
-    are at most 1: torchmetrics takes others for logits and rounds their sigmoids to 1."""
+    """Score maps like a detector's: enlarged patch distances, high on only some of the anomalies.
+    Scores are at most 1, because torchmetrics takes others for logits and rounds their sigmoids to
+    1."""
     generator = torch.Generator().manual_seed(0)
     noise = smooth(torch.randn(len(masks), 1, GRID, GRID, generator=generator))
     contrast = 3 * torch.rand(len(masks), 1, 1, 1, generator=generator)
@@ -130,7 +132,7 @@ def score_maps(masks: torch.Tensor) -> torch.Tensor:
 
 def by_numpy(problem: Problem, weights: np.ndarray) -> float:
     scores = problem.scores.numpy().ravel()
-    # Stable is a radix sort for 8 bits, and slower than the default for floats.
+    # A stable sort is a radix sort for 8 bits, but slower than the default for floats.
     order = np.argsort(scores, kind="stable" if scores.dtype == np.uint8 else None)[::-1]
     ordered = scores[order]
     last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
@@ -235,7 +237,7 @@ def bench_cc3d_torch(problem: Problem, measure: Callable[..., Any], threads: int
 
 
 def bench_cv2_numpy_bincount(problem: Problem, measure: Callable[..., Any]) -> None:
-    """Without a sort, which 256 values do not need."""
+    """Counts the 256 values instead of sorting."""
     if problem.scores.dtype != torch.uint8:
         pytest.skip("not 8-bit")
 
@@ -264,7 +266,7 @@ def time_all(
     function: Callable[[], dict[str, float]],
     tolerance: float,
 ) -> None:
-    """Times a way to those of the reference's metrics that it has, and compares them."""
+    """Times a function that computes some of the reference's metrics, and compares the results."""
     problem, expected = all_at_once
     task = problem.task | {"group": "pixel_metrics: 5 M pixels, all at once", "target": 20.0}
     found = measure(function, **task)
@@ -274,7 +276,7 @@ def time_all(
 def bench_anomalib_3_of_5_metrics(
     all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
 ) -> None:
-    """AUROC, area under the precision-recall curve and AUPRO, which it has."""
+    """The metrics that anomalib has: AUROC, area under the precision-recall curve and AUPRO."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aupr, aupro, auroc = (
@@ -289,7 +291,7 @@ def bench_anomalib_3_of_5_metrics(
             metric.update(scores, masks)
         return {name: float(metric.compute()) for name, metric in metrics.items()}
 
-    # float32 sums; its precision-recall curve has straight lines.
+    # Sums are in float32, and the precision-recall curve has straight segments.
     time_all(all_at_once, measure, evaluate, tolerance=1e-2)
 
 
@@ -298,9 +300,10 @@ def bench_adeval_3_of_5_metrics(
     measure: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """AUROC, area under the precision-recall curve and AUPRO, which it has, in 1000 bins."""
+    """The metrics that adeval has, in 1000 bins: AUROC, area under the precision-recall curve and
+    AUPRO."""
     adeval = pytest.importorskip("adeval")
-    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # its name before NumPy 2.4
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # removed in NumPy 2.4
     scores, masks = all_at_once[0].scores.numpy(), all_at_once[0].masks.numpy().view(np.uint8)
 
     def evaluate() -> dict[str, float]:
@@ -313,7 +316,7 @@ def bench_adeval_3_of_5_metrics(
 def bench_torchmetrics_3_of_5_metrics(
     all_at_once: tuple[Problem, dict[str, float]], measure: Callable[..., Any], threads: int
 ) -> None:
-    """AP, AUROC and its part, which it has."""
+    """The metrics that torchmetrics has: AP, AUROC and partial AUROC."""
     functional = pytest.importorskip("torchmetrics.functional.classification")
     scores, masks = all_at_once[0].scores.flatten(), all_at_once[0].masks.flatten().int()
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: thread counts, ISA levels, and the record of a measurement."""
+"""Shared fixtures of the benchmarks: thread counts, ISA levels, and measuring."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from autopatch import _C
 from extrapolation import time_whole
 
 if "avx512" in _C.isa_levels():
-    # The OpenBLAS of faiss's wheels takes recent CPUs for older ones and leaves AVX-512 unused;
-    # told so, faiss is a tenth faster. Read when faiss is first imported.
+    # The OpenBLAS in faiss's wheels takes recent CPUs for older ones and does not use AVX-512. This
+    # setting makes faiss a tenth faster. It is read when faiss is first imported.
     os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
 for peer in ("cv2", "faiss", "sklearn.neighbors"):
-    # `threads` reaches the libraries that are loaded.
+    # `threads` only affects libraries that are already loaded.
     with contextlib.suppress(ImportError):
         importlib.import_module(peer)
 
-_SECONDS = 0.8  # of rounds, at most, unless the fewest take longer
+_SECONDS = 0.8  # maximum time of all rounds, unless the minimum number takes longer
 _FEWEST_ROUNDS = 3
 _MOST_ROUNDS = 100
 
@@ -35,7 +35,7 @@ _MOST_ROUNDS = 100
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
 ) -> None:
-    """Adds the machine's peaks."""
+    """Adds the machine's peaks to the JSON file."""
     output_json["peaks"] = {
         f"{name} {threads}": rate for (name, threads), rate in floors.peaks().items()
     }
@@ -43,7 +43,7 @@ def pytest_benchmark_update_json(
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} thread{'s' * (threads > 1)}")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Thread count, of torch and of the libraries of the peers too."""
+    """Number of threads, also set for torch and the libraries of the peers."""
     count = request.param
     before = torch.get_num_threads()
     with threadpool_limits(count):
@@ -65,7 +65,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Times a function, notes what `cpu_table.py` needs, and returns the function's result."""
+    """Times a function, records what `cpu_table.py` needs, and returns the function's result."""
 
     def run(
         function: Callable[[], Any],
@@ -82,19 +82,19 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any
         """Times `function`.
 
         Args:
-            function: A member of the group.
-            group: Kernel and size: members of one group do the same work.
-            work: How much that is, in 1e9 operations, bytes or whatever `unit` is of.
-            unit: Of the rate, such as "Gop/s".
-            floor: The least that the group's work needs of the machine, in 1e9 operations or bytes
-                by the names of `floors.seconds`. By default `work`: multiply-adds in fp32 if the
-                unit is Gop/s, memory copied if it is GB/s, unknown for any other.
-            data: What it is measured on.
-            target: The ratio to the best peer that is aimed at.
-            part: Share of the work that one call does: the time of all of it is recorded, and the
-                member's name says so.
-            rounds: Calls to time, without a warm-up; by default one call to warm up and as many
-                as fit into a second.
+            function: The function to time, a member of the group.
+            group: Kernel and size. Members of a group do the same work.
+            work: Amount of work of the group, in 1e9 operations, bytes or other units.
+            unit: Unit of the rate, such as "Gop/s".
+            floor: Minimum operations or bytes of the group's work, in 1e9, by name as for
+                `floors.seconds`. By default `work`: fp32 multiply-adds if the unit is Gop/s, copied
+                memory if it is GB/s, unknown for other units.
+            data: Description of the data.
+            target: Target ratio to the best peer.
+            part: Share of the work that one call does. The time of the whole work is recorded, and
+                the member's name shows the share.
+            rounds: Number of calls to time, without a warm-up. By default, one warm-up call, then
+                as many calls as fit into about a second.
         """
         benchmark.group = group
         if rounds is None:

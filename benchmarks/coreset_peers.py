@@ -1,6 +1,7 @@
 """Coreset loops of other packages, for the benchmarks of the kernel and of whole detectors.
 
-They take rows `[N, D]`, begin with row 0 and round differently from each other and from ours.
+They take rows `[N, D]` and start with row 0. Their rounding differs from each other's and from
+autopatch's.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import torch
 
 
 class CoresetLoop(Protocol):
-    """Greedy k-center, a pick a call."""
+    """Greedy k-center selection; each call makes one pick."""
 
-    count: int  # of calls
+    count: int  # number of calls
 
     def __call__(self) -> None: ...
 
     def radius(self) -> torch.Tensor:
-        """Distance from the picks so far, but the last, to the row farthest from them."""
+        """Distance of the farthest row from all picks except the last one."""
 
 
 class AddmvLoop:
-    """The fastest of torch's ways: distances in expanded form, one matrix-vector product a pick."""
+    """The fastest form in torch: expanded distances, with one matrix-vector product per pick."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows
@@ -43,7 +44,8 @@ class AddmvLoop:
 
 
 class AnomalibLoop:
-    """anomalib's, on random projections of the rows as is its default, or on the rows."""
+    """anomalib's loop, on random projections of the rows (its default) or on the rows
+    themselves."""
 
     def __init__(self, rows: torch.Tensor, *, projects: bool) -> None:
         from anomalib.models.components.sampling import KCenterGreedy

@@ -1,11 +1,11 @@
 """Runs the benchmarks of this CPU and writes `benchmarks/results/cpu_<machine>.md`.
 
     python benchmarks/cpu_table.py              # the kernels and the whole detector
-    python benchmarks/cpu_table.py kernels      # one of them, the other as it was last measured
-    python benchmarks/cpu_table.py detector
-    python benchmarks/cpu_table.py table        # nothing: only the table of what was measured
+    python benchmarks/cpu_table.py kernels      # only the kernels; the detector as last measured
+    python benchmarks/cpu_table.py detector     # only the detector; the kernels as last measured
+    python benchmarks/cpu_table.py table        # measures nothing, only writes the table
 
-What was measured is kept in `runs/benchmarks`.
+Measurements are kept in `runs/benchmarks`.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Member:
-    """One way of doing a group's work, timed.
+    """The measurement of one implementation of a group's work.
 
     Attributes:
-        name: Of the peer, or "autopatch" and what it does.
-        isa: The ISA level, of ours.
-        threads: None where it cannot be set.
-        milliseconds: Median of the whole work.
+        name: Name of the peer, or "autopatch" with details.
+        isa: ISA level; only for autopatch.
+        threads: Number of threads; None if it cannot be set.
+        milliseconds: Median time of the whole work.
         timed_share: Share of the work that was timed.
-        record: All that `measure` noted.
+        record: Everything that `measure` recorded.
     """
 
     name: str
@@ -96,23 +96,23 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Members that do the same work."""
+    """The members that do the same work."""
 
     name: str
     members: list[Member]
 
     def best(self, threads: int, *, ours: bool) -> Member | None:
-        """The fastest of the peers or of ours."""
+        """The fastest member, of the peers or of autopatch."""
         members = [m for m in self.members if m.is_ours == ours and m.runs_on(threads)]
         return min(members, key=lambda member: member.milliseconds, default=None)
 
     def ratio(self, member: Member, threads: int) -> float | None:
-        """How many times as fast as the best peer on as many threads."""
+        """Speed relative to the best peer with the same number of threads."""
         peer = self.best(threads, ours=False)
         return None if peer is None else peer.milliseconds / member.milliseconds
 
     def noted(self, key: str) -> Any:
-        """What the first of the members that noted it did."""
+        """The value of `key` from the first member that recorded it."""
         return next((m.record[key] for m in self.members if m.record.get(key) is not None), None)
 
 
@@ -143,7 +143,7 @@ def main() -> int:
 
 
 def run_kernels() -> None:
-    """The benchmarks of the kernels in a process of their own, which leaves a JSON file."""
+    """Runs the benchmarks of the kernels in a separate process, which writes a JSON file."""
     unfinished = KERNELS.with_suffix(".partial")
     command = [sys.executable, "-m", "pytest", "--benchmark", "-q", "--benchmark-columns=median"]
     if subprocess.run([*command, f"--benchmark-json={unfinished}"], cwd=ROOT).returncode:
@@ -152,7 +152,7 @@ def run_kernels() -> None:
 
 
 def read(document: dict[str, Any]) -> list[Group]:
-    """The groups of a run, in its order."""
+    """The groups of a run, in order of execution."""
     members: dict[str, list[Member]] = defaultdict(list)
     for benchmark in document["benchmarks"]:
         members[benchmark["group"]].append(Member.read(benchmark))
@@ -160,7 +160,7 @@ def read(document: dict[str, Any]) -> list[Group]:
 
 
 def head(document: dict[str, Any]) -> Iterator[str]:
-    """Machine, versions, peaks, and how to read the tables."""
+    """The head of the document: machine, versions, peaks, and a reference to the explanation."""
     yield f"# Benchmarks on {floors.processor()}"
     yield ""
     found = []
@@ -186,7 +186,7 @@ def head(document: dict[str, Any]) -> Iterator[str]:
 
 
 def short_form(groups: Iterable[Group]) -> Iterator[str]:
-    """One row a group."""
+    """The summary table, one row per group."""
     yield "| work | best peer, ms on 1 / 2 threads | ours | ratio | target |"
     yield "|---|---|---|---|---|"
     for group in groups:
@@ -205,7 +205,7 @@ def short_form(groups: Iterable[Group]) -> Iterator[str]:
 
 
 def table(group: Group) -> Iterator[str]:
-    """All members, the fastest first."""
+    """The table of a group: all members, the fastest first."""
     unit, target = group.noted("unit"), group.noted("target")
     yield f"## {group.name}"
     yield ""

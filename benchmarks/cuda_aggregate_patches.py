@@ -11,7 +11,7 @@ from autopatch.kernels import aggregate_patches, reference
 from cuda_timing import Report, median_milliseconds
 
 IMAGES = 256
-LEVELS = ((24, 56), (40, 28), (112, 14), (160, 7))  # channels and side
+LEVELS = ((24, 56), (40, 28), (112, 14), (160, 7))  # channels and side length of each level
 PATCH_SIZES = {
     "3": (3, 3, 3, 3),
     "1": (1, 1, 1, 1),
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def copy_bandwidth(byte_count: int) -> float:
-    """Bytes a second that a copy between arrays on the device reads and writes."""
+    """Bytes per second, read and written, of a copy between arrays on the device."""
     source, target = (torch.empty(byte_count // 8, device="cuda") for _ in range(2))
     return byte_count / (1e-3 * median_milliseconds([lambda: target.copy_(source)]))
 

@@ -1,9 +1,9 @@
-"""Times whole detectors on a GPU: autopatch beside the same of torch.
+"""Times whole detectors on a GPU: autopatch beside an equivalent in torch.
 
-Both have the backbone mobilenetv2_100, levels of stride 8 and 16, patch size 3, 224 px, and all
-patches of 115 images in the bank; they take batches of 32 decoded images that are on the GPU
-already. Images and weights are those of `../shared` where it is; else drawn textures and random
-weights, and the table says so.
+Both use the backbone mobilenetv2_100, levels of stride 8 and 16, patch size 3, 224 px, and a bank
+of all patches of 115 images. They predict batches of 32 decoded images that are already on the GPU.
+Images and weights come from `../shared`; if that is missing, from drawn textures and random
+weights, which the table states.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from features import SHARED
 NETWORK = "mobilenetv2_100"
 BANK_IMAGES = 115
 BATCH = 32
-CHUNK = 4096  # queries that the peers compare with the bank at a time
-TOLERANCE = 2e-3  # of the largest distance: the peers' expanded form and both backbones' TF32
+CHUNK = 4096  # queries that the peers process at a time
+TOLERANCE = 2e-3  # relative to the largest distance: peers' expanded form, TF32 in both backbones
 
 
 def measure(report: Report) -> None:

@@ -8,7 +8,7 @@ from autopatch.kernels import greedy_coreset
 from cuda_timing import Report, correlated, median_milliseconds
 
 SIZES = ((160_000, 128, 16_000), (160_000, 128, 1_600), (50_000, 384, 5_000))
-PICKS = 300  # that the peer is timed on, and that are compared with the rule
+PICKS = 300  # number of picks for timing peers and for comparison with the rule
 
 
 def measure(report: Report) -> None:
@@ -55,7 +55,7 @@ def measure(report: Report) -> None:
 
 
 def _expanded(features: torch.Tensor, count: int) -> torch.Tensor:
-    """PatchCore's loop, with the norms computed once and nothing read by the host."""
+    """PatchCore's loop, with norms computed once and without reads by the host."""
     norms = features.square().sum(dim=1)
     nearest = torch.full_like(norms, torch.inf)
     pick = torch.zeros(1, dtype=torch.int64, device=features.device)
@@ -82,7 +82,7 @@ def _differences(features: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _rule(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Picks and radii by the documented rule, in its order of arithmetic."""
+    """Picks and radii by the documented rule, with its order of arithmetic."""
     columns = features.T.contiguous()
     nearest = features.new_full((len(features),), torch.inf)
     pick, picks, radii = 0, [], []

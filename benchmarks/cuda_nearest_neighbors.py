@@ -1,4 +1,4 @@
-"""Times nearest_neighbors on a GPU beside torch, and CuPy where it is installed."""
+"""Times nearest_neighbors on a GPU beside torch and, if it is installed, CuPy."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WORK = (
     (100_352, 20_000, 336, 1, True),
     (3_136, 20_000, 336, 1, True),
 )
-PEER_QUERIES = 24_576  # of which the peers do so many, and their time is extrapolated
-CHUNK = 4096  # queries whose distances the peers hold at a time
+PEER_QUERIES = 24_576  # number of queries for the peers, whose time is extrapolated
+CHUNK = 4096  # queries that the peers process at a time
 CHECKED = 300  # queries compared with float64
 TOLERANCE = 1e-5
 
 
 def measure(report: Report) -> None:
-    """Times all work."""
+    """Times every size."""
     for num_queries, num_rows, dim, k, like_a_network in WORK:
         kind = "" if like_a_network else ", Gaussian"
         work = f"{num_queries} queries, {num_rows} x {dim}, k = {k}{kind}"
@@ -47,7 +47,7 @@ def measure(report: Report) -> None:
             ("torch.compile, TF32", _compiled(bank, k), True, True),
             ("CuPy, float32", partial(_cupy, bank=bank), False, True),
         ]:
-            only_once = method.startswith(("torch.compile", "CuPy"))  # one compiles for long
+            only_once = method.startswith(("torch.compile", "CuPy"))  # slow to compile
             if only_once and (dim, k, like_a_network) != (128, 1, True):
                 continue
             taken = part if is_peer else queries

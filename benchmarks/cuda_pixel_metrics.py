@@ -13,7 +13,7 @@ from cuda_timing import Report, median_milliseconds
 SIDE = 224
 IMAGES = (100, 777)
 TYPES = ("good", "crack", "dent")
-ANOMALOUS = 0.03  # of all pixels
+ANOMALOUS = 0.03  # share of all pixels
 
 
 def measure(report: Report) -> None:
@@ -46,7 +46,7 @@ def _measure_one(
         achieved=f"{1e-6 * read / milliseconds:.0f} GB/s of scores and masks",
         error=error,
     )
-    # Some weights, as those of regions need labels, which torch cannot find on a GPU.
+    # Arbitrary weights: rwAP's need labels of regions, which torch cannot find on a GPU.
     weights = torch.ones(scores.shape, dtype=torch.float64, device=scores.device)
     weights[masks] = 1.5
     milliseconds = median_milliseconds(
@@ -79,7 +79,7 @@ def _measure_one(
 
 
 def problem(images: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Scores that are higher on most anomalies, masks of blobs, and types."""
+    """Scores (higher on most anomalies), masks of blobs, and types."""
     generator = torch.Generator("cuda").manual_seed(0)
 
     def smooth_noise(width: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ def problem(images: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 def weighted_average_precision(
     scores: torch.Tensor, masks: torch.Tensor, weights: torch.Tensor
 ) -> float:
-    """By sorting every pixel."""
+    """Weighted AP, computed by sorting every pixel."""
     ordered, order = scores.flatten().sort(descending=True)
     last_of_ties = torch.ones(len(ordered), dtype=torch.bool, device=scores.device)
     torch.ne(ordered[1:], ordered[:-1], out=last_of_ties[:-1])

@@ -1,5 +1,6 @@
-"""Compiles the CUDA operators for every supported generation, warnings as errors, and writes what
-the compiler says of each kernel: registers, shared memory, spills. Needs nvcc, but no GPU.
+"""Compiles the CUDA operators for every supported GPU generation, with warnings as errors, and
+writes the compiler's report for each kernel: registers, shared memory, spills. Needs nvcc, but no
+GPU.
 
     python benchmarks/cuda_resources.py    # writes benchmarks/results/cuda_resources.md
 """
@@ -31,7 +32,7 @@ _ENTRY = re.compile(
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a kernel takes on one architecture."""
+    """Resources of a kernel on one architecture."""
 
     source: str
     name: str
@@ -43,7 +44,7 @@ class Kernel:
 
 
 def compiled(source: Path, architecture: str) -> list[Kernel]:
-    """The kernels of a source."""
+    """Compiles a source file and returns its kernels."""
     command = [
         os.environ.get("CUDACXX", "nvcc"),
         "-std=c++17",
@@ -80,7 +81,7 @@ def _bytes(text: str, kind: str) -> int:
 
 
 def _short(mangled: str) -> str:
-    """Such as "nearest_kernel<4>" of a mangled name."""
+    """Short form of a mangled name, such as "nearest_kernel<4>"."""
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)::|autopatch::|^void ", "", name)
     depth = 0

@@ -3,8 +3,8 @@
     python benchmarks/cuda_table.py measure aggregate_patches ROWS   # writes ROWS/<operator>.jsonl
     python benchmarks/cuda_table.py write ROWS FOLDER                # FOLDER/cuda_<GPU>.md
 
-They need torch, NumPy and autopatch, the one of whole detectors also timm and scipy; no
-network.
+They need torch, NumPy and autopatch; the benchmark of whole detectors also needs timm and scipy. No
+network is needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BENCHMARKS = (
 
 
 def measure(benchmark: str, folder: Path) -> None:
-    """Runs one benchmark; rows are written as they come, so that a failure keeps those before."""
+    """Runs one benchmark. Each row is written at once, so that a failure keeps the earlier rows."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{benchmark}.jsonl").open("w") as file:
 
@@ -47,7 +47,7 @@ def measure(benchmark: str, folder: Path) -> None:
 
 
 def write(rows: Path, folder: Path) -> Path:
-    """Writes the table of what was measured."""
+    """Writes the table of the measurements."""
     gpu = torch.cuda.get_device_name()
     lines = [
         f"# CUDA operators on {gpu}",

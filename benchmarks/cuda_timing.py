@@ -1,4 +1,4 @@
-"""How the CUDA benchmarks time and report."""
+"""Timing and reporting of the CUDA benchmarks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 
 class Report(Protocol):
-    """Takes a row of the results.
+    """Adds a row to the results.
 
     Args:
-        operator: What is timed.
-        work: On what.
-        method: Which implementation.
-        is_peer: Whether it is another's than autopatch's.
-        milliseconds: Median of a call; None where it could not run.
+        operator: The operator or detector that is timed.
+        work: Size and kind of the data.
+        method: Name of the implementation.
+        is_peer: Whether the implementation is a peer of autopatch.
+        milliseconds: Median time of a call; None if it could not run.
         achieved: Rate and share of the floor, in words.
-        error: From the reference, relative; None where it is given by another row.
+        error: Relative error from the reference; None if another row gives it.
     """
 
     def __call__(
@@ -39,8 +39,8 @@ class Report(Protocol):
 def median_milliseconds(
     calls: Sequence[Callable[[], object]], *, runs: int = 11, warm_up: int = 3
 ) -> float:
-    """Median time of a call by CUDA events. The calls do the same to different data in turn, enough
-    of it that none finds its own in the L2 cache."""
+    """Median time of a call by CUDA events. The calls cycle through enough different data that no
+    call finds its own data in the L2 cache."""
     times = []
     for run in range(warm_up + runs):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -55,7 +55,7 @@ def median_milliseconds(
 
 @contextmanager
 def allow_tf32(allowed: bool) -> Iterator[None]:
-    """Matrix products of float32 in TF32, or not."""
+    """Allows or forbids TF32 in float32 matrix products."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
@@ -65,8 +65,8 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
 
 
 def correlated(rows: int, dim: int, *, seed: int = 0) -> torch.Tensor:
-    """Features on the GPU like those of a network: behind a ReLU, of clustered latent factors of
-    falling weight. The clusters are the same for every seed."""
+    """Features on the GPU like those of a network: clustered latent factors of decreasing weight,
+    followed by a ReLU. The clusters are the same for every seed."""
     generator = torch.Generator("cuda").manual_seed(1)
     factors = dim // 4
     weights = torch.arange(1, factors + 1, device="cuda").pow(-0.5)[:, None]

@@ -1,4 +1,4 @@
-"""Several draws of a search side by side: one shot misleads, so look at the spread.
+"""Compares several draws of a search: the result of one shot can mislead, so look at the spread.
 
 for seed in 0 1 2 3 4; do
     autopatch search DATA ... --shots 1 --seed $seed --out runs/$seed
@@ -51,7 +51,7 @@ def percent(row: DetectorResult, metric: str = "rwAP") -> str:
 
 
 def cost(run: Run, row: DetectorResult) -> str:
-    """What the search minimized, in GFLOP."""
+    """The cost of a detector (first objective of the search), in GFLOP."""
     objective = run.objectives[0]
     return f"{objective.display(row.values[objective.name]):.2f}"
 

@@ -1,4 +1,4 @@
-"""Times of the whole work from calls that do a part of it."""
+"""Extrapolates the time of the whole work from calls that do a part of it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def time_whole(benchmark: Any, function: Callable[[], Any], *, rounds: int, part: float) -> Any:
-    """Times a function that does a part of the work and records the time of all of it, so that the
-    table which pytest-benchmark prints compares the members of a group. The name says which part.
+    """Times a function that does a part of the work, and records the time of the whole work. The
+    table of pytest-benchmark then compares the members of a group. The name shows the part.
 
     Args:
         benchmark: The fixture of pytest-benchmark.
         function: Does `part` of the work in each call.
-        rounds: Calls to time.
+        rounds: Number of calls to time.
         part: Share of the work, in (0, 1].
 
     Returns:
-        What the last call gave.
+        Result of the last call.
     """
     result = benchmark.pedantic(function, rounds=rounds)
     if benchmark.stats is not None:  # None with --benchmark-disable

@@ -1,8 +1,9 @@
-"""What kernels are timed on: patch features of real networks and images, and hard synthetic ones.
+"""Features for timing kernels: patch features of real networks and images, and difficult synthetic
+ones.
 
-The images and weights lie in `../shared`, beside the repository. Where they do not, correlated
-synthetic features take their place, and `origin` says so. What is computed is kept in
-`runs/features`, by a hash of all it was made from.
+Images and weights are in `../shared`, beside the repository. If they are missing, correlated
+synthetic features replace them, and `origin` says so. Computed features are cached in
+`runs/features`, under a hash of everything they depend on.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ NUM_QUERIES = 25_088  # 8 images of 56 x 56 patches, 32 of 28 x 28
 CORESET_SAMPLE = 50_000
 CORESET_SIZE = 20_000
 
-_VERSION = 1  # of what this file computes, part of the hash
+_VERSION = 1  # version of the computations in this file, part of the hash
 _IMAGES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where features come from.
+    """The source of features.
 
     Attributes:
         data: Folder of images in `../shared/data`.
@@ -70,17 +71,17 @@ SOURCES = {
     # 64 channels of stride 16 beside the 960 of an expansion of stride 32.
     1024: Source("magnetic_tile", "mobilenetv2_100", ("blocks.3.3", "blocks.5.2.bn2")),
 }
-"""By number of features."""
+"""Sources by number of features."""
 
 
 def origin(dim: int) -> str:
-    """What the features of a dimension are, in a few words."""
+    """Short description of the features of a dimension."""
     source = SOURCES[dim]
     return f"{source.data}, {source.network}" if source.is_here else "correlated synthetic"
 
 
 def train_rows(dim: int, count: int) -> torch.Tensor:
-    """A random `count` of the patches of good images, `[count, dim]`, in the images' order."""
+    """`count` random patches of good images, `[count, dim]`, in image order."""
     source = SOURCES[dim]
     if not source.is_here:
         return _correlated(count, dim, seed=1)
@@ -95,8 +96,8 @@ def train_rows(dim: int, count: int) -> torch.Tensor:
 
 
 def coreset_bank(dim: int) -> torch.Tensor:
-    """A greedy coreset of `CORESET_SIZE` of `CORESET_SAMPLE` patches of good images, as PatchCore
-    makes its bank."""
+    """A greedy coreset of `CORESET_SIZE` out of `CORESET_SAMPLE` patches of good images, as in
+    PatchCore's bank."""
 
     def compute() -> torch.Tensor:
         rows = train_rows(dim, CORESET_SAMPLE)
@@ -106,7 +107,8 @@ def coreset_bank(dim: int) -> torch.Tensor:
 
 
 def query_rows(dim: int) -> torch.Tensor:
-    """All patches of test images, as many of each type as of good ones, `[NUM_QUERIES, dim]`."""
+    """All patches of test images, `[NUM_QUERIES, dim]`, with equally many images of each type and
+    good ones."""
     source = SOURCES[dim]
     if not source.is_here:
         return _correlated(NUM_QUERIES, dim, seed=2)
@@ -125,7 +127,7 @@ def query_rows(dim: int) -> torch.Tensor:
 
 
 def kept(name: str, dim: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `compute` makes of the features of a dimension, kept in a file."""
+    """The result of `compute` for the features of a dimension, cached in a file."""
     path = CACHE / f"{name}_{_digest(name, SOURCES[dim])}.safetensors"
     if not path.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ def kept(name: str, dim: int, compute: Callable[[], torch.Tensor]) -> torch.Tens
 
 
 def gaussian(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bank and queries without any structure: every row is as far as every other."""
+    """Bank and queries without structure: all rows are about equally far apart."""
     generator = torch.Generator().manual_seed(0)
     return (
         torch.randn(num_rows, dim, generator=generator),
@@ -145,7 +147,8 @@ def gaussian(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, t
 
 
 def duplicated(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A bank of 200 distinct rows repeated; half of the queries are among them, half near one."""
+    """A bank of 200 distinct rows, repeated. Half of the queries equal one of them, half are near
+    one."""
     generator = torch.Generator().manual_seed(0)
     distinct = torch.randn(200, dim, generator=generator)
     bank, queries = (
@@ -158,13 +161,13 @@ def duplicated(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor,
 
 
 def far_offset(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gaussian, all values shifted by 100."""
+    """Gaussian values, all shifted by 100."""
     bank, queries = gaussian(num_rows, num_queries, dim)
     return bank + 100, queries + 100
 
 
 def heavy_outliers(num_rows: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gaussian, with one row in a thousand and one value in 100,000 a hundred times as large."""
+    """Gaussian values; one row in 1,000 and one value in 100,000 are a hundred times as large."""
     generator = torch.Generator().manual_seed(1)
     sides = gaussian(num_rows, num_queries, dim)
     for rows in sides:
@@ -180,11 +183,12 @@ ADVERSARIAL: dict[str, Callable[[int, int, int], tuple[torch.Tensor, torch.Tenso
     "offset + 100": far_offset,
     "heavy outliers": heavy_outliers,
 }
-"""Features on which a search that prunes or screens has little to gain."""
+"""Features on which pruning and screening gain little."""
 
 
 def _correlated(count: int, dim: int, *, seed: int) -> torch.Tensor:
-    """Features behind a ReLU whose latent factors, of falling weight, form clusters."""
+    """Features like those of a network: clustered latent factors of decreasing weight, followed by
+    a ReLU."""
     generator = torch.Generator().manual_seed(0)
     factors = dim // 4
     weights = torch.arange(1, factors + 1).pow(-0.5)[:, None]
@@ -197,7 +201,7 @@ def _correlated(count: int, dim: int, *, seed: int) -> torch.Tensor:
 
 
 def _patches(source: Source, paths: Sequence[Path], at_least: int | None = None) -> torch.Tensor:
-    """Patch features of images, of all or until there are `at_least` rows."""
+    """Patch features of images: of all, or of the first ones until there are `at_least` rows."""
     supernet = load_supernet(f"timm:{source.network}", str(source.weights))
     subnet = supernet.get_active_subnet(supernet.largest())
     maps: dict[str, torch.Tensor] = {}

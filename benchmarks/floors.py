@@ -1,4 +1,4 @@
-"""The limits of the machine at hand, and how long work must take at least within them."""
+"""Peaks of this machine, and the minimum time of work at these peaks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ NAMES = {
     "write": "memory written past the caches, GB/s",
     "copy": "memory copy, bytes read and written, GB/s",
 }
-"""What is measured, by the names that `seconds` knows."""
+"""Descriptions of the peaks by name; `seconds` uses the same names."""
 
 
 @functools.cache
 def peaks() -> dict[tuple[str, int], float]:
-    """Peaks in 1e9 operations or bytes a second by name and thread count (1 and 2).
+    """Peaks in 1e9 operations or bytes per second, by name and number of threads (1 and 2).
 
-    Measured by `floors.c`, which takes some seconds; empty where no C compiler is found. The
-    machine's noise only ever lowers them: the best of several repeats counts.
+    `floors.c` measures them in some seconds. Empty if no C compiler is found. Noise can only lower
+    a peak, so the best of several repeats counts.
     """
     compiler = shutil.which("cc")
     if compiler is None or platform.machine() != "x86_64":
@@ -49,10 +49,10 @@ def peaks() -> dict[tuple[str, int], float]:
 
 
 def seconds(work: Mapping[str, float], threads: int) -> float | None:
-    """The time of the part of `work` that takes longest at the machine's peak; None without peaks.
+    """Time of the slowest part of `work` at the machine's peaks; None without peaks.
 
     Args:
-        work: 1e9 operations or bytes by what limits them, see `NAMES`.
+        work: 1e9 operations or bytes, by name of the limiting peak, see `NAMES`.
         threads: 1 or 2.
     """
     found = peaks()
@@ -62,12 +62,12 @@ def seconds(work: Mapping[str, float], threads: int) -> float | None:
 
 
 DISTURBED = 0.03
-"""Share of the machine's CPU time from which a measurement counts as disturbed."""
+"""A measurement counts as disturbed if other load takes at least this share of the CPU time."""
 
 
 class OtherLoad:
-    """What other processes, and the machines beside a virtual one, take of the CPUs since it was
-    made. Thread barriers make one busy core cost far more than its share."""
+    """CPU time taken by other processes, and by other virtual machines on the host, since
+    construction. Because of thread barriers, one busy core costs far more than its share."""
 
     def __init__(self) -> None:
         self._start = self._now()

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Checks the CUDA path on a machine with an NVIDIA GPU: builds autopatch for the card present, runs
-# all CUDA tests, some of them again under compute-sanitizer, and the benchmarks; the table of
-# results comes last. Needs python with torch, numpy, pytest, pytest-benchmark, pybind11,
-# scikit-build-core, cmake and ninja, and nvcc; for whole detectors timm and scipy; no
-# network. Nothing is installed: the build goes to a temporary folder.
+# Checks the CUDA code on a machine with an NVIDIA GPU: builds autopatch for this GPU, runs all CUDA
+# tests, some of them again under compute-sanitizer, runs the benchmarks, and writes the table of
+# results. Needs nvcc and python with torch, numpy, pytest, pytest-benchmark, pybind11,
+# scikit-build-core, cmake and ninja; whole detectors also need timm and scipy. No network is
+# needed. Nothing is installed: the build goes to a temporary folder.
 #
 #   benchmarks/gpu_check.sh                  # writes benchmarks/results/cuda_<GPU>.md
 #   PYTHON=python3.12 OUT=/some/folder benchmarks/gpu_check.sh
 #
-# Takes less than ten minutes. Every part has a limit of its own, and one that fails does not keep
-# the next from running; the exit code is 0 if all passed.
+# Takes less than ten minutes. Every part has its own time limit, and the next parts run even if one
+# fails. The exit code is 0 if all passed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -48,7 +48,7 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
   else
     summary+=("tests of the search: not run, since pymoo or optuna is not installed")
   fi
-  # Only kernels of autopatch are watched; those of torch would take minutes.
+  # Check only autopatch's kernels; torch's would take minutes.
   part sanitizer 60 compute-sanitizer --tool memcheck --kernel-regex kns=autopatch \
     --error-exitcode 9 "$python" -m pytest tests/kernels -k "cuda and sanitized" -q \
     -p no:cacheprovider

@@ -1,10 +1,10 @@
-"""Counts the machine instructions that the kernels run, under valgrind's callgrind.
+"""Counts the machine instructions of the kernels with valgrind's callgrind.
 
     python benchmarks/instructions.py       # needs valgrind with its headers, and a C compiler
 
-Counts do not vary with what else the machine does, as times do: they show whether a change made a
-kernel do less. callgrind knows no AVX-512, so they are those of the generic and the AVX2 level, on
-one thread. They go to `results/instructions.md`, beside those of torch's aggregation.
+Unlike times, counts do not depend on other load, so they show whether a change reduced a kernel's
+work. callgrind does not support AVX-512, so only the generic and AVX2 levels are counted, on one
+thread. The counts, and those of torch's aggregation, are written to `results/instructions.md`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from autopatch.kernels import aggregate_patches, greedy_coreset, nearest_neighbo
 
 TABLE = Path(__file__).parent / "results" / "instructions.md"
 LEVELS = {"generic": "default", "avx2": "avx2"}
-"""Ours, and what torch calls it."""
+"""ISA levels of autopatch, and torch's names for them."""
 SWITCHES = """
 #include <valgrind/callgrind.h>
 void start(void) { CALLGRIND_START_INSTRUMENTATION; }
@@ -36,7 +36,7 @@ void stop(void) { CALLGRIND_STOP_INSTRUMENTATION; CALLGRIND_DUMP_STATS; }
 
 
 def feature_maps(images: int) -> list[torch.Tensor]:
-    """Channels-last maps as those of a MobileNet at 224 pixels."""
+    """Channels-last maps with the shapes of a MobileNet at 224 pixels."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(images, channels, side, side, generator=generator).contiguous(
@@ -47,7 +47,7 @@ def feature_maps(images: int) -> list[torch.Tensor]:
 
 
 def patch_features(rows: int, dim: int) -> torch.Tensor:
-    """Correlated, as features of a network are."""
+    """Correlated features, like those of a network."""
     generator = torch.Generator().manual_seed(1)
     leading = torch.randn(rows, 8, generator=generator) @ torch.randn(8, dim, generator=generator)
     return leading + 0.3 * torch.randn(rows, dim, generator=generator)
@@ -103,11 +103,11 @@ WORK: dict[str, tuple[str, Callable[[], tuple[Callable[[], object], float]]]] = 
     "pixel_metrics, float scores": ("pixel", lambda: metrics(torch.float32)),
     "pixel_metrics, 8-bit scores": ("pixel", lambda: metrics(torch.uint8)),
 }
-"""What is counted, what it is divided by, and how it is made."""
+"""Name of the work, unit that counts are divided by, and function that makes the work."""
 
 
 def run(name: str, switches: str) -> None:
-    """Runs one work under callgrind; prints how many units it has."""
+    """Runs one piece of work under callgrind; prints its number of units."""
     library = ctypes.CDLL(switches)
     torch.set_num_threads(1)
     function, units = WORK[name][1]()
@@ -119,7 +119,7 @@ def run(name: str, switches: str) -> None:
 
 
 def count(name: str, level: str, folder: Path) -> float:
-    """Instructions a unit."""
+    """Instructions per unit."""
     counts = folder / "counts"
     command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
     command += [f"--callgrind-out-file={counts}"]
@@ -130,7 +130,7 @@ def count(name: str, level: str, folder: Path) -> float:
     )
     if done.returncode:
         raise SystemExit(f"{name}, {level}: {done.stderr[-2000:]}")
-    dump = counts.with_name(f"{counts.name}.1")  # the first, and only one asked for
+    dump = counts.with_name(f"{counts.name}.1")  # the first and only requested dump
     total = re.search(r"^totals: (\d+)", dump.read_text(), flags=re.M)
     assert total is not None
     return int(total[1]) / float(done.stdout)

@@ -1,4 +1,4 @@
-# The oldest compilers that the tests build with. A line that starts with a space is printed as it is.
+# Oldest supported compilers. CMake prints lines that start with a space without reflowing them.
 
 set(AUTOPATCH_OLDEST_GNU 11)
 set(AUTOPATCH_OLDEST_Clang 13)

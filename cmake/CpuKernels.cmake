@@ -1,6 +1,6 @@
-# The kernel bodies in csrc/ops/cpu are compiled once per instruction set ("ISA level"), each time into
-# a namespace of that level. Only these objects get machine flags, so that everything else, and with it
-# the module, runs on any CPU of the platform.
+# The kernel bodies in csrc/ops/cpu are compiled once per instruction set ("ISA level"), each time
+# with symbols that end in the name of the level. Only these objects get machine flags, so the rest
+# of the module runs on any CPU of the platform.
 
 set(AUTOPATCH_KERNEL_BODIES
   csrc/ops/cpu/aggregate_patches.cpp
@@ -10,13 +10,13 @@ set(AUTOPATCH_KERNEL_BODIES
   csrc/ops/cpu/screen.cpp
 )
 
-# Bodies with 8-bit arithmetic, compiled for one level more.
+# Bodies with 8-bit arithmetic, compiled for an additional level.
 set(AUTOPATCH_VNNI_KERNEL_BODIES
   csrc/ops/cpu/screen.cpp
 )
 
-# Contraction of a * b + c into one rounding is decided per kernel: the coreset and the aggregation
-# promise one order of roundings on every level, the nearest neighbors only a tolerance.
+# Contraction of a * b + c into one rounding depends on the kernel: the coreset and the aggregation
+# guarantee the same roundings on every level, the nearest neighbors only a tolerance.
 set_source_files_properties(
   csrc/ops/cpu/aggregate_patches.cpp csrc/ops/cpu/greedy_coreset.cpp
   PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")

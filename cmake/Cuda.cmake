@@ -1,8 +1,8 @@
 # Decides whether the CUDA operators are built, and for which architectures:
-#   AUTOPATCH_CUDA_ARCHITECTURES=auto     the GPUs of this machine, else 80 and 90a (default)
+# AUTOPATCH_CUDA_ARCHITECTURES=auto the GPUs of this machine; 80 and 90a if there is none (default)
 #   AUTOPATCH_CUDA_ARCHITECTURES=release  every supported generation that nvcc knows
-#   AUTOPATCH_CUDA_ARCHITECTURES=86;89    as given
-# Sets AUTOPATCH_CUDA_FOUND, and where it is OFF AUTOPATCH_CUDA_REASON, one line.
+# AUTOPATCH_CUDA_ARCHITECTURES=86;89 these architectures Sets AUTOPATCH_CUDA_FOUND and, if it is
+# OFF, AUTOPATCH_CUDA_REASON (one line).
 
 set(AUTOPATCH_CUDA_ARCHITECTURES auto CACHE STRING "auto, release, or a list such as 86;90a")
 set(AUTOPATCH_CUDA_FOUND OFF)
@@ -17,7 +17,7 @@ endif()
 set(AUTOPATCH_OLDEST_NVCC 12.0)
 set(AUTOPATCH_OLDEST_ARCHITECTURE 80)
 
-# Runs a command and sets `variable` to what it prints, empty where it fails.
+# Runs a command and sets `variable` to its output, or to nothing if it fails.
 function(autopatch_output_of variable)
   execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE output RESULT_VARIABLE status
                   ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
@@ -27,7 +27,7 @@ function(autopatch_output_of variable)
   set(${variable} "${output}" PARENT_SCOPE)
 endfunction()
 
-# nvcc, also in its default places off PATH.
+# Find nvcc, also in default locations outside PATH.
 if(CMAKE_CUDA_COMPILER)
   set(AUTOPATCH_NVCC "${CMAKE_CUDA_COMPILER}")
 elseif(DEFINED ENV{CUDACXX})
@@ -61,7 +61,7 @@ if(AUTOPATCH_NVIDIA_SMI)
   list(REMOVE_DUPLICATES capabilities)
 endif()
 
-# The architectures to build for, or the `problem` that there is.
+# Set the architectures to build for, or `problem`.
 set(problem "")
 set(AUTOPATCH_CUDA_TARGETS "")
 if(NOT AUTOPATCH_NVCC)
@@ -87,7 +87,7 @@ elseif(NOT AUTOPATCH_CUDA_ARCHITECTURES STREQUAL "auto")
 elseif(capabilities STREQUAL "")
   set(AUTOPATCH_CUDA_TARGETS 80 90a)
 else()
-  # GPUs that will not do are left out, as long as there is one that does.
+  # Skip unsupported GPUs as long as there is a supported one.
   foreach(capability IN LISTS capabilities)
     string(REGEX REPLACE "(.)$" ".\\1" name "${capability}")
     if(capability LESS AUTOPATCH_OLDEST_ARCHITECTURE)
@@ -104,8 +104,8 @@ else()
   endif()
 endif()
 
-# One of the true sources is compiled and linked, since enable_language() would end the build where
-# nvcc, its host compiler or the runtime library will not do.
+# Compile and link one of the sources first: enable_language() would abort the build if nvcc, its
+# host compiler or the runtime library did not work.
 if(problem STREQUAL "")
   set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
   set(command "${AUTOPATCH_NVCC}" -shared -std=c++17 -Xcompiler=-fPIC
@@ -138,7 +138,7 @@ if(NOT problem STREQUAL "")
     message(FATAL_ERROR " AUTOPATCH_CUDA=ON, but ${problem}")
   endif()
   set(AUTOPATCH_CUDA_REASON "${problem}")
-  # A machine with neither is none that CUDA was expected on. The space keeps a warning in one line.
+  # Warn only if nvcc or a GPU was found. The leading space keeps the warning on one line.
   set(message "autopatch is built without CUDA: ${problem}")
   if(AUTOPATCH_NVCC OR NOT capabilities STREQUAL "")
     message(WARNING " ${message}")

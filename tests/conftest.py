@@ -24,7 +24,7 @@ DEVICES = ("cpu", "cuda") if _C.cuda_built and torch.cuda.is_available() else ("
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked as those of a GPU exist only where there is one."""
+    """Collects tests marked `cuda` only on machines with a GPU."""
     if "cuda" not in DEVICES:
         on_gpu = [item for item in items if item.get_closest_marker("cuda")]
         config.hook.pytest_deselected(items=on_gpu)
@@ -45,8 +45,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def at_every_instruction() -> Callable[..., int]:
-    """Calls one function before each instruction of another, as a thread might that runs at the
-    same time; gives the number of calls."""
+    """Calls one function before each instruction of another, like a concurrent thread; returns the
+    number of calls."""
 
     def run(
         call: Callable[[], object], inside: Callable[..., object], other: Callable[[], object]
@@ -76,8 +76,8 @@ def at_every_instruction() -> Callable[..., int]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Maps are too small for more, which wait for each other; so in processes that tests start.
-    Tests of threads say how many."""
+    """One thread: the maps of the tests are too small to gain from more, also in child processes.
+    Tests of threads set their own number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:

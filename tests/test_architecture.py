@@ -1,4 +1,4 @@
-"""Imports go one way, and what is slow to import is imported late."""
+"""Imports go one way, and slow modules are imported late."""
 
 import ast
 import subprocess
@@ -27,8 +27,8 @@ PACKAGE = Path(autopatch.__file__).parent
 
 
 def imported_parts(file):
-    """First part of each autopatch name that a file imports, and foreign modules. Strings such as
-    those of registries are none of them."""
+    """First part of each autopatch name that a file imports, and names of foreign modules. Names in
+    strings, such as in registries, do not count."""
     own, foreign = set(), set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):

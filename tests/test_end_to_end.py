@@ -98,7 +98,7 @@ def read_masks(samples):
 
 
 def resized(region):
-    """The pixels that a region covers most, as many as its area allows."""
+    """The pixels that a region covers most; their number matches its area."""
     finest = math.lcm(SIDE, len(region))
     fine = np.kron(region, np.ones((finest // len(region),) * 2))
     share = fine.reshape(SIDE, finest // SIDE, SIDE, finest // SIDE).mean(axis=(1, 3))

@@ -9,7 +9,7 @@ from autopatch.errors import machine_failure, one_line
 
 
 class AcceleratorError(RuntimeError):
-    """As torch has it from 2.8 on."""
+    """The error class of torch 2.8 and later."""
 
 
 @pytest.mark.parametrize(

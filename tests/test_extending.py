@@ -21,13 +21,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 
 def examples() -> list[str]:
-    """The blocks of Python of the page."""
+    """The Python code blocks of the page."""
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """Empties the registries of what a test adds."""
+    """Removes what a test adds from the registries."""
     known = {id(registry): set(registry) for registry in (STEPS, FAMILIES, OBJECTIVES)}
     yield
     for registry in (STEPS, FAMILIES, OBJECTIVES):

@@ -13,7 +13,7 @@
 namespace autopatch {
 
 constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;  // of a warp
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;  // all lanes of a warp
 
 /// Throws std::runtime_error if a CUDA call or launch failed.
 inline void cuda_check(cudaError_t status, const char* what) {
@@ -22,7 +22,7 @@ inline void cuda_check(cudaError_t status, const char* what) {
   }
 }
 
-/// An attribute of the current device.
+/// Returns an attribute of the current device.
 inline int device_attribute(cudaDeviceAttr name, const char* what) {
   int device = 0;
   cuda_check(cudaGetDevice(&device), what);
@@ -33,14 +33,14 @@ inline int device_attribute(cudaDeviceAttr name, const char* what) {
 
 #ifndef AUTOPATCH_CUDA_EMULATION
 
-/// The dynamic shared memory of the block, aligned to 128 bytes.
+/// Returns the dynamic shared memory of the block, aligned to 128 bytes.
 template <typename T>
 __device__ T* shared_memory() {
   extern __shared__ __align__(128) unsigned char autopatch_shared_memory[];
   return reinterpret_cast<T*>(autopatch_shared_memory);
 }
 
-/// Called while polling memory that another block writes. A GPU needs no pause.
+/// Called while polling memory that another block writes. Does nothing on a GPU.
 __device__ inline void pause() {}
 
 enum class Grid { independent, cooperative };

@@ -7,10 +7,10 @@ namespace autopatch {
 
 /// Instruction-set levels of the CPU kernels, each a superset of the one before.
 enum class Isa : int {
-  generic = 0,      // what every CPU of the platform has (x86-64: SSE2)
+  generic = 0,      // baseline of the platform (x86-64: SSE2)
   avx2 = 1,         // AVX2 and FMA
   avx512 = 2,       // AVX-512 F, BW, DQ, VL
-  avx512_vnni = 3,  // and AVX-512 VNNI: 8-bit dot products
+  avx512_vnni = 3,  // also AVX-512 VNNI: 8-bit dot products
 };
 
 const char* isa_name(Isa isa);
@@ -45,9 +45,9 @@ Kernel for_active_isa(Kernel generic, Kernel avx2, Kernel avx512, Kernel avx512_
 
 }  // namespace autopatch
 
-/// As `for_active_isa`, for the instances `name`_generic and so on that this platform has.
-/// AUTOPATCH_KERNEL_VNNI is for kernels with 8-bit arithmetic; others have nothing to gain above
-/// AVX-512.
+/// Calls `for_active_isa` with the instances of `name` built for this platform: `name`_generic and
+/// so on. Use AUTOPATCH_KERNEL_VNNI for kernels with 8-bit arithmetic; others are not compiled
+/// above AVX-512.
 #ifdef AUTOPATCH_X86_LEVELS
 #define AUTOPATCH_KERNEL(name) \
   ::autopatch::for_active_isa(name##_generic, name##_avx2, name##_avx512, name##_avx512)

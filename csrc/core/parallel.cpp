@@ -28,8 +28,8 @@ inline void relax() {
 #endif
 }
 
-// One call of parallel_for. Threads claim tasks one at a time, so a worker that the system has not
-// scheduled delays nobody: the other threads do its share.
+// One call of parallel_for. Threads claim tasks one at a time, so a worker that is not scheduled
+// delays nobody: the other threads do its share.
 struct Job {
   Job(std::int64_t num_tasks, int num_helpers, const std::function<void(std::int64_t)>& function)
       : count(num_tasks), places(num_helpers), task(function) {}
@@ -114,8 +114,8 @@ class ThreadPool {
   int size_ = 0;
 };
 
-// Never destroyed: workers sleep in it until the process ends. A forked child has no workers, and
-// locks that they held stay locked, so the child abandons the old pool and creates a new one.
+// Never destroyed: workers sleep in it until the process ends. A forked child has no workers and
+// may inherit locked mutexes, so it abandons the old pool and creates a new one.
 std::atomic<ThreadPool*> pool_of_process{nullptr};
 
 ThreadPool& pool() {

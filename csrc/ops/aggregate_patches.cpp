@@ -18,12 +18,13 @@
 namespace autopatch {
 namespace {
 
-constexpr std::int64_t kLine = 16;  // floats of a cache line
+constexpr std::int64_t kLine = 16;  // floats per cache line
 constexpr int kMaxThreads = 128;
 constexpr std::int64_t kTilesOfThread = 4;
 
-// Limits of the workspace in floats (64 MiB in total, 4 MiB a thread) and of the channels written
-// together. With them a tile of one position always fits, for any patch sizes and thread count.
+// Limits of the workspace in floats (64 MiB in total, 4 MiB per thread) and of the channels written
+// together. Within these limits a tile of one position always fits, for any patch sizes and number
+// of threads.
 constexpr std::int64_t kWorkspace = std::int64_t{1} << 24;
 constexpr std::int64_t kWorkspaceOfThread = std::int64_t{1} << 20;
 constexpr std::int64_t kMaxChannels = 1024;
@@ -143,7 +144,7 @@ void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t ima
         tile.bottom = std::min(tile.top + rows, height);
         tile.left = i % tiles_of_band * columns;
         tile.right = std::min(tile.left + columns, width);
-        // This thread's next image, if all threads are equally fast.
+        // The next image of this thread if all threads are equally fast.
         const std::int64_t next_image = tile.image + threads;
         tile.next_image = tiles == images && next_image < images ? next_image : -1;
         kernel(plan, tile, workspace);

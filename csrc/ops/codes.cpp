@@ -12,16 +12,16 @@
 namespace autopatch {
 namespace {
 
-constexpr std::int64_t kSample = 1024;   // rows that set the scale
-constexpr double kCoveredShare = 0.95;   // of them, within the box of the codes
-constexpr double kRounding = 0x1p-24;    // of a float32 operation, relative
-constexpr double kMaxMagnitude = 1e15;   // coordinates whose squares and products stay in range
-constexpr double kMinMagnitude = 1e-10;  // and do not underflow by more than errors allow for
+constexpr std::int64_t kSample = 1024;   // rows from which the scale is chosen
+constexpr double kCoveredShare = 0.95;   // share of these rows within the box of the codes
+constexpr double kRounding = 0x1p-24;    // relative error of a float32 operation
+constexpr double kMaxMagnitude = 1e15;   // so that squares and products do not overflow
+constexpr double kMinMagnitude = 1e-10;  // so that errors cover any underflow
 
 /// Whether a vector's coordinates and their squares are within range.
 bool usable(double squared_norm) { return squared_norm <= kMaxMagnitude * kMaxMagnitude; }
 
-/// Sum of squares, in independent lanes.
+/// Sum of squares, added in independent lanes.
 double squared_norm_of(const float* values, std::int64_t count) {
   constexpr std::int64_t kLanes = 8;
   double lanes[kLanes] = {};
@@ -66,8 +66,9 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
   std::vector<float> squared_norms(index(count));
   AUTOPATCH_KERNEL(project_vectors)
   (vectors, count, dim, coding.mean, coding.basis, width, out.values.data(), squared_norms.data());
-  // Relative to |y|: of a coordinate by the roundings of its sum, of all of them together, and of
-  // the squared norm by those of its own sum, which has at least four lanes.
+  // Error bounds relative to |y|: of one coordinate, from the roundings of its sum; of all
+  // coordinates together; and, relative to |y|^2, of the squared norm, whose sum has at least four
+  // lanes.
   const double chunks = static_cast<double>(dim) / static_cast<double>(kProjectionChunk);
   const double of_coordinate = kRounding * (static_cast<double>(kProjectionChunk) + chunks + 3);
   const double of_all = of_coordinate * std::sqrt(static_cast<double>(width)) + coding.basis_error;
@@ -77,7 +78,7 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
     const double squared_norm = squared_norms[index(i)];
     const double left = std::sqrt(std::max(squared_norm - squared_norm_of(u, width - 1), 0.0));
     u[width - 1] = static_cast<float>(left - coding.norm_center);
-    // sqrt(a) - sqrt(b) is at most sqrt(|a - b|), and |a - b| / sqrt(b).
+    // |sqrt(a) - sqrt(b)| is at most sqrt(|a - b|), and at most |a - b| / sqrt(b).
     const double of_square = squared_norm * (3 * of_all + of_norm);
     const double of_left = std::min(std::sqrt(of_square), left > 0 ? of_square / left : HUGE_VAL) +
                            2 * kRounding * (left + std::fabs(coding.norm_center));
@@ -87,7 +88,7 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
 }
 
 float magnitude_of(const float* coordinates, std::int64_t width) {
-  // Without the sign bit, floats order by magnitude as integers do, and NaN comes last.
+  // Without their sign bit, floats compare by magnitude like integers, with NaN last.
   std::int32_t largest = 0;
   for (std::int64_t d = 0; d < width; ++d) {
     std::int32_t bits;
@@ -133,9 +134,9 @@ double fit_scale(const float* rows, std::int64_t num_rows, Coding& coding) {
 Code quantize(const float* coordinates, std::int64_t width, double scale, double error,
               std::int8_t* codes) {
   constexpr auto kLargest = static_cast<float>(kMaxCode);
-  constexpr float kToWhole = 0x1.8p23f;  // added and taken away, it rounds to whole numbers
+  constexpr float kToWhole = 0x1.8p23f;  // adding and subtracting it rounds to whole numbers
   const auto inverse = static_cast<float>(1 / scale);
-  constexpr std::int64_t kLanes = 4;  // divide every width, and do not wait for each other
+  constexpr std::int64_t kLanes = 4;  // independent; every width is a multiple
   float rounding[kLanes] = {};
   bool inside = true;
   std::int32_t squared_norm = 0;
@@ -160,8 +161,8 @@ Code quantize(const float* coordinates, std::int64_t width, double scale, double
     beyond += outside * outside;
   }
   const double of_codes = double{rounding[0]} + rounding[1] + rounding[2] + rounding[3];
-  // `exact` is off by three roundings of 127 and of what it is beyond; a sum of up to 8192 squares
-  // by less than 1e-3 of itself.
+  // The error of `exact` is at most three roundings of 127 plus its excess over 127; a sum of up to
+  // 8192 squares errs by less than 1e-3 of itself.
   const double of_exact = 3 * kRounding * kMaxCode * std::sqrt(static_cast<double>(width));
   return {scale * (1.001 * std::sqrt(of_codes) + of_exact) + error,
           scale * std::max(0.999 * std::sqrt(beyond) - of_exact, 0.0), squared_norm, sum};

@@ -7,7 +7,7 @@
 namespace autopatch {
 namespace {
 
-/// First x in [x, width) with a non-zero mask, else `width`.
+/// First position in [x, width) with a non-zero mask; `width` if there is none.
 std::uint32_t next_anomalous(const std::uint8_t* row, std::uint32_t x, std::uint32_t width) {
   // Most pixels are normal, so skip them quickly.
   for (std::uint64_t eight = 0; width - x >= 8; x += 8) {
@@ -51,7 +51,7 @@ void number_regions(Regions& regions, std::vector<std::uint32_t>& parents) {
 Regions connected_regions(const std::uint8_t* mask, std::uint32_t height, std::uint32_t width) {
   Regions result;
   std::vector<Run>& runs = result.runs;
-  std::vector<std::uint32_t> parents;  // of each run; the root is a region's first run
+  std::vector<std::uint32_t> parents;  // parent of each run; the root is the first run of a region
   std::size_t above_begin = 0;         // runs of the row above are [above_begin, row_begin)
   std::size_t row_begin = 0;
   for (std::uint32_t y = 0; y < height; ++y) {

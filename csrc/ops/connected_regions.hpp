@@ -12,13 +12,13 @@ struct Run {
   std::uint32_t region;
 };
 
-/// Runs in pixel order; regions, of which the area is kept, in the order of their first pixel.
+/// Runs in pixel order, and the areas of the regions in the order of their first pixels.
 struct Regions {
   std::vector<Run> runs;
   std::vector<std::uint32_t> areas;
 };
 
-/// 8-connected regions of the non-zero pixels of an image of less than 2^32 pixels.
+/// Finds the 8-connected regions of non-zero pixels. The image has fewer than 2^32 pixels.
 Regions connected_regions(const std::uint8_t* mask, std::uint32_t height, std::uint32_t width);
 
 }  // namespace autopatch

@@ -1,6 +1,6 @@
 #pragma once
 
-// The axis of false positives of ROC and per-region overlap curves.
+// The false-positive axis of ROC and per-region overlap curves.
 
 #include "ops/cpu/score_key.hpp"
 
@@ -9,8 +9,8 @@ namespace autopatch {
 /// Partial AUROC and AUPRO go up to this false-positive rate.
 constexpr double kMaxFalsePositiveRate = 0.3;
 
-/// Length of the axis of false positives up to `limit` along which a positive counts as found, on
-/// average over those that tie with the negatives from `before` to `after`.
+/// Length of the false-positive axis, up to `limit`, over which a positive counts as found: the
+/// average over positives that tie with the negatives from `before` to `after`.
 AUTOPATCH_ALSO_ON_DEVICE inline double found_along(double before, double after, double limit) {
   if (after <= limit) return limit - (before + after) / 2;
   if (before >= limit) return 0;

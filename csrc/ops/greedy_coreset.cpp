@@ -18,7 +18,7 @@
 namespace autopatch {
 namespace {
 
-constexpr float kPicked = -1.0f;  // below every distance: a picked row is never farthest again
+constexpr float kPicked = -1.0f;  // below every distance, so a picked row is never picked again
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Approximate number of rows that a round updates. Fewer mean more rounds; more keep rows active
@@ -26,12 +26,12 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kCandidates = 4096;
 // Approximate size of the sample of rows from which the bound of a round is chosen.
 constexpr std::int64_t kSample = 2048;
-// Picks that a panel of rows is screened against at a time. Fewer mean more calls; with more, the
-// distances used for screening lag behind.
+// Number of picks that a panel of rows is screened against at a time. Fewer mean more calls; more
+// mean that screening uses older, larger distances.
 constexpr std::int64_t kPicksAtOnce = 16;
 static_assert(kPicksAtOnce % kScreenQueries == 0, "whole groups of picks");
 
-// Row offsets and least values of picks with which a row always or never survives. Products of
+// Row offsets, and least values of picks, for which a row always or never survives. Products of
 // codes stay within 2^28.
 constexpr std::int32_t kAlways = 1 << 29;
 constexpr std::int32_t kNever = std::numeric_limits<std::int32_t>::max();
@@ -76,7 +76,7 @@ class RowCodes {
     __builtin_prefetch(codes(row) + width_ - 1);
   }
   float error(std::int64_t row) const { return errors_[index(row)]; }
-  /// The largest error of a row, not counting outliers.
+  /// The largest error of a row, excluding outliers.
   double largest_usual_error() const { return largest_usual_error_; }
 
   std::int32_t squared_norm(std::int64_t row) const { return squared_norms_[index(row)]; }
@@ -90,7 +90,7 @@ class RowCodes {
   std::vector<std::int32_t> squared_norms_;  // of codes
 };
 
-/// Lays out the codes of a row, raised by 128, at its place in a panel.
+/// Writes the codes of a row, plus 128, to its place in a panel.
 void lay_out(const std::int8_t* codes, std::int64_t width, std::int64_t place,
              std::uint8_t* panel) {
   for (std::int64_t d = 0; d < width; d += 4) {
@@ -134,7 +134,7 @@ struct Scratch {
   std::vector<std::int16_t> workspace;
   std::int64_t count = 0;
   std::vector<CoresetPair> pairs;
-  std::vector<std::uint8_t> places;  // in the panel, of the rows of pairs
+  std::vector<std::uint8_t> places;  // places in the panel of the pairs' rows
   std::vector<float> distances;
 };
 
@@ -196,8 +196,8 @@ class Coreset {
     ++num_picks_;
   }
 
-  /// Chooses a bound, collects the rows above it and returns it. Finds no rows if all rows equal
-  /// picks.
+  /// Chooses a bound, collects the rows above it and returns the bound. Collects none if all rows
+  /// equal picks.
   float find_candidates() {
     sample_.clear();
     const std::int64_t stride = std::max<std::int64_t>(num_rows_ / kSample, 1);
@@ -207,7 +207,7 @@ class Coreset {
     std::nth_element(sample_.begin(), middle, sample_.end(), std::greater<>());
     float bound = std::max(*middle, 0.0f);
     find_above(bound);
-    if (candidates_.empty()) {  // as where many are equal
+    if (candidates_.empty()) {  // possible if many distances are equal
       const float largest = *std::max_element(nearest_.begin(), nearest_.end());
       if (largest > 0.0f) {
         bound = std::nextafter(largest, 0.0f);
@@ -245,7 +245,7 @@ class Coreset {
     });
   }
 
-  /// Sorts candidates by the number of picks they have seen, so that rows of a panel missed the
+  /// Sorts candidates by the number of picks they have seen, so that the rows of a panel need the
   /// same picks.
   void sort_candidates() {
     places_.assign(index(num_picks_ / kPanelRows + 2), 0);
@@ -298,7 +298,7 @@ class Coreset {
     return false;
   }
 
-  /// The rows that are left equal picks, or none are left.
+  /// Picks the remaining rows, which all equal earlier picks.
   void pick_rest() {
     radii_[num_picks_ - 1] = 0.0f;
     for (std::int64_t row = 0; num_picks_ < count_; ++row) {
@@ -326,8 +326,8 @@ class Coreset {
     panel.largest = *std::max_element(panel.nearest, panel.nearest + kPanelRows);
   }
 
-  /// Sets the distance of a row and, with codes c, half of what |c|^2 - 2 c.d + |d|^2 may be of a
-  /// pick with codes d that is nearer, less |c|^2.
+  /// Sets the distance of a row. If there are codes, also sets its offset: half of (b - |c|^2),
+  /// where c are the codes of the row and b bounds |c - d|^2 for the codes d of a nearer pick.
   void set_nearest(Panel& panel, std::int64_t place, float nearest) const {
     panel.nearest[place] = nearest;
     if (codes_ == nullptr) return;
@@ -342,7 +342,7 @@ class Coreset {
     panel.offsets[place] = half < kAlways ? static_cast<std::int32_t>(half) : kAlways;
   }
 
-  /// Lowers the distances of a panel to those to the picks it has not seen.
+  /// Lowers the distances of a panel by measuring the picks it has not seen.
   void update(Panel& panel, const std::uint8_t* codes, Scratch& scratch) const {
     while (panel.num_seen < num_picks_) {
       const std::int64_t first = panel.num_seen / kScreenQueries * kScreenQueries;
@@ -354,7 +354,7 @@ class Coreset {
     panel.largest = *std::max_element(panel.nearest, panel.nearest + kPanelRows);
   }
 
-  /// Lists the pairs of a row and a pick that may be nearer to it than any pick measured so far.
+  /// Lists the pairs of a row and a pick that may be nearer than all picks measured so far.
   void list_survivors(const Panel& panel, const std::uint8_t* codes, std::int64_t first,
                       std::int64_t last, Scratch& scratch) const {
     std::uint64_t survivors[kPicksAtOnce];
@@ -407,13 +407,13 @@ class Coreset {
   const int num_threads_;
   const RowCodes* const codes_;  // or null
   const std::int64_t width_;     // 0 without codes
-  // A computed squared distance falls short of the exact one by the roundings of a difference,
-  // twice for its square, of the square and of the sums, together less than a share `lost_`;
-  // squares that vanish are less than `vanished_` together.
+  // A computed squared distance may be below the exact one: by less than a share `lost_` due to the
+  // roundings of differences (twice, as they are squared), squares and sums, and by less than
+  // `vanished_` due to underflowing squares.
   const double lost_;
   const double vanished_;
-  double error_of_picks_ = 0;  // but of those that survive always
-  double squared_steps_ = 0;   // of 1 in units of the squared scale, and a rounding
+  double error_of_picks_ = 0;  // bound for all picks except outliers
+  double squared_steps_ = 0;   // 1 / scale^2, rounded up
 
   std::int64_t num_picks_ = 0;
   std::int64_t* const indices_;
@@ -421,8 +421,8 @@ class Coreset {
   std::vector<std::int8_t> pick_codes_;
   std::vector<std::int32_t> least_;  // of picks; see `Panel`
 
-  std::vector<float> nearest_;          // squared distances of rows to the nearest
-  std::vector<std::int32_t> num_seen_;  // of so many picks
+  std::vector<float> nearest_;          // squared distance of each row to the nearest
+  std::vector<std::int32_t> num_seen_;  // of this many first picks
   std::vector<float> sample_;
   std::vector<std::int32_t> candidates_;
   std::vector<std::int64_t> places_;

@@ -6,47 +6,46 @@
 
 namespace autopatch {
 
-/// Greedy k-center: `start` first, then always the row farthest from those picked; ties go to the
-/// lowest index, no row is picked twice.
+/// Greedy k-center: picks `start`, then always the row farthest from all picks. Ties go to the
+/// lowest index; no row is picked twice.
 ///
 /// features [num_rows, dim], contiguous and finite; 1 <= count <= num_rows < 2^31. `radii[i]` is
 /// the distance from the first i + 1 picks to the row farthest from them. A squared distance is a
-/// float32 sum of squared differences in one order, whatever the ISA level: sixteen running sums,
-/// feature d goes to sum d mod 16, then sums j and j + 8, j + 4, j + 2, j + 1 are added in turn;
-/// nothing is contracted.
+/// float32 sum of squared differences, in the same order on every ISA level: feature d is added to
+/// running sum d mod 16 of sixteen; then sums j and j + 8, j + 4, j + 2, j + 1 are added in turn.
+/// Operations are never contracted.
 ///
-/// With a `coding` (or null) most of these distances are not computed, because 8-bit codes prove
-/// that they are no smaller than one known. All codes have one scale. Clamping to their box brings
-/// no two vectors farther apart, so with the codes c and d of a row and a pick, I = |c - d|^2, an
-/// integer known exactly, and errors as in codes.hpp
+/// If `coding` is not null, 8-bit codes prove that most distances cannot be the smallest of a row,
+/// and these are not computed. All codes have the same scale. Clamping to their box never increases
+/// distances. For the codes c of a row and d of a pick, with the exact integer I = |c - d|^2 and
+/// errors as in codes.hpp,
 ///
 ///     distance(row, pick) <= sqrt(T)  implies  scale * sqrt(I) <= sqrt(T) + error_row +
 ///     error_pick.
 ///
-/// T is the smallest squared distance known of the row, raised by what the float32 sum of the other
-/// may have lost by rounding. Errors of picks are replaced by one bound of them all; the few picks
-/// beyond it, outliers, are measured against every row.
+/// T is the smallest known squared distance of the row, plus what the float32 sum for the new pick
+/// may lose by rounding. One bound replaces the errors of all picks; the few picks with larger
+/// errors (outliers) are measured against every row.
 ///
-/// Takes at most as much memory as `coreset_width_within` says, beside scratch memory for 64 rows a
-/// thread.
+/// Uses the memory stated at `coreset_width_within`, plus scratch memory for 64 rows per thread.
 void greedy_coreset_cpu(const float* features, std::int64_t num_rows, std::int64_t dim,
                         std::int64_t count, std::int64_t start, const Coding* coding,
                         std::int64_t* indices, float* radii, int num_threads);
 
-/// The most codes a row with which `greedy_coreset_cpu` takes no more than `bytes`: 2 * width + 52
-/// bytes a row, width + 4 a pick.
+/// Largest number of codes per row (width) with which `greedy_coreset_cpu` uses at most `bytes`. It
+/// uses 2 * width + 52 bytes per row, and width + 4 per pick.
 constexpr std::int64_t coreset_width_within(std::int64_t bytes, std::int64_t num_rows,
                                             std::int64_t count) {
   return (bytes - 52 * num_rows - 4 * count) / (2 * num_rows + count);
 }
 
-/// Columns of the largest matrix on a CUDA device: one pick has to fit a block's shared memory.
+/// Maximum number of columns on a CUDA device: one pick must fit in a block's shared memory.
 constexpr std::int64_t kMaxCudaColumns = 16384;
 
-/// The same on a CUDA device, queued on `stream`, by 8-bit codes of every feature (see
-/// ops/cuda/greedy_coreset.cu). `center` [dim] and `inverse_scale` [1] on the device choose the
-/// codes: they decide about speed alone. `workspace` has as many bytes as
-/// `greedy_coreset_cuda_workspace` says for the current device.
+/// The same on a CUDA device, queued on `stream`, with 8-bit codes of every feature (see
+/// ops/cuda/greedy_coreset.cu). `center` [dim] and `inverse_scale` [1], on the device, define the
+/// codes; they affect only the speed. `workspace` holds `greedy_coreset_cuda_workspace` bytes for
+/// the current device.
 void greedy_coreset_cuda(const float* features, std::int64_t num_rows, std::int64_t dim,
                          std::int64_t count, std::int64_t start, const float* center,
                          const float* inverse_scale, void* workspace, std::int64_t* indices,

@@ -10,7 +10,7 @@
 namespace autopatch {
 namespace {
 
-// Minimum number of bins for a key, if the cell is wide enough. With fewer, more scores fall into
+// Minimum number of bins per key, if the cell is wide enough. With fewer, more scores fall into
 // marked bins; with more, the marks no longer fit in the caches.
 constexpr std::uint64_t kBinsOfKey = 16;
 constexpr std::uint32_t kBinsOfWord = 32;

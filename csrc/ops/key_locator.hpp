@@ -9,13 +9,13 @@
 
 namespace autopatch {
 
-/// Finds scores of 4 or 8 bytes among distinct keys (score_key.hpp).
+/// Finds the positions of 4- or 8-byte scores among distinct keys (score_key.hpp).
 template <typename Format>
 class KeyLocator {
  public:
   using Bits = typename Format::Bits;
 
-  /// `keys` are distinct, rising, at least one and at most 2^20, and none is that of a NaN.
+  /// `keys` are distinct and ascending, 1 to 2^20 of them, without keys of NaN.
   explicit KeyLocator(std::vector<Bits> keys);
   KeyLocator(const KeyLocator&) = delete;  // the table points into it
   KeyLocator& operator=(const KeyLocator&) = delete;
@@ -24,7 +24,7 @@ class KeyLocator {
   Bits first_key() const { return table_.lowest + 1; }
   Bits last_key() const { return table_.highest - 1; }
 
-  /// See `LocateScores`, for the active ISA level at construction.
+  /// See `LocateScores`. Uses the ISA level that was active at construction.
   bool locate(const Bits* scores, int count, std::uint32_t* slots) const {
     return kernel_(table_, scores, count, slots);
   }

@@ -20,11 +20,11 @@ namespace autopatch {
 namespace {
 
 constexpr std::int64_t kMaxBlock = 256;  // queries a thread takes at a time
-constexpr std::int64_t kMaxWarm = 32;    // neighbors that are looked for in the own cluster first
+constexpr std::int64_t kMaxWarm = 32;    // up to this k, the nearest cluster is searched first
 constexpr std::int32_t kAll = -(1 << 29);
 constexpr std::int32_t kNone = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kCacheLine = 64;
-constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; what follows the processor guesses
+constexpr std::int64_t kPrefetched = 1024;  // bytes of a row; the hardware prefetches the rest
 
 /// The nearest rows of a query found so far, ordered by distance, then by row.
 class NearestList {
@@ -100,9 +100,9 @@ class ScreenedSearch {
   NearestList list(std::int64_t q) const { return {distances_ + q * k_, indices_ + q * k_, k_}; }
   float farthest(std::int64_t q) const { return list(q).farthest(); }
 
-  /// What a row's value must reach to be worth a look, from the inequality in screen.hpp with
-  /// |c_q - c_r|^2 = |c_q|^2 - 2 value', value' = c_q . c_r - |c_r|^2 / 2. The codes of a panel are
-  /// raised by 128, its offset is rounded up and `farthest` is rounded itself.
+  /// The least value with which a row may be near enough, from the inequality in screen.hpp with
+  /// |c_q - c_r|^2 = |c_q|^2 - 2 value', value' = c_q . c_r - |c_r|^2 / 2. Allows for the 128 added
+  /// to the codes of a panel, the rounding up of its offsets, and the rounding of `farthest`.
   std::int32_t least_value(std::int64_t q, const ScreenSegment& segment) const {
     const float farthest_found = farthest(q);
     const Code& code = code_[index(q)];
@@ -118,7 +118,7 @@ class ScreenedSearch {
     const double least =
         (static_cast<double>(code.squared_norm) - radius * radius * (1 + 1e-12)) / 2 +
         128.0 * static_cast<double>(code.sum) - 1;
-    if (!(least > kAll)) return kAll;  // NaN too
+    if (!(least > kAll)) return kAll;  // also if NaN
     return static_cast<std::int32_t>(std::min(std::floor(least), static_cast<double>(kNone)));
   }
 
@@ -153,8 +153,8 @@ class ScreenedSearch {
     }
   }
 
-  /// Searches the rows of the query's own pivot first, so that `farthest` prunes from the first
-  /// panel on.
+  /// Searches the rows of the query's nearest pivot, so that `farthest` prunes from the first panel
+  /// on.
   void search_own_clusters() {
     const std::int64_t width = header_.width;
     std::vector<std::int64_t> pivots(index(padded_));
@@ -273,7 +273,7 @@ class ScreenedSearch {
   std::int64_t* indices_ = nullptr;
   Coordinates coordinates_;
   std::vector<std::int8_t> codes_;    // [padded, width]
-  std::vector<std::int16_t> packed_;  // the same as the kernels take them
+  std::vector<std::int16_t> packed_;  // the same in the layout of the kernels
   std::vector<Code> code_;
   std::vector<std::int32_t> least_;
   std::vector<std::uint64_t> survivors_;
@@ -286,7 +286,7 @@ class ScreenedSearch {
 /// Searches all rows of the bank for one query.
 void search_all(const float* query, const float* bank, std::int64_t num_rows, std::int64_t dim,
                 NearestList nearest) {
-  constexpr std::int64_t kRows = 64;  // at a time
+  constexpr std::int64_t kRows = 64;  // rows measured at a time
   const SquaredDistances distances_to = AUTOPATCH_KERNEL(squared_distances);
   std::int64_t rows[kRows];
   float distances[kRows];

@@ -7,22 +7,22 @@ namespace autopatch {
 /// k nearest rows of `bank` for every row of `queries` by squared Euclidean distance.
 ///
 /// All arrays are contiguous and row-major: queries [num_queries, dim], bank [num_rows, dim],
-/// distances and indices [num_queries, k], 1 <= k <= num_rows. `screen` is the bank's, as
-/// `build_screen` made it, or null to compute every distance. Distances are sums of squared
-/// differences in float32, ascending; equal distances are ordered by row index. The sum of a pair
-/// does not depend on where the pair stands, so identical rows have identical distances. Throws
-/// std::invalid_argument where a query has fewer than k finite distances.
+/// distances and indices [num_queries, k], 1 <= k <= num_rows. `screen` is the bank's screen from
+/// `build_screen`, or null to compute every distance. Distances are sums of squared differences in
+/// float32, ascending; equal distances are ordered by row index. The sum of a pair does not depend
+/// on its position, so identical rows have identical distances. Throws std::invalid_argument if a
+/// query has fewer than k finite distances.
 void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const float* bank,
                            std::int64_t num_rows, std::int64_t dim, const void* screen,
                            std::int64_t k, float* distances, std::int64_t* indices,
                            int num_threads);
 
-/// The most neighbors that a CUDA device finds by a screen: one for each lane of a warp.
+/// Maximum number of neighbors in a screened search on a CUDA device: one for each lane of a warp.
 constexpr std::int64_t kMaxScreenedNeighbors = 32;
 
 /// The same on a CUDA device, queued on `stream`; indices of queries with fewer than k finite
-/// distances are -1. `screen` is the bank's of `build_screen_cuda`, or null to compute every
-/// distance, as is done for k > kMaxScreenedNeighbors too; with a screen there is a `workspace`.
+/// distances are -1. `screen` is the bank's screen from `build_screen_cuda`, or null to compute
+/// every distance; it is not used for k > kMaxScreenedNeighbors. A screen requires a `workspace`.
 void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, const float* bank,
                             std::int64_t num_rows, std::int64_t dim, const void* screen,
                             void* workspace, std::int64_t k, float* distances,
@@ -32,9 +32,10 @@ void nearest_neighbors_cuda(const float* queries, std::int64_t num_queries, cons
 std::int64_t nearest_neighbors_cuda_workspace(std::int64_t num_queries, std::int64_t num_rows,
                                               std::int64_t dim);
 
-/// A float16 picture of a bank that tells which rows cannot be near a query; see
-/// ops/cuda/nearest_neighbors.cu. `center` [dim], `scale` [1] and `order` [num_rows], of all rows,
-/// those of like norm side by side, lie on the device and decide about speed alone.
+/// Builds a float16 approximation of a bank that rules out rows that cannot be near a query; see
+/// ops/cuda/nearest_neighbors.cu. `center` [dim], `scale` [1] and `order` [num_rows] are on the
+/// device and affect only the speed. `order` is a permutation of all rows, with rows of similar
+/// norm side by side.
 void build_screen_cuda(const float* bank, std::int64_t num_rows, std::int64_t dim,
                        const std::int64_t* order, const float* center, const float* scale,
                        void* screen, std::uintptr_t stream);
@@ -43,7 +44,7 @@ std::int64_t screen_bytes_cuda(std::int64_t num_rows, std::int64_t dim);
 
 enum class GroupMaximaMethod { mma, wgmma };
 
-/// One of the kernels that screen, see ops/cuda/group_maxima.hpp; arrays are float16.
+/// Runs one of the screening kernels, see ops/cuda/group_maxima.hpp. Arrays are float16.
 void group_maxima_cuda(const void* queries, const void* bank, const float* half_norms,
                        std::int64_t num_queries, std::int64_t num_rows, std::int64_t depth,
                        GroupMaximaMethod method, float* maxima, std::uintptr_t stream);

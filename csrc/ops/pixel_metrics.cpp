@@ -1,7 +1,7 @@
-// The curves change direction only at the scores of anomalous ("positive") pixels. Between two such
-// scores the number of true positives is constant: precision is not sampled there, and the ROC and
-// per-region overlap curves are straight lines. So it is enough to sort the few positives and to
-// count the normal ("negative") pixels between and at their distinct scores.
+// The curves bend only at the scores of anomalous ("positive") pixels. Between two such scores the
+// number of true positives is constant: precision is not sampled there, and the ROC and per-region
+// overlap curves are straight lines. So it is enough to sort the few positives and to count the
+// normal ("negative") pixels between and at their distinct scores.
 
 #include "ops/pixel_metrics.hpp"
 
@@ -25,7 +25,7 @@
 namespace autopatch {
 namespace {
 
-// Distinct scores of positives processed together. Their data takes less than 64 MiB.
+// Maximum number of distinct scores processed together. Their data takes less than 64 MiB.
 constexpr std::size_t kMostKeys = std::size_t{1} << 19;
 
 /// Scores and masks of all images, concatenated.
@@ -36,7 +36,7 @@ struct Images {
   std::size_t count;
   std::uint32_t height;
   std::uint32_t width;
-  const std::int32_t* types;  // -1 for a normal one
+  const std::int32_t* types;  // -1 for a normal image
 
   std::size_t size() const { return std::size_t{height} * width; }  // of one
   std::size_t num_pixels() const { return count * size(); }
@@ -112,7 +112,7 @@ void sort_distinct(std::vector<Bits>& keys) {
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
 }
 
-/// The first distinct keys of positives from `first` on, at most kMostKeys.
+/// The next distinct keys of positives, from `first` on, at most kMostKeys.
 template <typename Format, typename Bits = typename Format::Bits>
 std::vector<Bits> next_keys(const Images<Format>& images, const std::vector<Regions>& regions,
                             Bits first) {
@@ -141,8 +141,8 @@ std::vector<Bits> next_keys(const Images<Format>& images, const std::vector<Regi
 
 /// Contributions of one pixel of a region.
 struct Share {
-  double weight;   // in rwAP
-  double overlap;  // to the mean over regions of the part of a region that is found
+  double weight;   // weight in rwAP
+  double overlap;  // contribution to the mean overlap of the regions
 };
 
 /// Shares of the regions of all images, in order.
@@ -198,7 +198,7 @@ struct Positives {
   }
 };
 
-/// Areas under all curves, from the distinct scores of positives in falling order.
+/// Areas under all curves, from the distinct scores of positives in descending order.
 class Curves {
  public:
   Curves(double num_positives, double num_negatives)
@@ -206,8 +206,8 @@ class Curves {
         num_negatives_(num_negatives),
         limit_(kMaxFalsePositiveRate * num_negatives) {}
 
-  /// Adds the next score, which `tied` pixels share. `between` negatives lie between it and the
-  /// score before.
+  /// Adds the next score, shared by `tied` pixels. `between` negatives lie between it and the
+  /// previous score.
   void add(std::uint32_t between, std::uint32_t tied, const Positives& positives) {
     const double count = positives.count;
     const double untied = false_positives_ + between;
@@ -247,13 +247,13 @@ class Curves {
  private:
   double num_positives_;
   double num_negatives_;
-  double limit_;  // of false positives
+  double limit_;  // maximum number of false positives
   double true_positives_ = 0;
   double false_positives_ = 0;
   Sum weight_;
-  Sum precision_;  // over positives, at the threshold of each
+  Sum precision_;  // sum over positives of the precision at their scores
   Sum weighted_precision_;
-  Sum found_;  // over positives, `found_along`
+  Sum found_;  // sum over positives of `found_along`
   Sum found_to_limit_;
   Sum overlap_to_limit_;
 };

@@ -39,7 +39,7 @@ void run_workers(std::size_t num_workers, const Task& task) {
                [&](std::int64_t worker) { task(static_cast<std::size_t>(worker)); });
 }
 
-/// Counts the scores in each slot of a locator. Returns an empty vector if a score is NaN. Takes at
+/// Counts the scores in each slot of a locator. Returns an empty vector if a score is NaN. Uses at
 /// most 32 MiB. One of the threads calls `meanwhile` before it counts.
 template <typename Format, typename Task>
 std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std::size_t count,
@@ -47,12 +47,12 @@ std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std:
                                        const Task& meanwhile) {
   const std::size_t num_slots = 2 * locator.num_keys() + 1;
   constexpr std::size_t kMostSlots = (std::size_t{1} << 25) / sizeof(std::uint32_t);
-  // With more slots than scores, clearing and adding them would cost more than the counting.
+  // With more slots than scores, clearing and adding them would cost more than counting.
   const std::size_t num_workers = std::clamp<std::size_t>(std::min(count, kMostSlots) / num_slots,
                                                           1, static_cast<std::size_t>(num_threads));
   std::vector<std::vector<std::uint32_t>> counts(num_workers);
-  // Allocated here, because memory that a thread allocates stays reserved for that thread, and
-  // other threads may count the next time.
+  // Allocated here: memory that a worker thread allocates stays reserved for it, and other workers
+  // may count the next time.
   for (std::vector<std::uint32_t>& of_worker : counts) of_worker.reserve(num_slots);
   std::atomic<bool> has_nan{false};
   Ranges ranges(count);
@@ -89,8 +89,8 @@ std::vector<std::uint32_t> count_keys(const typename Format::Bits* scores, std::
   constexpr std::size_t kNumValues = std::size_t{1} << (8 * sizeof(Bits));
   // Adjacent scores are often equal. Separate tables avoid waiting for the previous increment.
   constexpr std::size_t kTables = 4;
-  constexpr std::size_t kMostWorkers = 32;  // whose tables take 32 MiB at most
-  // With more entries than scores, clearing and adding them would cost more than the counting.
+  constexpr std::size_t kMostWorkers = 32;  // their tables take at most 32 MiB
+  // With more entries than scores, clearing and adding them would cost more than counting.
   const std::size_t num_workers =
       std::clamp<std::size_t>(count / (kTables * kNumValues), 1,
                               std::min(static_cast<std::size_t>(num_threads), kMostWorkers));

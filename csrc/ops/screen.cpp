@@ -19,8 +19,8 @@ namespace autopatch {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6e65657263735041U;
-constexpr std::int64_t kBlock = 64;          // vectors a thread takes at a time
-constexpr double kSegmentRatio = 2;          // of the scales of successive segments
+constexpr std::int64_t kBlock = 64;          // vectors that a thread processes at a time
+constexpr double kSegmentRatio = 2;          // ratio of the scales of successive segments
 constexpr std::int32_t kNever = -(1 << 30);  // offset of a slot without a row
 
 std::int64_t max_slots(std::int64_t num_rows) {
@@ -33,7 +33,7 @@ std::int64_t pivots_for(std::int64_t num_rows) {
   return kPanelRows * std::clamp<std::int64_t>(std::llround(panels), 1, 8);
 }
 
-/// Lays [64, width] codes of one panel out as [width / 4][64][4], in place.
+/// Rearranges the [64, width] codes of a panel to [width / 4][64][4], in place.
 void lay_out_panel(std::uint8_t* codes, std::int64_t width) {
   const std::vector<std::uint8_t> rows(codes, codes + kPanelRows * width);
   for (std::int64_t r = 0; r < kPanelRows; ++r) {
@@ -48,7 +48,7 @@ struct Placement {
   std::int32_t pivot;
 };
 
-/// The first segment whose box holds the coordinates, the last one if none does.
+/// The first segment whose box holds the coordinates; the last segment if none does.
 std::int32_t segment_of(const float* coordinates, std::int64_t width, double error, double scale) {
   const double magnitude = magnitude_of(coordinates, width);
   if (scale > 0 && std::isfinite(error)) {
@@ -67,7 +67,7 @@ void parallel_blocks(std::int64_t count, int num_threads, const Range& range) {
 }
 
 std::uint64_t hash_of(const float* row, std::int64_t dim) {
-  constexpr int kLanes = 4;  // of two features each; they do not wait for each other
+  constexpr int kLanes = 4;  // independent lanes of two features each
   constexpr std::int64_t kPair = 2;
   constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15U;
   std::uint64_t lanes[kLanes] = {};
@@ -86,18 +86,18 @@ std::uint64_t hash_of(const float* row, std::int64_t dim) {
   return hash;
 }
 
-/// Fills `twins` as ScreenView says and returns the rows without an identical one before them. Rows
-/// whose hashes differ count as different.
+/// Fills `twins` (see ScreenView) and returns the rows that have no identical row before them. Rows
+/// with different hashes count as different.
 std::vector<std::int32_t> find_twins(const float* bank, std::int64_t num_rows, std::int64_t dim,
                                      const std::vector<std::uint64_t>& hashes,
                                      std::int32_t* twins) {
-  // At most this many different rows with one hash are compared; further ones count as different.
+  // Maximum number of compared rows with the same hash; further rows count as different.
   constexpr int kMostCompared = 8;
   // Only the highest bits of a product depend on all bits of its factors.
   int place_bits = 1;
   while ((std::size_t{1} << place_bits) < hashes.size() + hashes.size() / 2) ++place_bits;
   const std::size_t mask = (std::size_t{1} << place_bits) - 1;
-  std::vector<std::int32_t> latest(mask + 1, -1);  // of identical rows, by their hash
+  std::vector<std::int32_t> latest(mask + 1, -1);  // last of identical rows, by hash
   std::vector<std::int32_t> firsts;
   std::fill(twins, twins + num_rows, -1);
   for (std::int32_t row = 0; row < num_rows; ++row) {
@@ -155,8 +155,8 @@ ScreenHeader header_of(std::int64_t num_rows, std::int64_t dim, std::int64_t wid
   return header;
 }
 
-/// Moves record `rows[t]` of `records`, of `size` bytes each, to place t, for every t in [0, count)
-/// with rows[t] >= 0; in place, since a copy might be large.
+/// Moves record `rows[t]` of `records`, each of `size` bytes, to place t for every t in [0, count)
+/// with rows[t] >= 0. Works in place, since a copy might be large.
 void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
              std::int64_t count) {
   const auto bytes = index(size);
@@ -177,7 +177,7 @@ void permute(std::uint8_t* records, std::int64_t size, const std::int32_t* rows,
       to = from;
     }
   };
-  // First the chains, which start at places that no record moves out of. Only cycles remain then.
+  // First the chains, which start at places whose records do not move. Then only cycles remain.
   for (std::int64_t place = 0; place < count; ++place) {
     if (is_source[index(place)] == 0) fill_from(place);
   }
@@ -213,7 +213,7 @@ bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, st
     return false;
   }
   if (screen_bytes(num_rows, dim, header.width, is_projected) != bytes) return false;
-  // Check everything used as a position, except `rows` and `twins`, which are checked when used.
+  // Check everything used as a position, except `rows` and `twins`, which are checked on use.
   const std::int64_t slots = max_slots(num_rows);
   for (const ScreenSegment& segment : header.segments) {
     if (segment.first_panel < 0 || segment.last_panel < segment.first_panel ||
@@ -294,7 +294,7 @@ class ScreenBuilder {
       for (std::int64_t i = first; i < last; ++i) {
         const float* u = block.values.data() + (i - first) * width_;
         const double error = block.error[index(i - first)];
-        // There are no more coordinates than features. Without a bound, all coordinates are zero.
+        // There are no more coordinates than features. Coordinates without an error bound are zero.
         hashes_[index(i)] =
             std::isfinite(error) ? hash_of(u, width_) : hash_of(bank_ + i * dim_, dim_);
         const std::int32_t segment = segment_of(u, width_, error, scale_);

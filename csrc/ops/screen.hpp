@@ -6,17 +6,18 @@
 
 namespace autopatch {
 
-/// An 8-bit approximation of a bank. It proves which rows cannot be near a query, and needs far
+/// An 8-bit approximation of a bank. It rules out rows that cannot be near a query, and needs far
 /// fewer bytes and operations than the bank itself.
 ///
 /// Rows have codes c (see codes.hpp); a query is clamped to the box of the codes first. With
 /// I = |c_query - c_row|^2, an integer known exactly from 8-bit products,
 ///
 ///     distance(query, row) <= sqrt(T)  implies
-///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2):
+///     scale * sqrt(I) <= error_query + sqrt((sqrt(T) + error_row)^2 - clamped_query^2).
 ///
-/// a point of the box is at least as far from the clamped query, and by Pythagoras `clamped_query`
-/// farther from the query itself. Whatever fails this is farther than T.
+/// For any point of the box, the squared distance to the query is at least the squared distance to
+/// the clamped query plus clamped_query^2 (Pythagoras). A row that violates the inequality has a
+/// squared distance above T.
 ///
 /// Rows are stored in slots, ordered by segment and, within the first segment, by nearest pivot. Of
 /// identical rows only the first has a slot. Each segment has its own scale, so that a few outliers
@@ -24,28 +25,28 @@ namespace autopatch {
 /// never screened out. Slots are padded to whole panels.
 struct ScreenSegment {
   std::int64_t first_panel;
-  std::int64_t last_panel;  // behind the segment
+  std::int64_t last_panel;  // one past the segment's last panel
   double scale;             // 0: nothing is screened out
-  double error;             // of any row of the segment
+  double error;             // bound for every row of the segment
 };
 
 constexpr std::int64_t kScreenSegments = 16;
 
-/// At the front of the memory of a screen; arrays follow as `ScreenView` says.
+/// Header at the start of a screen's memory; the arrays of `ScreenView` follow.
 struct ScreenHeader {
   std::uint64_t magic;
   std::int64_t num_rows;
   std::int64_t dim;
   std::int64_t width;
   std::int64_t num_panels;
-  std::int64_t num_pivots;  // whole panels of them
+  std::int64_t num_pivots;  // a multiple of the panel size
   std::int64_t is_projected;
-  double basis_error;  // bound of |V'V - 1|
-  double norm_center;  // taken from the last coordinate of a projection
+  double basis_error;  // bound of |V'V - I|
+  double norm_center;  // subtracted from the last coordinate if projected
   ScreenSegment segments[kScreenSegments];
 };
 
-/// The parts of a screen in one piece of memory.
+/// The parts of a screen, in one block of memory.
 struct ScreenView {
   ScreenHeader* header;
   float* mean;                  // [dim]
@@ -53,8 +54,8 @@ struct ScreenView {
   std::int64_t* pivot_starts;   // [num_pivots + 1] slots
   std::int32_t* pivot_offsets;  // [num_pivots]
   std::uint8_t* pivot_codes;    // panels
-  std::int32_t* rows;           // [slots] rows of the bank; of identical ones the first
-  std::int32_t* twins;          // [num_rows] the next row found to be identical, or -1
+  std::int32_t* rows;           // [slots] rows of the bank; the first of identical rows
+  std::int32_t* twins;          // [num_rows] next identical row, or -1
   std::int32_t* offsets;        // [slots] -|c|^2 / 2 rounded up, very low for padding
   std::uint8_t* codes;          // panels, of codes + 128
 };
@@ -67,16 +68,16 @@ ScreenView view_screen(const void* memory);
 std::int64_t screen_bytes(std::int64_t num_rows, std::int64_t dim, std::int64_t width,
                           bool is_projected);
 
-/// Whether `memory` of `bytes` holds the screen of a bank of that shape. If so, a search with it
-/// accesses no memory out of bounds, even if its contents were altered.
+/// Whether `memory` of `bytes` holds a screen for a bank of this shape. If so, a search with it
+/// never accesses memory out of bounds, even if its contents were altered.
 bool is_screen(const void* memory, std::int64_t bytes, std::int64_t num_rows, std::int64_t dim);
 
-/// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` [dim, width] or null.
+/// Fills `memory` with the screen of `bank` [num_rows, dim]. `basis` is [dim, width] or null.
 void build_screen(const float* bank, std::int64_t num_rows, std::int64_t dim, const float* mean,
                   const float* basis, std::int64_t width, double basis_error, void* memory,
                   int num_threads);
 
-/// How the vectors of a screen become codes.
+/// The coding of a screen.
 Coding coding_of(const ScreenView& screen);
 
 /// The nearest pivot of each of `count` query codes [count, width], `count` a multiple of

@@ -21,7 +21,7 @@ def search_arguments(textures, tmp_path):
 
 @dataclass
 class Searched:
-    """A run folder, and what the search printed."""
+    """A run folder, and the output of the search."""
 
     run: Path
     out: str
@@ -29,14 +29,14 @@ class Searched:
 
 @pytest.fixture(scope="session")
 def searches(tmp_path_factory):
-    """The search of `search_arguments`, once a test has asked for it."""
+    """The search of `search_arguments`, run when a test first needs it."""
     return tmp_path_factory.mktemp("searched"), []
 
 
 @pytest.fixture
 def searched(autopatch, search_arguments, searches, tmp_path):
-    """What `search_arguments` give, made once for all tests: `tmp_path / "run"` is a copy. It knows
-    its images by a relative path, which is that of the copy too."""
+    """A copy, at `tmp_path / "run"`, of the search of `search_arguments`, which runs once for all
+    tests. It refers to its images by a relative path, which is valid for the copy too."""
     folder, made = searches
     if not made:
         code, out, err = autopatch(*search_arguments[:-1], folder / "run")

@@ -1,4 +1,4 @@
-"""Messages name arguments: in Python as they are, on the command line as its options."""
+"""Messages name arguments in Python, and options on the command line."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The commands on small drawn textures, one after the other as a user would."""
+"""The commands on small drawn textures, in the order in which a user would run them."""
 
 import csv
 import json
@@ -183,7 +183,7 @@ def test_notes_of_the_package_are_printed(autopatch, search_arguments, tmp_path)
     assert err == ""
     code, out, _ = autopatch("fit", tmp_path / "run")
     assert code == 0
-    assert "of best validation rwAP" in out
+    assert "with the best validation rwAP" in out
 
 
 def test_failed_candidates_are_noted(autopatch, search_arguments, monkeypatch, tmp_path):
@@ -277,7 +277,7 @@ def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures,
         code, _, err = autopatch(*command)
         assert code == 2
         assert err.count("\n") == 1
-        assert f"{data}: the data set of {run} is not there; give --data" in err
+        assert f"{data}: the data set of {run} is missing; give --data" in err
         code, _, err = autopatch(*command, "--data", images)
         assert code == 0, err
     moved = weights.rename(tmp_path / "moved.safetensors")
@@ -285,7 +285,7 @@ def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures,
     code, _, err = autopatch(*arguments)
     assert code == 2
     assert err.count("\n") == 1
-    assert f"{weights}: the weights of the search are not there; give --weights" in err
+    assert f"{weights}: the weights of the search are missing; give --weights" in err
     code, _, err = autopatch(*arguments, "--weights", moved)
     assert code == 0, err
 
@@ -332,12 +332,12 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
     assert autopatch("fit", run, "--patchcore", "--out", other)[0] == 0
     code, _, err = autopatch("report", run, "--detector", other)
     assert code == 0, err
-    assert "belong to another fit" in (run / "report" / "report.html").read_text()
+    assert "belong to another detector" in (run / "report" / "report.html").read_text()
 
     code, _, err = autopatch("report", run)
     assert code == 0, err
     page = (run / "report" / "report.html").read_text()
-    assert "belong to another fit" not in page
+    assert "belong to another detector" not in page
     assert "RANDOM" in page
     assert "PatchCore setting" in page
     assert (run / "report" / "pareto.png").is_file()

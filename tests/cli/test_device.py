@@ -1,5 +1,5 @@
-"""The commands on a GPU that is pretended: where its tensors are is checked, what they hold is not
-computed by CUDA."""
+"""The commands on a simulated GPU: the devices of tensors are checked, but values are computed on
+the CPU."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from autopatch.supernet import Backbone, load_supernet
 
 
 class OnGPU(torch.Tensor):
-    """`values`, said to be on a GPU."""
+    """`values` as a tensor on the simulated GPU."""
 
     values: torch.Tensor
     gpu: torch.device
@@ -68,8 +68,8 @@ class OnGPU(torch.Tensor):
 
 
 class PretendedGPUs(TorchDispatchMode):
-    """Runs on the CPU what is asked of a GPU, and demands, as that would, that all tensors of an
-    operation are on it. The bytes of each copy to and from a GPU are listed."""
+    """Runs GPU operations on the CPU and requires, as a GPU does, that all tensors of an operation
+    are on the GPU. Lists the bytes of each copy to and from the GPU."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +129,7 @@ class PretendedGPUs(TorchDispatchMode):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two of them, to be entered."""
+    """Two simulated GPUs, active inside `with`."""
     monkeypatch.setattr(_C, "cuda_built", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -143,7 +143,7 @@ def gpus(monkeypatch):
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory):
-    """As few images as a search takes: a pretended GPU is slow."""
+    """As few images as a search needs, because the simulated GPU is slow."""
     root = tmp_path_factory.mktemp("textures") / "data"
     return draw_textures(root, seed=1, image_size=64, train=10, test_good=2, per_type=3)
 

@@ -141,7 +141,7 @@ class Faults:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, textures):
-    """A search, a detector and results that cost little."""
+    """A cheap search with a detector and results."""
     folder = tmp_path_factory.mktemp("made")
     draw_textures(folder / "images", image_size=64, train=1, test_good=1, per_type=1)
     return folder
@@ -149,7 +149,7 @@ def made(tmp_path_factory, textures):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Commands whose backbone is loaded once, and whose candidates cost nothing."""
+    """Commands with a backbone that is loaded once and candidates that cost nothing."""
 
     def evaluate(self, architecture):
         size = architecture.input.size
@@ -251,7 +251,7 @@ def search_in(textures, run, evaluations, *more):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """Where the finished run is kept."""
+    """The folder of the finished run."""
     return tmp_path_factory.mktemp("finished") / "run"
 
 
@@ -338,7 +338,7 @@ CASES = Cases("Best", "", (("a", Image.new("RGB", (2, 2))),))
 
 
 def write_bytes(candidates, path, **_):
-    """A figure that is drawn at once."""
+    """A figure that is quick to draw."""
     write_bytes_atomically(path, b"PNG")
 
 
@@ -355,7 +355,7 @@ def published_trial(number):
 
 
 def test_import_study(check, textures, monkeypatch):
-    """A search as well, so some of its writes will do."""
+    """import-study is a search too, so some of its writes are enough."""
     trials = [published_trial(number) for number in range(2)]
     monkeypatch.setattr("autopatch.published.imported.choose_trials", lambda *_, **__: trials)
     check(
@@ -370,7 +370,7 @@ def test_import_study(check, textures, monkeypatch):
 
 
 def test_demo(check, monkeypatch, finished):
-    """What it calls is tested above, so some of its writes will do."""
+    """The functions it calls are tested above, so some of its writes are enough."""
     detector = Detector.load(finished / "detector.safetensors")
     monkeypatch.setattr(Run, "fit_architecture", lambda *_, **__: detector)
     monkeypatch.setattr(Run, "evaluate", lambda *_, **__: None)

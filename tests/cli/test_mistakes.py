@@ -29,7 +29,7 @@ def assert_refused(result, *fragments):
 
 @pytest.fixture
 def refused_search(autopatch, tmp_path):
-    """Searches a folder and expects refusal before anything is written."""
+    """Searches a folder and expects an error before anything is written."""
 
     def run(data, *fragments, **options):
         out = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""How the command line says how files are read, and what it says of them."""
+"""The options that set how files are read, and the messages about the files."""
 
 import shutil
 

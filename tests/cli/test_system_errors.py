@@ -1,4 +1,4 @@
-"""What ends a command, other than a mistake of the user: one line and an exit code."""
+"""Failures of the system that end a command: one line and an exit code."""
 
 import errno
 import sqlite3

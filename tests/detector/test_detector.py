@@ -564,7 +564,7 @@ def test_stacked_maps_are_those_of_the_batches():
 
 
 def in_12_bits(path):
-    """A file's pixels as values of 12 bits, which have its pixels as their 8 bits."""
+    """A file's 8-bit pixels as 12-bit values with the same high 8 bits."""
     return np.rint(as_hwc(path, np.float64) * 4095).astype(np.uint16)
 
 

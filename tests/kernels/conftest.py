@@ -23,7 +23,8 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=[*LEVELS, *GPU])
 def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Each implementation of an operator with a GPU one: the ISA levels on the CPU, and the GPU."""
+    """Each implementation of an operator that has a CUDA one: the ISA levels on the CPU, and the
+    GPU."""
     if request.param not in LEVELS:
         yield torch.device(request.param)
         return
@@ -35,7 +36,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 @pytest.fixture
 def memory_taken() -> Callable[[Callable[[], object]], int]:
-    """Tells how far a function raises the peak of memory, in bytes."""
+    """Measures by how many bytes a function raises the peak memory."""
 
     def peak() -> int:
         status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""How CMake builds the native module: with which compilers, and whether with CUDA."""
+"""CMake's choices for the native module: supported compilers, and whether CUDA is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all operators have in common on a GPU."""
+"""Properties common to all operators on a GPU."""
 
 from __future__ import annotations
 

@@ -490,7 +490,8 @@ def test_random_small_problems_and_any_number_of_threads(kind: str, isa: str) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("density", [0.02, 0.9])
 def test_many_keys_far_apart_and_crowded(dtype: torch.dtype, density: float, isa: str) -> None:
-    """Bins of every fill, marks far from their bins, scores before and behind every key."""
+    """Bins of every fill level, marks far from their bins, and scores before and after every
+    key."""
     generator = torch.Generator().manual_seed(11)
     shape = (4, 150, 150)
     scores = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -513,7 +514,7 @@ def test_many_keys_far_apart_and_crowded(dtype: torch.dtype, density: float, isa
 
 @pytest.fixture(scope="module", params=["distinct", "tied"])
 def many_positives(request: pytest.FixtureRequest) -> tuple[Problem, dict[str, float]]:
-    """More anomalous pixels than are looked at together, and the reference's metrics."""
+    """More anomalous pixels than are processed together, and the reference's metrics."""
     scores, masks, types = problem(images=240, height=80, width=90, density=0.95)
     masks[:, ::20] = masks[:, :, ::20] = False  # the reference takes long to label large regions
     assert len(scores[masks].unique()) > 2 * 2**19
@@ -633,7 +634,7 @@ def test_cuda_equals_the_cpu_on_many_pixels(kind: str, density: float) -> None:
 
 
 def winding(size: int) -> torch.Tensor:
-    """One region, a path that goes to and fro."""
+    """One region: a path that goes back and forth."""
     mask = torch.zeros(size, size, dtype=torch.bool)
     mask[::2] = True
     mask[1::4, -1] = True

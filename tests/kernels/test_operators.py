@@ -75,7 +75,7 @@ NO_CUDA = [] if _C.cuda_built else ["cuda"]
 
 
 def on_device(arguments: tuple[Any, ...], device: str) -> Any:
-    """The arguments as fake tensors, which can be on devices that are not there."""
+    """The arguments as fake tensors, which can be on missing devices."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         return tree_map_only(
             torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), arguments

@@ -29,7 +29,7 @@ FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory):
-    """As few images as a search takes: the published architectures look at 224 px."""
+    """As few images as a search needs, because the published architectures run at 224 px."""
     root = tmp_path_factory.mktemp("textures") / "data"
     return draw_textures(root, seed=1, image_size=64, train=8, test_good=2, per_type=3)
 
@@ -151,7 +151,7 @@ def test_listing_a_published_study(autopatch, database):
     assert others == "failed or unfinished trials: 1"
     # The values in this database are made up.
     trial = load_published(database, published_space(), studies=[FULL]).trials[2]
-    assert "the stored FLOPs of 5 of 5 trials are not those of the published rule" in flops
+    assert "the stored FLOPs of 5 of 5 trials do not follow the published rule" in flops
     assert f"trial 2 of {FULL} has 192,000,000" in flops
     assert flops.endswith(f"the rule gives {cost_of(trial).flops:,}")
     code, out, err = autopatch(
@@ -179,7 +179,7 @@ def test_stored_flops_are_held_to_the_rule(autopatch, database, tmp_path):
     connection.close()
     code, out, err = autopatch("import-study", copy, "--study", FULL)
     assert code == 0, err
-    assert "all stored FLOPs are those of the published rule" in out
+    assert "all stored FLOPs follow the published rule" in out
     (line,) = [line for line in out.splitlines() if "│     2 │" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     trial = load_published(copy, published_space(), studies=[FULL]).trials[2]

@@ -41,7 +41,7 @@ SPACE = published_space()
 
 
 def draw():
-    """Genomes of the published space, as many of each width."""
+    """Genomes of the published space, equally many of each width."""
     random = np.random.default_rng(DRAW_SEED)
     drawn = {name: [] for name in NAMES.values()}
     while any(len(genomes) < OF_EACH_WIDTH for genomes in drawn.values()):
@@ -53,7 +53,7 @@ def draw():
 
 
 def study_parameters(genome):
-    """What a trial of a published study holds."""
+    """The contents of a trial of a published study."""
     genes = zip(SPACE.genes, genome, strict=True)
     return {gene.name: gene.choices[choice] for gene, choice in genes}
 
@@ -179,7 +179,7 @@ class OriginalNetwork:
         return y if place == 0 else x + y
 
     def feature_maps(self, images):
-        """Outputs of the chosen blocks; nothing is run behind the last of them."""
+        """Outputs of the selected blocks; blocks after the last selected one are skipped."""
         chosen = [self.parameters[f"stage_{stage}_block"] for stage in range(5)]
         last = max(block for block in chosen if block is not None)
         maps = []

@@ -135,7 +135,7 @@ def generated_network(
 def networks(
     generated_network: Callable[[float], OnceForAllMobileNetV3],
 ) -> dict[float, OnceForAllMobileNetV3]:
-    """Networks of the generated weights, for tests that leave them as they are."""
+    """Networks with the generated weights, for tests that do not modify them."""
     return {width: generated_network(width) for width in WEIGHT_SEEDS}
 
 

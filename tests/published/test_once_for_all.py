@@ -46,7 +46,8 @@ STAGE_GENES = ("kernel_size", "expand_ratio", "block", "patch_size")
 
 @pytest.fixture(scope="module")
 def supernet() -> OnceForAllSupernet:
-    """Both networks; matrices, norms and statistics random as well, so that they count."""
+    """Both networks, with random matrices, norms and statistics, so that these affect the
+    result."""
     supernet = load_supernet("ofa_mbv3", "random", seed=4)
     generator = torch.Generator().manual_seed(4)
     for network in supernet._networks.values():
@@ -81,7 +82,7 @@ def published_of(
 
 
 def any_genome(space: SearchSpace, rng: np.random.Generator) -> tuple[int, ...]:
-    """A valid genome whose inert genes are anything."""
+    """A valid genome with random inert genes."""
     while True:
         genome = tuple(int(rng.integers(len(gene.choices))) for gene in space.genes)
         if space.is_valid(genome):
@@ -105,7 +106,8 @@ def assert_same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Te
 
 
 def size_by_hand(shared: int, blocks: int, patch_sizes: int) -> int:
-    """Sums over the chosen stages: what is chosen in them and up to the deepest of them."""
+    """Sums over all selections of stages: their own choices, and the choices up to the deepest
+    stage."""
     total = 0
     for count in range(1, 6):
         for chosen in combinations(range(5), count):

@@ -96,7 +96,7 @@ def one_line(caught: pytest.ExceptionInfo[InputError]) -> str:
 
 @dataclass
 class Site:
-    """A web site with one file, and what befalls those who fetch it."""
+    """A web server with one file, and the faults that its clients meet."""
 
     content: bytes = b""
     sent: bytes | None = None
@@ -119,7 +119,7 @@ class Site:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Serves `content`; nothing is known yet of what it should be."""
+    """Serves `content`, whose expected size and hash are not known yet."""
     monkeypatch.setenv("no_proxy", "*")
     result = Site()
 
@@ -171,7 +171,7 @@ def publish(site: Site, monkeypatch: pytest.MonkeyPatch) -> Publish:
 
 
 def refused(cache: Path, expected: dict[str, torch.Size] = EXPECTED) -> str:
-    """What a download that must fail says; it must leave nothing behind."""
+    """The message of a download that must fail and leave no files."""
     with pytest.raises(InputError) as caught:
         official_weights(NET, expected, cache=cache)
     assert list(cache.iterdir()) == []

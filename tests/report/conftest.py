@@ -14,7 +14,7 @@ from autopatch.search.objectives import OBJECTIVES, Objective
 
 @pytest.fixture
 def bump() -> np.ndarray:
-    """An anomaly map of one round peak of 10 at row 16, column 44 on a floor of 1."""
+    """An anomaly map with one round peak of 10 at row 16, column 44 on a background of 1."""
     rows, columns = np.mgrid[:64, :64]
     distance = (rows - 16) ** 2 + (columns - 44) ** 2
     return (1 + 9 * np.exp(-distance / 40)).astype(np.float32)

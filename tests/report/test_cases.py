@@ -13,7 +13,7 @@ SIZE = 16
 
 
 def make_data(types: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Maps that find the anomaly the worse, the later the image comes."""
+    """Maps that find the anomaly less well in each later image."""
     rng = np.random.default_rng(0)
     maps = rng.random((len(types), SIZE, SIZE), dtype=np.float32)
     masks = np.zeros((len(types), SIZE, SIZE), bool)

@@ -110,11 +110,11 @@ def test_values_are_escaped(make_report: MakeReport, tmp_path: Path) -> None:
 
 def test_the_page_says_on_what_the_pick_stands(make_report: MakeReport, tmp_path: Path) -> None:
     text = read_page(write_report(tmp_path / "report", make_report())).text
-    assert "made with 2 anomalous images and 17 good images" in text
+    assert "The validation part has 2 anomalous images and 17 good images" in text
     assert "noisy" in text
     assert "not attainable: chosen with the test labels" in text
     assert "the pick is 12.1 points of rwAP above the PatchCore setting" in text
-    assert "11 of 11 architectures were evaluated, 1 of them without a result; 4 are on" in text
+    assert "11 of 11 architectures were evaluated, of which 1 failed; 4 are on" in text
     assert "Threshold 2.5 from 23 good images" in text
     assert "Left out 2 of the 83 images & more." in text
     assert "9 good images and 11 anomalous images (6 <dent>, 5 crack)" in text
@@ -141,7 +141,7 @@ def test_many_anomalies_need_no_warning(
 ) -> None:
     many = replace(split, validation=split.validation * 40)
     text = read_page(write_report(tmp_path / "report", make_report(split=many))).text
-    assert "made with 80 anomalous images" in text
+    assert "The validation part has 80 anomalous images" in text
     assert "noisy" not in text
 
 
@@ -153,7 +153,7 @@ def test_any_front_makes_a_page(
     report = make_report(front=front, test=test, cases=(), threshold=None, fitted=None)
     text = read_page(write_report(tmp_path / "report", report)).text
     assert ("There is no pick" in text) == (front == 0)
-    assert ("Nothing was measured on the test part" in text) == (not test)
+    assert ("Nothing has been measured on the test part" in text) == (not test)
     assert ("not attainable" in text) == (test and front > 0)
 
 
@@ -221,7 +221,7 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     report = replace(plain, candidates=candidates, objectives=(flops, worth))
     path = write_report(tmp_path / "report", report)
     text = read_page(path).text
-    assert "the highest worth on the validation part, 2.50. The pick was" in text
+    assert "It has the best worth on the validation part, 2.50. The validation part has" in text
     assert "above the PatchCore setting" not in text
     assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
     tested = [

@@ -1,4 +1,4 @@
-"""A small search, made once; tests get copies of its folder, which is moved with all it needs."""
+"""A small search, run once. Tests get copies of its folder with its data and weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with "data", "weights.safetensors" and the search "run" of them."""
+    """A folder with "data", "weights.safetensors" and "run", a search with these."""
     folder = tmp_path_factory.mktemp("runs")
     data = draw_textures(folder / "data", seed=8, image_size=64, train=14, test_good=3, per_type=4)
     supernet = load_supernet(NAME, "random")
@@ -52,14 +52,14 @@ def detector_file(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def measured(
     origin: Path, detector_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TestResults:
-    """What `evaluate` measures of that detector."""
+    """The results of `evaluate` for that detector."""
     folder = shutil.copytree(origin, tmp_path_factory.mktemp("measured") / "origin")
     return Run.open(folder / "run").evaluate(detector_file)
 
 
 @pytest.fixture
 def moved(origin: Path, tmp_path: Path) -> Path:
-    """A copy of `origin` of the test's own."""
+    """A copy of `origin` for a single test."""
     return shutil.copytree(origin, tmp_path / "elsewhere" / "moved")
 
 
@@ -71,5 +71,5 @@ def finished(moved: Path) -> Run:
 
 @pytest.fixture
 def settings(moved: Path) -> dict[str, Any]:
-    """Arguments of `run_search` that make `moved / "run"` again."""
+    """Arguments of `run_search` that repeat the search in `moved / "run"`."""
     return {**SETTINGS, "data": moved / "data", "weights": moved / "weights.safetensors"}

@@ -1,4 +1,4 @@
-"""What lies in a run folder, and who may search in it."""
+"""The files of a run folder, and its lock."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ def results(run):
 
 @pytest.fixture
 def arguments(moved, settings):
-    """What `open_search` is given in place of `run_search`."""
+    """The arguments that `run_search` would pass to `open_search`."""
     source = SupernetSource.find(settings["space"], settings["weights"])
     inputs = load_inputs(moved / "data", SplitRequest(shots=1, reserve=2, seed=4), source)
     space = compose_space(inputs.supernet, choices=settings["choices"])

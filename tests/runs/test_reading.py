@@ -17,8 +17,7 @@ from autopatch.runs.predictions import write_predictions
 
 @pytest.fixture(scope="module")
 def deep(origin, tmp_path_factory):
-    """The search of `origin` on images of 12 bits, which have those of 8 bits as their high
-    ones."""
+    """The search of `origin` on 12-bit images whose high 8 bits are the original pixels."""
     folder = tmp_path_factory.mktemp("deep")
     shutil.copytree(origin / "data", folder / "data")
     for path in folder.glob("data/t*/**/*.png"):

@@ -159,7 +159,7 @@ def test_results_of_another_fit_are_left_out_of_the_report(finished):
     found = empty_results(finished)
     found.save(finished.path)
     assert not found.belongs_to(finished.fit(patchcore=True))
-    assert "belong to another fit" in finished.report().read_text()
+    assert "belong to another detector" in finished.report().read_text()
 
 
 @pytest.mark.parametrize("fitted", [False, True])

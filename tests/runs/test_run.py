@@ -1,4 +1,4 @@
-"""A finished search: what it says, and what is fitted from it."""
+"""A finished search: its contents, and detectors fitted from it."""
 
 import html
 import json
@@ -55,7 +55,7 @@ def test_fit_saves_the_pick(finished, caplog):
     with caplog.at_level(logging.INFO, logger="autopatch"):
         detector = finished.fit()
     assert detector.architecture == finished.pick.architecture
-    assert f"trial {finished.pick.number}, of best validation rwAP" in caplog.text
+    assert f"trial {finished.pick.number}, with the best validation rwAP" in caplog.text
     loaded = Detector.load(finished.detector_path)
     assert loaded.threshold == detector.threshold
     assert loaded.data_digest == finished.data_digest

@@ -51,7 +51,7 @@ def test_maps_that_are_not_kept_change_nothing(data, expected, tmp_path):
 
 @dataclass(frozen=True)
 class Mine:
-    """A data set of its own, of the images of another."""
+    """A data set of another class, with the images of a given one."""
 
     root: Path
     train: tuple[Sample, ...]

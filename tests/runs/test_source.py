@@ -1,4 +1,4 @@
-"""Where images and weights of a run are, after they were moved or changed."""
+"""Finding the images and weights of a run after they were moved or changed."""
 
 import shutil
 import sqlite3
@@ -27,7 +27,7 @@ def test_run_and_data_and_weights_are_moved_together(finished, origin, tmp_path)
 
 
 def assert_the_record_is_there(run, finished):
-    """What needs neither images nor weights."""
+    """Steps that need neither images nor weights."""
     assert run.front.trials == finished.front.trials
     assert run.pick == finished.pick
     assert run.trial(2) == finished.trial(2)
@@ -39,7 +39,7 @@ def test_data_alone_are_moved(finished, moved, tmp_path, detector_file):
     shutil.move(moved / "data", tmp_path / "images")
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
-    said = f"{moved / 'data'}: the data set of {finished.path} is not there; give `data`"
+    said = f"{moved / 'data'}: the data set of {finished.path} is missing; give `data`"
     for use in (lost.fit, lambda: lost.evaluate(detector_file), lost.report):
         with pytest.raises(InputError) as error:
             use()
@@ -58,7 +58,7 @@ def test_weights_alone_are_moved(finished, moved, tmp_path, detector_file, monke
     lost = Run.open(finished.path)
     assert_the_record_is_there(lost, finished)
     weights = moved / "weights.safetensors"
-    said = f"{weights}: the weights of the search are not there; give `weights`"
+    said = f"{weights}: the weights of the search are missing; give `weights`"
     for use in (
         lambda: lost.supernet,
         lost.fit,

@@ -52,7 +52,7 @@ def small_space() -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def objectives() -> tuple[Objective, ...]:
-    """What `evaluate` measures."""
+    """The objectives that `evaluate` measures."""
     return resolve_objectives(["total_flops", "rwAP"])
 
 

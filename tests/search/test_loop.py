@@ -41,7 +41,8 @@ Told = list[tuple[int, int, int, int]]
 
 
 class Interrupting:
-    """Evaluates until the call `at`, which raises `error` instead; remembers what was asked."""
+    """Evaluates until call number `at`, which raises `error` instead; records the requested
+    architectures."""
 
     def __init__(
         self, evaluate: Evaluate, *, at: int, error: type[BaseException] = KeyboardInterrupt
@@ -68,7 +69,7 @@ def failing_on(evaluate: Evaluate, *, level: int) -> Evaluate:
 
 
 def contents(trials: Sequence[Trial]) -> list[object]:
-    """What trials say, but for numbers and durations."""
+    """The contents of trials, except numbers and durations."""
     return [(trial.genome, trial.evaluation, trial.reason) for trial in trials]
 
 
@@ -214,8 +215,7 @@ def test_more_evaluations_later_or_at_once(
 def uninterrupted_tpe(
     tmp_path_factory: pytest.TempPathFactory, space: SearchSpace, broken_level: Evaluate
 ) -> tuple[Path, Front]:
-    """A search beyond the ten results that the sampler waits for before its first proposal of its
-    own."""
+    """A search with more than the ten results after which the sampler starts to use them."""
     path = tmp_path_factory.mktemp("uninterrupted") / "study.db"
     with Study.create(path, Plan(space, evaluations=28, population=8, sampler="tpe")) as study:
         front = search(broken_level, study)
@@ -399,7 +399,7 @@ def test_record_of_another_optimizer(
 def test_record_that_holds_more_than_is_proposed(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate, evaluations: int
 ) -> None:
-    """Between generations, and where the search has ended."""
+    """Between generations, and after the end of the search."""
     path = tmp_path / "study.db"
     with Study.create(path, Plan(space, evaluations=4, population=4)) as study:
         search(evaluate, study)
@@ -681,7 +681,7 @@ def broken_device() -> Exception:
 
 
 class Failing:
-    """Evaluates, but for some calls, from 1, which raise an error instead."""
+    """Evaluates, except that some calls (counted from 1) raise an error."""
 
     def __init__(
         self, evaluate: Evaluate, at: Sequence[int], error: Callable[[], Exception]
@@ -767,7 +767,7 @@ def test_a_resumed_search_that_is_interrupted_tries_them_again_later(
 def test_one_candidate_without_memory_is_a_failed_one(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate
 ) -> None:
-    """Others had enough. Replay is exact: the failure stays one."""
+    """Other candidates had enough memory. Replay is exact, so the failure remains."""
     path, reference = tmp_path / "study.db", tmp_path / "reference.db"
     failing = Failing(evaluate, [2, 3, 5], out_of_memory)
     with Study.create(reference, Plan(space, **EIGHT)) as study:

@@ -84,7 +84,8 @@ def staged_space() -> SearchSpace:
 
 @pytest.fixture
 def elastic_space() -> SearchSpace:
-    """Three stages of an elastic supernet, two networks; later levels need earlier kernels."""
+    """Three stages of an elastic supernet with two networks; later levels depend on earlier
+    kernels."""
     genes = [Gene("net", ("narrow", "wide"), "backbone", "network")]
     for slot in range(3):
         later = tuple(f"block_{other}" for other in range(slot, 3))

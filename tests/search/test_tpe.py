@@ -198,7 +198,7 @@ def test_beats_random_search(space: SearchSpace, evaluate: Evaluate) -> None:
 
 
 def test_directions(small_space: SearchSpace) -> None:
-    """Values reach Optuna as they are, whatever is minimized or maximized."""
+    """Values are passed to Optuna unchanged, for all directions."""
     optimizer = TPE(small_space, seed=0, directions=["maximize", "minimize", "maximize"])
     optimizer.ask()
     optimizer.tell([(0.25, 7.0, 1.0 - 0.75)])

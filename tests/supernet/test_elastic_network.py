@@ -24,7 +24,8 @@ MODELS = {"mobilenetv2_100": {"pad_type": "same"}, "tf_mobilenetv3_small_075": {
 
 @pytest.fixture(scope="module", params=MODELS)
 def network(request):
-    """Random weights, also of what narrow blocks have of their own, so that a mix-up would show."""
+    """Random weights, also for the parameters that only narrow blocks have, so that a mix-up would
+    show."""
     network = ElasticTimmNetwork(request.param, MODELS[request.param], seed=1)
     generator = torch.Generator().manual_seed(2)
     for module in network.largest.modules():
@@ -91,8 +92,8 @@ def test_nothing_runs_behind_the_last_level(network):
 
 
 def test_narrow_blocks_by_hand():
-    """A block of ratio 3 is the leading half of its expansion and what that ratio has of its own;
-    the projection is another one where blocks are left out behind it."""
+    """A block of ratio 3 is the leading half of its expansion plus the parameters of this ratio. It
+    has another projection if blocks after it are skipped."""
     network = ElasticTimmNetwork("mobilenetv2_100", MODELS["mobilenetv2_100"], seed=4)
     with torch.no_grad():
         for key, factor in (("3", 1.25), ("3_end", 1.5)):

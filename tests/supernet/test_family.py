@@ -293,7 +293,7 @@ def test_the_file_that_is_read(tmp_path: Path) -> None:
 
 
 def test_timm_has_an_upper_bound() -> None:
-    """Blocks and feature extractors are used that timm does not promise to keep."""
+    """The code uses blocks and feature extractors that timm may change."""
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     (line,) = [line for line in text.splitlines() if line.strip().startswith('"timm')]
     assert "<" in line

@@ -17,7 +17,7 @@ NEW = hasattr(torch.backends.cudnn, "conv")  # the settings of torch 2.9
 
 @pytest.fixture(params=["default", "old settings", *(["new settings"] if NEW else [])])
 def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
-    """TF32 is allowed in convolutions, and but for the default in matrix products too."""
+    """TF32 is allowed in convolutions and, except with the default settings, in matrix products."""
     before = torch.get_float32_matmul_precision()
     if request.param == "old settings":
         torch.backends.cudnn.allow_tf32 = True
@@ -32,7 +32,7 @@ def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def settings() -> list[object]:
-    """All settings that say whether TF32 is allowed."""
+    """All settings that control TF32."""
     if NEW:
         return [
             torch.backends.cudnn.conv.fp32_precision,
@@ -81,7 +81,7 @@ def test_the_last_thread_to_leave_restores_the_settings(allowed: str) -> None:
 
 
 class Watched(nn.Module):
-    """Notes whether TF32 is off while it runs."""
+    """Records whether TF32 is off while it runs."""
 
     def __init__(self) -> None:
         super().__init__()

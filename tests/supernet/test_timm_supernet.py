@@ -370,7 +370,7 @@ def test_pretrained_without_network_fails_soon(
 
 
 def test_weights_of_the_hub_and_random_ones_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub may give other weights under one name at any time."""
+    """The hub may change the weights of a name at any time."""
     create = timm.create_model
     stored = [1.0, 1.0, 2.0]
 

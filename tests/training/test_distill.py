@@ -51,7 +51,7 @@ def run(teacher, natural, out, steps, *more):
 
 @torch.no_grad()
 def error_of_smallest(state, natural):
-    """On the same crops, relative to the largest network before training."""
+    """Error on the same crops, relative to the largest network before training."""
     network = ElasticTimmNetwork(MODEL, KWARGS, seed=3)
     images = crops(read_images([natural]), 16, 64, torch.Generator().manual_seed(9)) * 4 - 2
     expected = network(images, network.largest_setting)  # the seed is that of the teacher
@@ -114,7 +114,7 @@ def test_no_images(tmp_path):
 
 
 def test_before_training_the_largest_is_the_teacher(natural, tmp_path, monkeypatch):
-    """Of real weights: the file holds them in float16, and so does the teacher's."""
+    """With real weights. Both the file and the teacher's file hold float16."""
     file = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100.safetensors"
     if not file.is_file():
         pytest.skip("no weights of mobilenetv2_100 in ../shared")

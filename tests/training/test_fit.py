@@ -1,4 +1,4 @@
-"""What subnets start from, of a network of random weights."""
+"""The initial parameters of subnets, for a network with random weights."""
 
 import fit
 import torch
@@ -11,7 +11,7 @@ MODEL, KWARGS = "tf_mobilenetv3_small_075", {}
 
 
 def test_the_order_of_channels_is_that_of_fits():
-    """Each is the one that, with those before it, leaves the least of the output to be told."""
+    """Each channel, with the previous ones, leaves the smallest unexplained part of the output."""
     generator = torch.Generator().manual_seed(7)
     inside = torch.randn(200, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
     inside = (inside - inside.mean(dim=0)).double()
@@ -30,8 +30,7 @@ def test_the_order_of_channels_is_that_of_fits():
 
 
 def test_subnets_start_close_to_the_largest_which_stays(monkeypatch):
-    """By errors on other images than those fitted on, of a network whose batch norms have
-    statistics."""
+    """Compares errors on images not used for fitting, for a network with batch-norm statistics."""
     generator = torch.Generator().manual_seed(6)
     fitted_on, images = torch.randn(2, 40, 3, 64, 64, generator=generator)
 

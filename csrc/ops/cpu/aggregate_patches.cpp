@@ -2,9 +2,8 @@
 
 #include "ops/cpu/simd.hpp"
 
-// All steps process cells with the channels last, in vectors of channels. No sum runs across lanes
-// or depends on the tile, so the result depends neither on the vector width nor on how the work is
-// divided.
+// All steps process cells with the channels last, in vectors of channels. No sum crosses lanes or
+// depends on the tile, so the result is the same for every vector width and division of the work.
 
 namespace {
 
@@ -13,12 +12,12 @@ using autopatch::AggregatePlan;
 using autopatch::AggregateTile;
 using autopatch::kMaxPatch;
 
-constexpr std::int64_t kLine = 16;  // floats of a cache line
+constexpr std::int64_t kLine = 16;  // floats per cache line
 
 inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// From `first` to before `last`.
+// Positions [first, last).
 struct Span {
   std::int64_t first;
   std::int64_t last;
@@ -28,8 +27,8 @@ struct Span {
 
 // --- channels last -------------------------------------------------------------------------------
 
-// Of 2 x 2 blocks of `size` x `size` lanes, of which `a` and `b` are a row each, exchanges the two
-// off the diagonal.
+// `a` and `b` are the two rows of 2 x 2 blocks of `size` x `size` lanes. Exchanges the two
+// off-diagonal blocks.
 template <int size, int... lane>
 inline void exchange(Vector& a, Vector& b, Lanes<lane...>) {
   const Vector left = shuffle<(lane & size ? kLanes + lane - size : lane)...>(a, b);
@@ -56,8 +55,8 @@ inline void transpose_square(const float* in, std::int64_t in_stride, float* out
   for (int i = 0; i < kLanes; ++i) store(out + i * out_stride, rows[i]);
 }
 
-// [channels, cells], rows `in_stride` apart, to [cells, channels]. The last squares overlap those
-// before them.
+// Transposes [channels, cells], with rows `in_stride` apart, to [cells, channels] in squares. The
+// last squares overlap the previous ones.
 void transpose(const float* in, std::int64_t in_stride, std::int64_t channels, std::int64_t cells,
                float* out) {
   if (channels < kLanes || cells < kLanes) {
@@ -99,13 +98,13 @@ void pack(const AggregateLevel& level, const float* map, Span rows, Span columns
 
 // --- pooling -------------------------------------------------------------------------------------
 
-constexpr std::int64_t kSums = 64;  // box sums in one go
+constexpr std::int64_t kSums = 64;  // box sums computed together
 
-// The sums of `patch` cells from each of `count` cells on, times `scale`, in the `lanes` floats at
-// `offset` of all cells; `whole` says that they fill a vector. Sums of n cells make those of 2 n or
-// 2 n + 1, as the bits of `patch` from the left say. Unlike in a running sum nothing is subtracted,
-// so that rounding errors, NaN and infinity stay in the patches they are of, and equal patches have
-// equal sums wherever they are.
+// For `count` consecutive cells, writes the sum of `patch` cells that starts there, times `scale`,
+// for the `lanes` floats at `offset` in each cell; `whole` means that they fill a vector. Sums of n
+// cells are combined into sums of 2 n or 2 n + 1, following the bits of `patch` from the highest.
+// Unlike a running sum, nothing is subtracted, so rounding errors, NaN and infinity stay within
+// their patches, and equal patches have equal sums at any position.
 template <bool whole>
 void box_sums(const float* const* cells, std::int64_t offset, std::int64_t lanes,
               std::int64_t count, std::int64_t patch, float scale, float* out,
@@ -134,9 +133,9 @@ void box_sums(const float* const* cells, std::int64_t offset, std::int64_t lanes
   }
 }
 
-// Box sums along a line of cells of `size` floats: out cell i is the sum of `patch` cells from i
-// on, times `scale`. Of those only the ones in `valid` exist, `in` being the first; the others are
-// zero. `out` may be where cell 0 is or would be.
+// Box sums along a line of cells of `size` floats: output cell i is the sum of cells [i, i + patch)
+// times `scale`. Only the cells in `valid` exist, and `in` points to the first; the others are
+// zero. `out` may alias the position of cell 0, even if that does not exist.
 void box_sums(const float* in, std::int64_t in_stride, Span valid, const float* zeros,
               std::int64_t size, std::int64_t count, std::int64_t patch, float scale, float* out,
               std::int64_t out_stride) {
@@ -156,7 +155,7 @@ void box_sums(const float* in, std::int64_t in_stride, Span valid, const float* 
   }
 }
 
-// Cells of a map, channels last, without gaps within a row.
+// Cells of a map, channels last, contiguous within a row.
 struct Cells {
   const float* data;
   std::int64_t row_stride;
@@ -177,7 +176,7 @@ Cells pool(const AggregatePlan& plan, const AggregateLevel& level, std::int64_t 
     pack(level, map, rows, columns, pooled);
     return {pooled, row_size};
   }
-  // What the patches cover, and what there is of it.
+  // Rows and columns that the patches cover, and the part of them inside the map.
   const std::int64_t before = (level.patch - 1) / 2;
   const std::int64_t behind = level.patch - 1 - before;
   const Span patch_rows = {rows.first - before, rows.last + behind};
@@ -211,10 +210,10 @@ Cells pool(const AggregatePlan& plan, const AggregateLevel& level, std::int64_t 
 
 // --- resizing ------------------------------------------------------------------------------------
 
-// Position and weights of a bilinear sample for align_corners=False, (i + 1/2) in / out - 1/2 as an
-// exact fraction: torch's float32 position is off by up to 1e-5 on a map of 56 cells. As in torch,
-// a map that keeps its size takes both from one cell, so that NaN does not reach a neighbor through
-// a weight of zero.
+// Position and weights of a bilinear sample for align_corners=False. The position (i + 1/2) in /
+// out - 1/2 is an exact fraction; torch's float32 position errs by up to 1e-5 on a map of 56 cells.
+// As in torch, both samples come from the same cell if the map keeps its size, so that NaN does not
+// reach a neighbor through a weight of zero.
 struct Tap {
   std::int64_t low;
   std::int64_t high;
@@ -234,24 +233,24 @@ inline Tap tap(std::int64_t i, std::int64_t in_length, std::int64_t out_length) 
   return {low, smaller(low + 1, in_length - 1), 1.0f - high_weight, high_weight};
 }
 
-// A level as it is resized, row by row.
+// A level while it is resized, row by row.
 struct Resized {
   std::int64_t channels;
   std::int64_t height;
   Cells cells;
-  std::int64_t first_row;  // of the cells
-  const Tap* columns;      // in floats from the start of a row
+  std::int64_t first_row;  // first row in `cells`
+  const Tap* columns;      // positions in floats from the start of a row
   // The current row, blended from two. Its first `blended` floats are ready. The rest is blended as
   // needed, since blending a whole row at once would leave the memory bus idle.
   Tap y;
   float* row;
   std::int64_t blended;
-  // What of the next image's map is still to be fetched.
+  // The part of the next image's map that is still to be prefetched.
   const float* fetch;
   const float* fetch_end;
 };
 
-// Blends the current row up to `end`, and fetches as much of the next image.
+// Blends the current row up to `end`, and prefetches as much of the next image.
 inline void blend_row(Resized& level, std::int64_t end) {
   const Tap& y = level.y;
   const float* low = level.cells.data + (y.low - level.first_row) * level.cells.row_stride;
@@ -272,11 +271,11 @@ inline void blend_row(Resized& level, std::int64_t end) {
   level.blended = end;
 }
 
-// Writes consecutive floats past the caches, in whole vectors. A partly filled vector is kept in a
-// register.
+// Writes consecutive floats with non-temporal stores, in whole vectors. A partly filled vector
+// stays in a register.
 class Writer {
  public:
-  // Sets the place of what is written next.
+  // Sets the position of the next write.
   void seek(float* out) {
     if (out == out_ + filled_) return;
     finish();
@@ -285,8 +284,8 @@ class Writer {
     out_ = out - filled_;
   }
 
-  // Writes `count` floats, of which value(i) gives kLanes from i on; those before the first and
-  // behind the last may be anything.
+  // Writes `count` floats. value(i) returns the kLanes floats that start at i; lanes outside [0,
+  // count) may hold anything.
   template <typename Value>
   void write(std::int64_t count, const Value& value) {
     std::int64_t i = 0;
@@ -321,9 +320,9 @@ class Writer {
   }
 
   Vector vector_ = {};
-  float* out_ = nullptr;      // the place of vector_, a multiple of its size
-  std::int64_t filled_ = 0;   // lanes of vector_ that are there
-  std::int64_t skipped_ = 0;  // the first of them, which are not to be written
+  float* out_ = nullptr;      // position of vector_, aligned to its size
+  std::int64_t filled_ = 0;   // number of filled lanes of vector_
+  std::int64_t skipped_ = 0;  // number of first lanes that must not be written
 };
 
 }  // namespace

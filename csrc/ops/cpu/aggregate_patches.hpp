@@ -4,15 +4,15 @@
 
 namespace autopatch {
 
-/// Levels that are written side by side, at most.
+/// Maximum number of levels that are written together.
 constexpr std::int64_t kMaxAggregateLevels = 64;
-/// The largest patch size.
+/// Largest patch size.
 constexpr std::int64_t kMaxPatch = 16;
-/// Floats before and behind each part of the workspace that a kernel may read and write.
+/// Floats before and after each part of the workspace that a kernel may read and write.
 constexpr std::int64_t kAggregateMargin = 16;
 
-/// Feature maps of one level: floats lie `image_stride`, `cell_stride` and `channel_stride` apart
-/// from image to image, cell to cell and channel to channel, and one of the latter two is 1.
+/// Feature maps of one level. Strides of images, cells and channels are in floats; `cell_stride` or
+/// `channel_stride` is 1.
 struct AggregateLevel {
   const float* data;
   std::int64_t channels;
@@ -22,15 +22,15 @@ struct AggregateLevel {
   std::int64_t cell_stride;
   std::int64_t channel_stride;
   std::int64_t patch;
-  // Parts of the workspace, for a tile of any image: the pooled cells that it is made of, with
-  // patch - 1 rows more where patch > 1; one row of them; 6 floats for each column of the tile.
+  // Parts of the workspace for a tile: the pooled cells it depends on, with patch - 1 extra rows if
+  // patch > 1; one row of them; 6 floats for each column of the tile.
   std::int64_t pooled;
   std::int64_t row;
   std::int64_t taps;
 };
 
-/// The output: [images, height, width] rows `stride` floats apart, in which the levels are side by
-/// side.
+/// The output: [images, height, width] rows, `stride` floats apart. A row holds the channels of all
+/// levels.
 struct AggregatePlan {
   const AggregateLevel* levels;
   std::int64_t num_levels;
@@ -39,10 +39,10 @@ struct AggregatePlan {
   std::int64_t width;
   std::int64_t stride;
   // Parts of the workspace:
-  std::int64_t zeros;        // set by the caller
-  std::int64_t zeros_size;   // at least that of a row of pooled cells
-  std::int64_t source;       // rows of a map that is not packed
-  std::int64_t source_size;  // at least that of one row
+  std::int64_t zeros;        // zeroed by the caller
+  std::int64_t zeros_size;   // at least the size of a row of pooled cells
+  std::int64_t source;       // packed rows of a map
+  std::int64_t source_size;  // at least the size of one row
 };
 
 /// A part of the output of one image.
@@ -52,10 +52,10 @@ struct AggregateTile {
   std::int64_t bottom;
   std::int64_t left;
   std::int64_t right;
-  std::int64_t next_image;  // whose maps are fetched into the caches meanwhile; none if negative
+  std::int64_t next_image;  // its maps are prefetched into the caches; none if negative
 };
 
-/// Computes a tile on the calling thread. `workspace` begins a cache line.
+/// Computes a tile on the calling thread. `workspace` is aligned to a cache line.
 using AggregateTileKernel = void (*)(const AggregatePlan& plan, const AggregateTile& tile,
                                      float* workspace);
 

@@ -7,8 +7,8 @@ namespace {
 using autopatch::CoresetPair;
 
 constexpr int kSums = autopatch::kCoresetSums;
-constexpr int kVectors = kSums / kLanes;  // that hold the sums of a pair
-// Pairs measured at a time. Their sums are independent and fit in the registers.
+constexpr int kVectors = kSums / kLanes;  // vectors that hold the sums of a pair
+// Pairs measured together. Their sums are independent and fit in the registers.
 constexpr int kPairs = kLanes == 4 ? 2 : 4;
 // Rows are scattered in memory. The first floats of rows this many pairs ahead are prefetched.
 constexpr std::int64_t kAhead = 12;
@@ -23,7 +23,7 @@ inline float add_up(const Vector* sums) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// The first `count` floats, then zeros; nothing is read if there are none.
+// Loads the first `count` floats, then zeros. Reads nothing if `count` is 0.
 inline Vector load_up_to(const float* p, std::int64_t count) {
   if (count >= kLanes) return load(p);
   return count > 0 ? load_first(p, count) : Vector{};
@@ -34,7 +34,7 @@ inline void fetch(const float* row, std::int64_t dim) {
   for (std::int64_t d = 0; d < count; d += 16) __builtin_prefetch(row + d);
 }
 
-// Zeros behind the last features add nothing to a sum.
+// The zeros after the last features do not change a sum.
 template <int kCount>
 inline void measure(const float* features, std::int64_t dim, const CoresetPair* pairs,
                     float* distances) {

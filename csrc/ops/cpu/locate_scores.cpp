@@ -8,15 +8,15 @@ namespace {
 using autopatch::KeyTable;
 using autopatch::kLocated;
 
-// Scores whose place is not certain yet; written in whole vectors.
+// Indices of the scores whose key must still be compared; written in whole vectors.
 typedef std::uint32_t Unsure[kLocated + 16];
 
-// False where a score is NaN.
+// Converts scores to clamped offsets. Returns false if a score is NaN.
 template <typename Format, typename Bits = typename Format::Bits>
 inline bool to_offsets(const KeyTable<Bits>& table, const Bits* scores, int count, Bits* offsets) {
   const Bits lowest = table.lowest;
   const Bits highest = table.highest;
-  Bits num_nan = 0;  // of the width of a score, so that all of the loop is vectors
+  Bits num_nan = 0;  // as wide as a score, so that the whole loop vectorizes
   for (int i = 0; i < count; ++i) {
     Bits key = Format::key(scores[i]);
     num_nan += Format::is_nan(scores[i]);
@@ -28,7 +28,7 @@ inline bool to_offsets(const KeyTable<Bits>& table, const Bits* scores, int coun
 }
 
 inline std::uint32_t count_bits(std::uint32_t v) {
-#if defined(__x86_64__) && !defined(__POPCNT__)  // the builtin would be a call
+#if defined(__x86_64__) && !defined(__POPCNT__)  // the builtin would be a function call
   v -= (v >> 1) & 0x55555555U;
   v = (v & 0x33333333U) + ((v >> 2) & 0x33333333U);
   return (((v + (v >> 4)) & 0x0F0F0F0FU) * 0x01010101U) >> 24;
@@ -37,7 +37,8 @@ inline std::uint32_t count_bits(std::uint32_t v) {
 #endif
 }
 
-// Counts the marks before the bin of each offset. Returns how many bins are marked themselves.
+// Counts the marks before the bin of each offset, and lists the offsets whose own bins are marked.
+// Returns the number of listed offsets.
 template <typename Bits>
 inline int count_marks(const KeyTable<Bits>& table, const Bits* offsets, int count,
                        std::uint32_t* slots, Unsure& unsure) {
@@ -76,20 +77,20 @@ inline Uints count_bits(Uints v) {
                         _mm512_set1_epi16(1)));
 }
 
-// Each of 32 values by its index.
+// Looks up 32 values by index.
 inline Uints look_up(const Uints (&values)[2], Uints i) {
   return reinterpret_cast<Uints>(_mm512_permutex2var_epi32(reinterpret_cast<__m512i>(values[0]),
                                                            reinterpret_cast<__m512i>(i),
                                                            reinterpret_cast<__m512i>(values[1])));
 }
 
-// Every second of `values`, from index 2 i on.
+// values[2 * i] for every lane of i.
 inline Uints gather(const std::uint32_t* values, Uints i) {
   return reinterpret_cast<Uints>(_mm512_mask_i32gather_epi32(
       __m512i{}, 0xFFFF, reinterpret_cast<__m512i>(i), values, 2 * sizeof(std::uint32_t)));
 }
 
-// Instead of the template. Reads and writes whole vectors.
+// Replaces the template for 32-bit keys. Reads and writes whole vectors.
 inline int count_marks(const KeyTable<std::uint32_t>& table, const std::uint32_t* offsets,
                        int count, std::uint32_t* slots, Unsure& unsure) {
   static_assert(KeyTable<std::uint32_t>::kCells == 32, "two vectors");
@@ -112,7 +113,7 @@ inline int count_marks(const KeyTable<std::uint32_t>& table, const std::uint32_t
                                          is_marked, reinterpret_cast<__m512i>(indices))));
     num_unsure += __builtin_popcount(is_marked);
   }
-  // Those behind the last score come last.
+  // Drop the indices after the last score; they come last.
   while (num_unsure > 0 && unsure[num_unsure - 1] >= static_cast<std::uint32_t>(count)) {
     --num_unsure;
   }
@@ -120,10 +121,10 @@ inline int count_marks(const KeyTable<std::uint32_t>& table, const std::uint32_t
 }
 #endif
 
-// How many keys are before `offset`, if it is at least `begin`.
+// Number of keys below `offset`; at least `begin`.
 template <typename Bits>
 inline std::uint32_t compare(const KeyTable<Bits>& table, Bits offset, std::uint32_t begin) {
-  // Two steps are nearly always enough, and a branch for each would be guessed wrong.
+  // Two steps nearly always suffice, and branches would be mispredicted.
   begin += table.offsets[begin] < offset;
   begin += table.offsets[begin] < offset;
   if (__builtin_expect(table.offsets[begin] >= offset, 1)) return begin;
@@ -143,7 +144,7 @@ template <typename Format, typename Bits = typename Format::Bits>
 inline bool locate(const KeyTable<Bits>& table, const Bits* scores, int count,
                    std::uint32_t* slots) {
   Bits offsets[kLocated];
-  // Whole vectors are looked up; offset 0 always can be.
+  // Whole vectors are looked up. Offset 0 is always valid.
   for (int i = count; i < (count + 15) / 16 * 16; ++i) offsets[i] = 0;
   if (!to_offsets<Format>(table, scores, count, offsets)) return false;
   Unsure unsure;

@@ -4,33 +4,34 @@
 
 namespace autopatch {
 
-/// Where distinct keys of scores (score_key.hpp) lie; built by `KeyLocator`. Keys are looked up as
-/// "offsets": how far they are behind `lowest`, at most that of `highest`.
+/// Lookup table for the position of a score among distinct keys (score_key.hpp); built by
+/// `KeyLocator`. Keys are looked up as "offsets" from `lowest`, clamped to the offset of `highest`.
 ///
-/// The range of offsets is cut into cells of equal width, and a cell into bins of equal width, the
-/// more, the more keys it has. Every key marks its bin or, if that one is marked, the next that is
-/// not. Before an offset whose bin is not marked lie as many keys as bins are marked before it; it
-/// is only for others that keys need to be compared.
+/// The range of offsets is divided into cells of equal width. Each cell is divided into bins of
+/// equal width; cells with more keys have more bins. Every key marks its bin or, if that is marked
+/// already, the next unmarked bin. If the bin of an offset is unmarked, the number of keys below
+/// the offset equals the number of marked bins before it. If the bin is marked, keys must be
+/// compared.
 template <typename Bits>
 struct KeyTable {
   static constexpr int kCells = 32;
 
-  Bits lowest;          // one less than the first key
-  Bits highest;         // one more than the last
-  const Bits* offsets;  // of all keys, then one that is larger than any
+  Bits lowest;          // the first key - 1
+  Bits highest;         // the last key + 1
+  const Bits* offsets;  // of all keys, then a larger sentinel
   std::uint32_t num_keys;
   int cell_shift;                     // offset >> cell_shift: its cell
   std::uint32_t bin_shifts[kCells];   // (offset >> bin_shift) + bin_origin: its bin
   std::uint32_t bin_origins[kCells];  // modulo 2^32
-  const std::uint64_t* words;         // of 32 bins each: marks, and how many are before, times 2^32
+  const std::uint64_t* words;         // per 32 bins: marks + 2^32 * number of marks before them
 };
 
-/// At most so many scores are located at a time.
+/// Maximum number of scores located at a time.
 constexpr int kLocated = 512;
 
-/// Finds the slot of each of `count` <= kLocated scores: k where it lies behind k keys of the table
-/// and on none, num_keys + 1 + k where it is that of key k. False, and no slots of use, where a
-/// score is NaN. `slots` has room for kLocated.
+/// Finds the slot of each of `count` <= kLocated scores: num_keys + 1 + k if it equals key k,
+/// otherwise the number of keys before it. If a score is NaN, returns false and the slots are
+/// undefined. `slots` has room for kLocated entries.
 template <typename Bits>
 using LocateScores = bool (*)(const KeyTable<Bits>& table, const Bits* scores, int count,
                               std::uint32_t* slots);

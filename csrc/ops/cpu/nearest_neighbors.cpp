@@ -4,13 +4,13 @@
 
 namespace {
 
-// Features summed before the sum joins the total: in one long sum equal terms, and with them their
-// rounding errors, add up beyond 1e-5 of it.
+// Number of features summed before the sum is added to the total. In one long sum, the rounding
+// errors of equal terms could accumulate beyond 1e-5 of it.
 constexpr std::int64_t kChunk = 64 * kLanes;
 
 typedef float Quad __attribute__((vector_size(16)));
 
-/// The lower half of the lanes plus the upper half.
+/// Adds the lower and upper halves of the lanes.
 template <typename Half, typename V>
 inline Half add_halves(V v) {
   Half halves[2];
@@ -19,7 +19,7 @@ inline Half add_halves(V v) {
   return halves[0] + halves[1];
 }
 
-/// Halves of the lanes added up, down to four lanes.
+/// Adds halves of the lanes until four lanes are left.
 inline Quad fold(Vector v) {
 #if defined(__AVX512F__)
   typedef float Octet __attribute__((vector_size(32)));
@@ -31,7 +31,7 @@ inline Quad fold(Vector v) {
 #endif
 }
 
-/// Sums of the lanes of four vectors, each in the same order.
+/// Sums the lanes of each of four vectors, in the same order.
 inline Quad add_up(Vector a, Vector b, Vector c, Vector d) {
   const Quad va = fold(a), vb = fold(b), vc = fold(c), vd = fold(d);
   const Quad ab_low = shuffle<0, 4, 1, 5>(va, vb);
@@ -42,7 +42,7 @@ inline Quad add_up(Vector a, Vector b, Vector c, Vector d) {
          (shuffle<0, 1, 4, 5>(ab_high, cd_high) + shuffle<2, 3, 6, 7>(ab_high, cd_high));
 }
 
-// Measures several rows at a time: their sums are independent and their loads overlap.
+// Measures several rows together: their sums are independent and their loads overlap.
 template <int kRows>
 inline void distances_to(const float* query, const float* bank, std::int64_t dim,
                          const std::int64_t* indices, float* distances) {
@@ -76,11 +76,11 @@ inline void distances_to(const float* query, const float* bank, std::int64_t dim
   for (int r = 0; r < kRows; ++r) distances[r] = sums[r];
 }
 
-constexpr int kVectors = 4;                    // projected at a time
-constexpr int kGroup = 16 / kLanes;            // register vectors of 16 columns
-constexpr int kGroups = kLanes == 16 ? 3 : 1;  // of them at a time, as far as registers go
+constexpr int kVectors = 4;                    // vectors projected together
+constexpr int kGroup = 16 / kLanes;            // registers per 16 columns
+constexpr int kGroups = kLanes == 16 ? 3 : 1;  // groups of 16 columns held in registers
 
-/// Adds the products of y [kCount, kProjectionChunk] and rows of the basis to `coordinates`.
+/// Adds the products of y [kCount, kProjectionChunk] with rows of the basis to `coordinates`.
 template <int kCount, int kColumns>
 inline void add_products(const float* y, std::int64_t length, const float* basis,
                          std::int64_t width, float* coordinates) {

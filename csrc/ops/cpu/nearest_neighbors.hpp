@@ -4,14 +4,14 @@
 
 namespace autopatch {
 
-/// Squared distances of one query to `count` rows of `bank`, each a float32 sum of squared
-/// differences in an order that depends on `dim` and the ISA level alone.
+/// Squared distances of one query to `count` rows of `bank`: float32 sums of squared differences,
+/// in an order that depends only on `dim` and the ISA level.
 using SquaredDistances = void (*)(const float* query, const float* bank, std::int64_t dim,
                                   const std::int64_t* rows, std::int64_t count, float* distances);
 
 /// For each of `count` vectors: y = vector - mean, its squared norm, and its coordinates
-/// y . basis[:, j] for a basis [dim, width], row-major, `width` a multiple of 16. No sum is of more
-/// than `kProjectionChunk` products at a time; these sums are added in turn.
+/// y . basis[:, j] for a basis [dim, width], row-major, `width` a multiple of 16. Products are
+/// summed in chunks of at most `kProjectionChunk`; the chunk sums are then added in order.
 using ProjectVectors = void (*)(const float* vectors, std::int64_t count, std::int64_t dim,
                                 const float* mean, const float* basis, std::int64_t width,
                                 float* coordinates, float* squared_norms);

@@ -10,10 +10,10 @@
 
 namespace autopatch {
 
-// Inlined always: kernel bodies use them, and a copy compiled for their ISA level could be the one
-// that the linker keeps for the whole module.
+// Always inlined: otherwise the linker could keep a copy compiled for a higher ISA level, from a
+// kernel body, for the whole module.
 
-/// A score type of sign, exponent and mantissa, as its bits.
+/// Bit layout of a score type with sign, exponent and mantissa.
 template <typename BitsType, int kMantissaBits>
 struct FloatFormat {
   using Bits = BitsType;
@@ -26,8 +26,8 @@ struct FloatFormat {
     return (bits & kMagnitude) > kInfinity;
   }
 
-  /// The order of scores as that of integers: falls where the score rises, and is the same for -0
-  /// and 0. Not for NaN.
+  /// Maps scores to integers in reverse order: a higher score has a lower key. -0 and 0 have the
+  /// same key. Undefined for NaN.
   [[gnu::always_inline]] AUTOPATCH_ALSO_ON_DEVICE static constexpr Bits key(Bits bits) {
     return static_cast<Bits>((bits & kSign) != 0 ? bits - 1 : bits ^ kMagnitude);
   }

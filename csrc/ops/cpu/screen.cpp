@@ -6,8 +6,8 @@
 #include <immintrin.h>
 #endif
 
-// Sums of products of codes, for tiles of four queries and some rows, in registers. The rows lie in
-// the lanes; a lane takes `kCodes` codes at a time: four of 8 bits with VNNI, else two of 16.
+// Sums of products of codes, in registers, for tiles of four queries and some rows. Each lane holds
+// a row and multiplies `kCodes` codes at a time: four 8-bit codes with VNNI, else two 16-bit codes.
 
 namespace {
 
@@ -121,7 +121,7 @@ inline Integers add_products(Integers sum, Integers row, Integers query) {
 }
 #endif
 
-// The panel as [dim / 2][64][2] integers of 16 bits.
+// The panel as 16-bit integers, [dim / 2][64][2].
 inline const void* lay_out(const ScreenTask& task) {
   for (std::int64_t d = 0; d < task.dim; d += 4) {
     const std::uint8_t* __restrict__ in = task.panel + d * kPanelRows;
@@ -140,7 +140,7 @@ inline const void* lay_out(const ScreenTask& task) {
 
 #endif
 
-// Rows of a tile: with its four queries 16 sums in registers with AVX-512, 8 otherwise.
+// Rows per tile. With four queries this takes 16 registers of sums with AVX-512, otherwise 8.
 constexpr int kGroups = kLanes == 16 ? 4 : 2;
 constexpr int kTileRows = kGroups * kLanes;
 

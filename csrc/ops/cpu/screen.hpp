@@ -4,37 +4,37 @@
 
 namespace autopatch {
 
-/// Rows of 8-bit codes that are screened at a time, a "panel", stored as [dim / 4][64][4].
+/// Number of rows in a "panel" of 8-bit codes, stored as [dim / 4][64][4] and screened together.
 constexpr std::int64_t kPanelRows = 64;
 
-/// Queries that are screened at a time.
+/// Number of queries that are screened together.
 constexpr std::int64_t kScreenQueries = 4;
 
-/// One panel against a block of queries. The value of a query and a row is `offsets[row]` plus the
-/// sum of the products of their codes: exact in 32 bits for up to 2^16 codes a row, hence the same
-/// on every ISA level.
+/// One panel and a block of queries. The value of a query and a row is `offsets[row]` plus the sum
+/// of the products of their codes. It is exact in 32 bits for up to 2^16 codes per row, so it is
+/// the same on every ISA level.
 struct ScreenTask {
   const void* queries;          // [num_queries, dim] as `ScreenPackQueries` lays them out
   std::int64_t num_queries;     // a multiple of kScreenQueries
   std::int64_t dim;             // a multiple of 4
   const std::uint8_t* panel;    // [dim / 4][64][4]
   const std::int32_t* offsets;  // [64]
-  std::int16_t* workspace;      // 64 * dim
+  std::int16_t* workspace;      // [64 * dim]
 };
 
-/// Lays out query codes [num_queries, dim] as the level takes them, in 2 * num_queries * dim bytes
-/// at most.
+/// Converts query codes [num_queries, dim] to the layout of the ISA level, in at most 2 *
+/// num_queries * dim bytes.
 using ScreenPackQueries = void (*)(const std::int8_t* codes, std::int64_t count, void* packed);
 
-/// Sets bit r of `survivors[q]` where the value of query q and row r is at least `least[q]`.
+/// Sets bit r of `survivors[q]` if the value of query q and row r is at least `least[q]`.
 using ScreenSurvivors = void (*)(const ScreenTask& task, const std::int32_t* least,
                                  std::uint64_t* survivors);
 
 /// Writes the value of query q and row r to `values[q * stride + r]`.
 using ScreenValues = void (*)(const ScreenTask& task, std::int32_t* values, std::int64_t stride);
 
-/// Raises `largest[q]` to the largest value of query q in the panel and sets `rows[q]` to
-/// `first_row` + its row, the lowest of equals, where that is larger.
+/// If the largest value of query q in the panel exceeds `largest[q]`, stores it there and sets
+/// `rows[q]` to `first_row` + its row. Ties go to the lowest row.
 using ScreenLargest = void (*)(const ScreenTask& task, std::int64_t first_row,
                                std::int32_t* largest, std::int64_t* rows);
 

@@ -1,9 +1,9 @@
 #pragma once
 
 // Vectors of the ISA level that the including file is compiled for. Everything here is inside an
-// anonymous namespace, and neither this header nor a kernel body includes a header of the standard
-// library that defines functions: an inline function compiled for AVX-512 could otherwise be the
-// copy that the linker keeps for the whole module.
+// anonymous namespace, and neither this header nor a kernel body includes a standard header that
+// defines functions. Otherwise the linker could keep the AVX-512 copy of an inline function for the
+// whole module.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,7 +28,7 @@ constexpr int kLanes = 4;
 #endif
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-// The same vector at any address of a float.
+// The same vector with the alignment of a float.
 typedef float UnalignedVector
     __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
 
@@ -36,7 +36,7 @@ inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVec
 inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 inline Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
-/// The first `count` < kLanes floats at `p`, then zeros; nothing behind them is read.
+/// Loads the first `count` < kLanes floats at `p`, then zeros. Reads nothing beyond them.
 inline Vector load_first(const float* p, std::int64_t count) {
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1U), p);
@@ -51,7 +51,7 @@ inline Vector load_first(const float* p, std::int64_t count) {
 #endif
 }
 
-/// Stores the first `count` < kLanes floats of `v`; nothing behind them is written.
+/// Stores the first `count` < kLanes floats of `v`. Writes nothing beyond them.
 inline void store_first(float* p, Vector v, std::int64_t count) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), v);
@@ -79,19 +79,20 @@ inline IntVector lane_indices(Lanes<lane...>) {
   return IntVector{lane...};
 }
 
-/// Lanes of `a`, counted from 0, and of `b`, counted on from there, in a vector of the same size.
+/// Selects lanes of `a` (indices from 0) and `b` (the indices after those) into a vector of the
+/// same size.
 template <int... lane, typename V>
 inline V shuffle(V a, V b) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, lane...);
-#else  // g++ has __builtin_shufflevector from version 12 on
+#else  // g++ has __builtin_shufflevector since version 12
   typedef std::int32_t Positions __attribute__((vector_size(sizeof...(lane) * sizeof(float))));
   return __builtin_shuffle(a, b, Positions{lane...});
 #endif
 }
 
-// Stores past the caches, to an address that is a multiple of the vector's size. Others see it
-// after the fence.
+// Non-temporal store to an address aligned to the vector's size. Other threads see it after the
+// fence.
 inline void stream(float* p, Vector v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, v);

@@ -15,14 +15,14 @@ namespace {
 
 constexpr int kThreads = 256;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kBlocksAtOnce = 3;  // more would spill there
+constexpr int kBlocksAtOnce = 3;  // more would spill registers
 #else
 constexpr int kBlocksAtOnce = 4;
 #endif
-constexpr int kMaxLevels = 32;              // of a launch, whose parameters may take 4 KiB
-constexpr int kMaxChunk = 80;               // channels of a block
-constexpr std::int64_t kShared = 40 << 10;  // bytes of shared memory of a block
-constexpr std::int64_t kFewBlocks = 2048;   // for which tiles are not cut smaller
+constexpr int kMaxLevels = 32;              // per launch; parameters may take 4 KiB
+constexpr int kMaxChunk = 80;               // maximum number of channels per block
+constexpr std::int64_t kShared = 40 << 10;  // bytes of shared memory per block
+constexpr std::int64_t kFewBlocks = 2048;   // with at least this many, tiles are not made smaller
 
 __device__ float to_float(float value) { return value; }
 __device__ float to_float(__half value) { return __half2float(value); }
@@ -44,14 +44,14 @@ struct Level {
   Axis down;
   Axis across;
   int patch;
-  int offset;  // of its channels in a row of the output
-  int chunk;   // channels of a block
+  int offset;  // of its channels within a row of the output
+  int chunk;   // channels per block
   int chunks;
-  int rows;  // of a tile, which is what a block writes of the output
+  int rows;  // rows of a tile, the part of the output that a block writes
   int columns;
   int tiles_down;
   int tiles_across;
-  int first_block;  // of an image
+  int first_block;  // first block of the level within an image
 };
 
 struct Plan {
@@ -60,8 +60,8 @@ struct Plan {
   int blocks_of_image;
   int height;
   int width;
-  std::int64_t stride;  // of rows of the output
-  bool aligned;         // rows of the output begin at multiples of 16 bytes
+  std::int64_t stride;  // of the rows of the output
+  bool aligned;         // rows of the output start at multiples of 16 bytes
   float* out;
 };
 
@@ -75,8 +75,8 @@ struct alignas(16) Taps {
 
 __host__ __device__ inline Taps taps_of(int position, const Axis& axis) {
   if (axis.cells == axis.positions) return {position, position, 0.0f};
-  // (position + 1/2) cells / positions - 1/2 in halves of a position, where it is an integer: a
-  // rounded product would move the weight by more than the tolerance of the result.
+  // (position + 1/2) cells / positions - 1/2 as an integer, in units of 1 / (2 positions). A
+  // rounded product would shift the weight by more than the tolerance of the result.
   const std::int64_t whole = 2 * std::int64_t{axis.positions};
   std::int64_t source = (2 * std::int64_t{position} + 1) * axis.cells - axis.positions;
   if (source < 0) source = 0;
@@ -87,7 +87,7 @@ __host__ __device__ inline Taps taps_of(int position, const Axis& axis) {
   return taps;
 }
 
-/// What a block does: a tile of one image, and some channels of one level.
+/// The work of a block: a tile of one image, and some channels of one level.
 struct Job {
   int level;
   int image;
@@ -97,7 +97,7 @@ struct Job {
   int bottom;
   int left;
   int right;
-  int first_row;  // cells of the pooled map that they are made of
+  int first_row;  // cells of the pooled map that the tile depends on
   int last_row;
   int first_column;
   int last_column;
@@ -128,18 +128,18 @@ __host__ __device__ inline Job job_of(const Plan& plan, int block) {
   return job;
 }
 
-/// Where a value of the tile's pooled rows comes from and goes to.
+/// Position of a value in the tile's row sums.
 struct Cell {
   int row;
   int column;
   int channel;
 };
 
-/// Sums of `patch` values along a row of the map, into rows of shared memory with the channels
-/// last: of all rows that the pooled rows of the job are made of.
+/// Sums `patch` values along rows of the map, for all rows that the job's pooled rows depend on.
+/// Writes the sums to shared memory, channels last.
 template <typename T>
 __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
-  constexpr int kTogether = 4;  // sums of a thread, so that it waits for memory once for all
+  constexpr int kTogether = 4;  // sums per thread that share one wait for memory
   const int thread = static_cast<int>(threadIdx.x);
   const int pad = (level.patch - 1) / 2;
   const int rows = job.last_row - job.first_row + level.patch - 1;
@@ -151,8 +151,9 @@ __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
                    static_cast<std::int64_t>(job.image) * size * level.channels +
                    job.first_channel * static_cast<std::int64_t>(level.channels_last ? 1 : size);
 
-  // Cells are counted on without division, which takes longer than all else. With the channels last
-  // a thread keeps its channel, otherwise its column, so that neighbors read neighboring values.
+  // Cells are counted without division, which would take longer than everything else. A thread
+  // keeps its channel if channels are last, otherwise its column, so that neighboring threads read
+  // neighboring values.
   const int lanes = level.channels_last ? channels : min(columns, kThreads);
   const int at_once = kThreads / lanes;
   const int length = level.channels_last ? columns : rows;
@@ -165,7 +166,7 @@ __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
     outer = 0;
     for (;;) {
       Cell cells[kTogether];
-      int from[kTogether];  // in the image
+      int from[kTogether];  // position in the image
       int left[kTogether];
       float totals[kTogether];
       int count = 0;
@@ -177,7 +178,7 @@ __device__ void sum_rows(const Level& level, const Job& job, float* sums) {
         cells[i] = level.channels_last ? Cell{outer, inner, lane} : Cell{inner, lane, outer};
         const int row = job.first_row - pad + cells[i].row;
         left[i] = job.first_column + cells[i].column - pad;
-        // A row outside the map has no column inside.
+        // Rows outside the map have no valid column.
         if (!inside || row < 0 || row >= level.height) left[i] = level.width;
         from[i] = row * level.width * stride + cells[i].channel * (level.channels_last ? 1 : size) +
                   left[i] * stride;
@@ -215,8 +216,8 @@ __device__ inline float4 mix(float a_weight, const float4& a, float b_weight, co
           mix(a_weight, a.z, b_weight, b.z), mix(a_weight, a.w, b_weight, b.w)};
 }
 
-/// Writes the tile: `T` is one channel or four, which a thread keeps. It takes some columns of a
-/// row at a time: those between the same two cells mix the same two values.
+/// Writes the tile. `T` is one channel or four; a thread keeps its channels. It processes several
+/// columns of a row at a time, since columns between the same two cells mix the same two values.
 template <typename T>
 __device__ void write_tile(const Plan& plan, const Level& level, const Job& job, const float* cells,
                            const Taps* row_taps, const Taps* column_taps) {
@@ -282,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const int channels = job.num_channels;
   const int row_stride = (job.last_column - job.first_column) * channels;
 
-  // Taps of the tile's rows and columns as offsets of cells, and then the cells.
+  // Taps of the tile's rows and columns, as offsets of cells, followed by the cells.
   Taps* row_taps = shared_memory<Taps>();
   Taps* column_taps = row_taps + (job.bottom - job.top);
   float* cells = reinterpret_cast<float*>(column_taps + (job.right - job.left));
@@ -307,7 +308,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   }
   __syncthreads();
 
-  // Sums over the rows of a patch, in place: the sum of a row is read before it is overwritten.
+  // Sums over the rows of a patch, in place: each row's sum is read before it is overwritten.
   if (level.patch > 1) {
     const int pooled_rows = job.last_row - job.first_row;
     const float share = 1.0f / static_cast<float>(level.patch * level.patch);
@@ -342,7 +343,7 @@ std::int64_t shared_bytes(const Level& level, const Plan& plan) {
          (level.rows + level.columns) * static_cast<std::int64_t>(sizeof(Taps));
 }
 
-// Cuts a level's share of an image into tiles and chunks of channels that fit the shared memory.
+// Divides a level's part of an image into tiles and chunks of channels that fit in shared memory.
 void cut(Level& level, const Plan& plan, std::int64_t blocks_wanted) {
   level.chunks = static_cast<int>(divide_up(level.channels, kMaxChunk));
   level.chunk = static_cast<int>(round_up(divide_up(level.channels, level.chunks), 4));
@@ -416,7 +417,7 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
       most_shared = std::max(most_shared, shared_bytes(level, plan));
       offset += map->channels;
     }
-    if (plan.num_levels == 0) break;  // only maps without channels are left
+    if (plan.num_levels == 0) break;  // only maps without channels remain
     constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
     if (blocks * images > kMaxBlocks) {
       throw std::invalid_argument("`feature_maps` are too many for one launch; split the images");

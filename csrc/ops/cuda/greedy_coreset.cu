@@ -6,19 +6,19 @@
 #include "core/parts.hpp"
 #include "ops/greedy_coreset.hpp"
 
-// One persistent grid makes all picks. Every block owns the rows r with r % blocks = its number and
-// keeps their 8-bit codes in shared memory, where they fit. With a new pick it screens its rows by
-// the codes, measures those that may have come nearer, and publishes its farthest row; each block
-// reads what all have published and so knows the next pick.
+// One persistent grid makes all picks. Each block owns the rows r with r % blocks equal to its
+// number, and keeps their 8-bit codes in shared memory if they fit. After a new pick, a block
+// screens its rows with the codes, measures the rows whose distance may have decreased, and
+// publishes its farthest row. Each block reads all published rows and so knows the next pick.
 //
-// Codes. v(x) = (x - center) * inverse_scale, clamped to [-127, 127], is rounded to the code c(x),
-// at a distance of at most e(x). Clamping brings no two vectors farther apart, so
+// Codes. v(x) = (x - center) * inverse_scale is clamped to [-127, 127] and rounded to the code
+// c(x), at a distance of at most e(x). Clamping never increases distances, so
 //
 //     |x - y| * inverse_scale >= |c(x) - c(y)| - e(x) - e(y),
 //
-// whatever center and inverse_scale are. A row need not be measured where the right side is at
-// least the row's `limit`: its smallest distance so far, in the same unit, raised by what the
-// float32 sum may have lost.
+// for any center and inverse_scale. A row need not be measured if the right side is at least the
+// row's `limit`: its smallest distance so far, in the same unit, plus what the float32 sum may have
+// lost.
 
 namespace autopatch {
 namespace {
@@ -26,16 +26,16 @@ namespace {
 constexpr const char* kName = "greedy_coreset";
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kSums = 16;  // running sums of a distance, and lanes that compute one
+constexpr int kSums = 16;  // running sums of a distance, one per lane
 constexpr int kCodesOfChunk = 16;
-constexpr int kLeastRows = 128;  // of a block
+constexpr int kLeastRows = 128;  // minimum number of rows per block
 constexpr float kBox = 127.0f;
 
-/// How rows are dealt to blocks.
+/// Assignment of rows to blocks.
 struct Deal {
   std::int64_t num_rows;
   int blocks;
-  int slots;  // rows of a block, at most
+  int slots;  // maximum number of rows per block
 
   __host__ __device__ int block_of(std::int64_t row) const {
     return static_cast<int>(row % blocks);
@@ -52,25 +52,25 @@ struct Deal {
 struct Rows {
   const float* features;
   std::int64_t dim;
-  int chunks;  // of codes of a row
+  int chunks;  // chunks of codes per row
   Deal deal;
 };
 
-/// What is known of all rows, by block and slot; codes by block, chunk and slot.
+/// State of all rows, by block and slot; codes by block, chunk and slot.
 struct State {
   int4* codes;
   int* norms;      // |c|^2
   float* errors;   // e
-  float* nearest;  // squared distance to the picks; below 0 for a pick
+  float* nearest;  // squared distance to the nearest pick; below 0 for a pick
   float* limits;
-  unsigned long long* published;  // [2][blocks], in turn
+  unsigned long long* published;  // [2][blocks], used in alternation
 };
 
-/// A row that a block proposes as next pick; a greater one is farther or, as far, of lower index.
-/// The last bit tells whether it is of this turn.
+/// Key of a row that a block proposes as the next pick. A greater key is a farther row; at equal
+/// distance, a lower index. The last bit is the turn.
 __host__ __device__ inline unsigned long long proposal(float nearest, std::int64_t row,
                                                        unsigned turn) {
-  unsigned bits = 0;  // of a block without rows left
+  unsigned bits = 0;  // for a block without rows left
   if (nearest >= 0.0f) {
 #ifdef __CUDA_ARCH__
     bits = __float_as_uint(nearest) + 1;
@@ -93,9 +93,10 @@ __host__ __device__ inline std::int64_t row_of(unsigned long long key) {
   return 0x7FFFFFFF - static_cast<std::int64_t>(key >> 1 & 0x7FFFFFFF);
 }
 
-/// In the unit of codes: rows at least so far from a pick, by their codes and without both errors,
-/// come no nearer by it than `nearest`. The sum of d squares, each rounded, in 16 running sums is
-/// smaller than the exact one by less than (d / 16 + 8) 2^-24 of it and by what underflows.
+/// Limit in the unit of codes: if the distance of a row's codes from those of a pick, minus the
+/// pick's error, is at least this, the pick does not lower `nearest`. The float32 sum of d rounded
+/// squares in 16 running sums is below the exact sum by less than (d / 16 + 8) 2^-24 of it plus
+/// what underflows.
 __device__ inline float limit_of(float nearest, std::int64_t dim, float inverse_scale,
                                  float error) {
   constexpr float kLeastFloat = 1.4e-45f;
@@ -144,8 +145,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Greatest of all threads' keys, told to every thread. `shared` holds one key a warp; a barrier
-/// must lie between two calls.
+/// Returns the greatest key of all threads to every thread. `shared` holds one key per warp; two
+/// calls need a barrier between them.
 __device__ unsigned long long greatest(unsigned long long key, unsigned long long* shared) {
   for (int step = kWarp / 2; step > 0; step /= 2) {
     const unsigned long long other = __shfl_xor_sync(kAllLanes, key, step);
@@ -160,8 +161,7 @@ __device__ unsigned long long greatest(unsigned long long key, unsigned long lon
   return most;
 }
 
-/// The shared memory of a block, after the codes of the pick: its features and, if `resident`, the
-/// codes and the state of the block's rows.
+/// Bytes of shared memory for the state of a row, if rows are resident.
 constexpr std::int64_t kBytesOfRow = 3 * sizeof(float);  // norms, nearest, limits
 
 template <bool resident>
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* pick_codes = reinterpret_cast<int4*>(all_keys + kWarps);             // [chunks]
   auto* pick_features = reinterpret_cast<float*>(pick_codes + rows.chunks);  // [chunks * 16]
   float* behind = pick_features + rows.chunks * kCodesOfChunk;
-  // Whether the farthest row is to be found anew, and the pick's norm and error.
+  // Whether the farthest row must be searched again, and the pick's norm and error.
   auto* stale = reinterpret_cast<int*>(behind);
   int* pick_norm = stale + 1;
   auto* pick_error = reinterpret_cast<float*>(stale + 2);
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   std::int64_t pick = start;
-  unsigned long long farthest = 0;  // of this block, without the turn
+  unsigned long long farthest = 0;  // key of this block, without the turn
   for (std::int64_t i = 0; i < count; ++i) {
     const int owner = deal.block_of(pick);
     const int pick_slot = deal.slot_of(pick);
@@ -253,10 +253,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
         const auto apart = static_cast<float>(norms[slot] + norm_of_pick - 2 * product);
         const float limit = (limits[slot] + error_of_pick) * 1.00001f;
-        // Written so that a limit which is NaN passes.
+        // Written so that a NaN limit passes.
         measured = !(apart >= limit * limit) && nearest[slot] > 0.0f;
       }
-      // Two at a time are measured, each by half a warp.
+      // Measures two rows at a time, each with half a warp.
       for (unsigned left = __ballot_sync(kAllLanes, measured); left != 0;) {
         const int low = __ffs(static_cast<int>(left)) - 1;
         left &= left - 1;
@@ -323,7 +323,7 @@ Rows rows_of(const float* features, std::int64_t num_rows, std::int64_t dim) {
   return rows;
 }
 
-// Lays out the state behind `memory` and returns its bytes.
+// Lays out the state in `memory` and returns its size in bytes.
 std::int64_t lay_out(const Rows& rows, void* memory, State& state) {
   Parts parts(memory);
   const std::int64_t all = static_cast<std::int64_t>(rows.deal.blocks) * rows.deal.slots;

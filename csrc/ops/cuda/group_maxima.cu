@@ -13,12 +13,12 @@ namespace {
 constexpr const char* kKernel = "group_maxima";
 constexpr float kLowest = -3.4e38f;
 
-// A block of 8 warps computes tiles of 128 queries x 256 rows, a warp 64 x 64, so that it has whole
-// groups. Slices of 64 features of both sides go through a ring of buffers; where all features of
-// the queries fit beside it they are loaded once.
+// A block of 8 warps computes tiles of 128 queries x 256 rows. Each warp computes 64 x 64, which
+// covers whole groups. Slices of 64 features of both sides pass through a ring of buffers. If all
+// features of the queries also fit in shared memory, they are loaded only once.
 constexpr int kThreads = 256;
 constexpr int kWarpQueries = 64;
-constexpr int kSliceBytes = 128;  // of a row
+constexpr int kSliceBytes = 128;  // bytes of a row
 constexpr int kQuerySlice = static_cast<int>(kQueriesOfTile) * kSliceBytes;
 constexpr int kBankSlice = static_cast<int>(kRowsOfTile) * kSliceBytes;
 constexpr int kNormsBytes = static_cast<int>(kRowsOfTile) * 4;
@@ -44,13 +44,13 @@ __device__ inline void multiply(float (&sum)[4], const unsigned (&a)[4], unsigne
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Offset of 16 bytes of a row's slice: permuted by row, so that the same piece of 8 rows lies in
-/// different banks.
+/// Offset of a 16-byte piece in a row's slice. Pieces are permuted by row, so that the same piece
+/// of 8 rows lies in different banks.
 __host__ __device__ inline int swizzled(int row, int piece) {
   return row * kSliceBytes + ((piece ^ (row & 7)) << 4);
 }
 
-/// Copies a slice of rows, 16 bytes at a time: a thread the same piece of every 32nd row.
+/// Copies a slice of rows, 16 bytes at a time. A thread copies the same piece of every 32nd row.
 template <int kRows>
 __device__ inline void load_slice(unsigned shared, const __half* rows, std::int64_t depth) {
   constexpr int kPieces = kSliceBytes / 16;
@@ -66,7 +66,7 @@ __device__ inline void load_slice(unsigned shared, const __half* rows, std::int6
   }
 }
 
-/// A slice of a tile, and the buffer it goes through.
+/// A slice of a tile, and its buffer.
 template <int kStages>
 struct Cursor {
   int tile;
@@ -84,7 +84,7 @@ struct Cursor {
 
 struct Tiles {
   int bank_tiles;
-  int segments;  // that the bank's tiles are cut into
+  int segments;  // into which the bank's tiles are divided
   int slices;    // of features
   bool queries_resident;
 };
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(GroupMaxima work, T
       }
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        unsigned b[4];  // 16 rows: two operands each for the first and the last eight
+        unsigned b[4];  // 16 rows: two operands for the first eight, two for the last
         load_matrices(b, own_rows + swizzled(warp_row + n * 16 + lane / 16 * 8 + lane % 8,
                                              2 * k + lane / 8 % 2));
 #pragma unroll
@@ -218,7 +218,7 @@ int segments_of(std::int64_t query_tiles, std::int64_t bank_tiles, std::int64_t 
     const std::int64_t blocks = query_tiles * count;
     const std::int64_t waves = divide_up(blocks, processors);
     const double tiles = static_cast<double>(divide_up(bank_tiles, count));
-    // A block takes half a tile's time to start.
+    // Starting a block takes half as long as a tile.
     const double time = static_cast<double>(waves) * (tiles + 0.5);
     if (best == 0.0 || time < best) {
       best = time;
@@ -246,7 +246,7 @@ void group_maxima_mma(const GroupMaxima& work, cudaStream_t stream) {
   const auto fits = [&](std::int64_t stages, std::int64_t query_slices) {
     return stages * (kBankSlice + kNormsBytes) + query_slices * kQuerySlice <= shared;
   };
-  // One slice of queries a stage costs as much as the same queries kept, but is loaded again.
+  // A slice of queries per stage takes as much memory as keeping it, but is loaded repeatedly.
   tiles.queries_resident = fits(3, tiles.slices);
   if (fits(4, tiles.queries_resident ? tiles.slices : 4)) {
     launch_tiles<4>(work, tiles, stream);

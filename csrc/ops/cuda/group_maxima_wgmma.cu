@@ -10,9 +10,9 @@
 #include "ops/cuda/group_maxima.hpp"
 #include "ops/nearest_neighbors.hpp"
 
-// group_maxima on Hopper: one thread has tiles copied into a ring of buffers (TMA), two groups of
-// four warps multiply them (wgmma), 64 queries x 256 rows each. Waiting is by mbarriers: `full` of
-// a buffer counts its bytes, `empty` the warps that are done with it.
+// group_maxima on Hopper. One thread copies tiles into a ring of buffers (TMA); two groups of four
+// warps multiply them (wgmma), 64 queries x 256 rows each. They synchronize with mbarriers: `full`
+// counts the bytes of a buffer, `empty` the warps that have finished with it.
 
 namespace autopatch {
 namespace {
@@ -21,10 +21,10 @@ constexpr const char* kName = "group_maxima";
 constexpr int kConsumers = 2;  // warpgroups that multiply
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kMaxStages = 6;
-constexpr int kSliceBytes = 128;  // of a row
+constexpr int kSliceBytes = 128;  // bytes of a row
 constexpr int kQuerySlice = static_cast<int>(kQueriesOfTile) * kSliceBytes;
 constexpr int kBankSlice = static_cast<int>(kRowsOfTile) * kSliceBytes;
-constexpr int kAtom = 1024;  // bytes after which the swizzle repeats
+constexpr int kAtom = 1024;  // bytes; period of the swizzle
 
 struct Tiles {
   std::int64_t num_queries;
@@ -32,7 +32,7 @@ struct Tiles {
   float* maxima;
   int query_tiles;
   int bank_tiles;
-  int segments;  // that the bank's tiles are cut into
+  int segments;  // into which the bank's tiles are divided
   int slices;    // of features
   int stages;
   bool queries_resident;
@@ -72,17 +72,17 @@ __device__ inline void copy_box(unsigned to, const CUtensorMap* map, int feature
       "l"(map), "r"(feature), "r"(row), "r"(barrier)
       : "memory");
 }
-/// Of rows of 128 bytes, swizzled, in eights that are 1,024 bytes apart (PTX ISA, "Matrix
-/// descriptor").
+/// Descriptor of swizzled rows of 128 bytes, in groups of eight rows that are 1,024 bytes apart
+/// (PTX ISA, "Matrix descriptor").
 __device__ inline std::uint64_t descriptor(unsigned shared) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
   constexpr std::uint64_t kStride = std::uint64_t{kAtom >> 4} << 32;
-  constexpr std::uint64_t kLeading = std::uint64_t{1} << 16;  // not used where it is swizzled
+  constexpr std::uint64_t kLeading = std::uint64_t{1} << 16;  // ignored with swizzling
   return kSwizzle128 | kStride | kLeading | (shared & 0x3FFFF) >> 4;
 }
 
-/// Keeps the compiler from moving uses of the sums across: it does not know that they are written
-/// after the instruction that names them.
+/// Keeps the compiler from moving uses of the sums across this point. It does not know that wgmma
+/// writes them asynchronously.
 __device__ inline void hold(float (&d)[128]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(d[i])::"memory");
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 128 * kConsumers) {
       int stage = 0;
-      unsigned turn = 1;  // the first wait for each buffer is for one that was never filled
+      unsigned turn = 1;  // so that the first wait for each buffer, not filled yet, returns at once
       for (int tile = first_tile; tile < last_tile; ++tile) {
         for (int slice = 0; slice < tiles.slices; ++slice) {
           wait(empty_at + 8 * stage, turn);
@@ -229,8 +229,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       hold(sums);
       if (lane == 0) arrive(empty_at + 8 * previous);
 
-      // Sums 4 j to 4 j + 3 are of queries lane / 4 and 8 behind it and of rows 8 j + 2 (lane % 4)
-      // and the next: two each.
+      // Sums 4 j to 4 j + 3 belong to queries lane / 4 and lane / 4 + 8, and for each of them to
+      // rows 8 j + 2 (lane % 4) and the next.
       const float* own_norms =
           tiles.half_norms + tile * static_cast<std::int64_t>(kRowsOfTile) + lane % 4 * 2;
       const std::int64_t query = query_tile * kQueriesOfTile + group * 64 + warp * 16 + lane / 4;
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// A matrix of float16 [rows, depth] that is copied in boxes of 64 features, swizzled.
+// Describes a float16 matrix [rows, depth], copied in swizzled boxes of 64 features.
 CUtensorMap tensor_map(const __half* matrix, std::int64_t rows, std::int64_t depth,
                        std::int64_t box_rows) {
   void* function = nullptr;

@@ -1,13 +1,13 @@
-// Screened search. Bank and queries are centered, scaled and rounded to float16; tensor cores tell
-// how near each query comes to each group of 64 rounded rows (group_maxima.hpp). By the triangle
-// inequality
+// Screened search. Bank and queries are centered, scaled and rounded to float16. Tensor cores
+// compute how near each query is to each group of 64 rounded rows (group_maxima.hpp). By the
+// triangle inequality
 //
 //     | |q - r| scale - |q~ - r~| | <= |q scale - q~| + |r scale - r~|,
 //
-// so there is an upper bound of the distance to the nearest row of each group and a lower bound for
-// all of its rows. The k-th smallest of the upper bounds is one of the k-th smallest distance;
-// groups whose lower bound is no greater are measured row by row, in float32 and in the order of
-// arithmetic of `exact_kernel`. Queries with too many such groups are left to that.
+// This gives an upper bound of the distance to the nearest row of each group, and a lower bound for
+// all of its rows. The k-th smallest upper bound also bounds the k-th smallest distance. Groups
+// whose lower bound does not exceed it are measured row by row, in float32 and with the order of
+// arithmetic of `exact_kernel`. Queries with too many such groups are left to `exact_kernel`.
 
 #include <algorithm>
 #include <cstddef>
@@ -25,7 +25,7 @@ namespace autopatch {
 namespace {
 
 constexpr const char* kName = "nearest_neighbors";
-constexpr std::int64_t kChunkBytes = std::int64_t{512} << 20;  // of a chunk of queries, at most
+constexpr std::int64_t kChunkBytes = std::int64_t{512} << 20;  // maximum size of a chunk of queries
 
 std::int64_t lay_out(std::int64_t num_rows, std::int64_t dim, void* memory, Screen& screen) {
   Parts parts(memory);

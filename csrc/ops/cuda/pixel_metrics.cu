@@ -1,10 +1,10 @@
-// As on the CPU (ops/pixel_metrics.cpp) the few anomalous pixels, "positives", are sorted by score
-// and the normal ones are counted between and onto their distinct scores. How many positives and
-// distinct scores there are is known on the device alone: every grid has a size that depends on the
-// number of pixels, and its blocks share the items at hand.
+// As on the CPU (ops/pixel_metrics.cpp), the few anomalous pixels ("positives") are sorted by
+// score, and the normal pixels are counted between and at their distinct scores. Only the device
+// knows the numbers of positives and distinct scores: the size of every grid depends on the number
+// of pixels, and its blocks share the actual items.
 //
-// Sums of floating-point numbers are taken in an order that depends on sizes only; atomic
-// operations are on integers. So the result is the same from run to run.
+// Floating-point sums have an order that depends only on the sizes, and atomic operations are on
+// integers. So the result is the same in every run.
 
 #include <algorithm>
 #include <cstddef>
@@ -38,8 +38,8 @@ int log_bins_of(std::int64_t num_pixels) {
   return result;
 }
 
-// Lays out the memory behind `address` and returns its bytes; what must be zero comes first, in
-// `zeros` bytes.
+// Lays out the memory at `address` and returns its size in bytes. Its first `zeros` bytes must be
+// zero.
 template <typename Key>
 std::int64_t lay_out(std::int64_t num_pixels, int num_types, void* address, Memory<Key>& memory,
                      std::size_t& zeros) {
@@ -50,7 +50,7 @@ std::int64_t lay_out(std::int64_t num_pixels, int num_types, void* address, Memo
   memory.regions_of_type = parts.take<Integer>(num_types);
   zeros = static_cast<std::size_t>(parts.size());
   memory.areas = parts.take<Integer>(num_pixels);
-  // Sums of weights follow where the keys were, once the normal pixels are placed among these.
+  // Sums of weights replace the keys after the normal pixels have been counted.
   memory.keys[0] = parts.take<Key>(2 * num_pixels);
   memory.keys[1] = memory.keys[0] == nullptr ? nullptr : memory.keys[0] + num_pixels;
   memory.weights = reinterpret_cast<double*>(memory.keys[0]);

@@ -1,14 +1,15 @@
-"""The command line: search, fit, predict, evaluate, report, check-data, info and demo.
+"""The command line: search, fit, predict, evaluate, report, import-study, check-data, info and
+demo.
 
-It parses and prints; what a command does is one call of `autopatch.runs`, `autopatch.data` or
-`autopatch.published`. Exit codes:
+It parses arguments and prints results. The work of each command is one call of `autopatch.runs`,
+`autopatch.data` or `autopatch.published`. Exit codes:
 
-- 0: the command is done.
+- 0: success.
 - 1: every candidate of a search failed.
-- 2: a mistake of the user, or a failure of the system such as a full disk.
+- 2: a user's mistake, or a system failure such as a full disk.
 - 130: interrupted.
 
-All but 0 come with one line on standard error.
+All codes except 0 come with one line on standard error.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def main() -> None:
         try:
             app()
         except SystemExit:
-            sys.stdout.flush()  # so that a full disk is noticed here
+            sys.stdout.flush()  # reports a full disk here
             raise
     except KeyboardInterrupt:
         _end(130, "interrupted")
-    except BrokenPipeError:  # such as that of `autopatch info | head -1`
+    except BrokenPipeError:  # as in `autopatch info | head -1`
         _end(1)
     except Exception as error:
         line = _in_words(error)
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str | None:
-    """One line for an error of the user or of the system; None for a fault of the program."""
+    """The message, in one line, for a user or system error; None for a bug."""
     if isinstance(error, InputError | MachineError):
         return " ".join(str(error).splitlines())
     if isinstance(error, OSError) and error.strerror:
@@ -60,7 +61,7 @@ def _in_words(error: Exception) -> str | None:
 
 
 def _is_of_database(error: Exception) -> bool:
-    from autopatch.search.storage import DATABASE_ERRORS  # late, as it takes long
+    from autopatch.search.storage import DATABASE_ERRORS  # slow import, needed only here
 
     return isinstance(error, DATABASE_ERRORS)
 
@@ -71,6 +72,6 @@ def _end(code: int, line: str | None = None) -> NoReturn:
             print(f"autopatch: {line}", file=sys.stderr)
     try:
         sys.stdout.flush()
-    except OSError:  # Python would flush again at its end, and report that it cannot
+    except OSError:  # Python would flush again at exit, and report the failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it runs, so that `--help` is quick."""
+"""The commands. Each imports its modules when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from autopatch.errors import InputError
 FittedDetector = Annotated[
     Path | None,
     typer.Option(
-        "--detector", help="File of a fitted detector; RUN/detector.safetensors by default."
+        "--detector", help="File of a fitted detector; default: RUN/detector.safetensors."
     ),
 ]
 
 
 class _Commands(TyperGroup):
-    """The group of commands; an interrupted one says so in one line."""
+    """The group of commands; reports an interruption in one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -71,12 +71,12 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGES...")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to make for the results.")],
+    out: Annotated[Path, typer.Option(help="Folder to create for the results.")],
     device: Device = "cpu",
 ) -> None:
     """Finds anomalies in images; writes masks, overlays, raw maps and a table of scores.
 
-    An image that cannot be read does not stop the others; the exit code is then 2.
+    Images that cannot be read do not stop the others, but the exit code is then 2.
     """
     from autopatch.runs import write_predictions
 
@@ -176,12 +176,13 @@ def info() -> None:
 
 @command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("autopatch-demo"),
+    out: Annotated[Path, typer.Option(help="Folder to create.")] = Path("autopatch-demo"),
     evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 24,
     space: Annotated[str, typer.Option(help="Search space.")] = "autopatch_s",
     weights: Annotated[str, typer.Option(help="Weights, as for search.")] = "auto",
 ) -> None:
-    """Draws textured parts with defects, and runs search, fit, evaluate, report and predict."""
+    """Draws textured parts with defects, then runs search, fit, evaluate, report and predict on
+    them."""
     from autopatch.runs import TestResults, run_demo
 
     with search_outcome(out / "run"), progress() as bar:

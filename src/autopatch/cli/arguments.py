@@ -1,8 +1,8 @@
-"""Arguments of the package's functions, named as the command line names them.
+"""Replaces argument names in messages with option names.
 
-Messages of the package put the name of an argument in backticks, as in `shots` or `resume=True`.
-On the command line the same argument is --shots or --resume. Parameters of the commands have the
-names of the arguments, whatever their options are called.
+Messages of the package put argument names in backticks, as in `shots` or `resume=True`. On the
+command line these are --shots and --resume. The parameters of the command functions have the names
+of the arguments; their options may have other names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ARGUMENT = re.compile(r"`(\w+)(?:=(True|False))?`")
 
 
 class Command(TyperCommand):
-    """A command whose errors and notes name arguments as the command line does."""
+    """A command whose errors and notes name options instead of arguments."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -35,12 +35,12 @@ class Command(TyperCommand):
             raise InputError(in_options(str(error))) from error
 
 
-_options: dict[str, str] = {}  # of the command that runs, by the names of its parameters
+_options: dict[str, str] = {}  # options of the running command, by parameter name
 
 
 def in_options(text: str) -> str:
-    """A message with every argument in backticks as the option of the command that runs; arguments
-    that the command does not have are left as they are."""
+    """Replaces arguments in backticks with options of the running command; arguments without an
+    option stay unchanged."""
 
     def option(match: re.Match[str]) -> str:
         name = f"no_{match[1]}" if match[2] == "False" else match[1]

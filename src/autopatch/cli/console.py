@@ -35,8 +35,8 @@ class _Notes(logging.Handler):
 
 
 def prepare() -> None:
-    """Prints log records as notes, and characters that the terminal lacks as escapes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the default of standard error
+    """Prints log records as notes, and unencodable characters as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error does by default
         sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("autopatch")
     logger.setLevel(logging.INFO)
@@ -46,23 +46,23 @@ def prepare() -> None:
 
 
 def note(text: str) -> None:
-    """Prints a line of plain text, without markup; arguments are named as options."""
+    """Prints a line of plain text, without markup; argument names become options."""
     console.print(in_options(text), markup=False, soft_wrap=True)
 
 
 def failure(text: str) -> None:
-    """Prints a line on standard error; arguments are named as options."""
+    """Prints a line on standard error; argument names become options."""
     _errors.print(f"autopatch: {in_options(text)}", markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column is text, the others are figures."""
+    """Prints a table. The first column is text; the others are numbers."""
     result = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         if i == 0:
             result.add_column(column, overflow="fold")
         else:
-            # Figures are never cut; headings may take two lines.
+            # Numbers are never cut; headings may wrap.
             width = max((len(row[i]) for row in rows), default=0)
             longest_word = max((len(word) for word in column.split()), default=0)
             result.add_column(column, justify="right", min_width=max(width, longest_word))
@@ -73,9 +73,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Shows progress bars with elapsed and remaining time, one for each step.
+    """Shows a progress bar for each step, with elapsed and remaining time.
 
-    A step that starts again restarts its times.
+    If a step starts again, its times restart.
     """
     columns = (
         SpinnerColumn(),

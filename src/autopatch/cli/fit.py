@@ -33,24 +33,26 @@ def fit(
     ],
     trial: Annotated[
         int | None,
-        typer.Option(help="After a search: number of the trial to fit; the pick by default."),
+        typer.Option(help="After a search: number of the trial to fit; default: the pick."),
     ] = None,
     patchcore: Annotated[
         bool, typer.Option("--patchcore", help="After a search: fit PatchCore's usual setting.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="After a search: folder of the data set, if it was moved.")
+        Path | None, typer.Option(help="After a search: folder of the data set, if it has moved.")
     ] = None,
     space: Annotated[
         str | None,
-        typer.Option(help="Good images: search space of the backbone; autopatch_s by default."),
+        typer.Option(help="Good images: search space of the backbone; default: autopatch_s."),
     ] = None,
     bank_size: Annotated[
         int | None,
-        typer.Option(help="Good images: patches in the memory bank; 10 % of all by default."),
+        typer.Option(
+            help="Good images: number of patches in the memory bank; default: 10 % of all."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Good images: seed of everything random; 0 by default.")
+        int | None, typer.Option(help="Good images: seed of all random choices; default: 0.")
     ] = None,
     mean: Mean = None,
     std: Std = None,
@@ -63,7 +65,7 @@ def fit(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="After a search: its weights, if they were moved. Good images: as for search."
+            help="After a search: its weights, if they have moved. Good images: as for search."
         ),
     ] = None,
     architecture: Annotated[
@@ -74,15 +76,15 @@ def fit(
     ] = 0.05,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; after a search FOLDER/detector.safetensors by default."),
+        typer.Option(help="File to write; default after a search: FOLDER/detector.safetensors."),
     ] = None,
     device: Device = "cpu",
 ) -> None:
     """Fits a detector on good images and sets its threshold.
 
-    After a search (FOLDER was written by `search`), this fits the pick of the search on the good
-    images of its data set. With a folder of good images, this fits PatchCore's usual setting on
-    four fifths of them and sets the threshold on the rest; no anomalies or masks are needed.
+    If FOLDER was written by `search`, this fits the pick of the search on the good images of its
+    data set. If FOLDER holds good images, this fits PatchCore's usual setting on four fifths of
+    them and sets the threshold on the rest; no anomalies or masks are needed.
     """
     from autopatch.runs import Run, fit_images, is_run
 

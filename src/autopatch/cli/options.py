@@ -16,8 +16,8 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder written by `search`.", m
 GroupRegex = Annotated[
     str | None,
     typer.Option(
-        help="Regular expression; images whose names match with the same first group stay together "
-        "in the split."
+        help="Regular expression for file names; images with the same first match group stay "
+        "together in the split."
     ),
 ]
 Groups = Annotated[
@@ -26,13 +26,13 @@ Groups = Annotated[
         help="CSV file with the columns file,group; images of a group stay together in the split."
     ),
 ]
-CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, GiB.")]
+CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, in GiB.")]
 Shots = Annotated[int, typer.Option(help="Number of validation images of each anomaly type.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; --seed by default.")]
-BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; --seed by default.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; default: --seed.")]
+BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; default: --seed.")]
 Reserve = Annotated[
-    int, typer.Option(help="Number of images of each anomaly type kept out of the test part.")
+    int, typer.Option(help="Number of images of each anomaly type that are never in the test part.")
 ]
 Protocol = Annotated[
     str, typer.Option(help="How to split the images: 'random', or 'autopatch' as published.")
@@ -40,15 +40,15 @@ Protocol = Annotated[
 LegacyOrder = Annotated[
     Path | None,
     typer.Option(
-        help="Text file with the names of train/good, one per line, in the order to use with "
-        "--protocol autopatch; sorted by default."
+        help="Text file with the file names of train/good in order, one per line, for --protocol "
+        "autopatch; default: sorted by name."
     ),
 ]
 BitDepth = Annotated[
     int | None,
     typer.Option(
-        help="Bits per value of 16-bit images: 8, 10, 12, 14 or 16; by default the smallest that "
-        "holds the images to fit on."
+        help="Bits per value of 16-bit images: 8, 10, 12, 14 or 16; default: the smallest depth "
+        "that holds the values of the fit images."
     ),
 ]
 Exif = Annotated[
@@ -60,8 +60,8 @@ Exif = Annotated[
 MaskThreshold = Annotated[
     int | None,
     typer.Option(
-        help="Pixels of a mask above this value are anomalous; by default a mask must be black and "
-        "one other value."
+        help="Mask pixels above this value are anomalous; by default, masks must hold only black "
+        "and one other value."
     ),
 ]
 Mean = Annotated[
@@ -90,24 +90,24 @@ Device = Annotated[
     str, typer.Option(help="'cpu', 'cuda' or 'cuda:<number>'; images are always read on the CPU.")
 ]
 MovedData = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data set, if it was moved.")
+    Path | None, typer.Option("--data", help="Folder of the data set, if it has moved.")
 ]
 MovedWeights = Annotated[
-    Path | None, typer.Option("--weights", help="Weights of the search, if they were moved.")
+    Path | None, typer.Option("--weights", help="Weights of the search, if they have moved.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")]
 NoLock = Annotated[
     bool,
     typer.Option(
         "--no-lock",
-        help="Do not lock the run folder; for file systems without locks. Never let two processes "
-        "search in one folder.",
+        help="Do not lock the run folder, for file systems without locks. Make sure that only one "
+        "process searches in the folder.",
     ),
 ]
 
 
 def bank_sizes(name: str, text: str | None) -> tuple[int | None, ...] | None:
-    """Bank sizes separated by commas; "all" is None.
+    """Parses bank sizes separated by commas; "all" becomes None.
 
     Raises:
         InputError: The text is something else.
@@ -116,7 +116,7 @@ def bank_sizes(name: str, text: str | None) -> tuple[int | None, ...] | None:
 
 
 def integers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas.
+    """Parses whole numbers separated by commas.
 
     Raises:
         InputError: The text is something else.
@@ -141,7 +141,7 @@ def _integers(
 
 
 def floats(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Three numbers separated by commas.
+    """Parses three numbers separated by commas.
 
     Raises:
         InputError: The text is something else.
@@ -158,10 +158,10 @@ def floats(name: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | bool | None]:
-    """Entries such as "kernel_size=7" or "stage_0_block=none".
+    """Parses entries such as "kernel_size=7" or "stage_0_block=none".
 
     Raises:
-        InputError: An entry is something else.
+        InputError: An entry is malformed, or a name is given twice.
     """
     words = {"none": None, "true": True, "false": False}
     values: dict[str, int | str | bool | None] = {}
@@ -176,7 +176,7 @@ def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | 
 
 
 def json_object(name: str, text: str | None) -> dict[str, Any] | None:
-    """An object in JSON.
+    """Parses a JSON object.
 
     Raises:
         InputError: The text is something else.

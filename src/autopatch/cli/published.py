@@ -1,4 +1,4 @@
-"""The command for published studies."""
+"""The import-study command."""
 
 from __future__ import annotations
 
@@ -44,19 +44,22 @@ def import_study(
         Path, typer.Argument(help="Published study database (Optuna, SQLite).", metavar="FILE")
     ],
     study: Annotated[
-        str | None, typer.Option(help="Name of a study; all studies by default.")
+        str | None, typer.Option(help="Name of a study; default: all studies.")
     ] = None,
     trials: Annotated[
-        str | None, typer.Option(help="Numbers of the trials to evaluate: 0,3; all by default.")
+        str | None,
+        typer.Option(help="Numbers of the trials to evaluate, such as 0,3; default: all."),
     ] = None,
     fixed: Annotated[
         list[str] | None,
-        typer.Option(help="A parameter that the study did not search: kernel_size=7. Repeatable."),
+        typer.Option(
+            help="Fix a parameter that the study did not search, such as kernel_size=7. Repeatable."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder in the MVTec-AD layout to evaluate on.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make for the evaluations.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create for the evaluations.")] = None,
     weights: Annotated[
         str, typer.Option(help="'auto' (published), 'random', or a folder with the weights.")
     ] = "auto",
@@ -67,7 +70,8 @@ def import_study(
     reserve: Reserve = 4,
     protocol: Protocol = "autopatch",
     bank_size: Annotated[
-        str | None, typer.Option(help="Patches in the memory bank; all by default, as published.")
+        str | None,
+        typer.Option(help="Number of patches in the memory bank; default: all, as published."),
     ] = None,
     recalibrate_batch_norm: RecalibrateBn = False,
     cache_gib: CacheGib = 4.0,
@@ -155,12 +159,12 @@ def _print_published(trials: Sequence[PublishedTrial]) -> None:
     if others:
         trial = others[0]
         note(
-            f"the stored FLOPs of {len(others)} of {len(ordered)} trials are not those of the "
+            f"the stored FLOPs of {len(others)} of {len(ordered)} trials do not follow the "
             f"published rule, the first: trial {trial.number} of {trial.study} has "
             f"{trial.flops:,}, the rule gives {trial.cost.flops:,}"
         )
     elif ordered:
-        note("all stored FLOPs are those of the published rule")
+        note("all stored FLOPs follow the published rule")
 
 
 def _print_compared(imported: ImportedStudy) -> None:

@@ -44,18 +44,18 @@ from autopatch.cli.tables import print_front
 
 def search(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Run folder to create.")],
     space: Annotated[
         str,
         typer.Option(
             help="Search space: autopatch_s, timm:<model name>, elastic:<model name>, ofa_mbv3, or "
-            "a network of ofa_mbv3."
+            "one of its networks."
         ),
     ] = "autopatch_s",
     weights: Annotated[
         str,
         typer.Option(
-            help="'auto' (autopatch_s: part of this package; ofa_mbv3: published, downloaded), "
+            help="'auto' (autopatch_s: included; ofa_mbv3: downloads the published weights), "
             "'pretrained' (timm's hub), 'random', a .safetensors file, or a folder for ofa_mbv3."
         ),
     ] = "auto",
@@ -85,20 +85,24 @@ def search(
     mask_threshold: MaskThreshold = None,
     image_size: Annotated[
         str | None,
-        typer.Option("--image-sizes", help="Image sizes to choose from, in pixels: 160,224."),
+        typer.Option(
+            "--image-sizes", help="Image sizes to choose from, in pixels, such as 160,224."
+        ),
     ] = None,
     patch_size: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Patch sizes to choose from: 1,3,5.")
+        str | None, typer.Option("--patch-sizes", help="Patch sizes to choose from, such as 1,3,5.")
     ] = None,
     bank_size: Annotated[
         str | None,
         typer.Option(
-            "--bank-sizes", "--bank-size", help="Bank sizes to choose from: 1000,5000,all."
+            "--bank-sizes", "--bank-size", help="Bank sizes to choose from, such as 1000,5000,all."
         ),
     ] = None,
     fixed: Annotated[
         list[str] | None,
-        typer.Option(help="Fix a gene, or all genes of a field: kernel_size=7. Repeatable."),
+        typer.Option(
+            help="Fix a gene, or all genes of a field, such as kernel_size=7. Repeatable."
+        ),
     ] = None,
     mean: Mean = None,
     std: Std = None,
@@ -165,7 +169,7 @@ def print_next(out: Path) -> None:
 
 @contextmanager
 def search_outcome(out: Path) -> Iterator[None]:
-    """Ends the command if its search is interrupted or has no result."""
+    """Reports an interrupted or failed search, and exits with its code."""
     from autopatch.search import SearchError
 
     try:

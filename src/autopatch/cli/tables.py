@@ -72,7 +72,7 @@ def print_results(run: Run, results: TestResults) -> None:
 
 
 def _columns(run: Run) -> dict[str, Objective]:
-    """The objectives that are no metrics, by the headings of their columns."""
+    """The objectives that are not metrics, by column heading."""
     from autopatch.report import METRIC_TITLES
     from autopatch.search.objectives import headings
 

@@ -1,13 +1,13 @@
 """Overlays, the Pareto plot, and the report page of a run.
 
-- `ColorScale`, `overlay`: an anomaly map over its image, with one color scale for all images.
-  `anomalous_region`: the pixels of the image above the threshold.
-- `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map, with a color bar.
-- `rank_cases`, `Ranking`, `draw_cases`, `Cases`: the best and worst images, and their pictures.
-- `Candidate`, `best_on_test`, `pareto_figure`: all candidates of a search in one plot.
-- `Report`, `Failure`, `write_report`: the page of a run with its pictures and its table; `PAGE`:
-  its file name; `require_report_folder` checks that its folder can be written. `METRIC_TITLES`:
-  titles of the metrics in tables.
+- `overlay`: draws an anomaly map over its image; `ColorScale`: one color scale for all images.
+  `anomalous_region`: the pixels of an image above the threshold.
+- `case_panel`, `outline`, `side_by_side`: image, true anomaly and anomaly map in one picture.
+- `rank_cases`, `Ranking`: the best and worst images. `draw_cases`, `Cases`: their pictures.
+- `pareto_figure`: plots all candidates of a search. `Candidate`, `best_on_test`: what it plots.
+- `write_report`: writes the page of a run with its pictures and tables. `Report`, `Failure`: its
+  contents; `PAGE`: its file name; `require_report_folder` checks that its folder can be written.
+  `METRIC_TITLES`: headings of the metrics in tables.
 """
 
 from autopatch.report.cases import Cases, Ranking, draw_cases, rank_cases

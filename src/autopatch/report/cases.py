@@ -33,14 +33,13 @@ def rank_cases(
     types: Sequence[str],
     scores: Sequence[float],
 ) -> Ranking:
-    """Ranks anomalous images by the AP of their own pixels, and good images by their score.
+    """Ranks anomalous images by their pixel AP, and good images by their image score.
 
-    An anomalous image whose mask is empty at this size is left out. Ties keep the order of the
-    data.
+    Anomalous images whose masks are empty at this size are left out. Ties keep the input order.
 
     Args:
         maps: Anomaly maps, `[N, S, S]`.
-        masks: Anomalous pixels, `[N, S, S]`.
+        masks: True anomalies, bool `[N, S, S]`.
         types: Anomaly type of each image, or "good".
         scores: Image scores.
     """
@@ -63,12 +62,12 @@ def rank_cases(
 
 @dataclass(frozen=True)
 class Cases:
-    """A group of pictures.
+    """A group of pictures in the report.
 
     Attributes:
         heading: Its heading.
         note: How the pictures were chosen.
-        panels: A description and a picture of each image.
+        panels: Description and picture of each image.
     """
 
     heading: str
@@ -93,10 +92,10 @@ def draw_cases(
     Args:
         samples: The images.
         maps: Their anomaly maps, `[N, S, S]`.
-        masks: Their anomalous pixels, `[N, S, S]`.
+        masks: Their true anomalies, bool `[N, S, S]`.
         scores: Their image scores.
-        scale: The colors.
-        threshold: Images that score above it are called anomalous; None for no verdict.
+        scale: The color scale.
+        threshold: Images with a score above it are called anomalous; None for no verdict.
         reading: How image files are read.
         count: Maximum number of pictures in a group.
         warning: Text on every picture.

@@ -1,4 +1,4 @@
-"""Anomaly maps drawn over their images, with one color scale for all images."""
+"""Draws anomaly maps over their images, with one color scale for all images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RAMP = (
     (0.6, (250, 120, 20), 0.68),
     (1.0, (205, 0, 30), 0.75),
 )
-_GREYING = 0.8  # share of the image's own color that is removed under the color of the scale
+_GREYING = 0.8  # share of the image's own color that is removed below the overlay
 _CONTOUR = (255, 255, 255)
 _CASING = (20, 20, 20)
 _MASK = (0, 225, 255)
@@ -40,14 +40,14 @@ _GAP = 12
 
 @dataclass(frozen=True)
 class ColorScale:
-    """Maps anomaly scores to colors; one scale serves all images.
+    """Maps anomaly scores to colors, in the same way for all images.
 
     The first third between `low` and `high` is pale blue and almost transparent; the rest goes from
-    yellow over orange to red. Scores outside the bounds get the color of the bound.
+    yellow through orange to red. Scores outside the bounds get the color of the nearer bound.
 
     Attributes:
-        low: Score that is fully transparent.
-        high: Score of the strongest color.
+        low: Score of the fully transparent end.
+        high: Score of the red end.
     """
 
     low: float
@@ -59,11 +59,12 @@ class ColorScale:
 
     @classmethod
     def fit(cls, calibration_maps: npt.NDArray[np.floating], threshold: float | None) -> ColorScale:
-        """A scale that starts at the median calibration pixel, with the threshold at one third.
+        """A scale that starts at the median score of the calibration maps, with the threshold at
+        one third.
 
         Args:
             calibration_maps: Anomaly maps of good images, `[N, S, S]`.
-            threshold: Scores above it are yellow to red; the maximum of the maps if None.
+            threshold: Scores above it are yellow to red. If None, the maximum of the maps.
 
         Raises:
             ValueError: The maps are empty or hold NaN or infinity.
@@ -73,12 +74,12 @@ class ColorScale:
             raise ValueError("calibration_maps is empty")
         limit = float(maps.max()) if threshold is None else threshold
         low = float(np.median(maps))
-        if low >= limit:  # maps without structure, or a threshold set by hand below all of them
+        if low >= limit:  # constant maps, or a threshold set by hand below the median
             low = 0.0 if limit > 0 else limit - 1.0
         return cls(low, low + (limit - low) / _THRESHOLD_AT)
 
     def place(self, scores: npt.NDArray[np.floating]) -> FloatArray:
-        """Positions of scores on the scale, 0 to 1, in the shape of `scores`."""
+        """Positions of scores on the scale, float32 in [0, 1], in the shape of `scores`."""
         places = (np.asarray(scores, np.float64) - self.low) / (self.high - self.low)
         return np.clip(places, 0, 1).astype(np.float32)
 
@@ -99,18 +100,18 @@ def overlay(
     threshold: float | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """The image with its anomaly map in color on top.
+    """Draws an anomaly map in color over its image.
 
     Args:
-        image: The image that the map belongs to.
-        anomaly_map: Scores, `[S, S]`, of the whole image, whatever its aspect ratio.
+        image: The image.
+        anomaly_map: Its scores, `[S, S]`, stretched to the aspect ratio of the image.
         scale: The colors.
-        threshold: Pixels above it are surrounded by a white line; None for no line.
-        mask: The true anomaly, `[H, W]` of any size, gets a cyan outline; None for no line.
+        threshold: A white line surrounds the pixels above it; None for no line.
+        mask: The true anomaly, `[H, W]` of any size, drawn as a cyan outline; None for no outline.
 
     Returns:
-        RGB. The size is that of the image, enlarged to a shorter side of at least 256 and reduced
-        to a longer side of at most 1024.
+        RGB, in the size of the image, scaled so that the shorter side is at least 256 and the
+        longer side at most 1024 pixels; the latter takes precedence.
 
     Raises:
         ValueError: The map or the mask is not two-dimensional, or the map holds NaN or infinity.
@@ -125,13 +126,13 @@ def anomalous_region(
 ) -> BoolArray:
     """The pixels of an image that score above the threshold.
 
-    The map is resized to the image (bilinear) before it is compared. If a score is above the
-    threshold, at least one pixel is.
+    The map is resized to the image (bilinear) before it is compared with the threshold. If any
+    score of the map is above the threshold, at least one pixel is.
 
     Args:
-        anomaly_map: Scores, `[S, S]`, of the whole image whatever its proportions.
+        anomaly_map: Scores of the whole image, `[S, S]`, for any aspect ratio.
         threshold: Scores above it are anomalous.
-        size: Width and height of the image.
+        size: Width and height of the image in pixels.
 
     Returns:
         bool `[height, width]`.
@@ -140,7 +141,7 @@ def anomalous_region(
     width, height = size
     region = _resized_scores(scores, size) > threshold
     if not region.any() and scores.max() > threshold:
-        # Resizing flattened a single peak, but the image is anomalous and must show it.
+        # Resizing flattened a single peak, which must stay visible: the image is anomalous.
         peak_row, peak_column = np.unravel_index(int(scores.argmax()), scores.shape)
         row = int((peak_row + 0.5) * height / scores.shape[0])
         column = int((peak_column + 0.5) * width / scores.shape[1])
@@ -149,7 +150,7 @@ def anomalous_region(
 
 
 def outline(image: Image.Image, mask: npt.NDArray[np.bool_]) -> Image.Image:
-    """The image in its own size and colors, with a cyan line around the true anomaly."""
+    """Draws a cyan line around the true anomaly; size and colors of the image stay the same."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     return _to_image(_draw_mask(pixels, image.size, mask))
 
@@ -162,11 +163,11 @@ def side_by_side(
     threshold: float | None = None,
     cell: int = 320,
 ) -> Image.Image:
-    """Pictures in a row below a caption, each in a square cell above its name.
+    """Places pictures in a row below a caption. Each has a square cell, with its name below.
 
     Args:
         panels: Names and pictures. Pictures are resized to fit the cell.
-        caption: Lines of text; lines that are too long are shortened.
+        caption: One or several lines of text; long lines are shortened.
         scale: Scale of the color bar; None for no color bar.
         threshold: A value to mark on the color bar; None for no mark.
         cell: Side of a cell in pixels.
@@ -214,7 +215,7 @@ def case_panel(
     remark: str = "",
     cell: int = 320,
 ) -> Image.Image:
-    """One image of a report: the image, its true anomaly, and its anomaly map.
+    """Draws the panels of one image: the image, its true anomaly, and its anomaly map.
 
     Args:
         image: The image.
@@ -223,8 +224,8 @@ def case_panel(
         name: File name.
         type: Anomaly type.
         score: Image score.
-        threshold: Images that score above it are called anomalous; None for no verdict.
-        mask: The true anomaly, `[H, W]` of any size; if None, its panel is left out.
+        threshold: Images with a score above it are called anomalous; None for no verdict.
+        mask: The true anomaly, `[H, W]` of any size; None for no panel of it.
         remark: Text at the end of the caption.
         cell: Side of a cell in pixels.
     """
@@ -249,7 +250,7 @@ def case_panel(
 
 
 def fit_to_cell(image: Image.Image, cell: int) -> Image.Image:
-    """The image as RGB, resized to a longer side of `cell` pixels."""
+    """Converts an image to RGB and resizes its longer side to `cell` pixels."""
     return _resized(image, cell / max(image.size))
 
 
@@ -303,7 +304,7 @@ def _draw_mask(
     picture = Image.fromarray(truth.astype(np.uint8) * 255)
     width, height = _fine(size)
     region = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) >= 128
-    if not region.any():  # smaller than a pixel of the picture
+    if not region.any():  # the anomaly is smaller than a pixel of the picture
         rows, columns = np.nonzero(truth)
         region[rows * height // truth.shape[0], columns * width // truth.shape[1]] = True
     inner = _grown(region, 1)
@@ -313,7 +314,7 @@ def _draw_mask(
 
 
 def _line_width(size: tuple[int, int]) -> int:
-    """In pixels of the fine grid."""
+    """Width of lines in pixels of the fine (supersampled) grid."""
     return max(2, round(_SUPERSAMPLING * max(size) / 300))
 
 
@@ -322,7 +323,7 @@ def _fine(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resized_scores(scores: FloatArray, size: tuple[int, int]) -> FloatArray:
-    # A filter that reduces would average peaks away. Reducing is rare, and sampling is enough.
+    # No antialiasing filter: when the map is reduced, which is rare, averaging would remove peaks.
     picture = Image.fromarray(scores)
     if size[0] < scores.shape[1] or size[1] < scores.shape[0]:
         whole = Image.Transform.EXTENT, (0, 0, scores.shape[1], scores.shape[0])
@@ -331,7 +332,7 @@ def _resized_scores(scores: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 
 def _grown(region: BoolArray, steps: int) -> BoolArray:
-    """Grows a region by 8- and 4-connected neighbors in turn, which keeps corners round."""
+    """Grows a region by 8- and 4-connected neighbors in turn, which rounds corners."""
     grown: BoolArray = region.copy()
     for step in range(steps):
         before = grown.copy()
@@ -347,7 +348,7 @@ def _grown(region: BoolArray, steps: int) -> BoolArray:
 def _blend(
     pixels: FloatArray, line: BoolArray, color: tuple[int, int, int], opacity: float
 ) -> FloatArray:
-    """Draws a line of the fine grid with soft edges, by how much of each pixel it covers."""
+    """Draws a line of the fine grid, antialiased by its coverage of each pixel."""
     height, width = pixels.shape[:2]
     blocks = line.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING)
     coverage = blocks.mean(axis=(1, 3), dtype=np.float32)[..., None] * np.float32(opacity)
@@ -370,7 +371,7 @@ def _draw_color_bar(
     height = bottom - top
     scores = np.linspace(scale.high, scale.low, height)[:, None].repeat(right - left, axis=1)
     colors, opacity = scale.colors(scores)
-    grey = np.full_like(colors, 150)  # as over an image of medium brightness
+    grey = np.full_like(colors, 150)  # the bar shows colors as over a mid-gray image
     canvas.paste(_to_image(grey + opacity * (colors - grey)), (left, top))
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=_FAINT_INK)
@@ -389,7 +390,7 @@ def _draw_color_bar(
 
 @functools.cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # The font of matplotlib has more letters than that of Pillow; file names may hold any.
+    # Matplotlib's font covers more characters than Pillow's, and file names may contain any.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", name), max(9, size))
 

@@ -1,4 +1,4 @@
-"""The report of a run: one page, its pictures, and the front as a table."""
+"""Writes the report of a run: one page, its pictures, and the front as CSV."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ METRIC_TITLES = {
     "AUPRO": "AUPRO",
     "image_AUROC": "image AUROC",
 }
-"""Headings of the metrics that tables show, by name."""
+"""Headings of the metrics in tables, by name of the metric."""
 
-_FEW = 50  # up to so many anomalous validation images the page warns of noise
+_FEW = 50  # with at most this many anomalous validation images, the page warns of noise
 _MISSING = "–"
-_FLOPS_UNIT = "GFLOP"  # objectives in this unit are grouped with the column of the backbone
+_FLOPS_UNIT = "GFLOP"  # objectives in this unit share a column group with the backbone's FLOPs
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Report:
         split: Roles of the images.
         seed: Seed of the optimizer.
         bank_seed: Seed of the memory banks.
-        evaluations: Architectures asked for.
+        evaluations: Number of architectures to evaluate.
         objectives: Objectives of the search; the first is the cost, the last the quality.
         optimizer: The optimizer, in words.
         candidates: All evaluated candidates, and the PatchCore setting for comparison.
@@ -72,7 +72,7 @@ class Report:
             detector.
         fitted: The fitted detector, in words.
         cases: Pictures of its best and worst images.
-        notes: Anything else the reader must know, one line each.
+        notes: Further notes for the reader, one line each.
     """
 
     dataset: str
@@ -96,11 +96,11 @@ class Report:
 def write_report(folder: StrPath, report: Report) -> Path:
     """Writes report.html, its pictures, and front.csv.
 
-    The page needs no network and runs no scripts. The folder appears complete or not at all, and
+    The page works offline and without scripts. The folder appears complete or not at all, and
     replaces an earlier report.
 
     Args:
-        folder: Folder to make.
+        folder: Folder to create.
         report: Contents of the page.
 
     Returns:
@@ -144,7 +144,7 @@ def _write(folder: Path, report: Report) -> None:
         keep_trailing_newline=True,
     )
     page = environment.get_template(_TEMPLATE).render(_contents(report))
-    # A file name may hold bytes that are not UTF-8.
+    # File names may contain bytes that are not UTF-8.
     (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
     _write_csv(folder / TABLE, report)
 
@@ -235,7 +235,7 @@ def _has_tests(candidates: Iterable[Candidate]) -> bool:
 
 
 def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
-    """The pick, and the images that it is based on."""
+    """The pick, and the number of validation images that decided it."""
     quality, anomalous = report.objectives[-1], len(report.split.validation)
     return {
         "name": pick.name,
@@ -319,7 +319,7 @@ def _table(
 
 
 def _own_columns(report: Report) -> list[Objective]:
-    """The objectives that are no metrics; metrics have columns of their own."""
+    """The objectives that are not metrics; metrics have their own columns."""
     return [objective for objective in report.objectives if objective.name not in METRIC_TITLES]
 
 
@@ -331,7 +331,8 @@ def _own_quality(report: Report) -> dict[str, str]:
 
 
 def _by_unit(report: Report) -> dict[str, list[Objective]]:
-    """The objectives of `_own_columns` by unit, with an entry for the unit of the backbone."""
+    """The objectives of `_own_columns` by unit; the unit of FLOPs is always there, for the
+    backbone."""
     units: dict[str, list[Objective]] = {}
     for objective in _own_columns(report):
         units.setdefault(objective.unit, []).append(objective)
@@ -348,7 +349,7 @@ def _units(units: Mapping[str, Sequence[Objective]]) -> str:
         for objective in objectives
     ]
     flops = [objective.label for objective in units[_FLOPS_UNIT]]
-    backbone = f"{'and ' if flops else ''}those of the backbone at 2 per multiply-add."
+    backbone = f"{'and ' if flops else ''}backbone FLOPs at 2 per multiply-add."
     return ", ".join(
         ["Metrics in percent", *others, f"{_FLOPS_UNIT} per image: {', '.join([*flops, backbone])}"]
     )
@@ -365,9 +366,12 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("weights", report.weights),
         ("objectives", f"{others} and {quality}" if others else quality),
         ("optimizer", report.optimizer),
-        ("evaluations asked for", str(report.evaluations)),
-        ("seed", f"{report.seed}, of the memory banks {report.bank_seed}"),
-        ("split", f"{order}; of each type shots {split.shots}, reserve {split.reserve}"),
+        ("evaluations requested", str(report.evaluations)),
+        ("seed", f"{report.seed} (memory banks: {report.bank_seed})"),
+        (
+            "split",
+            f"{order}; {split.shots} shots and {split.reserve} reserve images per anomaly type",
+        ),
         ("fit", _images(len(split.fit), "good")),
         ("validation", _part((*split.holdout, *split.validation))),
         ("calibration", _images(len(split.calibration), "good")),
@@ -376,7 +380,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, report: Report) -> None:
-    """Writes the front and, if it is not on the front, the PatchCore setting in the last row."""
+    """Writes the front; if the PatchCore setting is not on it, that is the last row."""
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
@@ -443,7 +447,7 @@ def _percent(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _plain(value: float | None) -> float | None:
-    """A value as it is written to CSV: whole numbers, such as FLOPs, as integers."""
+    """Converts whole numbers, such as FLOPs, to integers for the CSV file."""
     return value if value is None or not float(value).is_integer() else int(value)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a search: what it evaluated, its front, and what became of it on the test part."""
+"""Plots a search: all candidates, the Pareto front, and the results on the test part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _FRONT = "#1f5fa8"
 _PICK = "#c8102e"
 _PATCHCORE = "#b86a00"
 _ORACLE = "#2e7d32"
-_REACHES = (10, 14, 19, 25, 34, 45, 60, 80, 105, 135, 170, 210)  # of a label, at 100 dpi
+# Distances from a point to its label, tried in this order.
+_REACHES = (10, 14, 19, 25, 34, 45, 60, 80, 105, 135, 170, 210)  # of labels, at 100 dpi
 _OTHER: dict[str, Any] = {"marker": "o", "ms": 5, "mfc": "#d0d0d0", "mec": "#8c8c8c", "mew": 0.7}
 
 
@@ -33,8 +34,8 @@ class Candidate:
     Attributes:
         number: Number of its trial; None if the search did not evaluate it.
         label: Its architecture in words.
-        values: Values of the objectives by name. Costs are always there, the quality only if the
-            search evaluated the detector.
+        values: Values of the objectives by name. The quality is present only if the search
+            evaluated the detector; the other objectives always are.
         backbone_flops: FLOPs per image of the backbone alone; None if unknown.
         validation: Metrics on the validation part by name, each in [0, 1]; empty if the search did
             not evaluate the detector.
@@ -65,8 +66,8 @@ def best_on_test(
 ) -> Candidate | None:
     """The member of the front with the best quality (last objective) on the test part.
 
-    Ties go to the lower cost (first objective), then to the first member. No search can find this
-    candidate, because it is chosen with the labels of the test part.
+    Ties go to the lower cost (first objective), then to the first member. No search can choose this
+    candidate, because the choice needs the labels of the test part.
 
     Returns:
         The candidate; None if no member of the front was tested.
@@ -82,7 +83,7 @@ def best_on_test(
 
 
 def short_label(objective: Objective) -> str:
-    """The label of an objective without its parentheses."""
+    """The label of an objective, without the part in parentheses."""
     return objective.label.partition(" (")[0]
 
 
@@ -109,7 +110,7 @@ def pareto_figure(
             values are above 0. The last is the quality.
         validation_anomalies: Number of anomalous validation images, for the title.
         test_anomalies: Number of anomalous test images, for the title.
-        warning: A line at the top; None for no line.
+        warning: A line of text at the top; None for no line.
 
     Raises:
         InputError: The file cannot be written.
@@ -123,19 +124,19 @@ def pareto_figure(
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
         _style(axes, cost, logarithmic=all(x > 0 for x in costs))
-    # Both panels share the bounds, which must be final before labels are placed.
+    # Both panels share their bounds. Set them before placing labels.
     _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
     drawn = [_draw_validation(panels[0], seen, quality)]
     panels[0].set_ylabel(_axis(quality.name, quality.unit))
-    panels[0].set_title(_title("Validation part, what the search saw", validation_anomalies))
+    panels[0].set_title(_title("Validation part, used by the search", validation_anomalies))
     if tested:
         oracle = best_on_test([c for c, _ in tested], objectives)
         drawn.append(_draw_test(panels[1], tested, quality, oracle))
-        panels[1].set_title(_title("Test part, unknown to the search", test_anomalies))
+        panels[1].set_title(_title("Test part, not used by the search", test_anomalies))
     if warning is not None:
         figure.suptitle(warning, color=_PICK, fontweight="bold")
     _draw_legend(figure)
-    figure.draw_without_rendering()  # settles the layout
+    figure.draw_without_rendering()  # finalizes the layout
     figure.set_layout_engine("none")
     for axes, (points, line, labels) in zip(panels, drawn, strict=True):
         _place_labels(axes, points, line, labels)
@@ -163,7 +164,7 @@ def _placed(
     quality: Objective,
     values: Sequence[Mapping[str, float]],
 ) -> _Placed:
-    """The candidates that have a quality, with their points."""
+    """The candidates that have a quality, with their points (cost, quality)."""
     return [
         (candidate, (cost, quality.display(held[quality.name])))
         for candidate, cost, held in zip(candidates, costs, values, strict=True)
@@ -172,7 +173,7 @@ def _placed(
 
 
 def _style(axes: Any, cost: Objective, *, logarithmic: bool) -> None:
-    unit = f"{cost.unit} an image" if cost.unit.endswith("FLOP") else cost.unit
+    unit = f"{cost.unit} per image" if cost.unit.endswith("FLOP") else cost.unit
     axes.set_xscale("log" if logarithmic else "linear")
     axes.set_xlabel(_axis(short_label(cost), unit))
     axes.grid(which="major", color="#e4e4e4", linewidth=0.8)
@@ -196,7 +197,7 @@ def _set_bounds(
     margin = max((high / low) ** 0.1, 1.3)
     axes.set_xlim(low / margin, high * margin)
     spread = high / low * margin**2
-    # A narrow range holds few powers of ten, so more ticks get numbers.
+    # A narrow range holds few powers of ten, so label more ticks.
     subs = (1.0,) if spread > 300 else (1.0, 2.0, 5.0) if spread > 8 else tuple(range(1, 10))
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -220,7 +221,7 @@ def _draw_validation(
                 line.append((x, y))
             elif y >= line[-1][1]:
                 line += [(x, line[-1][1]), (x, y)]
-        # Extend to the right edge: a higher cost than the last member's buys nothing.
+        # Extend the line to the right edge: no candidate with a higher cost is better.
         line.append((axes.get_xlim()[1], line[-1][1]))
         axes.plot(*zip(*line, strict=True), color=_FRONT, linewidth=1.6)
         axes.plot(*zip(*front, strict=True), "o", ms=7, color=_FRONT)
@@ -243,7 +244,7 @@ def _draw_test(
 
 
 def _draw_legend(figure: Figure) -> None:
-    """Explains the markers that every plot has; all others are labelled in place."""
+    """Explains the markers that every plot has; other markers have labels in the plot."""
     front = Line2D([], [], color=_FRONT, marker="o", ms=7, linewidth=1.6)
     other = Line2D([], [], **_OTHER, linestyle="none")
     names = ["front (numbers are trials)", "evaluated, not on the front"]
@@ -278,9 +279,9 @@ def _mark(
 def _place_labels(
     axes: Any, points: Sequence[_Point], line: Sequence[_Point], labels: Sequence[_Label]
 ) -> None:
-    """Places each label in the nearest free space to its point, longest label first.
+    """Places each label in the free space nearest to its point, the longest label first.
 
-    A label without free space is dropped; the table lists every member of the front anyway.
+    Labels without free space are dropped; the table lists every member of the front anyway.
     """
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -305,7 +306,7 @@ def _place_labels(
             zorder=5,
         )
         extent = text.get_window_extent(renderer)
-        # A number far from its point would be read as that of another point.
+        # A number far from its point could be mistaken for another point's.
         for reach in _REACHES if label.bold else _REACHES[:3]:
             place = _free_place(x, y, reach * pixel, extent.width, extent.height, frame, taken)
             if place is not None:

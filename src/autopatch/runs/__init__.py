@@ -1,13 +1,13 @@
-"""Searches, and what is made of them: one call for each command.
+"""One function for each command: search, fit, evaluate, report, predict, demo, info.
 
-- `run_search`: searches a folder of images. `Run`: the result; `Run.open` opens an earlier one. It
-  fits, evaluates and reports. `is_run`: whether a folder is that of a search.
+- `run_search`: runs a search on a folder of images. `Run`: its result, with methods to fit,
+  evaluate and report; `Run.open` opens an earlier one. `is_run`: whether a folder is a run folder.
 - `TestResults`, `DetectorResult`: the results of a run on its test part.
-- `fit_images`: a detector from a folder of good images, without a search.
-- `write_predictions`: writes the predictions of images; `WrittenPredictions`, `UnreadableImage`.
+- `fit_images`: fits a detector on a folder of good images, without a search.
+- `write_predictions`: writes the predictions for images; `WrittenPredictions`, `UnreadableImage`.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
-  `SplitRequest`, `check_new_run`: the parts of a search, for other ways to run one.
+  `SplitRequest`, `check_new_run`: the building blocks of `run_search`, for other kinds of searches.
 """
 
 from autopatch.runs.demo import run_demo

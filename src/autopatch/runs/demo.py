@@ -29,8 +29,8 @@ def run_demo(
     """Draws textured parts with defects, then searches, fits, evaluates, reports and predicts.
 
     Args:
-        out: Folder to make. It gets the folders "data", "run" and "predictions".
-        evaluations: Architectures to evaluate.
+        out: Folder to create, with the subfolders "data", "run" and "predictions".
+        evaluations: Number of architectures to evaluate.
         space: Search space.
         weights: See `load_supernet`.
         progress: Called after every step.
@@ -58,7 +58,7 @@ def run_demo(
             progress=progress,
         )
     except InputError:
-        if not (out / "run").exists():  # a search that has begun can be resumed
+        if not (out / "run").exists():  # a started search can be resumed
             shutil.rmtree(out, ignore_errors=True)
         raise
     detector = run.fit(progress=progress)

@@ -1,4 +1,4 @@
-"""A detector from good images alone, without a search."""
+"""Fits a detector on good images alone, without a search."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def fit_images(
 ) -> Detector:
     """Fits a detector on good images and saves it; no anomalies or masks are needed.
 
-    A fifth of the images is held out of the memory bank to set the threshold. `Detector.fit` does
-    the same with images that are no files.
+    A fifth of the images is kept out of the memory bank to set the threshold. `Detector.fit` does
+    the same and also accepts images in memory.
 
     Args:
         images: Folder of good images, or image files.
         out: File to write.
         space: Search space of the backbone, see `run_search`.
         weights: See `load_supernet`.
-        architecture: An architecture of the space or its JSON file; PatchCore's usual setting if
-            None.
-        bank_size: Patches in the bank, in place of PatchCore's 10 %.
+        architecture: An architecture of the space, or a JSON file that holds one; PatchCore's usual
+            setting if None.
+        bank_size: Number of patches in the memory bank; 10 % of all, as in PatchCore, if None.
         false_alarm_rate: Share of good images that may be called anomalous.
-        seed: Seed of the held-out images, the bank, and random weights.
+        seed: Seed of the choice of held-out images, the memory bank, and random weights.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`.
@@ -118,7 +118,7 @@ def patchcore_setting(supernet: Supernet, *, images: int) -> Architecture:
 
 
 def read_architecture(architecture: Architecture | StrPath) -> Architecture:
-    """An architecture as it is, or from the JSON file that holds it.
+    """Reads an architecture from a JSON file; returns an `Architecture` unchanged.
 
     Raises:
         InputError: The file cannot be read or holds no architecture.
@@ -137,7 +137,7 @@ def read_architecture(architecture: Architecture | StrPath) -> Architecture:
 
 
 def require_new_file(out: StrPath) -> None:
-    """Raises InputError if a detector file exists already or cannot be written."""
+    """Raises InputError if a detector file already exists or cannot be written."""
     if Path(out).exists():
         raise InputError(f"{out}: exists; remove it or give another `out`")
     require_writable_file(out)

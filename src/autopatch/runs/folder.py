@@ -36,7 +36,7 @@ LOCK = ".lock"
 
 
 def versions(sampler: str) -> dict[str, str]:
-    """Versions of the software that a search depends on; the library of the optimizer is first.
+    """Versions of the software that a search depends on, the optimizer's library first.
 
     Raises:
         InputError: The sampler is unknown.
@@ -59,19 +59,21 @@ def open_search(
     Args:
         path: The folder. A new one appears complete or not at all.
         inputs: Images and backbone.
-        plan: What to search. Weights, split, seeds, digest of the images and versions of the
-            software are added to its settings. Paths of data and weights are stored unchecked.
+        plan: Settings of the search. The weights, split, seeds, digest of the images and software
+            versions are added to them. The paths of data and weights are stored but may differ on
+            resume.
         bank_seed: Seed of the memory banks.
-        resume: Whether to continue in a folder; else a new one is made.
+        resume: Whether to continue the search in an existing folder; if False, a new one is
+            created.
         lock: Whether to lock the folder.
 
     Yields:
         The record, open for writing.
 
     Raises:
-        InputError: The folder exists, or has no record to resume; it cannot be written or locked;
-            another process is searching in it; or the search was started with other settings,
-            weights or images, or with the images of a role in another order.
+        InputError: A new folder exists already, or a resumed one has no record; the folder cannot
+            be written or locked; another process is searching in it; or the resumed search was
+            started with other settings, weights or images, or another order of the images.
     """
     split, root, source = inputs.split, inputs.root, inputs.source
     manifest = Manifest.of(split, root)
@@ -82,7 +84,7 @@ def open_search(
             "source": source.settings(),
             **inputs.request.settings(),
             **inputs.findings.reading.to_json(),
-            # In a group, so that `seed` is compared before what may follow from it.
+            # In a group, so that `seed` is compared before the seeds that default to it.
             "seeds": {"split_seed": inputs.request.seed, "bank_seed": bank_seed},
             "data_digest": manifest.digest,
             "weights_sha256": inputs.supernet.weights_sha256,
@@ -109,13 +111,13 @@ def open_search(
 
 
 def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> Plan:
-    """Checks that images and weights are those of the search, and returns the plan to resume.
+    """Checks that images and weights are unchanged, and returns the plan to resume with.
 
-    Other settings of the split alone give the images other roles. In that case the returned plan
-    has the stored digest, so that the record complains about the setting and not about the images.
+    Changed split settings change the roles of the images, and so the digest. The returned plan then
+    has the stored digest, so that the error names the setting and not the images.
 
     Raises:
-        InputError: Images, masks, roles, types, groups or weights were changed, or the images of a
+        InputError: Images, masks, roles, types, groups or weights have changed, or the images of a
             role are in another order.
     """
     stored = load_settings(path / STUDY)
@@ -138,7 +140,7 @@ def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> 
 
 
 def require_new(path: Path) -> None:
-    """Raises InputError if something is at `path`, or the folder of a search cannot be made."""
+    """Raises InputError if `path` exists, or a folder cannot be created there."""
     if path.exists():
         raise InputError(
             f"{path}: exists; give `resume=True` to continue the search in it, or another `out`"
@@ -154,15 +156,15 @@ def require_resumable(path: Path) -> None:
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:
-    """Checks that images, masks, roles, types and groups are those of a search.
+    """Checks that images, masks, roles, types and groups have not changed since a search.
 
     Args:
-        run: The folder of the search, which has the manifest of its start.
-        now: The manifest of the same roles now.
+        run: The run folder, with the manifest written at the start of the search.
+        now: The current manifest, with the roles of the search.
         root: Folder of the data set, for the message.
 
     Raises:
-        InputError: Something was changed, or the manifest cannot be read.
+        InputError: Something has changed, or the manifest cannot be read.
     """
     difference = Manifest.from_json(read_json(run / MANIFEST)).differences(now)
     if difference is not None:
@@ -170,7 +172,7 @@ def require_same_data(run: Path, now: Manifest, root: Path) -> None:
 
 
 def _require_same_order(run: Path, split: Split, root: Path) -> None:
-    """Checks the order of the images of each role: banks depend on it, the digest does not.
+    """Checks the order of the images of each role. Memory banks depend on it; the digest does not.
 
     Raises:
         InputError: The images of a role are in another order than at the start of the search.
@@ -185,7 +187,7 @@ def _require_same_order(run: Path, split: Split, root: Path) -> None:
 
 
 def read_split(run: Path, root: Path) -> Split:
-    """Reads the roles of the images of a run. The files of the images need not exist.
+    """Reads the roles of the images of a run. The image files need not exist.
 
     Args:
         run: The folder of the search.
@@ -218,7 +220,7 @@ def _alone(path: Path, lock: bool) -> Iterator[None]:
 
     Args:
         path: The folder.
-        lock: Whether to lock it. If not, its record is opened without locks, now and later.
+        lock: Whether to lock it. If False, its record is opened without locks from now on.
 
     Raises:
         InputError: Another process is searching in it, or it cannot be locked or written.
@@ -236,7 +238,7 @@ def _alone(path: Path, lock: bool) -> Iterator[None]:
 
 def _lock(path: Path, file: TextIO) -> None:
     try:
-        # The system releases the lock when the process ends, however it ends.
+        # The system releases the lock when the process ends, even after a crash.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{path}: another process is searching in this folder") from None

@@ -1,4 +1,4 @@
-"""Predictions of images, written to a folder."""
+"""Writes the predictions for images to a folder."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class UnreadableImage:
 
 @dataclass(frozen=True)
 class WrittenPredictions:
-    """What was written.
+    """The results of `write_predictions`.
 
     Attributes:
         folder: The folder.
         images: Number of images with a result.
-        anomalous: Number of them called anomalous.
+        anomalous: Number of images called anomalous.
         unreadable: Images without a result, in the order of the table.
         threshold: The threshold and its expected false-alarm rate, in words.
         features: Where the backbone's weights come from.
@@ -74,21 +74,21 @@ def write_predictions(
     """Writes scores.csv and, for each image, overlays/NAME.png, masks/NAME.png and maps/NAME.npy.
 
     An overlay shows the anomaly map over the image. All overlays share one color scale, which
-    starts at the median of the calibration images and turns hot at the threshold. A mask has the
-    size of its image, 255 where the score is above the threshold and 0 elsewhere. A map holds the
-    raw scores, float32 `[S, S]`.
+    starts at the median score of the calibration maps and changes from blue to yellow at the
+    threshold. A mask has the size of its image, 255 where the score is above the threshold and 0
+    elsewhere. A map holds the raw scores, float32 `[S, S]`.
 
-    NAME is the path of the image relative to the deepest folder that holds all of `images`, without
-    the suffix; see `autopatch.data.named_images`.
+    NAME is the path of the image without its suffix, relative to the deepest folder that holds all
+    of `images`; see `autopatch.data.named_images`.
 
-    An image that cannot be read costs its own result only: its row of the table has the verdict
+    Images that cannot be read do not stop the others: their rows in the table have the verdict
     "unreadable" and the reason. The folder appears complete or not at all.
 
     Args:
         detector: A detector, or its file.
-        images: Image files or folders of them, one or many.
-        out: Folder to make.
-        device: Where a detector loaded from a file runs: "cpu", "cuda" or "cuda:<number>".
+        images: One or several image files or folders of images.
+        out: Folder to create.
+        device: Device of a detector loaded from a file: "cpu", "cuda" or "cuda:<number>".
         progress: Called after every batch of images.
 
     Raises:
@@ -151,10 +151,10 @@ def write_predictions(
 def _outcomes(
     detector: Detector, paths: Sequence[Path], remarks: Remarks
 ) -> list[ImagePrediction | InputError]:
-    """The prediction of each image, or why it has none.
+    """The prediction for each image, or the error if it cannot be read.
 
-    The detector refuses a batch for the first image that it cannot read. Halving such a batch
-    finds all of them.
+    The detector rejects a whole batch at the first unreadable image. Splitting such batches in half
+    finds every unreadable image.
     """
     try:
         return list(detector.predict(paths, remarks=remarks))
@@ -196,5 +196,5 @@ def _file(folder: Path, kind: str, name: Path, suffix: str) -> Path:
 
 
 def color_scale(detector: Detector) -> ColorScale:
-    """The detector's colors, fixed by its calibration images."""
+    """The color scale of a detector, set by its calibration images."""
     return ColorScale.fit(np.array([detector.usual_distance]), detector.threshold.value)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RunRecord:
-    """A run folder, read from disk. Images and weights are read when they are first needed.
+    """A run folder, read from disk. Images and weights are read when first needed.
 
     Attributes:
         path: The folder, absolute.
@@ -59,8 +59,8 @@ class RunRecord:
         reading: How image and mask files become pixels.
         trials: All trials by number.
         optimizer: The optimizer, in words.
-        data_digest: Digest of images, masks, roles, types and groups at the time of the search.
-        weights_sha256: `Supernet.weights_sha256` at the time of the search.
+        data_digest: Digest of the images, masks, roles, types and groups of the search.
+        weights_sha256: `Supernet.weights_sha256` of the search.
     """
 
     path: Path
@@ -140,7 +140,7 @@ class RunRecord:
         """The backbones of the search, loaded on first use.
 
         Raises:
-            InputError: The weights are missing, or are not those of the search.
+            InputError: The weights are missing or have changed since the search.
         """
         supernet = self.source.load(seed=self.seed)
         if supernet.weights_sha256 != self.weights_sha256:
@@ -149,17 +149,17 @@ class RunRecord:
 
     @property
     def detector_path(self) -> Path:
-        """The file that `fit` writes by default."""
+        """Path of the file that `fit` writes by default."""
         return self.path / DETECTOR
 
     @property
     def results_path(self) -> Path:
-        """The file that `evaluate` writes."""
+        """Path of the file that `evaluate` writes."""
         return self.path / TEST_RESULTS
 
     @property
     def report_path(self) -> Path:
-        """The page that `report` writes."""
+        """Path of the page that `report` writes."""
         return self.path / REPORT / PAGE
 
     @property
@@ -178,7 +178,7 @@ class RunRecord:
 
     @property
     def pick(self) -> Trial:
-        """The trial with the best quality (last objective).
+        """The trial of the front with the best quality (last objective).
 
         Raises:
             InputError: No trial has been evaluated.
@@ -199,20 +199,21 @@ class RunRecord:
         raise InputError(f"{self.path}: no trial {number}, expected 0 to {len(self.trials) - 1}")
 
     def require_same_data(self) -> None:
-        """Checks that images, masks and groups are those of the search.
+        """Checks that images, masks, roles, types and groups have not changed since the search.
 
         Raises:
-            InputError: The data set is missing, or a file was changed.
+            InputError: The data set is missing, or something has changed.
         """
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: the data set of {self.path} is not there; give `data`")
+            raise InputError(f"{self.data}: the data set of {self.path} is missing; give `data`")
         require_same_data(self.path, Manifest.of(self.split, self.data), self.data)
 
     def require_own(self, detector: Detector) -> None:
         """Checks that a detector belongs to this run.
 
         Raises:
-            InputError: The detector was fitted on other images, or has other weights.
+            InputError: The detector was fitted on other images, reads images differently, or has
+                other weights.
         """
         if detector.data_digest != self.data_digest:
             raise InputError(
@@ -221,7 +222,9 @@ class RunRecord:
             )
         own, other = self.reading.describe_images(), detector.reading.describe_images()
         if own != other:
-            raise InputError(f"the detector reads images by {other}, the run by {own}")
+            raise InputError(
+                f"the detector reads images with {other}, expected {own} as in {self.path}"
+            )
         if detector.weights_sha256 != self.weights_sha256:
             raise InputError(
                 f"the detector has other weights than {self.path}: {detector.provenance} "
@@ -237,7 +240,7 @@ class RunRecord:
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
-        """Fits an architecture on the good images of the run. Checks and saves nothing.
+        """Fits an architecture on the good images of the run, without any checks; saves nothing.
 
         Args:
             architecture: An architecture of the run's supernet.

@@ -21,8 +21,8 @@ def write_run_report(
 ) -> Path:
     """Writes the folder "report" of a run.
 
-    The report has test figures if `evaluate` has run, and the threshold and pictures of images if
-    there is a detector.
+    If `evaluate` has run, the report includes test results. If there is a detector, it includes the
+    threshold and pictures of images.
 
     Args:
         run: The search.
@@ -30,11 +30,11 @@ def write_run_report(
         progress: Called after every batch of images.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        InputError: The detector was fitted on other images, it has other weights than the run, or
-            the report cannot be written.
+        InputError: The detector does not belong to the run (see `RunRecord.require_own`), or the
+            report cannot be written.
     """
     if detector is not None:
         run.require_own(detector)
@@ -64,20 +64,20 @@ def write_run_report(
         report = _with_cases(run, detector, report, progress)
     else:
         fit = f"autopatch fit {quote(str(run.path))}"
-        notes.append(f"There is no fitted detector yet, so there are no pictures: {fit}")
+        notes.append(f"There are no pictures because no detector has been fitted; run {fit}")
     return write_report(run.path / REPORT, report)
 
 
 def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> TestResults | None:
-    """The results on the test part; None, and a note, if there are none or they are outdated."""
+    """The results on the test part; None, with an added note, if missing or outdated."""
     evaluate = f"autopatch evaluate {quote(str(run.path))}"
     results = TestResults.load(run.path)
     if results is None:
-        notes.append(f"There are no test figures yet: {evaluate}")
+        notes.append(f"There are no test results yet; run {evaluate}")
         return None
     reason = _why_outdated(results, run, detector)
     if reason is not None:
-        notes.append(f"The test figures are left out, because {reason}: {evaluate}")
+        notes.append(f"The test results are left out because {reason}; run {evaluate}")
         return None
     return results
 
@@ -86,7 +86,7 @@ def _why_outdated(results: TestResults, run: RunRecord, detector: Detector | Non
     if results.data_digest != run.data_digest:
         return "they were measured on other images"
     if detector is not None and not results.belongs_to(detector):
-        return "they belong to another fit"
+        return "they belong to another detector"
     if {row.trial for row in results.front} != {trial.number for trial in run.front.trials}:
         return "the search has grown since they were measured"
     return None
@@ -123,7 +123,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
                 Candidate(
                     number=None,
                     label=row.label,
-                    # Without the quality: these values were measured on the test part.
+                    # Without the quality, which was measured on the test part.
                     values={o.name: row.values[o.name] for o in costs},
                     backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
                     is_patchcore=True,

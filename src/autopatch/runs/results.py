@@ -1,4 +1,4 @@
-"""Measures the detectors of a run on its test part."""
+"""Evaluates the detectors of a run on its test part."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class DetectorResult:
     Attributes:
         kind: "fitted", "patchcore" or "front".
         label: Its architecture in words.
-        trial: Number of the trial of the front, None for the others.
+        trial: Number of the trial for kind "front"; None for the other kinds.
         values: Values of the objectives on the test part, by name.
         metrics: Metrics on the test part, by name.
-        milliseconds: Median time for one decoded image; None if it was not measured.
+        milliseconds: Median prediction time for one decoded image; None if not measured.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class TestResults:
     """The results of a run on its test part.
 
     Attributes:
-        features: Where the weights come from.
+        features: Where the backbone's weights come from.
         fitted: Architecture of the fitted detector.
         data_digest: Digest of the data set.
         objectives: Objectives of the search; the last one is the quality.
@@ -57,7 +57,7 @@ class TestResults:
             increasing cost.
     """
 
-    __test__ = False  # not a test of pytest
+    __test__ = False  # not a pytest class
 
     features: str
     fitted: Architecture
@@ -78,7 +78,7 @@ class TestResults:
     def best_of_front(self) -> DetectorResult:
         """The row of the front with the best quality on the test part.
 
-        No search can find it: it is chosen with the labels of the test part.
+        No search can choose it: the choice needs the labels of the test part.
         """
         quality = self.objectives[-1]
         choose = max if quality.is_maximized else min
@@ -102,7 +102,7 @@ class TestResults:
 
     @classmethod
     def load(cls, run: StrPath) -> TestResults | None:
-        """Reads what `save` wrote; None if there is nothing.
+        """Reads evaluation.json from a run folder; None if there is none.
 
         Raises:
             InputError: The file is damaged, or was written by another version.
@@ -130,16 +130,16 @@ def evaluate_run(
 ) -> TestResults:
     """Measures a fitted detector, the PatchCore setting and every trial of the front.
 
-    Everything runs on the device of the detector. Nothing uses the test part before this.
+    Everything runs on the device of the detector. No earlier step uses the test part.
 
     Args:
         run: The search.
         detector: A detector fitted on the images of the run.
-        cache_bytes: Memory for cached feature maps.
+        cache_bytes: Maximum size of the feature-map cache in bytes.
         progress: Called after every batch of images.
 
     Raises:
-        InputError: The detector was fitted on other images, or has other weights than the run.
+        InputError: The detector does not belong to the run, see `RunRecord.require_own`.
     """
     run.require_own(detector)
     rows = [_measured("fitted", run, detector, progress)]
@@ -193,7 +193,7 @@ def _measured(
     seconds = []
     for image in images.split(1):
         started = time.perf_counter()
-        detector.predict(image).pred_score.tolist()  # which waits for the device
+        detector.predict(image).pred_score.tolist()  # waits for the device
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size, run.reading)
     metrics = score_maps(maps, masks, [sample.type for sample in test])

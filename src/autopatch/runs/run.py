@@ -1,4 +1,4 @@
-"""A finished search: its front, and the detectors fitted from it."""
+"""A search opened from its run folder: fit, evaluate, report, and the trials as a table."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Run(RunRecord):
         """Fits a detector on the good images of the run, sets its threshold, and saves it.
 
         Args:
-            architecture: An architecture or its JSON file. By default the pick of the search is
-                fitted.
-            trial: Number of the trial to fit instead.
-            patchcore: Whether to fit PatchCore's usual setting instead.
+            architecture: An architecture to fit, or a JSON file that holds one. By default, the
+                pick of the search is fitted.
+            trial: Number of a trial to fit instead of the pick.
+            patchcore: Whether to fit PatchCore's usual setting instead of the pick.
             false_alarm_rate: Share of good images that may be called anomalous.
             out: File to write; "detector.safetensors" in the run folder if None.
             device: "cpu", "cuda" or "cuda:<number>".
@@ -93,7 +93,7 @@ class Run(RunRecord):
         assert pick.evaluation is not None
         quality = self.objectives[-1]
         value = quality.display(pick.evaluation.values[quality.name])
-        logger.info("trial %d, of best validation %s: %.1f", pick.number, quality.name, value)
+        logger.info("trial %d, with the best validation %s: %.1f", pick.number, quality.name, value)
         return pick.architecture
 
     def evaluate(
@@ -111,13 +111,13 @@ class Run(RunRecord):
         Args:
             detector: A detector or its file; "detector.safetensors" in the run folder if None.
             cache_gib: Memory for cached feature maps, in GiB.
-            device: Device of a detector loaded from a file, and of all else: "cpu", "cuda" or
-                "cuda:<number>".
+            device: Device of a detector loaded from a file: "cpu", "cuda" or "cuda:<number>".
+                Everything else runs on the detector's device.
             progress: Called after every batch of images.
 
         Raises:
-            InputError: There is no such detector, it is not one of this run, the data set or the
-                weights are not there, or images were changed since the search.
+            InputError: The detector is missing or does not belong to this run, the data set or the
+                weights are missing, or images have changed since the search.
         """
         fitted = self._detector(detector, usable_device(device))
         require_writable_file(self.results_path)
@@ -135,8 +135,8 @@ class Run(RunRecord):
     ) -> Path:
         """Writes the report of the run.
 
-        It shows the front, test figures if `evaluate` has run, and the threshold and pictures of
-        images if there is a detector.
+        It shows the front. If `evaluate` has run, it includes test results; if there is a detector,
+        the threshold and pictures of images.
 
         Args:
             detector: A detector or its file; if None, "detector.safetensors" in the run folder if
@@ -145,12 +145,12 @@ class Run(RunRecord):
             progress: Called after every batch of images.
 
         Returns:
-            The page, "report/report.html" in the run folder.
+            Path of the page, "report/report.html" in the run folder.
 
         Raises:
-            InputError: There is no such detector, it is not one of this run, the data set or the
-                weights are not there, images were changed since the search, or the report cannot
-                be written.
+            InputError: The detector is missing or does not belong to this run, the data set or the
+                weights are missing, images have changed since the search, or the report cannot be
+                written.
         """
         where, fitted = usable_device(device), None
         if detector is not None or self.detector_path.is_file():
@@ -172,8 +172,8 @@ class Run(RunRecord):
     def to_dataframe(self) -> pd.DataFrame:
         """All trials as a table.
 
-        Columns: number, whether it is on the front, whether it is the pick, why it has no result,
-        parameters, values of the objectives, metrics, and timings in seconds.
+        Columns: number, whether the trial is on the front, whether it is the pick, why it has no
+        result, parameters, values of the objectives, metrics, and timings in seconds.
 
         Raises:
             ImportError: pandas is not installed.
@@ -202,10 +202,10 @@ class Run(RunRecord):
 
 
 def cache_bytes(cache_gib: float) -> int:
-    """Gibibytes in bytes.
+    """Converts `cache_gib` from GiB to bytes.
 
     Raises:
-        InputError: They are out of range.
+        InputError: The value is out of range.
     """
     if not 0 <= cache_gib < 2**20:
         raise InputError(f"`cache_gib` is {cache_gib}, expected 0 or more")

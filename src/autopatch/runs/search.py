@@ -1,4 +1,4 @@
-"""A search from a folder of images to a run folder, in one call."""
+"""Runs a search on a folder of images and writes its run folder."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
 
 logger = logging.getLogger(__name__)
 
-_QUIET_SECONDS = 5.0  # progress within a candidate is reported after this time
+_QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is reported
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How candidates are evaluated, without influence on the results.
+    """How candidates are evaluated. None of this changes the results.
 
     Attributes:
         cache_gib: Memory for cached feature maps, in GiB.
@@ -104,51 +104,53 @@ def run_search(
 ) -> Run:
     """Searches a space for the detectors with the best trade-offs of cost and quality.
 
-    Remarks on the search are logged to the logger "autopatch".
+    Notes and warnings go to the logger "autopatch".
 
     Args:
         data: Folder in the MVTec-AD layout, or a data set.
-        out: Run folder to make.
+        out: Run folder to create.
         space: Search space: "autopatch_s", "timm:<model name>", "elastic:<model name>", "ofa_mbv3",
             one of its networks, or a registered one.
         weights: See `load_supernet`.
         preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
         sampler: "nsga2", or "tpe" as in the published search.
-        objectives: Names of registered objectives; the first is the cost, the last the quality.
-            Those of the preset if None.
-        choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head)
-            that replace those of the preset.
-        fixed: A single choice for a gene, or for all genes of a field, by name.
+        objectives: Names of registered objectives; the first is the cost, the last the quality. If
+            None, the preset's objectives.
+        choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head).
+            They replace the preset's choices.
+        fixed: Fixed values by gene, or by field for all of its genes.
         shots: Validation images of each anomaly type, at least 1.
         evaluations: Number of architectures to evaluate.
-        seed: Seed of the optimizer, of random weights, and by default of split and banks.
+        seed: Seed of the optimizer and of random weights; by default also of the split and the
+            memory banks.
         split_seed: Seed of the split; `seed` if None.
         bank_seed: Seed of the memory banks; `seed` if None.
         population: Architectures per generation.
         reserve: Images of each anomaly type that are never in the test part.
         protocol: How to split: "random", or "autopatch" as published.
-        group_regex: Images whose names agree in this pattern's first group stay together.
-        groups: CSV file with the columns file,group: images that stay together.
-        legacy_order: Text file with the names of the good images, in the order to use with the
-            protocol "autopatch".
-        bit_depth: Bits per value of 16-bit images: 8, 10, 12, 14 or 16; None for the smallest that
-            holds the images to fit on. See `Reading`.
+        group_regex: Regular expression for file names. Images with the same first match group stay
+            together in the split.
+        groups: CSV file with the columns file,group. Images of a group stay together in the split.
+        legacy_order: Text file with the names of the good images in order, for the protocol
+            "autopatch".
+        bit_depth: Bits per value of 16-bit images: 8, 10, 12, 14 or 16. If None, the smallest depth
+            that holds the values of the fit images. See `Reading`.
         exif: "apply" rotates images and masks by their EXIF orientation, "ignore" does not.
-        mask_threshold: Pixels of a mask above this value are anomalous; None for masks that are
+        mask_threshold: Mask pixels above this value are anomalous. If None, masks must hold only
             black and one other value.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`: `timm_kwargs`, or
-            of "ofa_mbv3" `recalibrate_batch_norm`.
+            `recalibrate_batch_norm` for "ofa_mbv3".
         cache_gib: Memory for cached feature maps, in GiB.
         device: "cpu", "cuda" or "cuda:<number>". Images are always read on the CPU.
-        executor: Evaluates the candidates in threads, which share the feature maps; None to
-            evaluate them one by one in this process.
+        executor: Evaluates the candidates in threads, which share the feature maps. If None, they
+            are evaluated one by one in this process.
         workers: Number of candidates submitted to the executor at a time.
-        resume: Whether to continue the search in `out`. The result is that of a search without an
+        resume: Whether to continue the search in `out`. The result is the same as without the
             interruption.
-        lock: Whether to lock `out` while searching. A file system without locks needs False; make
-            sure then that only one process searches in `out`.
+        lock: Whether to lock `out` while searching. Use False on a file system without locks, and
+            make sure that only one process searches in `out`.
         progress: Called after every candidate, and during long ones.
 
     Returns:
@@ -222,12 +224,12 @@ def perform_search(
     resume: bool,
     progress: Progress | None,
 ) -> Run:
-    """Runs a plan in a run folder.
+    """Runs the search of a plan in a run folder.
 
     Args:
         out: The folder.
         inputs: Images and backbones.
-        plan: What to search.
+        plan: Settings of the search.
         preset: The preset of the space.
         bank_seed: Seed of the memory banks.
         machine: How to evaluate candidates.
@@ -286,15 +288,16 @@ def perform_search(
 
 
 def check_new_run(out: StrPath, *, shots: int, resume: bool) -> None:
-    """Checks that a search can begin, before anything is read.
+    """Checks that a search can start, before any image is read.
 
     Args:
-        out: Its folder.
+        out: Its run folder.
         shots: Validation images of each anomaly type.
         resume: Whether the folder exists and its search is resumed.
 
     Raises:
-        InputError: `shots` is below 1, the folder exists or has no search, or it cannot be written.
+        InputError: `shots` is below 1, a new folder exists already, a resumed one has no search, or
+            the folder cannot be written.
     """
     if shots < 1:
         raise InputError(
@@ -318,8 +321,8 @@ def _preset(supernet: Supernet, name: str) -> Preset:
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
-    It is the PatchCore setting with the nearest bank size of the space, so that the pick is never
-    worse on the validation part. There is none if the space does not hold this setting.
+    This is the PatchCore setting, with the nearest bank size of the space, so that the pick is
+    never worse than it on the validation part. Empty if the space does not contain this setting.
     """
     setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
@@ -341,7 +344,7 @@ def _warn_of_large_maps(
     any_one = space.decode(space.sample(np.random.default_rng(0)))
     single = replace(any_one.backbone, levels=any_one.backbone.levels[-1:])
     if supernet.shared(single) == single:
-        return  # candidates share no maps, so none are cached
+        return  # candidates share no maps, so caching them gains nothing
     of_each_size = [
         replace(any_one, input=replace(any_one.input, size=size))
         for size in space.choices("input", "image_size")
@@ -367,7 +370,7 @@ def _describe_split(split: Split) -> str:
 
 
 class _SearchProgress:
-    """Reports the progress of the search, and of single candidates that take long."""
+    """Reports the progress of the search and, within slow candidates, of their steps."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress

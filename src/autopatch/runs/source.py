@@ -1,4 +1,4 @@
-"""Weights and images of a run."""
+"""Weights and images of a search."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from autopatch.supernet import LoadOptions, Supernet, load_supernet, weights_fil
 
 @dataclass(frozen=True)
 class SupernetSource:
-    """The search space and the weights of a run; made by `find`.
+    """The search space and the weights of a search; created by `find`.
 
     Attributes:
         space: Name of the search space, such as "timm:mobilenetv2_100".
-        weights: Absolute path of a weights file or folder, or a word such as "random".
-        mean: Channel means; None for those of the weights.
-        std: Channel standard deviations; None for those of the weights.
+        weights: Absolute path of a weights file or folder, or a keyword such as "random".
+        mean: Channel means; None for the means stored with the weights.
+        std: Channel standard deviations; None for those stored with the weights.
         options: Options of the space's family, see `load_supernet`.
-        files_sha256: SHA-256 of the weights files; None for a word.
+        files_sha256: SHA-256 of the weights files; None for a keyword.
     """
 
     space: str
@@ -75,7 +75,7 @@ class SupernetSource:
 
     @property
     def file(self) -> str | None:
-        """Path of the weights file or folder; None for a word."""
+        """Path of the weights file or folder; None for a keyword."""
         return self.weights if self.files_sha256 is not None else None
 
     def load(self, *, seed: int, progress: Progress | None = None) -> Supernet:
@@ -91,7 +91,7 @@ class SupernetSource:
         if self.files_sha256 is not None:
             if not Path(self.weights).exists():
                 raise InputError(
-                    f"{self.weights}: the weights of the search are not there; give `weights`"
+                    f"{self.weights}: the weights of the search are missing; give `weights`"
                 )
             found = _sha256(weights_files(self.space, self.weights))
             if found != self.files_sha256:
@@ -112,21 +112,21 @@ class SupernetSource:
         )
 
     def changed(self) -> InputError:
-        """The error to raise if the weights are not those of the search."""
+        """The error to raise if the weights differ from the weights of the search."""
         which = self.weights if self.file else f"`weights` '{self.weights}' of {self.space}"
         return InputError(
             f"{which}: not the weights that the search was made with, or changed since"
         )
 
     def settings(self) -> dict[str, Any]:
-        """Settings that a resumed search must share: all but the path of the weights."""
+        """Settings that must be the same on resume: all except the path of the weights."""
         values = asdict(self)
         if self.files_sha256 is not None:
             del values["weights"]
         return values
 
     def stored_weights(self, run: Path) -> str:
-        """The weights as stored in a run folder."""
+        """The path of the weights as stored in a run folder, or the keyword."""
         if self.files_sha256 is None:
             return self.weights
         return stored_path(self.weights, run)
@@ -135,13 +135,13 @@ class SupernetSource:
     def restore(
         cls, settings: Mapping[str, Any], stored_weights: str, run: Path, weights: StrPath | None
     ) -> SupernetSource:
-        """Reads the source of a run folder.
+        """Restores the source from the settings of a run.
 
         Args:
-            settings: What `settings` returned.
-            stored_weights: What `stored_weights` returned.
-            run: The folder, which may have moved.
-            weights: Path of the weights now; None for the stored path.
+            settings: Result of `settings`.
+            stored_weights: Result of `stored_weights`.
+            run: The run folder, which may have moved.
+            weights: Current path of the weights; None for the stored path.
 
         Raises:
             InputError: `weights` is given for a search that used no weights file.
@@ -171,10 +171,10 @@ class SplitRequest:
         reserve: Images of each anomaly type that are never in the test part.
         seed: Seed of the order.
         protocol: A name in `PROTOCOLS`.
-        group_regex: Pattern that groups images by file name; None for no groups.
+        group_regex: Regular expression that groups images by file name; None for no groups.
         groups: CSV file with the groups of the images; None for no groups.
-        legacy_order: Text file with the names of the good images in order; None for the order of
-            the protocol.
+        legacy_order: Text file with the names of the good images in order; None for the protocol's
+            order.
     """
 
     shots: int = 1
@@ -188,7 +188,8 @@ class SplitRequest:
     def settings(self) -> dict[str, Any]:
         """Settings that a resumed search must share.
 
-        The seed is stored with the other seeds. Groups and order show in the roles of the images.
+        The seed is stored with the other seeds. Groups and order are checked through the roles of
+        the images.
         """
         return {
             "shots": self.shots,
@@ -199,13 +200,13 @@ class SplitRequest:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and backbones of a search; made by `load_inputs`.
+    """Images and backbones of a search; created by `load_inputs`.
 
     Attributes:
         root: Folder of the data set.
         split: Roles of its images.
         request: How the split was made.
-        findings: What was found in the image files, and how they are read.
+        findings: Results of checking the image files, and how they are read.
         source: Weights of the backbones.
         supernet: The backbones.
     """
@@ -233,14 +234,14 @@ def load_inputs(
         data: Folder in the MVTec-AD layout, or a data set.
         request: How to split its images.
         source: Weights of the backbones.
-        seed: Seed of random weights; that of the request if None.
-        reading: How to read the files. If it has no bit depth, the smallest one that holds the
-            images to fit on is chosen.
-        progress: Called after every image that was checked, and during a download.
+        seed: Seed of random weights; the seed of the request if None.
+        reading: How to read the files. If it has no bit depth, the smallest depth that holds the
+            values of the fit images is used.
+        progress: Called after every checked image, and during a download.
 
     Raises:
-        InputError: The request does not suit the data set, an image or a mask is unusable, or the
-            weights do not fit.
+        InputError: The data set cannot be split as requested, an image or a mask is unusable, or
+            the weights do not fit.
     """
     dataset = open_dataset(data, request)
     share_out = partial(
@@ -252,7 +253,7 @@ def load_inputs(
         protocol=request.protocol,
         legacy_order=request.legacy_order,
     )
-    # First without a look at the images, which takes longer: the request may not suit them.
+    # Split before reading the images, which takes longer, to find a wrong request early.
     split = share_out()
     reading = replace(reading, mask_resize=split.mask_resize)
     findings = require_valid(
@@ -270,7 +271,7 @@ def load_inputs(
 
 
 def own_seed(name: str, own: int | None, seed: int) -> int:
-    """A separate seed if it is given, else the common seed.
+    """A seed of its own if one is given, else the common seed.
 
     Args:
         name: Name of the argument.
@@ -286,10 +287,11 @@ def own_seed(name: str, own: int | None, seed: int) -> int:
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
-    """Opens a folder in the MVTec-AD layout; a data set is returned as it is.
+    """Opens a folder in the MVTec-AD layout; returns a data set unchanged.
 
     Raises:
-        InputError: The folder does not have this layout, or groups are given for a data set.
+        InputError: The folder does not have this layout, or groups are given although `data` is a
+            data set.
     """
     if isinstance(data, str | os.PathLike):
         root = Path(data).absolute()
@@ -302,7 +304,7 @@ def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
 
 
 def _sha256(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of files, one after the other."""
+    """SHA-256 over the concatenated contents of files."""
     digest = hashlib.sha256()
     for path in files:
         try:

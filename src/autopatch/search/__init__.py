@@ -1,19 +1,20 @@
 """Multi-objective search: a sampler over a search space, recorded in an Optuna study.
 
-- `SearchSpace`: the genome, and what its genes mean; `compose_space` makes that of a supernet,
-  `compose_genes` one of the backbone's genes alone.
+- `SearchSpace`: the genomes and the architectures they encode. `compose_space` builds the space of
+  a supernet, `compose_genes` builds one from a list of backbone genes.
 - `Objective`, `OBJECTIVES`, `resolve_objectives`: what is minimized or maximized, by name.
-  `FittedCandidate`: what it is measured on. `DEFAULT_OBJECTIVES`: the names of the usual ones.
+  `FittedCandidate`: the detector that objectives are measured on. `DEFAULT_OBJECTIVES`: names of
+  the default objectives.
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
-  candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: where it evaluates by
-  default.
-- `Plan`, `Study`: what a search is to do, and its record, open for writing; `load_trials`,
-  `load_objectives`, `load_settings` read a stored one.
-- `Evaluator`, `Evaluation`: what a candidate is asked for; the search knows nothing else of it.
-- `CandidateEvaluator`: the evaluator of detectors.
-- `Trial`, `Front`, `non_dominated`: one evaluation, and the result with its pick.
-- `NSGA2`, `TPE`: the optimizers by ask and tell, without record; `Optimizer`: what they share.
-  `SAMPLERS`, `Sampler`: the same by name.
+  candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: the default executor.
+- `Plan`: the settings of a search. `Study`: its record, open for writing. `load_trials`,
+  `load_objectives` and `load_settings` read a stored record.
+- `Evaluator`: the function that evaluates a candidate. `Evaluation`: its result.
+- `CandidateEvaluator`: the evaluator that fits and scores detectors.
+- `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
+  the Pareto front of trials.
+- `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface. `SAMPLERS`,
+  `Sampler`: optimizers by name.
 """
 
 from autopatch.search.candidates import CandidateEvaluator

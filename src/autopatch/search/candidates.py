@@ -42,18 +42,18 @@ from autopatch.supernet import Supernet
 class FeatureMaps:
     """A cache of the feature maps of a fixed list of images.
 
-    Maps are computed on first use. If the supernet says that architectures share maps, those of all
-    their levels are computed and kept together. When the cache exceeds `cache_bytes`, the least
-    recently used maps are dropped. Maps that do not fit even alone are computed anew for each
-    candidate, only for its levels, and not kept. Maps in use do not count towards the limit.
-    Decoded images are kept too. The cache can be used by several threads; only one computes maps at
-    a time.
+    Maps are computed on first use. If architectures share maps (see `Supernet.shared`), the maps of
+    all their levels are computed and kept together. When the cache exceeds `cache_bytes`, the least
+    recently used maps are dropped. Maps larger than the whole cache are not kept; they are
+    recomputed for each candidate, at its own levels only. Maps in use do not count towards the
+    limit. Decoded images are kept too. The cache can be used by several threads; only one computes
+    maps at a time.
 
     Args:
         supernet: The supernet.
-        fit: Good images. Batch norm is recalibrated on them if the supernet asks for it.
-        scored: The other images.
-        cache_bytes: Memory for maps that are kept.
+        fit: Good images. Batch norm is recalibrated on them if the supernet requires it.
+        scored: Images to score, after the fit images in every map.
+        cache_bytes: Maximum size of the cache in bytes.
         reading: How image files become pixels.
         device: Device of the maps.
     """
@@ -75,7 +75,7 @@ class FeatureMaps:
         self._reader = ImageReader(reading=reading)
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
-        self._lock = threading.Lock()  # an executor may have threads
+        self._lock = threading.Lock()  # an executor may use threads
 
     def get(self, architecture: Architecture) -> list[torch.Tensor]:
         """Maps of the architecture's levels.
@@ -100,7 +100,7 @@ class FeatureMaps:
         return [self._cache[whole][level] for level in architecture.backbone.levels]
 
     def bytes_needed(self, architecture: Architecture) -> int:
-        """Memory of the maps that an architecture shares with others, its own included."""
+        """Bytes of all maps kept together with those of an architecture."""
         whole = self._kept_together(architecture)
         grids = self._supernet.grids(whole.backbone.network, whole.input.size)
         floats = 0
@@ -132,11 +132,12 @@ class CandidateEvaluator:
         objectives: What an evaluation measures; the objectives of the supernet's default preset if
             None.
         seed: Seed of the bank's sample and coreset.
-        evaluation_size: Side in pixels at which maps and masks are compared, for all image sizes.
-        cache_bytes: Memory for feature maps that are kept.
+        evaluation_size: Side in pixels of the maps and masks that are compared, for every image
+            size.
+        cache_bytes: Maximum size of the feature-map cache in bytes.
         reading: How image and mask files become pixels.
         device: Device for everything but reading images.
-        progress: Told the progress of a candidate's nearest neighbors, the slowest step.
+        progress: Called during the slowest step of a candidate, its nearest-neighbor search.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class CandidateEvaluator:
         """Evaluates an architecture.
 
         Timings are totals over all fit and scored images; "features" is short if the maps come from
-        the cache. All bank sizes that reach the number of patches give the same detector, which is
+        the cache. All bank sizes at or above the number of patches give the same detector, which is
         evaluated once.
         """
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
@@ -229,7 +230,7 @@ class CandidateEvaluator:
         )
 
     def _now(self) -> float:
-        """Seconds on a clock, after the device has finished its work."""
+        """Clock time in seconds, read after the device has finished its work."""
         if self._masks.is_cuda:
             torch.cuda.synchronize(self._masks.device)
         return time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the search asks of a candidate."""
+"""The interface of evaluators, and the result of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Evaluation:
     Attributes:
         values: The value of each objective of the search, by name. Values are finite and below
             2**53 in magnitude, so that the record's float columns hold integers exactly.
-        metrics: Finite values by name. Undefined metrics are left out.
-        timings: Seconds by name of the step.
+        metrics: Finite metrics by name. Undefined metrics are left out.
+        timings: Seconds per step, by name of the step.
 
     Raises:
         ValueError: If a value is outside its range. Raised inside an evaluator, it marks the
@@ -40,16 +40,16 @@ class Evaluation:
                 raise ValueError(f"{name} is {value}, expected a magnitude below 2**53")
 
     def losses(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
-        """Losses of all or some of the search's objectives, in their order."""
+        """The losses for the given objectives, in their order."""
         return tuple(objective.loss(self.values[objective.name]) for objective in objectives)
 
 
 class Evaluator(Protocol):
-    """Builds and scores one candidate. It does not depend on the search.
+    """Builds and scores one candidate, independently of the rest of the search.
 
-    An exception marks the candidate as failed and the search continues. `InputError` and what is no
-    `Exception`, such as KeyboardInterrupt, end the search. `search` says when failures of the
-    machine do.
+    If it raises an `Exception`, the candidate is recorded as failed and the search continues.
+    `InputError`, and any other BaseException such as KeyboardInterrupt, ends the search. Failures
+    of the machine may also end it, see `search`.
     """
 
     def __call__(self, architecture: Architecture, /) -> Evaluation: ...

@@ -13,7 +13,8 @@ Result = TypeVar("Result")
 class InProcessExecutor(Executor):
     """Runs each call when it is submitted, in the submitting thread.
 
-    The future holds an `Exception` of the call; `submit` raises others, such as KeyboardInterrupt.
+    If the call raises an `Exception`, the future holds it. Any other BaseException, such as
+    KeyboardInterrupt, is raised by `submit`.
     """
 
     def submit(
@@ -34,8 +35,9 @@ class InProcessExecutor(Executor):
 
 
 def _failed(error: Exception) -> Future[Result]:
-    # Not in `submit`: the traceback of the error holds the frame of `submit`. If that frame held
-    # the future, which holds the error, the cycle would keep the candidate's arrays in memory.
+    # A function of its own, because the error's traceback holds the frame of `submit`. If that
+    # frame held the future, which holds the error, the cycle would keep the candidate's arrays in
+    # memory.
     future: Future[Result] = Future()
     future.set_exception(error)
     return future

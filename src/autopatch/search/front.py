@@ -1,4 +1,4 @@
-"""Trials, the Pareto front of a search, and the trial picked from it."""
+"""Trials, the Pareto front of a search, and the pick."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from autopatch.search.objectives import Objective
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of the record.
+    """One recorded evaluation.
 
     Attributes:
-        number: Place in the study, from 0.
+        number: Number in the study, from 0.
         genome: Canonical genome.
         architecture: The decoded genome.
         evaluation: The result; None if the candidate failed or is not finished.
         reason: Why there is no evaluation, in one line; None if there is one.
         duration: Seconds from proposal to result; 0 while the trial runs.
-        place: Place of the genome among all proposals, from 0. It differs from the number once a
+        place: Place of the genome among all proposals, from 0. Place and number differ after a
             trial was interrupted and its genome evaluated again.
         failure: How the machine failed; None if it did not.
-        counts: Whether the trial is a result of its architecture: an evaluation or a failure. False
-            if it is not finished, was interrupted, or failed because of the machine and a resumed
-            search evaluates its genome again.
+        counts: Whether the trial is a valid result (an evaluation or a failure) of its
+            architecture. False if the trial is unfinished or was interrupted, or if the machine
+            failed and a resumed search evaluates the genome again.
     """
 
     number: int
@@ -42,14 +42,16 @@ class Trial:
 
 
 def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
-    """Evaluated trials that no other trial beats in one objective without losing in another.
+    """Evaluated trials that no other trial dominates.
 
-    Of trials with equal objectives only the first proposal is kept. They are the same detector,
-    for example with bank sizes that all exceed the number of patches.
+    A trial dominates another if it is no worse in any objective and better in at least one.
+
+    Of trials with equal objectives, only the first proposal is kept. Such trials can be the same
+    detector, for example if their bank sizes all exceed the number of patches.
 
     Args:
         trials: In any order.
-        objectives: Those of the search, in its order.
+        objectives: Objectives of the search, in order.
 
     Returns:
         The front, sorted by the first objective, then by the others, best first. With two
@@ -61,7 +63,7 @@ def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> t
         if trial.evaluation
     ]
     evaluated.sort(key=lambda entry: entry[:3])
-    # After sorting, a trial can only be dominated by earlier ones, and then by one of the front.
+    # After sorting, only earlier trials can dominate a trial, and one of them is then on the front.
     front: list[tuple[tuple[float, ...], Trial]] = []
     for losses, _, _, trial in evaluated:
         if not any(_no_worse(kept, losses) for kept, _ in front):
@@ -79,11 +81,10 @@ class Front:
 
     Attributes:
         trials: Non-dominated trials, in the order of `non_dominated`; at least one.
-        objectives: Those of the search, in its order.
+        objectives: Objectives of the search, in order.
         evaluated: Number of distinct architectures evaluated, including failed ones.
-        failed: Number of those that failed.
-        note: Why the search ended before its number of evaluations, in one line; None if it did
-            not.
+        failed: Number of evaluated architectures that failed.
+        note: Why the search ended early, in one line; None if it evaluated as many as planned.
     """
 
     trials: tuple[Trial, ...]
@@ -94,8 +95,8 @@ class Front:
 
     @property
     def pick(self) -> Trial:
-        """The trial that is best in the last objective. Ties are broken by the other objectives in
-        their order, then by the lowest number."""
+        """The trial with the best last objective. Ties go to the best other objectives, in order,
+        then to the lowest number."""
         return min(self.trials, key=self._by_last)
 
     def _by_last(self, trial: Trial) -> tuple[float, tuple[float, ...], int]:

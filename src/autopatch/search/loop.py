@@ -22,13 +22,13 @@ from autopatch.search.optimizer import SAMPLERS, Genome
 from autopatch.search.study import INTERRUPTED, Plan, Study
 
 FAILURES_IN_A_ROW = 3
-"""Trials in a row that fail because of the machine, all in one way, before a search stops."""
+"""A search stops after this many successive failures of the machine of one kind."""
 
 _WORDS = {"memory": "ran out of memory", "system": "failed in a call of the system"}
 
 
 class SearchError(RuntimeError):
-    """A search without a result: every candidate failed. The message gives the first reason."""
+    """Every candidate of a search failed. The message gives the first reason."""
 
 
 class SearchProgress(Protocol):
@@ -54,36 +54,36 @@ def search(
 ) -> Front:
     """Searches the study's space for the Pareto front of its objectives.
 
-    A study with results is replayed: a fresh optimizer proposes the same genomes and is told the
-    recorded results, so the front is that of an uninterrupted search. The front does not depend on
-    the order in which an executor finishes, because the optimizer is told whole generations.
+    A study with results is replayed: a new optimizer proposes the same genomes and receives the
+    recorded results, so the front is the same as without the interruption. The optimizer receives
+    whole generations, so the front does not depend on the order in which evaluations finish.
 
-    A candidate whose evaluation raises an exception has failed, and the search continues. The
-    machine is at fault in these cases:
+    If the evaluation of a candidate raises an exception, the candidate has failed and the search
+    continues. The search stops if the machine is at fault:
 
-    - The device fails for good, such as after an illegal memory access: the search stops at once.
-    - `FAILURES_IN_A_ROW` candidates in a row run out of memory, on a GPU or the host, or meet an
-      OSError: the search stops.
+    - The device fails for good, such as after an illegal memory access.
+    - `FAILURES_IN_A_ROW` candidates in a row run out of memory, on a GPU or the host, or all raise
+      an OSError.
 
-    A resumed search evaluates those candidates again. A single candidate that runs out of memory
-    between others that do not, or again after the search was resumed, counts as failed: its
+    A resumed search evaluates these candidates again. A candidate counts as failed if it runs out
+    of memory and a later one does not, or if it runs out of memory again in the resumed search: its
     architecture does not fit this machine.
 
     Args:
         evaluate: Scores one architecture; returns a value for each objective of the plan.
         study: The record, new or resumed.
-        progress: Called after every evaluation.
+        progress: Called after every new evaluation.
         executor: Runs the evaluations; if None, they run in this process, one at a time. With
             processes the evaluator must be picklable. The executor is not shut down.
         workers: Maximum number of evaluations in flight. It is limited by the number of genomes
             that the optimizer proposes at a time: one for "tpe".
 
     Raises:
-        SearchError: If all candidates of the first generation fail or, with an optimizer that
-            proposes fewer at a time, as many candidates from the start.
+        SearchError: If all candidates of the first generation fail; with an optimizer that proposes
+            fewer at a time, if the first `population` candidates of the plan all fail.
         MachineError: If the machine is at fault.
-        InputError: If the evaluator raises it, the study cannot be written, the stored results are
-            not those that this version of the optimizer proposes, or `workers` is not positive.
+        InputError: If the evaluator raises it, the study cannot be written, this version of the
+            optimizer does not propose the stored genomes, or `workers` is not positive.
     """
     if workers < 1:
         raise InputError(f"`workers` is {workers}, expected at least 1")
@@ -148,9 +148,9 @@ def _note(plan: Plan, evaluated: int) -> str | None:
 
 
 def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
-    """Raises InputError if the record holds results of genomes that were not proposed so far.
+    """Raises InputError if the record holds genomes that the optimizer has not proposed yet.
 
-    The same optimizer would have proposed them before anything new.
+    An optimizer that replays the record proposes all recorded genomes before any new one.
     """
     for trial in recorded.values():
         raise InputError(
@@ -164,8 +164,8 @@ def _require_sound_machine(trial: Trial, failures: list[Trial]) -> None:
     """Raises MachineError if a trial shows that the machine, not the architecture, is at fault.
 
     Args:
-        trial: The one that finished last.
-        failures: Failures of the machine of one kind in a row, before this trial; updated.
+        trial: The last finished trial.
+        failures: Successive failures of the machine, all of one kind, before this trial; updated.
     """
     if trial.counts or (failures and failures[-1].failure != trial.failure):
         failures.clear()
@@ -197,13 +197,13 @@ def _evaluate(
     Args:
         evaluate: Scores one architecture.
         study: The record.
-        proposed: Places and genomes.
+        proposed: Place and genome of each proposal.
         executor: Runs the evaluations.
         workers: Maximum number of evaluations in flight.
         finished: Called with each trial once it is recorded.
 
     Raises:
-        BaseException: Whatever ends the search. Trials in flight are recorded as interrupted.
+        BaseException: The error that ends the search. Trials in flight are recorded as interrupted.
     """
     waiting = deque(proposed)
     running: dict[int, Future[Evaluation]] = {}
@@ -241,13 +241,14 @@ def _any_done(running: dict[int, Future[Evaluation]]) -> bool:
 def _outcome(
     future: Future[Evaluation], plan: Plan
 ) -> Evaluation | tuple[str, MachineFailure | None]:
-    """The evaluation; or why the candidate failed, and how the machine failed, if it did.
+    """The evaluation; for a failed candidate the reason, and how the machine failed (None if it did
+    not).
 
     Raises:
-        BaseException: An error that would hit every other candidate as well.
+        BaseException: An error that ends the search.
     """
-    # A failed candidate's error is not raised. Its traceback would hold this frame, and this frame
-    # the future, so that the arrays of the candidate would stay in memory.
+    # Do not raise a failed candidate's error: its traceback would hold this frame, and this frame
+    # the future, which would keep the candidate's arrays in memory.
     error = future.exception()
     if error is None:
         evaluation = future.result()

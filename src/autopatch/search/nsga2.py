@@ -1,7 +1,7 @@
-"""NSGA-II over integer genomes, by ask and tell, proposing every architecture at most once.
+"""NSGA-II over integer genomes, with an ask/tell interface; proposes no architecture twice.
 
-Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002; pymoo's
-implementation with the sampling, mutation and duplicate test that categorical genes need.
+Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002. The implementation
+is pymoo's, with sampling, mutation and a duplicate test for categorical genes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from autopatch.search.objectives import Objective
 from autopatch.search.optimizer import Genome, Losses, Sampler
 from autopatch.search.space import SearchSpace
 
-# pymoo prints a hint if its compiled modules are missing. A population of a dozen is sorted fast
-# enough without them.
+# Silences pymoo's hint about missing compiled modules: sorting a dozen individuals is fast without
+# them.
 Config.warnings["not_compiled"] = False
 
 IntArray = npt.NDArray[np.int64]
@@ -35,12 +35,12 @@ IntArray = npt.NDArray[np.int64]
 # Loss of a failed candidate: finite, so that it can be sorted, and worse than any other.
 _PENALTY = 1e30
 
-# Random draws in a row without a new architecture after which the space counts as exhausted.
+# The space counts as exhausted after this many successive random draws without a new architecture.
 _DRAWS = 100_000
 
 
 class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
-    """Drops invalid genomes and those whose architecture was proposed before.
+    """Drops invalid genomes and genomes whose architecture was proposed before.
 
     pymoo repeats the mating until a generation is full, so genomes need no repair.
     """
@@ -61,7 +61,7 @@ class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
 
 
 class _ResetMutation(Mutation):  # type: ignore[misc]
-    """Replaces the choice of a gene by one of its other choices, all equally likely."""
+    """Replaces the choice of a gene with one of its other choices, drawn uniformly."""
 
     def _do(
         self,
@@ -80,8 +80,8 @@ class _ResetMutation(Mutation):  # type: ignore[misc]
 class NSGA2:
     """Ask/tell optimizer over the genomes of a search space.
 
-    pymoo's population keeps the inert genes of genomes, so that a patch size survives while its
-    level is switched off. Proposed genomes are canonical.
+    pymoo's population keeps inert genes, so that a patch size survives while its level is off.
+    Proposed genomes are canonical.
 
     Args:
         space: The space to search.
@@ -105,7 +105,7 @@ class NSGA2:
         self._size = space.size()
         self._population = population
         self._proposed: set[Genome] = set()
-        # Not the seed alone, with which pymoo seeds its own generator.
+        # Differs from pymoo's own generator, which is seeded with the seed alone.
         self._random = np.random.default_rng((seed, 1))
         choices = [len(gene.choices) for gene in space.genes]
         self._upper = np.array(choices, dtype=np.int64) - 1
@@ -117,8 +117,8 @@ class NSGA2:
             vtype=int,
         )
         # Uniform crossover and reset mutation treat choices as labels. SBX and polynomial mutation
-        # interpolate numbers, which makes no sense for on/off genes, and their small steps are
-        # rounded away in short lists of choices.
+        # interpolate numbers: meaningless for on/off genes, and in short lists of choices the small
+        # steps are rounded away.
         self._algorithm = PymooNSGA2(
             pop_size=population,
             sampling=np.array(self._first(initial), dtype=np.int64),
@@ -133,7 +133,7 @@ class NSGA2:
     def ask(self) -> list[Genome]:
         """The next generation as canonical genomes, none of which was proposed before.
 
-        At most `population` of them; the first generation has as many as `initial` if that is more.
+        At most `population` genomes; the first generation holds all of `initial` if that is more.
         Empty if neither mating nor random sampling finds a new architecture.
         """
         self._asked = self._algorithm.ask()
@@ -149,7 +149,7 @@ class NSGA2:
         return genomes + fresh
 
     def tell(self, losses: Sequence[Losses | None]) -> None:
-        """Takes the losses of the genomes last proposed, in their order; None for a failed one."""
+        """Takes the losses of the last proposed genomes, in order; None for a failed candidate."""
         failed = (_PENALTY,) * self._objectives
         rows = [failed if each is None else each for each in losses]
         known = StaticProblem(self._problem, F=np.array(rows, dtype=np.float64))
@@ -160,7 +160,7 @@ class NSGA2:
         distinct = list(dict.fromkeys(self._space.canonical(genome) for genome in initial))
         self._proposed.update(distinct)
         first = distinct + self._sample(self._population - len(distinct))
-        self._proposed.clear()  # pymoo applies the test for duplicates to these as well
+        self._proposed.clear()  # pymoo's duplicate test runs on these as well
         return first
 
     def _sample(self, count: int) -> list[Genome]:

@@ -19,12 +19,12 @@ MAXIMIZE = "maximize"
 
 @dataclass(frozen=True)
 class FittedCandidate:
-    """A fitted detector, on which objectives are measured.
+    """A fitted detector that objectives are measured on.
 
     Attributes:
         supernet: The supernet of its backbone.
         architecture: Its architecture.
-        head: Its fitted head, on the device of the search.
+        head: Its fitted head, on the search's device.
         metrics: Its metrics on the scored images by name, such as "rwAP".
     """
 
@@ -49,8 +49,8 @@ class Objective:
         unit: Unit of displayed values, such as "GFLOP" or "%".
         scale: Divisor of displayed values: 1e9 for GFLOP, 0.01 for %.
         direction: "minimize" or "maximize".
-        measure: Returns the value, which is finite and below 2**53 in magnitude. If it raises an
-            exception, the candidate has failed. It is ignored when objectives are compared.
+        measure: Returns the value for a candidate: finite and below 2**53 in magnitude. If it
+            raises an exception, the candidate fails. Comparing objectives ignores it.
 
     Raises:
         InputError: A field has the wrong type or is out of its range.
@@ -86,7 +86,8 @@ class Objective:
     def loss(self, value: float) -> float:
         """The loss to minimize: the value, or 1 - value if the objective is maximized.
 
-        This suits values in [0, 1] such as rwAP. Values far below 1 lose digits; scale them up.
+        Meant for maximized values in [0, 1] such as rwAP. Values far below 1 lose digits; scale
+        them up.
         """
         return 1.0 - value if self.is_maximized else float(value)
 
@@ -96,7 +97,7 @@ class Objective:
 
     @property
     def short_name(self) -> str:
-        """The name without underscores and without "flops" if the unit says it: "total" for
+        """The name with spaces for underscores, without "flops" if the unit is in FLOP: "total" for
         "total_flops" in GFLOP."""
         name = self.name.removesuffix("_flops") if self.unit.endswith("FLOP") else self.name
         return name.replace("_", " ")
@@ -105,8 +106,8 @@ class Objective:
     def heading(self) -> str:
         """Column heading of displayed values: short name and unit, such as "published GFLOP".
 
-        For total FLOPs it is the unit alone. If the unit is empty or equals the name, it is the
-        name alone.
+        Total FLOPs have the unit alone. If the unit is empty or equals the name, the heading is the
+        name.
         """
         words, unit = self.short_name, self.unit
         if words == "total" and unit.endswith("FLOP"):
@@ -228,5 +229,5 @@ OBJECTIVES: Registry[Objective] = Registry(
         "published_flops": "autopatch.published.objectives:PUBLISHED_FLOPS",
     },
 )
-"""Objectives by name. By convention the first objective of a search is a cost, which figures show
-on the x axis, and the last is the quality, by which the detector is picked."""
+"""Objectives by name. By convention the first objective of a search is the cost (x axis of the
+plots), and the last is the quality (the detector with the best one is picked)."""

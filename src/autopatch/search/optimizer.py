@@ -17,26 +17,26 @@ Losses: TypeAlias = tuple[float, ...]
 
 
 class Optimizer(Protocol):
-    """Proposes each genome at most once. The proposals depend only on the results it is told."""
+    """Proposes each genome at most once. Proposals depend only on the losses it is told."""
 
     def ask(self) -> list[Genome]:
         """The next genomes to evaluate, canonical and not proposed before; empty at the end."""
         ...
 
     def tell(self, losses: Sequence[Losses | None], /) -> None:
-        """Takes the losses of the genomes last proposed, in their order; None for a failed one."""
+        """Takes the losses of the last proposed genomes, in order; None for a failed candidate."""
         ...
 
 
 class OptimizerFactory(Protocol):
-    """Makes a fresh optimizer for a search.
+    """Makes a new optimizer for a search.
 
     Args:
         space: The space to search.
         seed: The same seed and the same losses give the same proposals.
-        population: Number of proposals at a time, for an optimizer that has generations.
+        population: Number of proposals per generation; unused by optimizers without generations.
         initial: Canonical genomes to propose first.
-        objectives: Those of the search.
+        objectives: Objectives of the search.
     """
 
     def __call__(
@@ -52,11 +52,11 @@ class OptimizerFactory(Protocol):
 
 @dataclass(frozen=True)
 class Sampler:
-    """An optimizer and the library behind it.
+    """An optimizer and the library that implements it.
 
     Attributes:
-        library: The package that proposes, such as "pymoo". Its version is recorded, because other
-            versions may propose other architectures.
+        library: Package that proposes the genomes, such as "pymoo". Its version is recorded,
+            because another version may propose other architectures.
         make: Makes the optimizer.
     """
 
@@ -72,4 +72,4 @@ SAMPLERS: Registry[Sampler] = Registry(
     },
 )
 """Samplers by name. "nsga2" is the default; "tpe" is the sampler of the published protocol. Optuna
-keeps the record of every search, whichever sampler proposes."""
+records every search, whichever sampler proposes."""

@@ -1,4 +1,4 @@
-"""Search spaces as data: integer genomes, what the genes mean, and when they are active."""
+"""Search spaces as data: integer genomes, the meaning of their genes, and when genes are active."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class SearchSpace:
     """A finite set of architectures, addressed by integer genomes.
 
     A genome holds one index into the choices of each gene. It is valid if it chooses at least one
-    level. Valid genomes that differ only in inert genes are the same architecture; `canonical`
-    gives them the same form.
+    level. Valid genomes that differ only in inert genes encode the same architecture; `canonical`
+    maps them to one form.
 
     Attributes:
-        name: Name of the space, and of its network unless a gene chooses the network.
+        name: Name of the space; also the network, unless a gene chooses the network.
         genes: The genes, in the order of the genome.
-        fixed: Values that no gene sets, by part and field, such as "head.bank_size".
+        fixed: Fixed values of fields without a gene, by part and field, such as "head.bank_size".
 
     Raises:
         InputError: If genes contradict each other or a choice is out of its range.
@@ -98,8 +98,8 @@ class SearchSpace:
                 raise InputError(f"{where}: {error}") from None
 
     def _check_value(self, part: str, name: str, value: Choice) -> None:
-        """Raises InputError unless a field can have the value. Of the backbone's fields only the
-        level is checked; the others are checked by its family."""
+        """Raises InputError if the value is out of the field's range. Of the backbone's fields,
+        only the level is checked here; the family checks the others."""
         if part == "input":
             Input.check(name, value)
         elif part == "head":
@@ -108,17 +108,18 @@ class SearchSpace:
             check_level(value)
 
     def choices(self, part: str, name: str) -> list[Choice]:
-        """All choices of a field, such as "image_size": those of its genes, or its fixed value."""
+        """All choices of a field, such as "image_size": the choices of its genes, or its fixed
+        value."""
         key = f"{part}.{name}"
         values = [choice for gene in self.genes if _key(gene) == key for choice in gene.choices]
         return values + ([self.fixed[key]] if key in self.fixed else [])
 
     def by_gene(self, values: Mapping[str, Choice]) -> dict[str, Choice]:
-        """Values by gene.
+        """Expands values by field to values by gene.
 
         Args:
-            values: Values by gene ("stage_0_kernel_size") or by field ("kernel_size"), which stands
-                for all genes of the field. The value of a gene overrides that of its field.
+            values: Values by gene ("stage_0_kernel_size") or by field ("kernel_size"). A field sets
+                all of its genes. The value of a gene overrides the value of its field.
 
         Raises:
             InputError: If a name is neither a gene nor a field.
@@ -169,7 +170,7 @@ class SearchSpace:
                 level = gene.level(choice)
                 if level is not None:
                     chosen[gene.slot] = level
-        # Layers after the deepest chosen level are skipped, so their genes are left out.
+        # Layers after the deepest selected level are skipped, so their genes are left out.
         levels = self._slots("backbone", "level")
         run = [slot for slot in levels if slot <= max(chosen, default=-1)]
         slots = {"backbone": run, "head": sorted(chosen, key=lambda slot: chosen[slot])}
@@ -282,7 +283,7 @@ class SearchSpace:
         return True
 
     def parameters(self, genome: Sequence[int]) -> dict[str, Choice]:
-        """Values of the active genes by name; `genome` reads them back."""
+        """Values of the active genes by name; `genome` is the inverse."""
         return {
             gene.name: gene.choices[choice]
             for gene, choice, used in zip(
@@ -292,7 +293,7 @@ class SearchSpace:
         }
 
     def genome(self, parameters: Mapping[str, Choice]) -> tuple[int, ...]:
-        """The canonical genome of values by gene; inert genes may be left out.
+        """The canonical genome with these gene values; inert genes may be left out.
 
         Raises:
             InputError: If a name is unknown or missing, a value is not among the choices, or no
@@ -321,7 +322,7 @@ class SearchSpace:
     def size(self) -> int:
         """Exact number of distinct architectures."""
         # On/off patterns are enumerated only within groups of level genes that share a dependent
-        # gene. A backbone with 24 levels has 2^24 patterns in all.
+        # gene: a backbone with 24 levels has 2^24 patterns in total.
         groups = [{gene.name} for gene in self.genes if gene.is_level]
         for gene in self.genes:
             joined = [group for group in groups if group & set(gene.active_if)]
@@ -355,7 +356,7 @@ class SearchSpace:
         return counts
 
     def to_json(self) -> dict[str, Any]:
-        """The space as JSON values; `from_json` reads them back."""
+        """The space as JSON values; `from_json` is the inverse."""
         return {
             "name": self.name,
             "fixed": dict(self.fixed),
@@ -426,7 +427,7 @@ def compose_space(
 
     Args:
         supernet: The supernet.
-        preset: The preset; the default of the supernet if None.
+        preset: The preset; the supernet's default preset if None.
         choices: Choices by field, such as "image_size", "patch_size", "bank_size" or a step of the
             head. They replace those of the preset.
 
@@ -453,10 +454,10 @@ def compose_genes(
     preset: Preset,
     choices: Mapping[str, Sequence[Choice]] | None = None,
 ) -> SearchSpace:
-    """Composes a search space from the genes of a backbone, see `compose_space`.
+    """Composes a search space from a list of backbone genes, see `compose_space`.
 
-    Order of the genes: those of the whole backbone, of the input and of the head, then level by
-    level those of the backbone and of the head.
+    The genes are in this order: whole backbone, input, whole head; then, for each level, the
+    level's backbone genes and its head genes.
     """
     given = choices or {}
     for field_name, values in given.items():
@@ -488,7 +489,7 @@ def compose_genes(
 
 
 def _key(gene: Gene) -> str:
-    """Part and field that a gene sets. Two parts may have fields of the same name."""
+    """Part and field of a gene. Two parts may have fields of the same name."""
     return f"{gene.part}.{gene.field}"
 
 

@@ -1,7 +1,7 @@
-"""Optuna's SQLite files, and Optuna without its log lines.
+"""Opening, closing and writing Optuna's SQLite files; silencing Optuna.
 
 `open_storage` opens the studies of a file and `connect` its tables; `close_storage` closes it.
-`writing` turns database errors into `InputError`. Within `quiet` Optuna logs nothing.
+`writing` turns database errors into `InputError`. `quiet` turns Optuna's log off.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from optuna.storages import RDBStorage
 from autopatch.errors import InputError, one_line
 
 NO_LOCKS = ".no-locks"
-"""A file of this name beside a database says that its file system cannot lock files."""
+"""A file of this name beside a database marks a file system that cannot lock files."""
 
 DATABASE_ERRORS = (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
-"""What SQLite, SQLAlchemy and Optuna raise where a database cannot be read or written."""
+"""Errors that SQLite, SQLAlchemy and Optuna raise if a database cannot be read or written."""
 
-# Messages of SQLite that say nothing about the content of the file.
+# SQLite messages about the system rather than the content of the file.
 _OF_THE_SYSTEM = (
     "database is locked",
     "database or disk is full",
@@ -57,7 +57,7 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
 
     Args:
         path: The file.
-        mode: "rw", or "ro" to write nothing.
+        mode: "rw", or "ro" for read-only.
     """
     file = path.resolve()
     nolock = "&nolock=1" if (file.parent / NO_LOCKS).exists() else ""
@@ -66,14 +66,14 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
 
 
 def open_storage(path: Path, *, mode: str = "rw", **options: Any) -> RDBStorage:
-    """The studies of an existing file; `options` are those of `RDBStorage`."""
+    """Opens the studies of an existing file; `options` are passed to `RDBStorage`."""
     # `connect` instead of a URL, because URLs misread paths that hold "?", "#" or "{".
     engine = {"creator": lambda: connect(path, mode=mode)}
     return RDBStorage("sqlite:///study.db", engine_kwargs=engine, **options)
 
 
 def close_storage(storage: RDBStorage) -> None:
-    """Closes the file. Raises nothing: what was recorded is committed before."""
+    """Closes the file and ignores errors: all records are committed by then."""
     with contextlib.suppress(*DATABASE_ERRORS):
         storage.remove_session()
     with contextlib.suppress(*DATABASE_ERRORS):
@@ -94,7 +94,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def database_reason(error: BaseException) -> str:
-    """What SQLite says, without what SQLAlchemy and Optuna add."""
+    """SQLite's own message, without the additions of SQLAlchemy and Optuna."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, sqlite3.Error):
@@ -104,6 +104,7 @@ def database_reason(error: BaseException) -> str:
 
 
 def is_of_the_system(error: BaseException) -> bool:
-    """Whether a database error says nothing about the content of the file, such as a lock."""
+    """Whether a database error comes from the system, such as a lock, and not from the file's
+    content."""
     reason = database_reason(error)
     return any(words in reason for words in _OF_THE_SYSTEM)

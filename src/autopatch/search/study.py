@@ -1,12 +1,12 @@
 """The record of a search: one Optuna study in an SQLite file, one trial per evaluation.
 
-Optuna keeps the record whichever library proposes (see `SAMPLERS`), and
-`optuna-dashboard sqlite:///RUN/study.db` opens it. A trial holds:
+Optuna records every search, whichever library proposes (see `SAMPLERS`). To browse the record, run
+`optuna-dashboard sqlite:///RUN/study.db`. A trial holds:
 
 - the active genes as parameters, and the objectives as values;
-- as user attributes the genome, its place among the proposals, the architecture, the metrics
-  ("metrics.AP") and the timings ("timings.fit");
-- after a failure the user attribute "reason", and "failure" if the machine failed.
+- as user attributes, the genome, its place among the proposals, the architecture, the metrics
+  ("metrics.AP") and the timings ("timings.bank");
+- after a failure, the user attribute "reason", and "failure" if the machine failed.
 
 The study's user attributes are the settings of the search. A system attribute holds the numbers of
 the trials whose genomes a resumed search evaluated again.
@@ -61,7 +61,7 @@ NOT_FINISHED = "not finished"
 _NAME = "autopatch"
 _FORMAT = 3
 _RETRIED = "autopatch:retried"
-_GROUPS = 2  # depth of groups in the settings; objects below that are values
+_GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ class Plan:
 
     Attributes:
         space: The search space.
-        evaluations: Number of distinct architectures to evaluate, including failed ones. The only
-            setting that may grow when the search is resumed.
+        evaluations: Number of distinct architectures to evaluate, including failed ones. May be
+            larger when the search is resumed.
         seed: Seed of the optimizer, from 0 to 2**32 - 1.
-        population: Architectures per generation, at least 2. The search ends if that many fail from
-            the start.
+        population: Architectures per generation, at least 2. The search ends if the first
+            `population` candidates all fail.
         initial: Architectures of `space` to evaluate first.
         sampler: The optimizer, a name in `SAMPLERS`.
         objectives: What to minimize and maximize, the quality last.
-        settings: All other JSON values that decide the outcome, such as those of data, weights and
-            versions. Objects, nested up to two deep, are groups; messages name a setting without
-            its group. An empty group is the same as none.
-        unchecked: Other JSON values to store, which may differ when the search is resumed, such as
-            the path of the data. The record then keeps the new ones.
+        settings: All other JSON values that influence the result, such as the hash of the weights
+            and the versions of the software. Objects, nested up to two deep, are groups; messages
+            name a setting without its group. Empty groups are ignored.
+        unchecked: JSON values, such as the path of the data, that may differ when the search is
+            resumed. The record then keeps the new values.
 
     Raises:
         InputError: If a value is out of its range.
@@ -137,7 +137,7 @@ class Plan:
             "unchecked": dict(self.unchecked),
             **self.settings,
         }
-        # Through JSON, so that tuples and lists compare equal to what the file gives back.
+        # Through JSON, so that tuples become lists, as in the stored settings.
         result: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
         return result
 
@@ -168,7 +168,7 @@ class Study:
         """Creates an empty study. The file appears complete or not at all.
 
         Args:
-            path: The SQLite file. Its folder exists, the file does not.
+            path: The SQLite file; must not exist, but its folder must.
             plan: The settings of the search.
 
         Raises:
@@ -200,14 +200,15 @@ class Study:
     def resume(cls, path: StrPath, plan: Plan) -> Study:
         """Opens the study of an earlier search to continue it.
 
-        Trials left running by a killed process become failed ones with the reason "interrupted",
-        so no other process may be searching in this file. The failures of the machine at the end of
-        the record no longer count, so that the search evaluates their genomes again, once each.
+        Trials that a killed process left running are recorded as failed with the reason
+        "interrupted", so no other process may be searching in this file. Failures of the machine at
+        the end of the record no longer count, and the search evaluates their genomes again, once
+        each.
 
         Raises:
-            InputError: If there is no study, it is one of an earlier version of autopatch, it
-                cannot be written, or the plan differs from the stored one in more than a larger
-                number of evaluations and `unchecked`.
+            InputError: If there is no study, an earlier version of autopatch wrote it, it cannot be
+                written, or the plan differs from the stored one. Only `unchecked` may differ, and
+                `evaluations` may be larger.
         """
         path = Path(path)
         given = plan.to_json()
@@ -229,7 +230,7 @@ class Study:
         return study
 
     def _continue(self, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-        """Records settings that changed, and ends what an earlier process left open."""
+        """Records changed settings, and closes trials that an earlier process left running."""
         storage = self._storage
         with _readable(self.path):
             frozen = storage.get_all_trials(self._id)
@@ -322,8 +323,9 @@ class Study:
         Args:
             number: The trial.
             reason: Why, in one line.
-            failure: How the machine failed, None if it did not. A candidate that runs out of memory
-                again after the search was resumed is a failed architecture: it counts.
+            failure: How the machine failed; None if it did not. If a genome fails again after the
+                search was resumed, the trial counts as a failed architecture unless the device
+                failed.
 
         Raises:
             InputError: If the file cannot be written.
@@ -344,7 +346,8 @@ class Study:
         attributes: Mapping[str, Any],
         values: Sequence[float] | None,
     ) -> Trial:
-        # The state comes last: until then the trial is running and a resumed search repeats it.
+        # The state comes last: until then the trial counts as running, and a resumed search repeats
+        # it.
         with writing(self.path):
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
             for name, value in attributes.items():
@@ -399,7 +402,7 @@ def _objectives(settings: Mapping[str, Any]) -> tuple[Objective, ...]:
 def _difference(
     stored: Mapping[str, Any], given: Mapping[str, Any], space: SearchSpace
 ) -> tuple[str, str, str] | None:
-    """The first setting that must be the same and is not: its name and both values, as text.
+    """The first setting that differs but must not: its name and both values, as text.
 
     Args:
         stored: The settings in the record.
@@ -412,7 +415,7 @@ def _difference(
                 return key[-1], _said(was, key), _said(is_now, key)
     if given["evaluations"] < stored["evaluations"]:
         return "evaluations", str(stored["evaluations"]), str(given["evaluations"])
-    # The space is the same here, so the stored genomes can be read with it.
+    # The spaces are equal here, so this one can read the stored genomes.
     for was, is_now in zip_longest(stored["initial"], given["initial"]):
         if was != is_now:
             one, other = (g and space.parameters(g) for g in (was, is_now))
@@ -432,10 +435,10 @@ _View: TypeAlias = dict[tuple[str, ...], Any]
 
 
 def _decisive(settings: Mapping[str, Any]) -> list[_View]:
-    """The settings that must be the same on resume, without evaluations and initial architectures.
+    """The settings that must be the same on resume, except evaluations and initial architectures.
 
-    The last part of each key is the name that a user knows. The views are compared in order, the
-    most telling first. How objectives are displayed is left out.
+    The last part of each key is the public name of the setting. The views are compared in order,
+    the most informative first. Display settings of objectives are left out.
     """
     apart = {"format", "unchecked", "objectives", "space", "evaluations", "initial"}
     plain = {name: value for name, value in settings.items() if name not in apart}
@@ -545,7 +548,7 @@ def _check_format(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _retried(storage: RDBStorage, study_id: int) -> dict[int, Genome]:
-    """Genomes of the failures of the machine that a resumed search evaluates again, by trial."""
+    """Genomes that a resumed search evaluates again after failures of the machine, by trial."""
     numbers = storage.get_study_system_attrs(study_id).get(_RETRIED, [])
     trials = storage.get_all_trials(study_id) if numbers else []
     return {trial.number: _genome(trial) for trial in trials if trial.number in numbers}
@@ -554,8 +557,8 @@ def _retried(storage: RDBStorage, study_id: int) -> dict[int, Genome]:
 def _last_failures_of_the_machine(frozen: Iterable[FrozenTrial]) -> set[int]:
     """Numbers of the trials that failed because of the machine, with no result after them.
 
-    The optimizer was told of a failure once the search went past it; later proposals depend on
-    that. Without a later result nothing does, and the genome can be evaluated again.
+    If the search continued after such a failure, later proposals depend on it. Without a later
+    result, no proposal depends on it, so the genome can be evaluated again.
     """
     numbers = set()
     finished = [trial for trial in frozen if trial.datetime_complete is not None]
@@ -574,7 +577,7 @@ def _trials(
     """The trials of a record.
 
     Args:
-        frozen: All of them by number, or the one that finished last.
+        frozen: All trials by number, or only the last finished one.
         retried: See `_retried`.
         objectives: Names of the objectives.
     """
@@ -594,7 +597,7 @@ def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Tria
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")
-    else:  # it runs, or its process was killed
+    else:  # still running, or its process was killed
         reason = NOT_FINISHED
     failure = attributes.get("failure")
     return Trial(

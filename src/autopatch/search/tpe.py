@@ -1,7 +1,7 @@
-"""The optimizer of the published AutoPatch: Optuna's TPE, by ask and tell.
+"""The optimizer of the published AutoPatch: Optuna's TPE, with an ask/tell interface.
 
-Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022. It makes one proposal at a
-time, jointly over all genes, inert ones included.
+Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022. One proposal at a time is
+drawn jointly over all genes, including inert ones.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from autopatch.search.optimizer import Genome, Losses, Sampler
 from autopatch.search.space import SearchSpace
 from autopatch.search.storage import quiet
 
-# Proposals in a row without a new architecture after which the search is finished.
+# The search ends after this many successive proposals without a new architecture.
 _PROPOSALS = 500
 
 
 class TPE:
     """Ask/tell optimizer over the genomes of a search space.
 
-    The sampler and its arguments are those of the published search, which used Optuna 3.1. The
-    proposals are the same until ten trials have a result. After that they are drawn from the same
-    estimators up to Optuna 4.9. Optuna 5 differs in three ways: it weights all good trials equally
-    instead of by hypervolume; it counts a tenth of all trials as good, formerly 25 at most; and it
-    sets the kernel widths of numbers by the distances between trials.
+    Sampler and arguments are the same as in the published search, which used Optuna 3.1. The
+    proposals are identical until ten trials have a result. After that, versions up to Optuna 4.9
+    draw them from the same estimators. Optuna 5 differs in three ways: it weights all good trials
+    equally instead of by hypervolume; it counts a tenth of all trials as good, without the earlier
+    limit of 25; and it sets the kernel widths of numbers by the distances between trials.
 
     Args:
         space: The space to search.
@@ -56,8 +56,8 @@ class TPE:
         self._results: dict[Genome, Losses | None] = {}
         self._asked: tuple[Trial, Genome] | None = None
         with quiet():
-            # Maximized objectives are not turned into losses, as in the published search. Trials
-            # of equal rank are compared by hypervolume, whose reference point would differ.
+            # As in the published search, maximized objectives stay as they are. As losses they
+            # would change the reference point of the hypervolume that ranks trials of equal rank.
             self._study = optuna.create_study(
                 sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True),
                 directions=[StudyDirection[direction.upper()] for direction in directions],
@@ -66,12 +66,11 @@ class TPE:
                 self._study.enqueue_trial(space.parameters(genome))
 
     def ask(self) -> list[Genome]:
-        """One canonical genome that was not proposed before.
+        """One canonical genome that has not been proposed before.
 
-        As in the published search, the sampler is told the known result of a genome that it
-        proposes again, and a failure for a genome without a level; then it proposes the next one.
-        Empty if all architectures were proposed, or if the sampler proposes nothing new many times
-        in a row.
+        If the sampler repeats a genome, it is told the known result; if a genome has no level, it
+        is told a failure. Then it proposes again, as in the published search. The list is empty if
+        all architectures were proposed, or if many successive proposals were not new.
         """
         for _ in range(_PROPOSALS if len(self._results) < self._size else 0):
             trial = self._study.ask(self._distributions)
@@ -83,7 +82,7 @@ class TPE:
         return []
 
     def tell(self, losses: Sequence[Losses | None]) -> None:
-        """Takes the losses of the genome last proposed; None for a failed one."""
+        """Takes the losses of the last proposed genome; None for a failed candidate."""
         assert self._asked is not None
         trial, genome = self._asked
         (self._results[genome],) = losses
@@ -105,7 +104,7 @@ class TPE:
 
 
 def _distribution(gene: Gene) -> BaseDistribution:
-    """A range of numbers for evenly spaced, ascending integers; labels for all other choices."""
+    """A numeric range for evenly spaced, ascending integers; categories for all other choices."""
     numbers = [choice for choice in gene.choices if type(choice) is int]
     steps = {after - before for before, after in pairwise(numbers)}
     if len(numbers) == len(gene.choices) and len(steps) == 1 and min(steps) > 0:
@@ -117,7 +116,7 @@ def _make(
     *,
     space: SearchSpace,
     seed: int,
-    population: int,  # unused, as TPE proposes one at a time
+    population: int,  # unused: TPE proposes one at a time
     initial: Sequence[Genome],
     objectives: Sequence[Objective],
 ) -> TPE:

@@ -58,7 +58,7 @@ def emulated(
 
 
 def sources_digest(compiler: str) -> str:
-    """Changes with everything that the libraries are built from."""
+    """Hash of everything that the libraries are built from."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     digest = hashlib.sha256(version + " ".join(OPTIONS).encode())
     for source in sorted((*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h"), *CSRC.rglob("*.*"))):

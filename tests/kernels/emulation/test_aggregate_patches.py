@@ -18,7 +18,7 @@ def aggregate(
     patch_sizes: Sequence[int],
     out_size: tuple[int, int],
 ) -> torch.Tensor:
-    """What the kernel writes; NaN where it writes nothing."""
+    """The kernel's output; NaN where it writes nothing."""
     levels = len(maps)
     shapes = [size for m in maps for size in m.shape[1:]]
     images, (height, width) = len(maps[0]), out_size

@@ -46,8 +46,8 @@ def search(
 
 
 def exact(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """In the kernels' order of arithmetic: a sum for every 16 features, one of 16 of those, and a
-    total, each step rounded once."""
+    """Distances in the kernels' order of arithmetic: sums of 16 features, sums of 16 of those, and
+    a total. Each step is rounded once."""
     dim = bank.shape[1]
     totals = torch.zeros(len(queries), len(bank))
     for part in range(0, dim, 256):

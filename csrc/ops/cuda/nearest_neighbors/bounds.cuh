@@ -12,19 +12,19 @@ namespace {
 
 struct Query {
   float square;  // squared norm, rounded
-  float norm;    // at least
+  float norm;    // upper bound of the norm
   float residual;
 };
 
 /// Bounds of the distances from a query to the rows of a group, times the scale.
 struct Bounds {
-  float lower;  // of every row
-  float upper;  // of the nearest
+  float lower;  // for every row
+  float upper;  // for the nearest row
 };
 
 __host__ __device__ inline Bounds bounds_of(const Query& query, float maximum, float residual,
                                             float norm, std::int64_t depth) {
-  constexpr float kRounding = 1e-6f;  // of the few operations here, and of the norms
+  constexpr float kRounding = 1e-6f;  // relative error of the few operations here and of the norms
   const float square = query.square - 2.0f * maximum;
   const float error =
       2.0f * accumulation_error(query.norm, norm, depth) + kRounding * (query.square + norm * norm);
@@ -35,10 +35,10 @@ __host__ __device__ inline Bounds bounds_of(const Query& query, float maximum, f
           high > 0.0f ? sqrtf(high) * (1.0f + kRounding) + moved : moved};
 }
 
-/// Rows farther than this, by their lower bound, have a greater float32 distance than one of an
-/// upper bound `upper`: a term of the sums is rounded so many times, each by 2^-24 of what it is in
-/// by then, but for what underflows. That counts for both distances; as much again is for the
-/// operations here.
+/// Returns a limit for lower bounds: a row whose lower bound exceeds it has a greater float32
+/// distance than a row whose upper bound is `upper`. Each term of a sum is rounded at most
+/// `roundings` times, each time by 2^-24 of the partial sum; underflow is added. The factor 4
+/// covers both distances, and the operations here.
 __host__ __device__ inline float limit_of(float upper, std::int64_t dim, float scale) {
   constexpr float kOfRounding = 6e-8f;
   constexpr float kLeastFloat = 1.4e-45f;

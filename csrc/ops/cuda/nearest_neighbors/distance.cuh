@@ -9,14 +9,15 @@
 namespace autopatch {
 namespace {
 
-// A running sum for every 16 features, a sum of 16 of those, and a total: what a sum loses grows
-// with its length, and one of all features could lose more than 1e-5.
+// Running sums of 16 features, sums of 16 of those, and a total. Rounding errors grow with the
+// length of a sum; one long sum could lose more than 1e-5.
 constexpr int kSumLength = 16;
 constexpr int kSumsOfPart = 16;
 constexpr std::int64_t kPartLength = kSumLength * kSumsOfPart;
 
-/// Squared distance of two rows, by a warp, in the order of arithmetic of every path: a lane has a
-/// running sum of 16 features; those of a part are added up in turn, and then the parts.
+/// Squared distance of two rows, computed by a warp in the order of arithmetic that all paths
+/// share: each lane has a running sum of 16 features; the sums of a part are added in turn, then
+/// the parts.
 __device__ inline float squared_distance(const float* query, const float* row, std::int64_t dim) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float total = 0.0f;
@@ -48,18 +49,18 @@ __device__ inline float squared_distance(const float* query, const float* row, s
   return total;
 }
 
-/// Whether a row comes before another one: nearer, or as near and of lower index.
+/// Whether a row comes before another one: it is nearer, or equally near with a lower index.
 __host__ __device__ inline bool before(float distance, int row, float other_distance,
                                        int other_row) {
   return distance < other_distance || (distance == other_distance && row < other_row);
 }
 
-/// The k nearest rows so far, ascending, one a lane.
+/// The k nearest rows so far in ascending order, one per lane.
 struct Nearest {
   float distance;
   int row;
 
-  /// Takes in the rows of all lanes that have one. All lanes must call it.
+  /// Merges in the rows of all lanes that have one. All lanes must call it.
   __device__ void merge(float candidate, int candidate_row, bool has_one, int k) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     for (;;) {

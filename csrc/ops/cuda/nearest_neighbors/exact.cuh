@@ -11,11 +11,11 @@
 namespace autopatch {
 namespace {
 
-constexpr int kTile = 64;  // queries of a block, and bank rows it takes at a time
-constexpr int kSide = 16;  // threads a side; each computes kEach x kEach pairs
+constexpr int kTile = 64;  // queries per block, and bank rows processed at a time
+constexpr int kSide = 16;  // threads per side; each computes kEach x kEach pairs
 constexpr int kEach = kTile / kSide;
 
-// Rows come in ascending order and a newcomer goes behind its equals: ties keep the lowest index.
+// Rows are inserted in ascending order, each after its equals, so ties keep the lowest index.
 __device__ void insert(float distance, std::int64_t index, std::int64_t k, float* distances,
                        std::int64_t* indices) {
   std::int64_t at = k - 1;
@@ -27,7 +27,7 @@ __device__ void insert(float distance, std::int64_t index, std::int64_t k, float
   indices[at] = index;
 }
 
-/// Which queries: all of [0, count), or those in `list`, of which there are `*length`.
+/// The queries to process: all of [0, count), or the `*length` queries in `list`.
 struct Selection {
   const int* list;
   const int* length;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kSide* kSide, 3)
   __shared__ float query_tile[kSumLength][kTile + 1];
   __shared__ float bank_tile[kSumLength][kTile + 1];
   __shared__ float distance_tile[kTile][kTile + 1];
-  __shared__ std::int64_t numbers[kTile];  // of the queries, -1 behind the last
+  __shared__ std::int64_t numbers[kTile];  // of the queries; -1 after the last
 
   const std::int64_t count = selection.list == nullptr ? selection.count : *selection.length;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kTile;
@@ -65,13 +65,13 @@ __global__ void __launch_bounds__(kSide* kSide, 3)
   }
 
   for (std::int64_t first_row = 0; first_row < num_rows; first_row += kTile) {
-    // Totals wait in the tile of distances, each written by the thread that has its pair.
+    // Totals are kept in the tile of distances, each written by the thread of its pair.
     std::int64_t part = 0;
     do {
       const std::int64_t end = part + kPartLength < dim ? part + kPartLength : dim;
       float of_part[kEach][kEach] = {};
       for (std::int64_t d0 = part; d0 < end; d0 += kSumLength) {
-        // What lies outside becomes zero on both sides and adds nothing.
+        // Values outside are zero on both sides and add nothing.
         for (int i = thread; i < kTile * kSumLength; i += kSide * kSide) {
           const int r = i / kSumLength;
           const int d = i % kSumLength;

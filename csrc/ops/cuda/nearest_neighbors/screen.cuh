@@ -1,6 +1,6 @@
 #pragma once
 
-// The float16 picture of a bank, and how rows are rounded for it.
+// The float16 approximation of a bank, and the rounding of rows.
 
 #include <cuda_fp16.h>
 
@@ -23,8 +23,8 @@ struct Screen {
   float* center;      // [dim]
   int* order;         // [padded_rows] row of the bank, or -1
   float* half_norms;  // [padded_rows] half the squared norm of the rounded row
-  float* residuals;   // [groups] what rounding moves a row by, at most
-  float* norms;       // [groups] of the rounded rows, the largest
+  float* residuals;   // [groups] largest distance by which rounding moves a row
+  float* norms;       // [groups] largest norm of the rounded rows
   __half* rows;       // [padded_rows, depth]
 
   __host__ __device__ std::int64_t groups() const { return padded_rows / kGroup; }
@@ -39,7 +39,7 @@ struct Chunk {
   float* squares;    // [padded_queries] squared norm of the rounded query
   float* residuals;  // [padded_queries]
   float* maxima;     // [groups, padded_queries]
-  int* unscreened;   // [padded_queries] queries left to exact_kernel
+  int* unscreened;   // [padded_queries] queries left to `exact_kernel`
   int* num_unscreened;
 };
 
@@ -48,7 +48,7 @@ struct Rounded {
   float square;
 };
 
-/// Rounds a row, by one warp. A row that float16 cannot hold becomes zero with an infinite
+/// Rounds a row with one warp. A row out of the range of float16 becomes zero with an infinite
 /// residual.
 __device__ Rounded round_row(const float* row, const float* center, float scale, std::int64_t dim,
                              std::int64_t depth, __half* rounded) {
@@ -75,11 +75,11 @@ __device__ Rounded round_row(const float* row, const float* center, float scale,
     square += __shfl_xor_sync(kAllLanes, square, step);
   }
   holds = __all_sync(kAllLanes, holds) != 0;
-  if (!holds) {  // NaN and infinity too
+  if (!holds) {  // also if NaN or infinite
     for (std::int64_t d = lane; d < depth; d += kWarp) rounded[d] = __float2half_rn(0.0f);
     return {infinity(), 0.0f};
   }
-  // Centering and scaling round each value by 2^-23 of it; sums lose less than a thousandth.
+  // Centering and scaling round each value by 2^-23 of it. Sums lose less than a thousandth.
   constexpr float kOfValue = 2.4e-7f;
   const float residual = 1.001f * (sqrtf(rest) + kOfValue * sqrtf(size)) + 1e-30f;
   return {residual, static_cast<float>(square)};

@@ -1,6 +1,6 @@
 #pragma once
 
-// The nearest rows of each query, from the maxima of groups.
+// Selects the nearest rows of each query from the maxima of groups.
 
 #include <cuda_fp16.h>
 
@@ -14,10 +14,10 @@
 namespace autopatch {
 namespace {
 
-constexpr int kMaxGroups = 64;  // that are measured for a query
+constexpr int kMaxGroups = 64;  // maximum number of groups measured for a query
 
 constexpr int kSelectThreads = 128;
-constexpr int kSelectQueries = 32;  // of a block
+constexpr int kSelectQueries = 32;  // queries per block
 constexpr int kQueriesOfWarp = kSelectQueries / (kSelectThreads / kWarp);
 constexpr int kNoRow = 0x7FFFFFFF;
 
@@ -36,7 +36,8 @@ __device__ void load_maxima(const Chunk& chunk, std::int64_t first_query, std::i
   __syncthreads();
 }
 
-/// Product of rounded rows; its error is less than (depth / 8 + 8) 2^-24 of that of their norms.
+/// Product of rounded rows. Its error is less than (depth / 8 + 8) 2^-24 of the product of their
+/// norms.
 __device__ inline float product(const __half* query, const __half* row, std::int64_t depth) {
   constexpr int kPiece = 8;
   float total = 0.0f;
@@ -59,13 +60,13 @@ __device__ inline float product(const __half* query, const __half* row, std::int
 /// The search of one query, by one warp.
 struct Search {
   Query query;
-  std::int64_t number;  // in the chunk
-  float limit;          // rows of a greater lower bound are none
+  std::int64_t number;  // index in the chunk
+  float limit;          // rows with a greater lower bound are no neighbors
   Nearest nearest;
 };
 
-/// Measures the rows of a group, but those that float16 tells are too far: it is read in half the
-/// time, and their sums are closer than those of tensor cores.
+/// Measures the rows of a group, except rows that their float16 values rule out. Reading float16
+/// takes half the time, and these products are more accurate than those of tensor cores.
 __device__ inline Search measure_group(Search search, const Screen& screen, const Chunk& chunk,
                                        const float* bank, std::int64_t group, int k) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kSelectThreads, 5)
     select_kernel(const __grid_constant__ Screen screen, const __grid_constant__ Chunk chunk,
                   const float* bank, int k, float* distances, std::int64_t* indices) {
   __shared__ MaximaTile tile;
-  __shared__ Nearest seeds[kSelectQueries][kWarp];  // upper bounds and groups, the k lowest
+  __shared__ Nearest seeds[kSelectQueries][kWarp];  // the k groups with the lowest upper bounds
   __shared__ Nearest lists[kSelectQueries][kWarp];
   __shared__ Query queries[kSelectQueries];
   __shared__ float limits[kSelectQueries];
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kSelectThreads, 5)
     }
   }
 
-  // The k groups of the lowest upper bounds.
+  // Find the k groups with the lowest upper bounds.
   for (std::int64_t first_group = 0; first_group < groups; first_group += kWarp) {
     load_maxima(chunk, first_query, first_group, groups, tile);
     const std::int64_t group = first_group + lane;
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(kSelectThreads, 5)
   }
   __syncwarp();
 
-  // Their rows, and then those of other groups that may hold a nearer one.
+  // Measure their rows, and then the rows of other groups that may hold a nearer one.
   const auto search_of = [&](int j) {
     return Search{queries[own + j], first_query + own + j, limits[own + j], lists[own + j][lane]};
   };

@@ -1,6 +1,6 @@
 #pragma once
 
-// Distinct keys of positives, and the normal pixels, "negatives", between and onto them.
+// Distinct keys of positives, and the counts of normal pixels ("negatives") between and at them.
 
 #include <cstddef>
 #include <cstdint>
@@ -33,14 +33,15 @@ struct FirstOfKey {
   }
 };
 
-/// A score by its key; see score_key.hpp.
+/// The score of a key; see score_key.hpp.
 __device__ inline float score_of(std::uint32_t key) {
   constexpr std::uint32_t kMagnitude = Float32::kMagnitude;
   return __uint_as_float((key & Float32::kSign) != 0 ? key + 1 : key ^ kMagnitude);
 }
 
-/// Cells between the first and the last key. Those of float32 are of equal width in score, as keys
-/// of numbers around zero are far apart; others, and where a score is infinite, in key.
+/// Cells between the first and the last key. For float32 they have equal width in score, because
+/// keys of numbers around zero are far apart. For other types, or if a score is infinite, they have
+/// equal width in key.
 template <typename Format, typename Key>
 struct Cells {
   static constexpr bool kIsFloat = std::is_same_v<Format, Float32>;
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const Part part(images.num_pixels, kThreads * kTogether);
   std::uint32_t before_all = 0;
-  // Where there are few slots each is hit often, so a block counts for itself first.
+  // With few slots each is hit often, so a block first counts in shared memory.
   const std::uint32_t num_slots = 2 * num_keys;
   const bool counts_apart = num_slots <= kSlotsApart;
   auto* apart = shared_memory<std::uint32_t>();
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(kThreads)
         atomicMax(&memory.found->nan, ~i);
       }
       const auto key = static_cast<Key>(Format::key(own_scores[j]));
-      std::uint32_t slot = kNone;  // as no curve changes behind the last positive
+      std::uint32_t slot = kNone;  // no curve changes after the last positive
       if (normal[j] && key < cells.first) {
         ++before_all;
       } else if (normal[j] && key <= cells.last) {
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Slots become the negatives up to and with each.
+/// Replaces the counts of slots by running sums: the negatives up to and including each slot.
 template <typename Key>
 struct Slots {
   Memory<Key> memory;

@@ -12,11 +12,11 @@
 namespace autopatch {
 namespace {
 
-/// What a positive weighs in rwAP: every type with a region gets the same total weight.
+/// Weight of a positive in rwAP: every type with a region gets the same total weight.
 template <typename Key>
 __device__ double weight_of(const Images& images, const Memory<Key>& memory, std::uint32_t root) {
   const std::int32_t type = images.types[root / images.size];
-  if (type < 0 || type >= images.num_types) return 0;  // an error anyway
+  if (type < 0 || type >= images.num_types) return 0;  // reported as an error elsewhere
   const double area = memory.areas[root];
   const double count = memory.regions_of_type[type];
   return memory.found->num_positives / (area * count * images.num_types);

@@ -1,6 +1,6 @@
 #pragma once
 
-// The anomalous pixels, "positives", and their 8-connected regions.
+// The anomalous pixels ("positives") and their 8-connected regions.
 
 #include <cstdint>
 
@@ -9,7 +9,7 @@
 namespace autopatch {
 namespace {
 
-/// Sixteen pixels an item; puts the positives in pixel order, each a region of its own.
+/// Scan items of sixteen pixels. Writes the positives in pixel order, each as its own region.
 struct Masks {
   const std::uint8_t* masks;
   std::uint32_t num_pixels;
@@ -23,7 +23,7 @@ struct Masks {
     return num_pixels / kPixels + (num_pixels % kPixels != 0);
   }
 
-  /// A bit for each pixel.
+  /// Returns one bit per pixel: whether it is anomalous.
   __device__ std::uint32_t bits(std::uint32_t i) const {
     const std::uint32_t first = i * kPixels;
     std::uint32_t result = 0;
@@ -61,8 +61,8 @@ struct Masks {
   }
 };
 
-/// Parents are of the same region and of lower index. Others may write meanwhile what is as true;
-/// the path is halved on the way.
+/// Finds the root and halves the path. A parent is in the same region and has a lower index.
+/// Concurrent writes by other threads keep this true.
 __device__ inline std::uint32_t find_root(volatile std::uint32_t* parents, std::uint32_t i) {
   std::uint32_t parent = parents[i];
   while (parent != i) {
@@ -74,7 +74,7 @@ __device__ inline std::uint32_t find_root(volatile std::uint32_t* parents, std::
   return i;
 }
 
-/// The root of lower index becomes that of both.
+/// Unites two regions. The root with the lower index becomes the root of both.
 __device__ inline void unite(std::uint32_t* parents, std::uint32_t a, std::uint32_t b) {
   while (true) {
     a = find_root(parents, a);
@@ -84,7 +84,7 @@ __device__ inline void unite(std::uint32_t* parents, std::uint32_t a, std::uint3
     const std::uint32_t low = min(a, b);
     const std::uint32_t before = atomicMin(&parents[high], low);
     if (before == high) return;
-    // It was no root any more: what it had above it joins as well.
+    // `high` was no longer a root: unite its former parent as well.
     a = before;
     b = low;
   }
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) unite_kernel(Images images, Memory<K
     const std::uint8_t* mask = images.masks + pixel;
     const std::uint8_t* above = mask - width;
     if (below && above[0] != 0) {
-      // Neighbors on the left and above on either side are neighbors of this one too.
+      // The pixel above unites this pixel with its left, upper-left and upper-right neighbors.
       unite(memory.parents, pixel, pixel - width);
       continue;
     }

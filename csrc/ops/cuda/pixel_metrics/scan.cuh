@@ -1,6 +1,6 @@
 #pragma once
 
-// Sums of items up to each of them.
+// Prefix sums of items.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,13 +21,13 @@ __device__ T warp_inclusive(T value) {
   return value;
 }
 
-/// Sum of the values of this thread and those before it; `total` receives that of all. `shared` has
-/// one place a warp.
+/// Returns the sum of the values of this thread and all threads before it; `total` receives the sum
+/// of all. `shared` has one entry per warp.
 template <typename T>
 __device__ T block_inclusive(T value, T* shared, T& total) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   value = warp_inclusive(value);
-  __syncthreads();  // until `shared` was read by all
+  __syncthreads();  // until all threads have read `shared`
   if (threadIdx.x % kWarp == kWarp - 1) shared[warp] = value;
   __syncthreads();
   T before = 0;
@@ -39,7 +39,7 @@ __device__ T block_inclusive(T value, T* shared, T& total) {
   return before + value;
 }
 
-/// Items [begin, end) of this block, whole tiles but for the last.
+/// Items [begin, end) of this block; whole tiles, except at the end of the items.
 struct Part {
   std::uint32_t begin;
   std::uint32_t end;
@@ -53,8 +53,8 @@ struct Part {
   }
 };
 
-// A scan of `items`, which have a size(), a value(i) and take the sum up to and with item i by
-// put(i, value, sum), takes three kernels.
+// A scan takes three kernels. `items` has size(), value(i), and put(i, value, sum), which receives
+// the sum up to and including item i.
 
 template <typename Items, typename T>
 __global__ void __launch_bounds__(kThreads) sum_kernel(Items items, T* sums) {
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(Items items, T* sums) {
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-/// Replaces sums of blocks by those of all blocks before.
+/// Replaces the sum of each block by the sum of all blocks before it.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) offset_kernel(T* sums, int blocks, T* total_of_all) {
   T before = 0;

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
   digits[threadIdx.x * gridDim.x + blockIdx.x] = counts[threadIdx.x];
 }
 
-/// A warp for each digit: its counts become those of blocks before.
+/// One warp per digit: replaces its counts per block by the counts of all blocks before.
 __global__ void __launch_bounds__(kThreads)
     digit_offset_kernel(std::uint32_t* digits, std::uint32_t* totals, int blocks) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   if (lane == 0) totals[digit] = before;
 }
 
-/// Puts items in the order of one digit, equal ones in the order that they come in.
+/// Sorts items by one digit; equal items keep their order.
 template <typename Key>
 __global__ void __launch_bounds__(kThreads)
     scatter_kernel(const Key* keys, const std::uint32_t* roots, Key* sorted_keys,
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Afterwards the sorted items are the first of each pair.
+/// Sorts keys and roots. The first buffer of each pair then holds the sorted items.
 template <typename Key>
 void sort(Memory<Key>& memory, int key_bits, int blocks, cudaStream_t stream) {
   const auto grid = static_cast<unsigned>(blocks);
@@ -128,7 +128,7 @@ void sort(Memory<Key>& memory, int key_bits, int blocks, cudaStream_t stream) {
     std::swap(memory.keys[0], memory.keys[1]);
     std::swap(memory.roots[0], memory.roots[1]);
   }
-  // Nothing else needs the second of each pair any more.
+  // The second buffer of each pair is no longer needed.
   memory.distinct = memory.keys[1];
   memory.starts = memory.roots[1];
 }
