@@ -171,7 +171,7 @@ def test_results_of_other_images_are_left_out_of_the_report(
     assert "On the test part the pick is" in finished.report(detector).read_text()
     replace(measured, data_digest="0" * 64).save(finished.path)
     page = finished.report(detector).read_text()
-    assert "left out, because they were measured on other images" in page
+    assert "left out because they were measured on other images" in page
     assert "On the test part the pick is" not in page
 
 

@@ -143,7 +143,7 @@ def test_no_detector_to_evaluate(finished):
         with pytest.raises(InputError) as error:
             use()
         assert str(error.value).startswith(f"{file}: no such file; fit a detector first")
-    assert "There is no fitted detector yet" in finished.report().read_text()
+    assert "no detector has been fitted" in finished.report().read_text()
     with pytest.raises(InputError, match="`device` is 'gpu'"):
         finished.report(device="gpu")
 

@@ -425,9 +425,9 @@ def test_values_of_other_objectives(tmp_path: Path, space: SearchSpace, names: l
 
 
 class Reversed(Executor):
-    """Holds calls until there are `batch` of them, and makes them in reverse, in another thread.
+    """Collects `batch` calls, then makes them in reverse order, in another thread.
 
-    Each one waits until the one before it was recorded, which `progress` tells.
+    Each call waits until `progress` reports that the previous one was recorded.
     """
 
     def __init__(self, batch: int) -> None:
