@@ -10,7 +10,7 @@ import torch
 from autopatch.kernels import NearestNeighborIndex, nearest_neighbors
 from cuda_timing import Report, allow_tf32, correlated, median_milliseconds
 
-# Queries, rows, features, neighbors, and whether the features are like those of a network.
+# Queries, rows, features, neighbors, and whether the features resemble a network's.
 WORK = (
     (200_000, 160_000, 128, 1, True),
     (200_000, 160_000, 384, 1, True),

@@ -47,7 +47,7 @@ def feature_maps(images: int) -> list[torch.Tensor]:
 
 
 def patch_features(rows: int, dim: int) -> torch.Tensor:
-    """Correlated features, like those of a network."""
+    """Correlated features, like a network's."""
     generator = torch.Generator().manual_seed(1)
     leading = torch.randn(rows, 8, generator=generator) @ torch.randn(8, dim, generator=generator)
     return leading + 0.3 * torch.randn(rows, dim, generator=generator)

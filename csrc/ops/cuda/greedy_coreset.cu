@@ -93,7 +93,7 @@ __host__ __device__ inline std::int64_t row_of(unsigned long long key) {
   return 0x7FFFFFFF - static_cast<std::int64_t>(key >> 1 & 0x7FFFFFFF);
 }
 
-/// Limit in the unit of codes: if the distance of a row's codes from those of a pick, minus the
+/// Limit in the unit of codes: if the distance between the codes of a row and a pick, minus the
 /// pick's error, is at least this, the pick does not lower `nearest`. The float32 sum of d rounded
 /// squares in 16 running sums is below the exact sum by less than (d / 16 + 8) 2^-24 of it plus
 /// what underflows.

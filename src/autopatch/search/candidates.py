@@ -100,7 +100,7 @@ class FeatureMaps:
         return [self._cache[whole][level] for level in architecture.backbone.levels]
 
     def bytes_needed(self, architecture: Architecture) -> int:
-        """Bytes of all maps kept together with those of an architecture."""
+        """Bytes of all maps that are kept together with an architecture's maps."""
         whole = self._kept_together(architecture)
         grids = self._supernet.grids(whole.backbone.network, whole.input.size)
         floats = 0
@@ -123,12 +123,12 @@ class FeatureMaps:
 
 
 class CandidateEvaluator:
-    """Fits a memory bank on good images for each architecture and scores it on labelled ones.
+    """Fits a memory bank on good images for each architecture and scores it on labeled ones.
 
     Args:
         supernet: The supernet.
         fit: Good images for the bank.
-        scored: Labelled images for the metrics.
+        scored: Labeled images for the metrics.
         objectives: What an evaluation measures; the objectives of the supernet's default preset if
             None.
         seed: Seed of the bank's sample and coreset.

@@ -131,7 +131,7 @@ class NSGA2:
         self._asked: Any = None
 
     def ask(self) -> list[Genome]:
-        """The next generation as canonical genomes, none of which was proposed before.
+        """The next generation: canonical genomes that have not been proposed before.
 
         At most `population` genomes; the first generation holds all of `initial` if that is more.
         Empty if neither mating nor random sampling finds a new architecture.

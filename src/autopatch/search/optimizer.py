@@ -17,10 +17,10 @@ Losses: TypeAlias = tuple[float, ...]
 
 
 class Optimizer(Protocol):
-    """Proposes each genome at most once. Proposals depend only on the losses it is told."""
+    """Proposes each genome at most once. Proposals depend only on the losses it receives."""
 
     def ask(self) -> list[Genome]:
-        """The next genomes to evaluate, canonical and not proposed before; empty at the end."""
+        """The next genomes to evaluate: canonical, not proposed before; empty at the end."""
         ...
 
     def tell(self, losses: Sequence[Losses | None], /) -> None:

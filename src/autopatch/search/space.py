@@ -429,7 +429,7 @@ def compose_space(
         supernet: The supernet.
         preset: The preset; the supernet's default preset if None.
         choices: Choices by field, such as "image_size", "patch_size", "bank_size" or a step of the
-            head. They replace those of the preset.
+            head. They replace the preset's choices.
 
     Raises:
         InputError: A field is unknown or set by the preset, a choice is out of its range, or the

@@ -68,8 +68,8 @@ class TPE:
     def ask(self) -> list[Genome]:
         """One canonical genome that has not been proposed before.
 
-        If the sampler repeats a genome, it is told the known result; if a genome has no level, it
-        is told a failure. Then it proposes again, as in the published search. The list is empty if
+        If the sampler repeats a genome, it receives the known result; if a genome has no level, it
+        receives a failure. Then it proposes again, as in the published search. The list is empty if
         all architectures were proposed, or if many successive proposals were not new.
         """
         for _ in range(_PROPOSALS if len(self._results) < self._size else 0):
