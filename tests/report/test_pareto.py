@@ -91,7 +91,7 @@ def test_labels_say_what_is_special_and_do_not_overlap(
             assert not any(box.overlaps(other) for other in boxes[:i])
             assert axes.bbox.x0 <= box.x0
             assert box.x1 <= axes.bbox.x1
-    assert validation.get_xlabel() == "total FLOPs [GFLOP an image]"
+    assert validation.get_xlabel() == "total FLOPs [GFLOP per image]"
     assert validation.get_ylabel() == "rwAP [%]"
     assert validation.get_xscale() == "log"
 
