@@ -15,7 +15,8 @@ class InputError(ValueError):
 
 
 class MachineError(RuntimeError):
-    """The machine failed: a device stopped working, or memory ran out several times in a row.
+    """The machine failed: a device stopped working, or several calls in a row ran out of memory or
+    met a system error.
 
     The message is one line. The command line prints it and exits with status 2.
     """

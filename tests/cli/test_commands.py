@@ -140,7 +140,7 @@ def test_the_demo_has_real_features(autopatch, tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "run" / "report" / "report.html").is_file()
     assert f"drawing textured parts into {tmp_path / 'demo' / 'data'}" in out
     assert "Pareto front, validation part" in out
-    assert "PatchCore setting" in out
+    assert "PatchCore's setting" in out
 
     code, _, err = autopatch("demo", "--out", tmp_path / "demo")
     assert code == 2
@@ -321,7 +321,7 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
 
     code, out, err = autopatch("evaluate", run)
     assert code == 0, err
-    assert "PatchCore setting" in out
+    assert "PatchCore's setting" in out
     assert "not attainable" in out
 
     code, _, err = autopatch("fit", run, "--trial", 0, "--patchcore", "--out", tmp_path / "x")
@@ -339,7 +339,7 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
     page = (run / "report" / "report.html").read_text()
     assert "belong to another detector" not in page
     assert "RANDOM" in page
-    assert "PatchCore setting" in page
+    assert "PatchCore's setting" in page
     assert (run / "report" / "pareto.png").is_file()
     with (run / "report" / "front.csv").open() as file:
         assert all("RANDOM" in row["features"] for row in csv.DictReader(file))

@@ -113,7 +113,7 @@ def test_the_page_says_on_what_the_pick_stands(make_report: MakeReport, tmp_path
     assert "The validation part has 2 anomalous images and 17 good images" in text
     assert "noisy" in text
     assert "not attainable: chosen with the test labels" in text
-    assert "the pick is 12.1 points of rwAP above the PatchCore setting" in text
+    assert "the pick is 12.1 points of rwAP above PatchCore's setting" in text
     assert "11 of 11 architectures were evaluated, of which 1 failed; 4 are on" in text
     assert "Threshold 2.5 from 23 good images" in text
     assert "Left out 2 of the 83 images & more." in text
@@ -126,7 +126,7 @@ def test_a_pick_below_patchcore_is_said_to_be_below(
     report = make_report()
     better = [replace(c, test={"rwAP": 0.6}) if c.is_patchcore else c for c in report.candidates]
     text = read_page(write_report(tmp_path / "report", replace(report, candidates=better))).text
-    assert "13.0 points of rwAP below the PatchCore setting" in text
+    assert "13.0 points of rwAP below PatchCore's setting" in text
 
 
 def test_random_features_are_the_first_thing_said(make_report: MakeReport, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_table_holds_the_front_and_the_patchcore_setting(
     with (path.parent / "front.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3", ""]
-    assert [row["role"] for row in rows] == [*["front"] * 3, "front + pick", "PatchCore setting"]
+    assert [row["role"] for row in rows] == [*["front"] * 3, "front + pick", "PatchCore's setting"]
     assert float(rows[3]["validation_rwAP"]) == 0.2 + 0.5 * 3 / 10
     assert rows[3]["total_flops"] == "4000000000"
     assert rows[4]["validation_rwAP"] == ""
@@ -200,7 +200,7 @@ def test_objectives_in_between_and_in_other_units(make_report: MakeReport, tmp_p
     text = read_page(path).text
     assert "GFLOP ms validation test total published backbone run time rwAP" in text
     assert "3 (pick) architecture 3 4.00 5.50 0.50 12.50 35.0" in text
-    assert "PatchCore setting levels 8 and 16 2.00 – – – –" in text
+    assert "PatchCore's setting levels 8 and 16 2.00 – – – –" in text
     assert "in percent, run time (one image) in ms, GFLOP per image: total FLOPs" in text
     assert "run time (one image), published FLOPs and rwAP on the validation part" in text
     with (path.parent / "front.csv").open(newline="") as stream:
@@ -222,7 +222,7 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     path = write_report(tmp_path / "report", report)
     text = read_page(path).text
     assert "It has the best worth on the validation part, 2.50. The validation part has" in text
-    assert "above the PatchCore setting" not in text
+    assert "above PatchCore's setting" not in text
     assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
     tested = [
         replace(c, test={**c.test, "worth": 0.15 if c.is_patchcore else 0.2}) if c.test else c
@@ -230,7 +230,7 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     ]
     path = write_report(tmp_path / "tested", replace(report, candidates=tested))
     text = read_page(path).text
-    assert "the pick is 0.5 of worth above the PatchCore setting" in text
+    assert "the pick is 0.5 of worth above PatchCore's setting" in text
     assert "AUPRO image AUROC worth pick, trial 3" in text
     assert "34.9 – – – – 1.50" in text
     with (path.parent / "front.csv").open(newline="") as stream:

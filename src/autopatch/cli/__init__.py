@@ -5,11 +5,12 @@ It parses arguments and prints results. The work of each command is one call of 
 `autopatch.data` or `autopatch.published`. Exit codes:
 
 - 0: success.
-- 1: every candidate of a search failed.
+- 1: every candidate of a search failed, or standard output was closed.
 - 2: a user's mistake, or a system failure such as a full disk.
 - 130: interrupted.
 
-All codes except 0 come with one line on standard error.
+All codes except 0 come with one line on standard error, except that a closed output ends quietly
+and an unknown option also prints the usage.
 """
 
 from __future__ import annotations

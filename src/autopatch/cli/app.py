@@ -103,7 +103,7 @@ def evaluate(
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
 ) -> None:
-    """Measures the fitted detector, the PatchCore setting and the front on the test images."""
+    """Measures the fitted detector, PatchCore's setting and the front on the test images."""
     from autopatch.runs import Run
 
     opened = Run.open(run, data=data, weights=weights)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from autopatch.runs import Run, TestResults
     from autopatch.search import Objective
 
-_KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore setting"}
+_KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore's setting"}
 
 
 def print_front(run: Run) -> None:

@@ -66,7 +66,7 @@ class Report:
         evaluations: Number of architectures to evaluate.
         objectives: Objectives of the search; the first is the cost, the last the quality.
         optimizer: The optimizer, in words.
-        candidates: All evaluated candidates, and the PatchCore setting for comparison.
+        candidates: All evaluated candidates, and PatchCore's setting for comparison.
         failures: Candidates without a result.
         threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
             detector.
@@ -155,7 +155,7 @@ def _contents(report: Report) -> dict[str, object]:
     pick, patchcore, front = _pick(report), _patchcore(report), _front(report)
     compared = [
         ("pick", pick),
-        ("PatchCore setting", patchcore),
+        ("PatchCore's setting", patchcore),
         (
             "best of the front on the test part (not attainable: chosen with the test labels)",
             best_on_test(report.candidates, report.objectives),
@@ -250,7 +250,7 @@ def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
 def _difference(
     pick: Candidate | None, patchcore: Candidate | None, quality: Objective
 ) -> str | None:
-    """The pick compared with the PatchCore setting on the test part; None if not measured."""
+    """The pick compared with PatchCore's setting on the test part; None if not measured."""
     tests = [
         c.test.get(quality.name) if c is not None and c.test else None for c in (pick, patchcore)
     ]
@@ -380,7 +380,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, report: Report) -> None:
-    """Writes the front; if the PatchCore setting is not on it, that is the last row."""
+    """Writes the front; if PatchCore's setting is not on it, that is the last row."""
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
@@ -400,7 +400,7 @@ def _write_csv(path: Path, report: Report) -> None:
                 for name, holds in (
                     ("front", candidate.on_front),
                     ("pick", candidate.is_pick),
-                    ("PatchCore setting", candidate.is_patchcore),
+                    ("PatchCore's setting", candidate.is_patchcore),
                 )
                 if holds
             ]

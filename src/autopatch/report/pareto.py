@@ -41,7 +41,7 @@ class Candidate:
             not evaluate the detector.
         on_front: Whether it is on the Pareto front.
         is_pick: Whether it is the pick of the search.
-        is_patchcore: Whether it is the PatchCore setting of the backbone.
+        is_patchcore: Whether it is PatchCore's setting of the backbone.
         test: Metrics and values of the objectives on the test part by name; None if not measured.
     """
 
@@ -57,8 +57,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The name in tables: the trial's number, or "PatchCore setting"."""
-        return "PatchCore setting" if self.number is None else f"trial {self.number}"
+        """The name in tables: the trial's number, or "PatchCore's setting"."""
+        return "PatchCore's setting" if self.number is None else f"trial {self.number}"
 
 
 def best_on_test(
@@ -104,7 +104,7 @@ def pareto_figure(
     """Plots quality against cost on the validation part and, if measured, on the test part.
 
     Args:
-        candidates: All evaluated candidates, and the PatchCore setting for comparison.
+        candidates: All evaluated candidates, and PatchCore's setting for comparison.
         path: PNG file to write; it appears complete or not at all.
         objectives: Objectives of the search. The first is the cost; its axis is logarithmic if all
             values are above 0. The last is the quality.
@@ -259,7 +259,7 @@ def _mark(
     color = _FRONT
     if candidate.is_patchcore:
         axes.plot(*point, "s", ms=10, color=_PATCHCORE, mec="white", mew=0.8)
-        words.append("PatchCore setting")
+        words.append("PatchCore's setting")
         color = _PATCHCORE
     if candidate.is_pick:
         axes.plot(*point, "*", ms=18, color=_PICK, mec="white", mew=0.8)

@@ -93,7 +93,7 @@ def _why_outdated(results: TestResults, run: RunRecord, detector: Detector | Non
 
 
 def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
-    """All evaluated trials, and the PatchCore setting if it was measured."""
+    """All evaluated trials, and PatchCore's setting if it was measured."""
     front = run.front
     supernet = run.supernet
     measured = results.rows if results is not None else ()

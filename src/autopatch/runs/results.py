@@ -53,7 +53,7 @@ class TestResults:
         fitted: Architecture of the fitted detector.
         data_digest: Digest of the data set.
         objectives: Objectives of the search; the last one is the quality.
-        rows: The fitted detector, the PatchCore setting if the backbone has one, then the front by
+        rows: The fitted detector, PatchCore's setting if the backbone has one, then the front by
             increasing cost.
     """
 
@@ -128,7 +128,7 @@ class TestResults:
 def evaluate_run(
     run: RunRecord, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
 ) -> TestResults:
-    """Measures a fitted detector, the PatchCore setting and every trial of the front.
+    """Measures a fitted detector, PatchCore's setting and every trial of the front.
 
     Everything runs on the device of the detector. No earlier step uses the test part.
 

@@ -42,7 +42,8 @@ _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is repo
 
 @dataclass(frozen=True)
 class Machine:
-    """How candidates are evaluated. None of this changes the results.
+    """How candidates are evaluated. None of this changes the results; another device may round
+    otherwise in the last digits.
 
     Attributes:
         cache_gib: Memory for cached feature maps, in GiB.
@@ -321,7 +322,7 @@ def _preset(supernet: Supernet, name: str) -> Preset:
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
-    This is the PatchCore setting, with the nearest bank size of the space, so that the pick is
+    This is PatchCore's setting, with the nearest bank size of the space, so that the pick is
     never worse than it on the validation part. Empty if the space does not contain this setting.
     """
     setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
