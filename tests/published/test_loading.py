@@ -181,7 +181,7 @@ def test_the_files_that_are_read(folder: Path, tmp_path: Path) -> None:
     assert weights_files(NARROW, str(both[0])) == both[:1]
     for word in ("auto", "pretrained", "random"):
         assert weights_files(BOTH, word) == []
-    with pytest.raises(InputError, match=f"{tmp_path}: holds neither"):
+    with pytest.raises(InputError, match=f"{tmp_path}: no weights in the folder"):
         weights_files(BOTH, str(tmp_path))
     for absent in ("absent", ""):
         with pytest.raises(InputError, match="no such file or folder, expected weights"):

@@ -74,7 +74,7 @@ def test_a_detector_of_another_reading_is_refused(deep_run, deep_detector):
     deep_run.require_own(deep_detector)
     deep_detector.reading = replace(deep_detector.reading, bit_depth=16)
     with pytest.raises(
-        InputError, match=r"by `bit_depth` 16 and `exif` apply, the run by `bit_depth` 12"
+        InputError, match=r"with `bit_depth` 16 and `exif` apply, expected `bit_depth` 12"
     ):
         deep_run.evaluate(deep_detector)
 

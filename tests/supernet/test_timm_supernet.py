@@ -262,7 +262,7 @@ def test_a_restored_subnet_must_fit_exactly(supernet: TimmSupernet) -> None:
         with pytest.raises(KeyError):
             restore_subnet({key: value for key, value in header.items() if key != absent})
     for pair in (["conv_stem", "no_such_part"], ["bn1", "conv_stem"]):
-        with pytest.raises(ValueError, match="no convolution and batch norm"):
+        with pytest.raises(ValueError, match="not a convolution and a batch norm"):
             restore_subnet({**header, "folded": [pair]})
     with pytest.raises(ValueError, match="unpack"):
         restore_subnet({**header, "folded": [["conv_stem"]]})
