@@ -18,8 +18,8 @@ from autopatch.search import (
     Plan,
     SearchSpace,
     Study,
-    load_objectives,
     load_settings,
+    load_study,
     load_trials,
     resolve_objectives,
 )
@@ -164,7 +164,7 @@ def test_resume_with_objectives_displayed_otherwise(tmp_path: Path, space: Searc
     flops, rwap = resolve_objectives(["total_flops", "rwAP"])
     renamed = replace(flops, label="FLOPs", unit="MFLOP", scale=1e6)
     Study.resume(path, Plan(space, evaluations=5, objectives=(renamed, rwap))).close()
-    assert load_objectives(path) == (flops, rwap)
+    assert load_study(path).objectives == (flops, rwap)
 
 
 def test_objectives_that_are_not_registered(tmp_path: Path, space: SearchSpace) -> None:
@@ -172,7 +172,7 @@ def test_objectives_that_are_not_registered(tmp_path: Path, space: SearchSpace) 
     evaluation = Evaluation({"cost": -0.5})
     with Study.create(path, Plan(space, evaluations=5, objectives=(OTHER,))) as study:
         study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0), evaluation)
-    assert load_objectives(path) == (OTHER,)
+    assert load_study(path).objectives == (OTHER,)
     assert load_trials(path)[0].evaluation == evaluation
 
 
@@ -189,7 +189,7 @@ def test_study_of_an_earlier_version(tmp_path: Path, space: SearchSpace) -> None
         f"{path}: a search of an earlier version of autopatch; search again, or read it with "
         "autopatch 0.1"
     )
-    for read in (load_trials, load_settings, load_objectives):
+    for read in (load_trials, load_settings, load_study):
         with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
             read(path)
     with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
@@ -361,7 +361,7 @@ def test_paths_as_text(tmp_path: Path, space: SearchSpace) -> None:
         assert study.path == Path(path)
     assert len(load_trials(path)) == 1
     assert load_settings(path)["evaluations"] == 5
-    assert [objective.name for objective in load_objectives(path)] == ["total_flops", "rwAP"]
+    assert [objective.name for objective in load_study(path).objectives] == ["total_flops", "rwAP"]
 
 
 def test_resume_ends_orphans(tmp_path: Path, space: SearchSpace) -> None:

@@ -31,9 +31,7 @@ from autopatch.search import (
     Objective,
     SearchSpace,
     Trial,
-    load_objectives,
-    load_settings,
-    load_trials,
+    load_study,
     non_dominated,
 )
 from autopatch.supernet import Supernet
@@ -96,7 +94,8 @@ class RunRecord:
         path = Path(path).absolute()
         if not (path / STUDY).is_file():
             raise InputError(f"{path}: no {STUDY} in it, expected the folder of a search")
-        settings = load_settings(path / STUDY)
+        study = load_study(path / STUDY)
+        settings = study.settings
         try:
             paths = settings["unchecked"]["paths"]
             source = SupernetSource.restore(settings["source"], paths["weights"], path, weights)
@@ -122,10 +121,10 @@ class RunRecord:
             data=root,
             source=source,
             space=space,
-            objectives=load_objectives(path / STUDY),
+            objectives=study.objectives,
             split=read_split(path, root),
             reading=reading,
-            trials=load_trials(path / STUDY),
+            trials=study.trials,
             optimizer=optimizer,
             data_digest=digest,
             weights_sha256=weights_sha256,

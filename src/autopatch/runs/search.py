@@ -29,7 +29,6 @@ from autopatch.search import (
     SearchSpace,
     Trial,
     compose_space,
-    load_trials,
     resolve_objectives,
     search,
 )
@@ -278,9 +277,7 @@ def perform_search(
             executor=machine.executor,
             workers=machine.workers,
         )
-        failed = [
-            t for t in load_trials(study.path) if not t.evaluation and (t.counts or t.failure)
-        ]
+        failed = [t for t in study.trials() if not t.evaluation and (t.counts or t.failure)]
     if front.note:
         logger.info(front.note)
     if front.failed:

@@ -7,8 +7,8 @@
   the default objectives.
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
   candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: the default executor.
-- `Plan`: the settings of a search. `Study`: its record, open for writing. `load_trials`,
-  `load_objectives` and `load_settings` read a stored record.
+- `Plan`: the settings of a search. `Study`: its record, open for writing. `load_study`
+  reads a stored record (`StoredStudy`), `load_trials` and `load_settings` a part of it.
 - `Evaluator`: the function that evaluates a candidate. `Evaluation`: its result.
 - `CandidateEvaluator`: the evaluator that fits and scores detectors.
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
@@ -35,8 +35,8 @@ from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
     Plan,
     Study,
-    load_objectives,
     load_settings,
+    load_study,
     load_trials,
 )
 from autopatch.search.tpe import TPE
@@ -64,8 +64,8 @@ __all__ = [
     "Trial",
     "compose_genes",
     "compose_space",
-    "load_objectives",
     "load_settings",
+    "load_study",
     "load_trials",
     "non_dominated",
     "resolve_objectives",

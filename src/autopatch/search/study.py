@@ -153,8 +153,8 @@ class Study:
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
         self.plan = plan
-        with _readable(path):
-            self._storage = open_storage(path)
+        with _readable(path):  # its tables are new, or were checked when its settings were read
+            self._storage = open_storage(path, skip_compatibility_check=True)
         try:
             with _readable(path):
                 self._id = self._storage.get_study_id_from_name(_NAME)
@@ -182,7 +182,7 @@ class Study:
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such folder, cannot write {path.name}")
         with new_file(path) as unfinished, quiet(), writing(path):
-            storage = open_storage(unfinished)
+            storage = open_storage(unfinished, skip_compatibility_check=True)
             try:
                 study = optuna.create_study(
                     study_name=_NAME,
@@ -360,26 +360,38 @@ class Study:
         return [objective.name for objective in self.plan.objectives]
 
 
-def load_trials(path: StrPath) -> tuple[Trial, ...]:
-    """All trials of a stored study by number, finished or not. Writes nothing.
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a study holds.
+
+    Attributes:
+        settings: What `Plan.to_json` returned.
+        objectives: The objectives, registered or not.
+        trials: All trials by number, finished or not.
+    """
+
+    settings: dict[str, Any]
+    objectives: tuple[Objective, ...]
+    trials: tuple[Trial, ...]
+
+
+def load_study(path: StrPath) -> StoredStudy:
+    """Reads a stored study. Writes nothing.
 
     Raises:
         InputError: If the file is missing, cannot be read or is not the record of a search.
     """
     with _stored(path) as (storage, settings):
-        names = [objective.name for objective in _objectives(settings)]
+        objectives = checked_objectives(map(Objective.from_json, settings["objectives"]))
+        names = [objective.name for objective in objectives]
         study_id = storage.get_study_id_from_name(_NAME)
-        return _trials(storage.get_all_trials(study_id), _retried(storage, study_id), names)
+        trials = _trials(storage.get_all_trials(study_id), _retried(storage, study_id), names)
+        return StoredStudy(settings, objectives, trials)
 
 
-def load_objectives(path: StrPath) -> tuple[Objective, ...]:
-    """The objectives of a stored study, registered or not. Writes nothing.
-
-    Raises:
-        InputError: If the file is missing, cannot be read or is not the record of a search.
-    """
-    with _stored(path) as (_, settings):
-        return _objectives(settings)
+def load_trials(path: StrPath) -> tuple[Trial, ...]:
+    """The trials of a stored study, see `load_study`."""
+    return load_study(path).trials
 
 
 def load_settings(path: StrPath) -> dict[str, Any]:
@@ -393,10 +405,6 @@ def load_settings(path: StrPath) -> dict[str, Any]:
     """
     with _stored(path) as (_, settings):
         return settings
-
-
-def _objectives(settings: Mapping[str, Any]) -> tuple[Objective, ...]:
-    return checked_objectives(map(Objective.from_json, settings["objectives"]))
 
 
 def _difference(
