@@ -26,6 +26,8 @@ from autopatch.search import CandidateEvaluator, load_trials
 from autopatch.supernet import load_supernet
 
 CLI = Path(package.__file__).parent / "cli"
+# As few images as a search needs.
+FEW = {"seed": 1, "image_size": 64, "train": 10, "test_good": 2, "per_type": 3}
 
 
 def test_the_command_line_is_thin():
@@ -81,9 +83,8 @@ def test_an_interrupted_candidate_is_none_of_the_report(
     assert "nsga2 (pymoo " in page
 
 
-def test_images_that_changed_since_the_search(autopatch, search_arguments, textures, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(textures, data)
+def test_images_that_changed_since_the_search(autopatch, search_arguments, tmp_path):
+    data = draw_textures(tmp_path / "data", **FEW)
     search_arguments[1] = data
     assert autopatch(*search_arguments, "--evaluations", "4")[0] == 0
     run = tmp_path / "run"
@@ -98,7 +99,7 @@ def test_images_that_changed_since_the_search(autopatch, search_arguments, textu
         code, _, err = autopatch(*command)
         assert code == 2
         assert err.count("\n") == 1
-        assert f"{data}: 1 image was changed: test/hole/005.png, since the search of {run}" in err
+        assert f"{data}: 1 image was changed: test/hole/002.png, since the search of {run}" in err
     assert not (tmp_path / "again.safetensors").exists()
 
 
@@ -127,7 +128,7 @@ def test_check_data(autopatch, textures):
 
 
 def test_the_demo_has_real_features(autopatch, tmp_path, monkeypatch):
-    fewer = partial(draw_textures, train=20, test_good=6, per_type=6)
+    fewer = partial(draw_textures, train=12, test_good=4, per_type=5)
     monkeypatch.setattr(demo, "draw_textures", fewer)
     code, out, err = autopatch("demo", "--out", tmp_path / "demo", "--evaluations", "2")
     assert code == 0, err
@@ -259,8 +260,8 @@ def test_python_finds_what_the_command_finds(autopatch, searched, textures, tmp_
     assert by_command.threshold == fitted.threshold.value
 
 
-def test_data_and_weights_that_were_moved(autopatch, search_arguments, textures, tmp_path):
-    data = shutil.copytree(textures, tmp_path / "data")
+def test_data_and_weights_that_were_moved(autopatch, search_arguments, tmp_path):
+    data = draw_textures(tmp_path / "data", **FEW)
     supernet = load_supernet("timm:test_efficientnet", "random")
     network = supernet.get_active_subnet(supernet.largest()).network
     metadata = {"timm_model": "test_efficientnet", "timm_kwargs": "{}"}
