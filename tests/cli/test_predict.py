@@ -1,5 +1,6 @@
 """The predict command with images that cannot be read, and with names of any bytes."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from autopatch.cli import main
 from autopatch.detector import Architecture, Detector, Head, Input
 from autopatch.supernet import Backbone, load_supernet
 
@@ -40,8 +42,33 @@ def test_a_broken_image_is_named_at_the_end(autopatch, detector_file, textures, 
     assert len(list((out / "masks").rglob("*.png"))) == 21
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}])
-def test_a_name_that_is_not_utf8_in_any_terminal(detector_file, textures, tmp_path, variables):
+def in_the_locale_c(arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", "autopatch", *arguments],
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+def in_an_ascii_terminal(arguments):
+    """In this process, with the streams that Python opens if PYTHONIOENCODING is "ascii"."""
+    out, err = io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["autopatch", *map(os.fspath, arguments)])
+        patch.setattr(sys, "stdout", io.TextIOWrapper(out, "ascii"))
+        patch.setattr(sys, "stderr", io.TextIOWrapper(err, "ascii", "backslashreplace"))
+        with pytest.raises(SystemExit) as end:
+            main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        said = out.getvalue(), err.getvalue()
+    return end.value.code, *said
+
+
+@pytest.mark.usefixtures("autopatch")  # which undoes what a command does to the log
+@pytest.mark.parametrize("run", [in_the_locale_c, in_an_ascii_terminal])
+def test_a_name_that_is_not_utf8_in_any_terminal(detector_file, textures, tmp_path, run):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     try:
         folder.mkdir()
@@ -49,13 +76,10 @@ def test_a_name_that_is_not_utf8_in_any_terminal(detector_file, textures, tmp_pa
         pytest.skip("this file system takes no such names")
     shutil.copy(textures / "test" / "good" / "000.png", folder / os.fsdecode(b"\xfc.png"))
     (folder / "broken.png").write_bytes(b"x")
-    command = [sys.executable, "-m", "autopatch", "predict", detector_file, folder, "--out"]
-    result = subprocess.run(
-        [*command, folder / "out"], capture_output=True, env={**os.environ, **variables}
-    )
-    assert result.returncode == 2, result.stderr
-    assert b"caf\\udce9" in result.stdout
-    assert b"caf\\udce9/broken.png: not an image" in result.stderr
-    assert b"Traceback" not in result.stderr
+    code, out, err = run(["predict", detector_file, folder, "--out", folder / "out"])
+    assert code == 2, err
+    assert b"caf\\udce9" in out
+    assert b"caf\\udce9/broken.png: not an image" in err
+    assert b"Traceback" not in err
     table = (folder / "out" / "scores.csv").read_text(encoding="utf-8")
     assert "\\udcfc.png" in table
