@@ -43,7 +43,7 @@ def commands() -> Iterator[tuple[Path, str]]:
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folders that the examples name, in the current directory."""
     monkeypatch.chdir(tmp_path)
-    draw_textures("parts", image_size=64, train=16, test_good=4, per_type=6)
+    draw_textures("parts", image_size=64, train=10, test_good=2, per_type=5)
     shutil.copytree("parts/test/hole", "new")
     shutil.copytree("parts/test/hole", "new_photos")
 
@@ -68,24 +68,25 @@ def test_commands_of_the_readme_run(parts: None) -> None:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, (line, result.output)
     assert Path("run/report/report.html").is_file()
-    assert len(Path("results/scores.csv").read_text().splitlines()) == 1 + 6
+    assert len(Path("results/scores.csv").read_text().splitlines()) == 1 + 5
 
 
 def test_python_of_the_readme(parts: None, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks(ROOT / "README.md", "python")
     exec(example, {})
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_python_of_the_docs(parts: None) -> None:
     pytest.importorskip("pandas")
     whole, alone, kernels = blocks(ROOT / "docs" / "python.md", "python")
     names: dict[str, Any] = {}
-    exec(whole.replace("evaluations=60", "evaluations=3"), names)
+    choices = 'choices={"image_size": (64,), "bank_size": (500,)}'
+    exec(whole.replace("evaluations=60", f"evaluations=3, {choices}"), names)
     assert names["page"].is_file()
     assert Path("run/detector.safetensors").is_file()
     assert Path("run/evaluation.json").is_file()
-    assert len(list(Path("results/overlays").iterdir())) == 6
+    assert len(list(Path("results/overlays").iterdir())) == 5
     assert len(names["table"]) == 3
     assert names["table"]["is_pick"].sum() == 1
     assert {row.kind for row in names["results"].rows} == {"fitted", "patchcore", "front"}
