@@ -73,7 +73,7 @@ def cost_of(trial):
 
 def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path):
     run = tmp_path / "run"
-    code, out, err = autopatch(*published, "--evaluations", "3", "--out", run)
+    code, out, err = autopatch(*published, "--evaluations", "2", "--out", run)
     assert code == 0, err
     assert "RANDOM features: weights drawn" in out
     assert "; RANDOM features" in out  # the table of the front
@@ -111,11 +111,11 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
 
 
 def test_a_published_search_resumes_as_if_it_had_not_ended(autopatch, published, tmp_path):
-    code, _, err = autopatch(*published, "--evaluations", "4", "--out", tmp_path / "whole")
+    code, _, err = autopatch(*published, "--evaluations", "2", "--out", tmp_path / "whole")
     assert code == 0, err
     parts = [*published, "--out", tmp_path / "parts"]
-    assert autopatch(*parts, "--evaluations", "2")[0] == 0
-    code, _, err = autopatch(*parts, "--evaluations", "4", "--resume")
+    assert autopatch(*parts, "--evaluations", "1")[0] == 0
+    code, _, err = autopatch(*parts, "--evaluations", "2", "--resume")
     assert code == 0, err
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
@@ -125,7 +125,7 @@ def test_the_default_space_of_the_published_supernets(autopatch, textures, tmp_p
     code, out, err = autopatch(
         *("search", textures, "--space", "ofa_mbv3_d234_e346_k357_w1.0", "--weights", "random"),
         *("--reserve", "2", "--image-sizes", "64", "--bank-sizes", "30,60"),
-        *("--evaluations", "3", "--recalibrate-bn", "--out", run),
+        *("--evaluations", "2", "--recalibrate-bn", "--out", run),
     )
     assert code == 0, err
     assert "RANDOM" in out
@@ -134,7 +134,7 @@ def test_the_default_space_of_the_published_supernets(autopatch, textures, tmp_p
     code, _, err = autopatch(
         *("search", textures, "--space", "ofa_mbv3_d234_e346_k357_w1.0", "--weights", "random"),
         *("--reserve", "2", "--image-sizes", "64", "--bank-sizes", "30,60"),
-        *("--evaluations", "3", "--out", plain),
+        *("--evaluations", "2", "--out", plain),
     )
     assert code == 0, err
     for one, other in zip(results(run), results(plain), strict=True):

@@ -323,12 +323,12 @@ def split():
     if not folder.is_dir():
         pytest.skip(f"the real images are not here: {folder}")
     whole = make_split(MVTecAD.scan(folder), protocol="autopatch", shots=1, reserve=4)
-    # The brute-force search takes fit times scored images: 4 and 5 of them, rather than 87 and 31,
+    # The brute-force search takes fit times scored images: 2 and 5 of them, rather than 87 and 31,
     # keep the test affordable. Scored are a good image, one of each of the 3 types, and a second of
     # one type from the reserve, so that types have different numbers of regions.
     return replace(
         whole,
-        fit=whole.fit[:4],
+        fit=whole.fit[:2],
         holdout=whole.holdout[:1],
         reserved_unused=whole.reserved_unused[:1],
     )

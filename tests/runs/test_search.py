@@ -76,10 +76,11 @@ def test_a_data_set_in_place_of_a_folder(data, expected, tmp_path):
 def test_seeds_of_their_own(data, expected, tmp_path):
     same = run_search(data, tmp_path / "same", split_seed=0, bank_seed=0, **SMALL)
     assert results(same) == results(expected)
-    split = run_search(data, tmp_path / "split", split_seed=1, **SMALL)
+    single = SMALL | {"evaluations": 1}
+    split = run_search(data, tmp_path / "split", split_seed=1, **single)
     assert split.split.fit != expected.split.fit
     assert (split.seed, split.bank_seed, split.split.seed) == (0, 0, 1)
-    bank = run_search(data, tmp_path / "bank", bank_seed=1, **SMALL)
+    bank = run_search(data, tmp_path / "bank", bank_seed=1, **single)
     assert bank.split == expected.split
     assert (bank.seed, bank.bank_seed) == (0, 1)
     # The optimizer begins as before; the banks are others.

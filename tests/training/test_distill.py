@@ -119,6 +119,7 @@ def test_before_training_the_largest_is_the_teacher(natural, tmp_path, monkeypat
     if not file.is_file():
         pytest.skip("no weights of mobilenetv2_100 in ../shared")
     monkeypatch.setattr(distill, "FITTED_ON", 16)
+    monkeypatch.setattr(distill, "CROP", 64)
     run(file, natural, tmp_path, 0)
     weights = read_weights(file)
     teacher = timm.create_model(
@@ -149,6 +150,7 @@ def test_a_step_runs_the_largest_the_smallest_and_random_ones():
 def test_training_lowers_the_error_and_goes_on_where_it_was(
     teacher, natural, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(distill, "CROP", 64)
     # Fitted to such images, there would be nothing left to learn in a few steps.
     monkeypatch.setattr(distill, "start_subnets", lambda network, _: network.start_from_largest())
     whole = run(teacher, natural, tmp_path / "whole", 8)
