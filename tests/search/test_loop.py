@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
+import json
 import re
+import runpy
 import signal
 import sqlite3
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -250,31 +252,20 @@ def test_a_finished_search_is_not_repeated(
     assert spy.asked == []
 
 
-def test_sigkill(tmp_path: Path, space: SearchSpace, evaluate: Evaluate) -> None:
-    def killed_at_the_seventh() -> None:
-        calls = 0
-
-        def deadly(architecture: Architecture) -> Evaluation:
-            nonlocal calls
-            calls += 1
-            if calls == 7:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return evaluate(architecture)
-
-        search(deadly, Study.create(path, plan))
-
-    plan = Plan(space, evaluations=12, population=4)
+def test_sigkill(tmp_path: Path, space: SearchSpace) -> None:
+    script = Path(__file__).with_name("killed_search.py")
+    evaluate = runpy.run_path(str(script))["evaluate"]
     path, reference = tmp_path / "study.db", tmp_path / "reference.db"
-    # A fork has the packages loaded, whose import takes longer than the search.
-    killed = multiprocessing.get_context("fork").Process(target=killed_at_the_seventh)
-    killed.start()
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, str(script), str(path), json.dumps(space.to_json()), "12", "7"],
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
     assert [trial.reason for trial in load_trials(path)] == [None] * 6 + ["not finished"]
 
-    with Study.resume(path, plan) as study:
+    with Study.resume(path, Plan(space, evaluations=12, population=4)) as study:
         front = search(evaluate, study)
-    with Study.create(reference, plan) as study:
+    with Study.create(reference, Plan(space, evaluations=12, population=4)) as study:
         expected = search(evaluate, study)
     assert_same_search(path, front, reference, expected)
     assert load_trials(path)[6].reason == "interrupted"
