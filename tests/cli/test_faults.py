@@ -377,7 +377,7 @@ def test_demo(check, monkeypatch, finished):
     monkeypatch.setattr(Run, "report", lambda *_, **__: None)
     monkeypatch.setattr(test_results.TestResults, "load", lambda _: True)
     monkeypatch.setattr("autopatch.cli.app.print_results", lambda *_: None)
-    small = functools.partial(draw_textures, image_size=32, train=10, test_good=2, per_type=3)
+    small = functools.partial(draw_textures, image_size=32, train=10, test_good=2, per_type=5)
     monkeypatch.setattr("autopatch.runs.demo.draw_textures", small)
     check(
         Path.mkdir,
