@@ -14,8 +14,8 @@ from autopatch.data.decoding import decode
 from autopatch.data.duplicates import Duplicates, find_duplicates, picture_digest
 from autopatch.data.masks import EVALUATION_SIZE, decoded_mask, resize_mask
 from autopatch.data.mvtec import MVTecAD
-from autopatch.data.reading import DEFAULT_READING, Reading, Remarks, Seen, few_levels, named
-from autopatch.data.samples import GOOD, Dataset, Sample
+from autopatch.data.reading import DEFAULT_READING, Reading, Remarks, Seen, few_levels
+from autopatch.data.samples import GOOD, Dataset, Sample, first_names
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -266,7 +266,7 @@ def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
         return ()
     count = "1 image has" if len(doubtful) == 1 else f"{len(doubtful)} images have"
     return (
-        f"{count} an EXIF orientation that the mask lacks: {named(doubtful)}; check "
+        f"{count} an EXIF orientation that the mask lacks: {first_names(doubtful)}; check "
         "that masks and images match, and choose `exif` apply or `exif` ignore",
     )
 
@@ -280,16 +280,20 @@ def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
         count = "1 mask is" if len(white) == 1 else f"{len(white)} masks are"
         found.append(
             f"{count} anomalous all over, of the type {kind!r}: "
-            f"{named(_name(look.sample.mask, root) for look in white if look.sample.mask)}; draw "
+            f"{_masks_of(white, root)}; draw "
             "the defects, if they do not cover the image"
         )
     if 2 * len(most) > len(masks) - len(white):
         found.append(
             f"{len(most)} of {len(masks)} masks of the type {kind!r} mark more than half of the "
-            f"image: {named(_name(look.sample.mask, root) for look in most if look.sample.mask)}; "
+            f"image: {_masks_of(most, root)}; "
             "they may be inverted, defects are white and the rest is black"
         )
     return tuple(found)
+
+
+def _masks_of(looks: Sequence[_Look], root: Path) -> str:
+    return first_names([_name(look.sample.mask, root) for look in looks if look.sample.mask])
 
 
 def _areas(masks: Sequence[_Look]) -> MaskAreas:

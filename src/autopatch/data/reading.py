@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from autopatch.data.decoding import EXIF, Decoded, decode, is_deep
+from autopatch.data.samples import first_names
 from autopatch.data.threads import in_threads
+from autopatch.data.walker import counted
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 
@@ -30,7 +32,6 @@ MASK_RESIZES = ("area", "any")
 FEW_LEVELS = 32
 """A warning is given if images use fewer gray levels."""
 
-_NAMED = 3
 _EXPECTED = (
     "expected a file, a PIL image, an array [H, W] or [H, W, C] or a tensor [C, H, W], of uint8, "
     "uint16 or floats in [0, 1]"
@@ -200,24 +201,19 @@ class Remarks:
         with self._lock:
             if self._bright:
                 most = max(self._bright.values())
+                verb = "is" if len(self._bright) == 1 else "are"
                 found.append(
-                    f"{_count(self._bright, 'image is', 'images are')} brighter than the bit depth "
+                    f"{counted(len(self._bright), 'image')} {verb} brighter than the bit depth "
                     f"allows (values up to {most} are clipped at {self._highest}): "
-                    f"{named(self._bright)}; {self._advice.format(_bits(most))}"
+                    f"{first_names([*self._bright])}; {self._advice.format(_bits(most))}"
                 )
             if self._with_alpha:
                 found.append(
-                    f"the alpha channel of {_count(self._with_alpha, 'image', 'images')} is "
-                    f"dropped: {named(self._with_alpha)}; blend with a background first if it "
-                    "matters"
+                    f"the alpha channel of {counted(len(self._with_alpha), 'image')} is "
+                    f"dropped: {first_names([*self._with_alpha])}; blend with a background first "
+                    "if it matters"
                 )
         return tuple(found)
-
-
-def named(names: Iterable[StrPath]) -> str:
-    """The first three names, with "..." if there are more."""
-    listed = [str(os.fspath(name)) for name in names]
-    return ", ".join(listed[:_NAMED]) + (", ..." if len(listed) > _NAMED else "")
 
 
 def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tuple[str, ...]]:
@@ -423,7 +419,3 @@ def _rgb_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 def _bits(highest: int) -> int:
     """The smallest bit depth that holds a value."""
     return next(bits for bits in BIT_DEPTHS if highest < 2**bits)
-
-
-def _count(names: Mapping[str, Any], one: str, many: str) -> str:
-    return f"1 {one}" if len(names) == 1 else f"{len(names)} {many}"
