@@ -352,7 +352,7 @@ class Anomalib(Peer):
 
 
 def patchcore(supernet: TimmSupernet) -> Architecture:
-    """PatchCore's setting, with all patches in the bank."""
+    """The PatchCore baseline, with all patches in the bank."""
     backbone = supernet.patchcore()
     assert backbone is not None
     return Architecture(Input(224), backbone, Head((3,) * len(backbone.levels)))

@@ -25,7 +25,7 @@ def main() -> None:
     for (space, shots), members in groups.items():
         print(f"\n### {space}, {shots} anomalous image{'s' * (shots > 1)} of each type\n")
         print(
-            "| seed | pick: rwAP / AP / image AUROC / GFLOP | PatchCore's setting: the same |",
+            "| seed | pick: rwAP / AP / image AUROC / GFLOP | PatchCore baseline: the same |",
             end="",
         )
         print(" best of the front on test: rwAP / GFLOP |")
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def chosen(run: Run) -> tuple[DetectorResult, DetectorResult, DetectorResult]:
-    """The fitted detector, PatchCore's setting, and the best of the front on the test part."""
+    """The fitted detector, the PatchCore baseline, and the best of the front on the test set."""
     results = TestResults.load(run.path)
     if results is None:
         raise SystemExit(f"{run.path}: evaluate it first")

@@ -1,8 +1,8 @@
 # Decides whether the CUDA operators are built, and for which architectures:
-# AUTOPATCH_CUDA_ARCHITECTURES=auto the GPUs of this machine; 80 and 90a if there is none (default)
+#   AUTOPATCH_CUDA_ARCHITECTURES=auto     the GPUs of this machine; 80 and 90a if there is none (default)
 #   AUTOPATCH_CUDA_ARCHITECTURES=release  every supported generation that nvcc knows
-# AUTOPATCH_CUDA_ARCHITECTURES=86;89 these architectures Sets AUTOPATCH_CUDA_FOUND and, if it is
-# OFF, AUTOPATCH_CUDA_REASON (one line).
+#   AUTOPATCH_CUDA_ARCHITECTURES=86;89    these
+# Sets AUTOPATCH_CUDA_FOUND and, if it is OFF, AUTOPATCH_CUDA_REASON (one line).
 
 set(AUTOPATCH_CUDA_ARCHITECTURES auto CACHE STRING "auto, release, or a list such as 86;90a")
 set(AUTOPATCH_CUDA_FOUND OFF)

@@ -6,7 +6,7 @@
 
 It judges the teacher; the largest, the smallest and random subnets after training; the same subnets
 before training, except the largest; and the whole network with random weights. For each it measures
-rwAP, AP and image AUROC on the test part of each data set, for several random splits, and the
+rwAP, AP and image AUROC on the test set of each data set, for several random splits, and the
 nearest-neighbor accuracy on natural images that were not used in training. It writes one line of
 JSON per network.
 """

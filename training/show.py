@@ -56,7 +56,7 @@ def table(rows: list[Row], data: str, levels: str) -> list[str]:
         half = [row for row in others if macs(row) <= macs(teacher) / 2]
         choices: list[tuple[str, list[Row], Callable[..., Row]]] = [
             ("largest", largest, max),
-            ("best of half the MACs at most", half, max),
+            ("best with at most half of the MACs", half, max),
             ("worst", others, min),
         ]
         for name, candidates, choose in choices:

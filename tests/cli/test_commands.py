@@ -140,8 +140,8 @@ def test_the_demo_has_real_features(autopatch, tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "predictions" / "scores.csv").is_file()
     assert (tmp_path / "demo" / "run" / "report" / "report.html").is_file()
     assert f"drawing textured parts into {tmp_path / 'demo' / 'data'}" in out
-    assert "Pareto front, validation part" in out
-    assert "PatchCore's setting" in out
+    assert "Pareto front, validation set" in out
+    assert "PatchCore baseline" in out
 
     code, _, err = autopatch("demo", "--out", tmp_path / "demo")
     assert code == 2
@@ -322,7 +322,7 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
 
     code, out, err = autopatch("evaluate", run)
     assert code == 0, err
-    assert "PatchCore's setting" in out
+    assert "PatchCore baseline" in out
     assert "not attainable" in out
 
     code, _, err = autopatch("fit", run, "--trial", 0, "--patchcore", "--out", tmp_path / "x")
@@ -340,10 +340,10 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
     page = (run / "report" / "report.html").read_text()
     assert "belong to another detector" not in page
     assert "RANDOM" in page
-    assert "PatchCore's setting" in page
+    assert "PatchCore baseline" in page
     assert (run / "report" / "pareto.png").is_file()
     with (run / "report" / "front.csv").open() as file:
-        assert all("RANDOM" in row["features"] for row in csv.DictReader(file))
+        assert all("RANDOM" in row["weights"] for row in csv.DictReader(file))
     assert "RANDOM" in (run / "evaluation.json").read_text()
 
     out_folder = tmp_path / "results"
@@ -355,7 +355,7 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 + 3 * 6
     for row in rows:
-        assert "RANDOM" in row["features"]
+        assert "RANDOM" in row["weights"]
         assert row["verdict"] == (
             "anomalous" if float(row["score"]) > float(row["threshold"]) else "good"
         )

@@ -312,7 +312,7 @@ def measured(finished, monkeypatch):
         test_results.DetectorResult, values=values, metrics=metrics, label="x", milliseconds=None
     )
     found = test_results.TestResults(
-        features=detector.provenance,
+        weights=detector.provenance,
         fitted=detector.architecture,
         data_digest=run.data_digest,
         objectives=run.objectives,

@@ -51,7 +51,7 @@ def test_the_command_is_one_call(autopatch, good, tmp_path):
     assert autopatch("fit", good, *WEIGHTS, "--seed", 3, "--out", one)[0] == 0
     detector = fit_images(str(good), str(other), space=SPACE, weights="random", seed=3)
     assert one.read_bytes() == other.read_bytes()
-    # PatchCore's setting: 10 % of 28 x 28 patches of 13 images.
+    # The PatchCore baseline: 10 % of 28 x 28 patches of 13 images.
     assert detector.architecture.head.bank_size == 1019
 
 

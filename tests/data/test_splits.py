@@ -346,7 +346,7 @@ def test_messages_about_data_sets_of_another_layout() -> None:
     root = Path("images")
     split = make_split(listed(root, dataset_of(test_good=0)), shots=1)
     assert split.notes == (
-        "no good images to test: 8 images of images become the good images of the test part",
+        "no good images to test: 8 images of images become the good images of the test set",
     )
     with pytest.raises(InputError, match=r"^images: 5 images, 5 of them usable"):
         make_split(listed(root, dataset_of(train=5)), shots=1)

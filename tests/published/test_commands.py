@@ -94,7 +94,7 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
     code, out, err = autopatch("fit", run)
     assert code == 0, err
     assert "RANDOM" in out
-    assert "no calibration part" in out
+    assert "no calibration set" in out
     pick = max(load_trials(run / "study.db"), key=lambda t: t.evaluation.metrics["rwAP"])
     assert Detector.load(run / "detector.safetensors").architecture == pick.architecture
     assert autopatch("evaluate", run)[0] == 0

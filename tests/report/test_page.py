@@ -110,10 +110,10 @@ def test_values_are_escaped(make_report: MakeReport, tmp_path: Path) -> None:
 
 def test_the_page_says_on_what_the_pick_stands(make_report: MakeReport, tmp_path: Path) -> None:
     text = read_page(write_report(tmp_path / "report", make_report())).text
-    assert "The validation part has 2 anomalous images and 17 good images" in text
+    assert "The validation set has 2 anomalous images and 17 good images" in text
     assert "noisy" in text
     assert "not attainable: chosen with the test labels" in text
-    assert "the pick is 12.1 points of rwAP above PatchCore's setting" in text
+    assert "the pick is 12.1 points of rwAP above the PatchCore baseline" in text
     assert "11 of 11 architectures were evaluated, of which 1 failed; 4 are on" in text
     assert "Threshold 2.5 from 23 good images" in text
     assert "Left out 2 of the 83 images & more." in text
@@ -126,7 +126,7 @@ def test_a_pick_below_patchcore_is_said_to_be_below(
     report = make_report()
     better = [replace(c, test={"rwAP": 0.6}) if c.is_patchcore else c for c in report.candidates]
     text = read_page(write_report(tmp_path / "report", replace(report, candidates=better))).text
-    assert "13.0 points of rwAP below PatchCore's setting" in text
+    assert "13.0 points of rwAP below the PatchCore baseline" in text
 
 
 def test_random_features_are_the_first_thing_said(make_report: MakeReport, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_many_anomalies_need_no_warning(
 ) -> None:
     many = replace(split, validation=split.validation * 40)
     text = read_page(write_report(tmp_path / "report", make_report(split=many))).text
-    assert "The validation part has 80 anomalous images" in text
+    assert "The validation set has 80 anomalous images" in text
     assert "noisy" not in text
 
 
@@ -153,7 +153,7 @@ def test_any_front_makes_a_page(
     report = make_report(front=front, test=test, cases=(), threshold=None, fitted=None)
     text = read_page(write_report(tmp_path / "report", report)).text
     assert ("There is no pick" in text) == (front == 0)
-    assert ("Nothing has been measured on the test part" in text) == (not test)
+    assert ("Nothing has been measured on the test set" in text) == (not test)
     assert ("not attainable" in text) == (test and front > 0)
 
 
@@ -169,7 +169,7 @@ def test_the_table_holds_the_front_and_the_patchcore_setting(
     with (path.parent / "front.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3", ""]
-    assert [row["role"] for row in rows] == [*["front"] * 3, "front + pick", "PatchCore's setting"]
+    assert [row["role"] for row in rows] == [*["front"] * 3, "front + pick", "PatchCore baseline"]
     assert float(rows[3]["validation_rwAP"]) == 0.2 + 0.5 * 3 / 10
     assert rows[3]["total_flops"] == "4000000000"
     assert rows[4]["validation_rwAP"] == ""
@@ -200,9 +200,9 @@ def test_objectives_in_between_and_in_other_units(make_report: MakeReport, tmp_p
     text = read_page(path).text
     assert "GFLOP ms validation test total published backbone run time rwAP" in text
     assert "3 (pick) architecture 3 4.00 5.50 0.50 12.50 35.0" in text
-    assert "PatchCore's setting levels 8 and 16 2.00 – – – –" in text
+    assert "PatchCore baseline levels 8 and 16 2.00 – – – –" in text
     assert "in percent, run time (one image) in ms, GFLOP per image: total FLOPs" in text
-    assert "run time (one image), published FLOPs and rwAP on the validation part" in text
+    assert "run time (one image), published FLOPs and rwAP on the validation set" in text
     with (path.parent / "front.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = ["total_flops", "run_time", "published_flops"]
@@ -221,8 +221,8 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     report = replace(plain, candidates=candidates, objectives=(flops, worth))
     path = write_report(tmp_path / "report", report)
     text = read_page(path).text
-    assert "It has the best worth on the validation part, 2.50. The validation part has" in text
-    assert "above PatchCore's setting" not in text
+    assert "It has the best worth on the validation set, 2.50. The validation set has" in text
+    assert "above the PatchCore baseline" not in text
     assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
     tested = [
         replace(c, test={**c.test, "worth": 0.15 if c.is_patchcore else 0.2}) if c.test else c
@@ -230,7 +230,7 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     ]
     path = write_report(tmp_path / "tested", replace(report, candidates=tested))
     text = read_page(path).text
-    assert "the pick is 0.5 of worth above PatchCore's setting" in text
+    assert "the pick is 0.5 of worth above the PatchCore baseline" in text
     assert "AUPRO image AUROC worth pick, trial 3" in text
     assert "34.9 – – – – 1.50" in text
     with (path.parent / "front.csv").open(newline="") as stream:

@@ -1,4 +1,4 @@
-"""Detectors of a run on its test part."""
+"""Detectors of a run on its test set."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from autopatch.search import OBJECTIVES, Objective
 
 def empty_results(run, data_digest=None):
     return TestResults(
-        "features",
+        "weights",
         run.pick.architecture,
         run.data_digest if data_digest is None else data_digest,
         run.objectives,
@@ -143,7 +143,7 @@ def test_a_detector_of_another_data_set_is_not_measured(finished, settings, tmp_
         supernet=finished.supernet,
         architecture=finished.pick.architecture,
     ).save(alone)
-    with pytest.raises(InputError, match="may have seen its test part") as error:
+    with pytest.raises(InputError, match="may have seen its test set") as error:
         finished.evaluate(alone)
     assert "\n" not in str(error.value)
     assert not finished.results_path.exists()
@@ -168,11 +168,11 @@ def test_results_of_other_images_are_left_out_of_the_report(
 ):
     measured.save(finished.path)
     detector = detector_file if fitted else None
-    assert "On the test part the pick is" in finished.report(detector).read_text()
+    assert "On the test set the pick is" in finished.report(detector).read_text()
     replace(measured, data_digest="0" * 64).save(finished.path)
     page = finished.report(detector).read_text()
     assert "left out because they were measured on other images" in page
-    assert "On the test part the pick is" not in page
+    assert "On the test set the pick is" not in page
 
 
 def test_no_value_of_the_test_part_is_shown_as_one_of_validation(finished, measured, monkeypatch):
@@ -229,7 +229,7 @@ def test_predictions_are_written(finished, detector_file, tmp_path):
     one = write_predictions(str(detector_file), str(good / "000.png"), str(tmp_path / "one"))
     many = write_predictions(detector, [finished.data / "test"], tmp_path / "many")
     assert (one.images, many.images) == (1, 3 + 3 * 4)
-    assert one.features == detector.provenance
+    assert one.weights == detector.provenance
     assert one.threshold == detector.threshold.describe()
     assert many.anomalous == int(detector.predict(finished.data / "test").pred_label.sum())
     written = np.load(tmp_path / "many" / "maps" / "good" / "000.npy")

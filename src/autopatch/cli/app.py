@@ -82,7 +82,7 @@ def predict(
 
     with progress() as report:
         written = write_predictions(detector, images, out, device=device, progress=report)
-    note(f"features: {written.features}")
+    note(f"backbone: {written.weights}")
     note(f"{written.anomalous} of {written.images} images anomalous; {written.threshold}")
     note(f"written: {written.folder}: scores.csv, overlays, masks, maps")
     if written.unreadable:
@@ -103,7 +103,7 @@ def evaluate(
     cache_gib: CacheGib = 4.0,
     device: Device = "cpu",
 ) -> None:
-    """Measures the fitted detector, PatchCore's setting and the front on the test images."""
+    """Measures the fitted detector, the PatchCore baseline and the front on the test images."""
     from autopatch.runs import Run
 
     opened = Run.open(run, data=data, weights=weights)
@@ -127,7 +127,7 @@ def report(
     opened = Run.open(run, data=data, weights=weights)
     with progress() as bar:
         page = opened.report(detector, device=device, progress=bar)
-    note(f"features: {opened.supernet.provenance}")
+    note(f"backbone: {opened.supernet.provenance}")
     note(f"written: {page}")
 
 

@@ -36,7 +36,7 @@ def fit(
         typer.Option(help="After a search: number of the trial to fit; default: the pick."),
     ] = None,
     patchcore: Annotated[
-        bool, typer.Option("--patchcore", help="After a search: fit PatchCore's setting.")
+        bool, typer.Option("--patchcore", help="After a search: fit the PatchCore baseline.")
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="After a search: folder of the data set, if it has moved.")
@@ -83,7 +83,7 @@ def fit(
     """Fits a detector on good images and sets its threshold.
 
     If FOLDER was written by `search`, this fits the pick of the search on the good images of its
-    data set. If FOLDER holds good images, this fits PatchCore's setting on four fifths of
+    data set. If FOLDER holds good images, this fits the PatchCore baseline on four fifths of
     them and sets the threshold on the rest; no anomalies or masks are needed.
     """
     from autopatch.runs import Run, fit_images, is_run
@@ -152,6 +152,6 @@ def fit(
 
 def _print(detector: Detector, file: Path) -> None:
     note(f"{detector.total_flops / 1e9:.2f} GFLOP per image, nearest neighbors included")
-    note(f"features: {detector.provenance}")
+    note(f"backbone: {detector.provenance}")
     note(detector.threshold.describe())
     note(f"written: {file}")

@@ -32,7 +32,7 @@ Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; default: --seed.")]
 BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; default: --seed.")]
 Reserve = Annotated[
-    int, typer.Option(help="Number of images of each anomaly type that are never in the test part.")
+    int, typer.Option(help="Number of images of each anomaly type that are never in the test set.")
 ]
 Protocol = Annotated[
     str, typer.Option(help="How to split the images: 'random', or 'autopatch' as published.")

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from autopatch.runs import Run, TestResults
     from autopatch.search import Objective
 
-_KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore's setting"}
+_KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore baseline"}
 
 
 def print_front(run: Run) -> None:
-    """Prints the front on the validation part."""
+    """Prints the front on the validation set."""
     from autopatch.report import METRIC_TITLES
 
     front = run.front
@@ -34,21 +34,21 @@ def print_front(run: Run) -> None:
         )
     features = "; RANDOM features" if run.supernet.random_features else ""
     table(
-        f"Pareto front, validation part ({len(run.split.validation)} anomalous images){features}",
+        f"Pareto front, validation set ({len(run.split.validation)} anomalous images){features}",
         ["architecture", "trial", *columns, *metrics.values()],
         rows,
     )
 
 
 def print_results(run: Run, results: TestResults) -> None:
-    """Prints the results on the test part, with notes on the rows."""
+    """Prints the results on the test set, with notes on the rows."""
     from autopatch.report import METRIC_TITLES
 
-    note(f"features: {results.features}")
+    note(f"backbone: {results.weights}")
     anomalous = sum(sample.label for sample in run.split.test)
     columns = _columns(run)
     table(
-        f"Test part: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
+        f"Test set: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
         ["detector", *METRIC_TITLES.values(), *columns, "ms"],
         [
             [
@@ -66,8 +66,8 @@ def print_results(run: Run, results: TestResults) -> None:
     best = results.best_of_front
     note(f"pick of the search: trial {run.pick.number}")
     note(
-        f"best of the front on the test part: trial {best.trial}, {best.label}; not attainable: "
-        "chosen with the labels of the test part"
+        f"best of the front on the test set: trial {best.trial}, {best.label}; not attainable: "
+        "chosen with the labels of the test set"
     )
 
 

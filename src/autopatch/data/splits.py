@@ -210,7 +210,7 @@ def make_split(
     """Assigns a role to each image.
 
     The first `reserve` images of each anomaly type, in the split's order, are kept out of the test
-    part, and the first `shots` of them are the validation anomalies. Test results with different
+    set, and the first `shots` of them are the validation anomalies. Test results with different
     numbers of shots are therefore comparable.
 
     Protocol `"random"`: `seed` sets the order of the images, or of the groups if they are known.
@@ -219,7 +219,7 @@ def make_split(
     whose group has test images are left out. Of the n remaining training images, 15 % are hold-out
     and 20 % calibration (each rounded to the nearest image, at least 2, then up to the end of a
     group). The rest, at least 2, is fit. If there are no good test images, another 20 % become the
-    good images of the test part.
+    good images of the test set.
 
     Protocol `"autopatch"`: the split of the AutoPatch paper, in the order of the data set or of
     `legacy_order`. With n good test images, the first n training images are hold-out and the rest
@@ -228,7 +228,7 @@ def make_split(
     Args:
         dataset: The images.
         shots: Validation images of each anomaly type, 0 to `reserve`.
-        reserve: Images of each anomaly type to keep out of the test part.
+        reserve: Images of each anomaly type to keep out of the test set.
         seed: Seed of the random order, 0 to 2**32 - 1.
         protocol: One of `PROTOCOLS`.
         legacy_order: For the protocol `"autopatch"`, a text file with the file names of the
@@ -326,7 +326,7 @@ def random_split(
     if not test_good:
         notes.append(
             f"no good images to test: {len(good['test'])} images of {good_folder} become the good "
-            "images of the test part"
+            "images of the test set"
         )
     return with_reserve(
         Split(

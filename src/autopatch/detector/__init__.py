@@ -8,7 +8,7 @@
   from feature maps to anomaly maps.
 - `cut_subnet`: the extracted subnet of an architecture. `feature_maps`, `stack_maps`: its feature
   maps of images.
-- `patchcore_architecture`: PatchCore's setting.
+- `patchcore_architecture`: the PatchCore baseline.
 - `score_maps`: metrics of anomaly maps on labeled images.
 - `Threshold`, `calibrate`: the score above which an image is called anomalous.
 """

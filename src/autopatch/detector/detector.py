@@ -142,7 +142,7 @@ class Detector(nn.Module):
             images: Good images for the bank, one or many: paths of images or folders, PIL images,
                 HWC arrays or CHW tensors.
             supernet: The supernet, or its name for `load_supernet`; autopatch_s if None.
-            architecture: One of its architectures; PatchCore's setting if None.
+            architecture: One of its architectures; the PatchCore baseline if None.
             calibration: Good images for the threshold, none of them in `images`. If None, a fifth
                 of `images` is drawn at random, at least two, and not used for the bank.
             false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.

@@ -1,4 +1,4 @@
-"""PatchCore's setting, the baseline of every search."""
+"""PatchCore, the baseline of every search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATCH_SIZE = 3
 
 
 def patchcore_architecture(supernet: Supernet, *, images: int) -> Architecture | None:
-    """PatchCore's setting for a supernet.
+    """The PatchCore baseline for a supernet.
 
     It uses the levels of stride 8 and 16 of the largest subnet, patch size 3, images of 224 px, and
     a coreset of 10 % of the patches, at most `MAX_CORESET_SAMPLE`.

@@ -91,7 +91,7 @@ def import_study(
         seed: Seed of random weights; also of the split and the banks, unless they have their own.
         split_seed: Seed of the split; `seed` if None.
         bank_seed: Seed of the memory banks; `seed` if None.
-        reserve: Images of each anomaly type to keep out of the test part.
+        reserve: Images of each anomaly type to keep out of the test set.
         protocol: Split protocol: "autopatch", as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
         bit_depth: See `run_search`.

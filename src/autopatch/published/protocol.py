@@ -18,7 +18,7 @@ def published_split(
     Args:
         dataset: The images, without groups.
         shots: Validation images of each anomaly type.
-        reserve: Images of each anomaly type to keep out of the test part.
+        reserve: Images of each anomaly type to keep out of the test set.
         seed: Only recorded; nothing is random.
         legacy_order: A text file with the names of the training images in the order to use; None
             for the order of the data set.
@@ -58,7 +58,7 @@ def published_split(
         mask_resize="any",
         test=tuple(sample for sample in dataset.test if sample not in kept_out),
         notes=(
-            "the published split has no calibration part: the threshold is set on the "
+            "the published split has no calibration set: the threshold is set on the "
             f"{count} hold-out images, which the search used for scoring too",
         ),
     )

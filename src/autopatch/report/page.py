@@ -66,7 +66,7 @@ class Report:
         evaluations: Number of architectures to evaluate.
         objectives: Objectives of the search; the first is the cost, the last the quality.
         optimizer: The optimizer, in words.
-        candidates: All evaluated candidates, and PatchCore's setting for comparison.
+        candidates: All evaluated candidates, and the PatchCore baseline for comparison.
         failures: Candidates without a result.
         threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
             detector.
@@ -155,9 +155,9 @@ def _contents(report: Report) -> dict[str, object]:
     pick, patchcore, front = _pick(report), _patchcore(report), _front(report)
     compared = [
         ("pick", pick),
-        ("PatchCore's setting", patchcore),
+        ("PatchCore baseline", patchcore),
         (
-            "best of the front on the test part (not attainable: chosen with the test labels)",
+            "best of the front on the test set (not attainable: chosen with the test labels)",
             best_on_test(report.candidates, report.objectives),
         ),
     ]
@@ -179,7 +179,7 @@ def _contents(report: Report) -> dict[str, object]:
         "pick": None if pick is None else _pick_and_evidence(pick, report),
         "comparison": _table("detector", shown, names, report),
         "is_tested": _has_tests(shown),
-        "test_part": _part(report.split.test),
+        "test_set": _part(report.split.test),
         "difference": _difference(pick, patchcore, quality),
         "picture": PARETO,
         "front": _table(
@@ -250,7 +250,7 @@ def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
 def _difference(
     pick: Candidate | None, patchcore: Candidate | None, quality: Objective
 ) -> str | None:
-    """The pick compared with PatchCore's setting on the test part; None if not measured."""
+    """The pick compared with the PatchCore baseline on the test set; None if not measured."""
     tests = [
         c.test.get(quality.name) if c is not None and c.test else None for c in (pick, patchcore)
     ]
@@ -359,7 +359,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
     split = report.split
     order = f"{split.protocol} order, seed {split.seed}"
     others = ", ".join(objective.label for objective in report.objectives[:-1])
-    quality = f"{report.objectives[-1].name} on the validation part"
+    quality = f"{report.objectives[-1].name} on the validation set"
     return [
         ("data set", report.dataset),
         ("search space", report.space),
@@ -380,7 +380,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, report: Report) -> None:
-    """Writes the front; if PatchCore's setting is not on it, that is the last row."""
+    """Writes the front; if the PatchCore baseline is not on it, that is the last row."""
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
@@ -392,7 +392,7 @@ def _write_csv(path: Path, report: Report) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         table = csv.writer(stream)
         table.writerow(
-            ["trial", "role", "architecture", *objectives, "backbone_flops", *columns, "features"]
+            ["trial", "role", "architecture", *objectives, "backbone_flops", *columns, "weights"]
         )
         for candidate in rows:
             roles = [
@@ -400,7 +400,7 @@ def _write_csv(path: Path, report: Report) -> None:
                 for name, holds in (
                     ("front", candidate.on_front),
                     ("pick", candidate.is_pick),
-                    ("PatchCore's setting", candidate.is_patchcore),
+                    ("PatchCore baseline", candidate.is_patchcore),
                 )
                 if holds
             ]

@@ -1,4 +1,4 @@
-"""Plots a search: all candidates, the Pareto front, and the results on the test part."""
+"""Plots a search: all candidates, the Pareto front, and the results on the test set."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Candidate:
         values: Values of the objectives by name. The quality is present only if the search
             evaluated the detector; the other objectives always are.
         backbone_flops: FLOPs per image of the backbone alone; None if unknown.
-        validation: Metrics on the validation part by name, each in [0, 1]; empty if the search did
+        validation: Metrics on the validation set by name, each in [0, 1]; empty if the search did
             not evaluate the detector.
         on_front: Whether it is on the Pareto front.
         is_pick: Whether it is the pick of the search.
-        is_patchcore: Whether it is PatchCore's setting of the backbone.
-        test: Metrics and values of the objectives on the test part by name; None if not measured.
+        is_patchcore: Whether it is the PatchCore baseline of the backbone.
+        test: Metrics and values of the objectives on the test set by name; None if not measured.
     """
 
     number: int | None
@@ -57,17 +57,17 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The name in tables: the trial's number, or "PatchCore's setting"."""
-        return "PatchCore's setting" if self.number is None else f"trial {self.number}"
+        """The name in tables: the trial's number, or "PatchCore baseline"."""
+        return "PatchCore baseline" if self.number is None else f"trial {self.number}"
 
 
 def best_on_test(
     candidates: Sequence[Candidate], objectives: Sequence[Objective]
 ) -> Candidate | None:
-    """The member of the front with the best quality (last objective) on the test part.
+    """The member of the front with the best quality (last objective) on the test set.
 
     Ties go to the lower cost (first objective), then to the first member. No search can choose this
-    candidate, because the choice needs the labels of the test part.
+    candidate, because the choice needs the labels of the test set.
 
     Returns:
         The candidate; None if no member of the front was tested.
@@ -101,10 +101,10 @@ def pareto_figure(
     test_anomalies: int | None = None,
     warning: str | None = None,
 ) -> None:
-    """Plots quality against cost on the validation part and, if measured, on the test part.
+    """Plots quality against cost on the validation set and, if measured, on the test set.
 
     Args:
-        candidates: All evaluated candidates, and PatchCore's setting for comparison.
+        candidates: All evaluated candidates, and the PatchCore baseline for comparison.
         path: PNG file to write; it appears complete or not at all.
         objectives: Objectives of the search. The first is the cost; its axis is logarithmic if all
             values are above 0. The last is the quality.
@@ -128,11 +128,11 @@ def pareto_figure(
     _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
     drawn = [_draw_validation(panels[0], seen, quality)]
     panels[0].set_ylabel(_axis(quality.name, quality.unit))
-    panels[0].set_title(_title("Validation part, used by the search", validation_anomalies))
+    panels[0].set_title(_title("Validation set, used by the search", validation_anomalies))
     if tested:
         oracle = best_on_test([c for c, _ in tested], objectives)
         drawn.append(_draw_test(panels[1], tested, quality, oracle))
-        panels[1].set_title(_title("Test part, not used by the search", test_anomalies))
+        panels[1].set_title(_title("Test set, not used by the search", test_anomalies))
     if warning is not None:
         figure.suptitle(warning, color=_PICK, fontweight="bold")
     _draw_legend(figure)
@@ -259,7 +259,7 @@ def _mark(
     color = _FRONT
     if candidate.is_patchcore:
         axes.plot(*point, "s", ms=10, color=_PATCHCORE, mec="white", mew=0.8)
-        words.append("PatchCore's setting")
+        words.append("PatchCore baseline")
         color = _PATCHCORE
     if candidate.is_pick:
         axes.plot(*point, "*", ms=18, color=_PICK, mec="white", mew=0.8)

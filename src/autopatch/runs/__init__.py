@@ -2,7 +2,7 @@
 
 - `run_search`: runs a search on a folder of images. `Run`: its result, with methods to fit,
   evaluate and report; `Run.open` opens an earlier one. `is_run`: whether a folder is a run folder.
-- `TestResults`, `DetectorResult`: the results of a run on its test part.
+- `TestResults`, `DetectorResult`: the results of a run on its test set.
 - `fit_images`: fits a detector on a folder of good images, without a search.
 - `write_predictions`: writes the predictions for images; `WrittenPredictions`, `UnreadableImage`.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.

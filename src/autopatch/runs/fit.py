@@ -103,7 +103,7 @@ def _chosen(
 
 
 def patchcore_setting(supernet: Supernet, *, images: int) -> Architecture:
-    """PatchCore's setting, see `patchcore_architecture`.
+    """The PatchCore baseline, see `patchcore_architecture`.
 
     Raises:
         InputError: The supernet has none.
@@ -111,7 +111,7 @@ def patchcore_setting(supernet: Supernet, *, images: int) -> Architecture:
     setting = patchcore_architecture(supernet, images=images)
     if setting is None:
         raise InputError(
-            f"{supernet.name} has no levels of stride 8 and 16, so PatchCore's setting does "
+            f"{supernet.name} has no levels of stride 8 and 16, so the PatchCore baseline does "
             "not exist; give an `architecture`"
         )
     return setting

@@ -25,7 +25,7 @@ from autopatch.report import ColorScale, anomalous_region, overlay
 logger = logging.getLogger(__name__)
 
 SCORES = "scores.csv"
-_COLUMNS = ("image", "score", "threshold", "verdict", "features", "reason")
+_COLUMNS = ("image", "score", "threshold", "verdict", "weights", "reason")
 _IMAGES_AT_A_TIME = 64
 
 
@@ -52,7 +52,7 @@ class WrittenPredictions:
         anomalous: Number of images called anomalous.
         unreadable: Images without a result, in the order of the table.
         threshold: The threshold and its expected false-alarm rate, in words.
-        features: Where the backbone's weights come from.
+        weights: Where the backbone's weights come from.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class WrittenPredictions:
     anomalous: int
     unreadable: tuple[UnreadableImage, ...]
     threshold: str
-    features: str
+    weights: str
 
 
 def write_predictions(
@@ -118,7 +118,7 @@ def write_predictions(
                 row = {
                     "image": str(path),
                     "threshold": f"{threshold:.9g}",
-                    "features": detector.provenance,
+                    "weights": detector.provenance,
                 }
                 try:
                     if isinstance(outcome, InputError):
@@ -144,7 +144,7 @@ def write_predictions(
         anomalous=anomalous,
         unreadable=tuple(unreadable),
         threshold=detector.threshold.describe(),
-        features=detector.provenance,
+        weights=detector.provenance,
     )
 
 

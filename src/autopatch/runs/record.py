@@ -217,7 +217,7 @@ class RunRecord:
         if detector.data_digest != self.data_digest:
             raise InputError(
                 f"the detector was fitted on other images than those of {self.path}, so it may "
-                "have seen its test part"
+                "have seen its test set"
             )
         own, other = self.reading.describe_images(), detector.reading.describe_images()
         if own != other:

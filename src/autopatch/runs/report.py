@@ -69,7 +69,7 @@ def write_run_report(
 
 
 def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> TestResults | None:
-    """The results on the test part; None, with an added note, if missing or outdated."""
+    """The results on the test set; None, with an added note, if missing or outdated."""
     evaluate = f"autopatch evaluate {quote(str(run.path))}"
     results = TestResults.load(run.path)
     if results is None:
@@ -93,7 +93,7 @@ def _why_outdated(results: TestResults, run: RunRecord, detector: Detector | Non
 
 
 def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
-    """All evaluated trials, and PatchCore's setting if it was measured."""
+    """All evaluated trials, and the PatchCore baseline if it was measured."""
     front = run.front
     supernet = run.supernet
     measured = results.rows if results is not None else ()
@@ -123,7 +123,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
                 Candidate(
                     number=None,
                     label=row.label,
-                    # Without the quality, which was measured on the test part.
+                    # Without the quality, which was measured on the test set.
                     values={o.name: row.values[o.name] for o in costs},
                     backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
                     is_patchcore=True,
@@ -134,7 +134,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
 
 
 def _on_test(row: DetectorResult) -> dict[str, float]:
-    """Metrics and values of the objectives on the test part, by name."""
+    """Metrics and values of the objectives on the test set, by name."""
     return {**row.metrics, **row.values}
 
 

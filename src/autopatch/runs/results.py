@@ -1,4 +1,4 @@
-"""Evaluates the detectors of a run on its test part."""
+"""Evaluates the detectors of a run on its test set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from autopatch.runs.record import RunRecord
 from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
 from autopatch.search.objectives import measure_objectives
 
-_VERSION = 3
+_VERSION = 4
 _TIMED_IMAGES = 20
 
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """The results of a detector on the test part.
+    """The results of a detector on the test set.
 
     Attributes:
         kind: "fitted", "patchcore" or "front".
         label: Its architecture in words.
         trial: Number of the trial for kind "front"; None for the other kinds.
-        values: Values of the objectives on the test part, by name.
-        metrics: Metrics on the test part, by name.
+        values: Values of the objectives on the test set, by name.
+        metrics: Metrics on the test set, by name.
         milliseconds: Median prediction time for one decoded image; None if not measured.
     """
 
@@ -46,20 +46,20 @@ class DetectorResult:
 
 @dataclass(frozen=True)
 class TestResults:
-    """The results of a run on its test part.
+    """The results of a run on its test set.
 
     Attributes:
-        features: Where the backbone's weights come from.
+        weights: Where the backbone's weights come from.
         fitted: Architecture of the fitted detector.
         data_digest: Digest of the data set.
         objectives: Objectives of the search; the last one is the quality.
-        rows: The fitted detector, PatchCore's setting if the backbone has one, then the front by
+        rows: The fitted detector, the PatchCore baseline if the backbone has one, then the front by
             increasing cost.
     """
 
     __test__ = False  # not a pytest class
 
-    features: str
+    weights: str
     fitted: Architecture
     data_digest: str
     objectives: tuple[Objective, ...]
@@ -76,9 +76,9 @@ class TestResults:
 
     @property
     def best_of_front(self) -> DetectorResult:
-        """The row of the front with the best quality on the test part.
+        """The row of the front with the best quality on the test set.
 
-        No search can choose it: the choice needs the labels of the test part.
+        No search can choose it: the choice needs the labels of the test set.
         """
         quality = self.objectives[-1]
         choose = max if quality.is_maximized else min
@@ -92,7 +92,7 @@ class TestResults:
         """
         document: dict[str, Any] = {
             "version": _VERSION,
-            "features": self.features,
+            "weights": self.weights,
             "fitted": self.fitted.to_json(),
             "data_digest": self.data_digest,
             "objectives": [objective.to_json() for objective in self.objectives],
@@ -115,7 +115,7 @@ class TestResults:
             raise InputError(f"{path}: written by another version of autopatch; run evaluate again")
         try:
             return cls(
-                features=document["features"],
+                weights=document["weights"],
                 fitted=Architecture.from_json(document["fitted"]),
                 data_digest=document["data_digest"],
                 objectives=tuple(map(Objective.from_json, document["objectives"])),
@@ -128,9 +128,9 @@ class TestResults:
 def evaluate_run(
     run: RunRecord, detector: Detector, *, cache_bytes: int, progress: Progress | None = None
 ) -> TestResults:
-    """Measures a fitted detector, PatchCore's setting and every trial of the front.
+    """Measures a fitted detector, the PatchCore baseline and every trial of the front.
 
-    Everything runs on the device of the detector. No earlier step uses the test part.
+    Everything runs on the device of the detector. No earlier step uses the test set.
 
     Args:
         run: The search.
@@ -160,7 +160,7 @@ def evaluate_run(
     trials = run.front.trials
     for done, trial in enumerate(trials):
         if progress is not None:
-            progress("front on the test part", done, len(trials))
+            progress("front on the test set", done, len(trials))
         evaluation = evaluator(trial.architecture)
         rows.append(
             DetectorResult(
@@ -173,9 +173,9 @@ def evaluate_run(
             )
         )
     if progress is not None:
-        progress("front on the test part", len(trials), len(trials))
+        progress("front on the test set", len(trials), len(trials))
     return TestResults(
-        features=detector.provenance,
+        weights=detector.provenance,
         fitted=detector.architecture,
         data_digest=run.data_digest,
         objectives=run.objectives,

@@ -52,7 +52,7 @@ class Run(RunRecord):
             architecture: An architecture to fit, or a JSON file that holds one. By default, the
                 pick of the search is fitted.
             trial: Number of a trial to fit instead of the pick.
-            patchcore: Whether to fit PatchCore's setting instead of the pick.
+            patchcore: Whether to fit the PatchCore baseline instead of the pick.
             false_alarm_rate: Share of good images that may be called anomalous.
             out: File to write; "detector.safetensors" in the run folder if None.
             device: "cpu", "cuda" or "cuda:<number>".
@@ -104,7 +104,7 @@ class Run(RunRecord):
         device: str | torch.device = "cpu",
         progress: Progress | None = None,
     ) -> TestResults:
-        """Measures a fitted detector, PatchCore's setting and the front on the test part.
+        """Measures a fitted detector, the PatchCore baseline and the front on the test set.
 
         Saves the results in the run folder.
 

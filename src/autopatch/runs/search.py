@@ -126,7 +126,7 @@ def run_search(
         split_seed: Seed of the split; `seed` if None.
         bank_seed: Seed of the memory banks; `seed` if None.
         population: Architectures per generation.
-        reserve: Images of each anomaly type that are never in the test part.
+        reserve: Images of each anomaly type that are never in the test set.
         protocol: How to split: "random", or "autopatch" as published.
         group_regex: Regular expression for file names. Images with the same first match group stay
             together in the split.
@@ -319,8 +319,8 @@ def _preset(supernet: Supernet, name: str) -> Preset:
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
-    This is PatchCore's setting, with the nearest bank size of the space, so that the pick is
-    never worse than it on the validation part. Empty if the space does not contain this setting.
+    This is the PatchCore baseline, with the nearest bank size of the space, so that the pick is
+    never worse than it on the validation set. Empty if the space does not contain this setting.
     """
     setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
@@ -363,7 +363,7 @@ def _describe_split(split: Split) -> str:
     return (
         f"{len(split.fit)} good images to fit, {len(split.holdout)} good and "
         f"{len(split.validation)} anomalous to search with, {len(split.calibration)} good for the "
-        f"threshold; test part: {len(split.test) - anomalous} good, {anomalous} anomalous"
+        f"threshold; test set: {len(split.test) - anomalous} good, {anomalous} anomalous"
     )
 
 

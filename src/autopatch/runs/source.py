@@ -168,7 +168,7 @@ class SplitRequest:
 
     Attributes:
         shots: Validation images of each anomaly type.
-        reserve: Images of each anomaly type that are never in the test part.
+        reserve: Images of each anomaly type that are never in the test set.
         seed: Seed of the order.
         protocol: A name in `PROTOCOLS`.
         group_regex: Regular expression that groups images by file name; None for no groups.

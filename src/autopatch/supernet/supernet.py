@@ -27,7 +27,7 @@ class Preset:
         own: Fields whose choices the user cannot change.
         fix_single_choices: Whether fields of the whole architecture with a single choice get no
             gene.
-        from_baseline: Whether the search begins with PatchCore's setting.
+        from_baseline: Whether the search begins with the PatchCore baseline.
         mask_resize: Rule for resizing masks, see `autopatch.data.Reading`; None for the split's.
         remarks: Function that returns notes for the user, one line each. Its arguments are the
             values that no gene sets, by "part.field", and the name of the sampler.
