@@ -82,7 +82,7 @@ def test_labels_say_what_is_special_and_do_not_overlap(
     validation, test = figures[0].axes
     texts = {axes: [text.get_text() for text in axes.texts] for axes in (validation, test)}
     assert "pick\ntrial 9, 31.2 %" in texts[validation]
-    assert "best on test (not attainable)\ntrial 0, 50.0 %" in texts[test]
+    assert "best of the front (test labels)\ntrial 0, 50.0 %" in texts[test]
     assert "PatchCore baseline\n30.0 %" in texts[test]
     assert not any("best on test" in text for text in texts[validation])
     for axes in (validation, test):

@@ -266,7 +266,7 @@ def _mark(
         words.append("pick")
         color = _PICK
     if oracle:
-        words.append("best on test (not attainable)")
+        words.append("best of the front (test labels)")
         color = color if candidate.is_pick else _ORACLE
     if not words:
         return [_Label(*point, str(candidate.number), color)] if candidate.on_front else []
@@ -315,7 +315,7 @@ def _place_labels(
             text.remove()
             continue
         text.set_position((place.x0, place.y0))
-        taken.append(place)
+        taken.append(place.padded(4 * pixel))  # or two numbers read as one
         if reach > _REACHES[2]:
             end = (min(max(x, place.x0), place.x1), min(max(y, place.y0), place.y1))
             leader = Line2D(*zip((x, y), end, strict=True), color=label.color, linewidth=0.8)
