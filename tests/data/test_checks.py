@@ -282,8 +282,8 @@ def test_inverted_masks(make_dataset: MakeDataset) -> None:
     assert warning == (
         "4 of 7 masks of the type 'crack' mark more than half of the image: "
         "ground_truth/crack/000_mask.png, ground_truth/crack/001_mask.png, "
-        "ground_truth/crack/002_mask.png, ...; they may be inverted, defects are white and the "
-        "rest is black"
+        "ground_truth/crack/002_mask.png, ...; if they are inverted, make defects white and the "
+        "rest black"
     )
     assert findings.areas["crack"] == MaskAreas(0.875, 0.125, 0.875)
     assert findings.describe_areas() == (

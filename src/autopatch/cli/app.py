@@ -145,6 +145,7 @@ def check_data(
 ) -> None:
     """Reads every image and mask of a data set and lists all problems."""
     from autopatch.data import Reading, check_folder
+    from autopatch.data.walker import counted
 
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     with console.status("reading images"):
@@ -152,17 +153,17 @@ def check_data(
     for line in (*checked.findings.warnings, *checked.findings.problems):
         note(line)
     if checked.findings.problems:
-        raise InputError(f"{data}: {len(checked.findings.problems)} problems")
+        raise InputError(f"{data}: {counted(len(checked.findings.problems), 'problem')}")
     areas = {f"test/{kind}": areas for kind, areas in checked.findings.areas.items()}
     rows = [
         [part, str(count), areas[part].describe() if part in areas else ""]
         for part, count in checked.counts.items()
     ]
-    table(str(data), ["part", "images", "anomalous area: median (range)"], rows)
+    table(str(data), ["folder", "images", "anomalous area: median (range)"], rows)
     note(f"bit depth: {checked.findings.reading.bit_depth}")
     if group_regex or groups:
         note(f"{checked.groups} groups")
-    note("no problems found")
+    note(f"no problems, {counted(len(checked.findings.warnings), 'warning')}")
 
 
 @command()

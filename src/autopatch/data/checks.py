@@ -38,8 +38,8 @@ class MaskAreas:
 
     def describe(self) -> str:
         """Short text such as "1.2 % (0.4 to 3.1 %)"."""
-        percents = (f"{100 * share:.2g}" for share in (self.median, self.smallest, self.largest))
-        return "{} % ({} to {} %)".format(*percents)
+        shares = (100 * share for share in (self.median, self.smallest, self.largest))
+        return "{} % ({} to {} %)".format(*(f"{s:.0f}" if s >= 10 else f"{s:.2g}" for s in shares))
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
         found.append(
             f"{len(most)} of {len(masks)} masks of the type {kind!r} mark more than half of the "
             f"image: {_masks_of(most, root)}; "
-            "they may be inverted, defects are white and the rest is black"
+            "if they are inverted, make defects white and the rest black"
         )
     return tuple(found)
 
