@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/isa.hpp"
+#include "core/parallel.hpp"
 #include "ops/aggregate_patches.hpp"
 #include "ops/all_finite.hpp"
 #include "ops/codes.hpp"
@@ -61,12 +62,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.attr("cuda_reason") = AUTOPATCH_CUDA_REASON;
 
-  m.attr("max_patch_size") = kMaxPatch;
-  m.attr("max_screen_width") = kMaxWidth;
-  m.attr("max_screened_neighbors") = kMaxScreenedNeighbors;
-  m.attr("max_cuda_columns") = kMaxCudaColumns;
-  m.attr("max_cuda_pixels") = kMaxCudaPixels;
-
+  m.attr("max_threads") = kMaxThreads;
   m.attr("max_patch_size") = kMaxPatch;
   m.attr("max_screen_width") = kMaxWidth;
   m.attr("max_screened_neighbors") = kMaxScreenedNeighbors;

@@ -26,6 +26,7 @@ class AcceleratorError(RuntimeError):
         (RuntimeError("CUDA error: device-side assert triggered\nhelp"), "device"),
         (RuntimeError("nearest_neighbors: unspecified launch failure"), "device"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),
+        (RuntimeError("pixel_metrics: no kernel image is available for execution"), "device"),
         (RuntimeError("CUDA error: invalid configuration argument"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (ValueError("out of memory"), None),

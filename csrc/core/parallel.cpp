@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace autopatch {
@@ -16,7 +17,6 @@ namespace {
 // The coreset submits a new job every few microseconds, so an idle worker polls this many times for
 // the next job before it sleeps.
 constexpr int kSpins = 4000;
-constexpr std::int64_t kMaxThreads = 256;
 
 /// Spin-wait hint. On ARM, `yield` is a no-op on most cores; `isb` delays about as long as `pause`
 /// does on x86.
@@ -66,8 +66,12 @@ class ThreadPool {
 
   /// Requires a successful `try_enter`.
   void run(std::int64_t count, int helpers, const std::function<void(std::int64_t)>& task) {
-    for (; size_ < helpers; ++size_) {
-      std::thread([this] { work(); }).detach();
+    try {
+      for (; size_ < helpers; ++size_) {
+        std::thread([this] { work(); }).detach();
+      }
+    } catch (const std::system_error&) {
+      // A limit of the system on threads or memory: those that exist do the work.
     }
     const auto job = std::make_shared<Job>(count, helpers, task);
     {

@@ -5,11 +5,13 @@
 
 namespace autopatch {
 
+constexpr int kMaxThreads = 256;
+
 /// Calls `task(i)` once for every i in [0, count) and returns when all calls are done. Uses at most
-/// `num_threads` threads (256 at most), including the caller. Tasks start in order of i. Rethrows
-/// the first exception that a task throws. Nested calls, and calls while another thread uses the
-/// pool, run on the calling thread alone, so the number of threads never multiplies. Safe after
-/// fork: the child starts its own pool.
+/// `num_threads` threads (kMaxThreads at most), including the caller. Tasks start in order of i.
+/// Rethrows the first exception that a task throws. Nested calls, and calls while another thread
+/// uses the pool, run on the calling thread alone, so the number of threads never multiplies. Safe
+/// after fork: the child starts its own pool.
 void parallel_for(std::int64_t count, int num_threads,
                   const std::function<void(std::int64_t)>& task);
 

@@ -19,7 +19,7 @@ namespace autopatch {
 namespace {
 
 constexpr std::int64_t kLine = 16;  // floats per cache line
-constexpr int kMaxThreads = 128;
+constexpr int kMaxWorkspaces = 128;
 constexpr std::int64_t kTilesOfThread = 4;
 
 // Limits of the workspace in floats (64 MiB in total, 4 MiB per thread) and of the channels written
@@ -98,7 +98,7 @@ std::vector<Group> groups_of(const std::vector<FeatureMap>& maps) {
 void aggregate_patches_cpu(const std::vector<FeatureMap>& maps, std::int64_t images,
                            std::int64_t height, std::int64_t width, float* out, int num_threads) {
   const AggregateTileKernel kernel = AUTOPATCH_KERNEL(aggregate_tile);
-  const std::int64_t threads = std::min(num_threads, kMaxThreads);
+  const std::int64_t threads = std::min(num_threads, kMaxWorkspaces);
   std::int64_t stride = 0;
   for (const FeatureMap& map : maps) stride += map.channels;
   if (images == 0 || stride == 0) return;

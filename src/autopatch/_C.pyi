@@ -5,6 +5,7 @@ from enum import Enum
 cuda_built: bool
 cuda_reason: str  # why not, else empty
 max_patch_size: int
+max_threads: int
 max_screen_width: int
 max_screened_neighbors: int
 max_cuda_columns: int

@@ -45,6 +45,7 @@ _STICKY = (
     "launch timed out",
     "device-side assert",
     "uncorrectable ECC error",
+    "no kernel image is available",
 )
 
 

@@ -132,6 +132,8 @@ def test_no_shots(refused_search, textures):
         ("gpu", True, 1, "expected 'cpu', 'cuda' or"),
         ("cuda:one", True, 1, "expected 'cpu', 'cuda' or"),
         ("cpu:1", True, 1, "expected 'cpu', 'cuda' or"),
+        ("cuda:", True, 1, "expected 'cpu', 'cuda' or"),
+        ("cuda:00", True, 1, "expected 'cpu', 'cuda' or"),
         ("cuda", False, 1, "built without CUDA"),
         ("cuda", True, 0, "no usable GPU"),
         ("cuda:2", True, 2, "the last GPU is cuda:1"),
@@ -144,6 +146,19 @@ def test_device_that_cannot_be_used(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     refused_search(textures, f"--device is '{device}'", reason, device=device)
+
+
+def test_a_gpu_that_the_build_has_no_kernels_for(refused_search, textures, monkeypatch):
+    reason = "no kernel image is available for execution on the device"
+
+    def fail(*_, **__):
+        raise RuntimeError(f"aggregate_patches: {reason}")
+
+    monkeypatch.setattr(_C, "cuda_built", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "zeros", fail)
+    refused_search(textures, "--device is 'cuda'", reason, "reinstall autopatch", device="cuda")
 
 
 def test_choices_that_are_no_numbers(refused_search, textures):

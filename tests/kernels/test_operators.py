@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from autopatch.kernels import (
     pixel_metrics,
     region_weighted_average_precision,
 )
+from autopatch.kernels._codes import choose_coding
 
 ops = torch.ops.autopatch
 
@@ -33,6 +35,10 @@ def maps() -> list[torch.Tensor]:
         normal(2, 5, 8, 8),
         normal(2, 3, 4, 4, seed=1).contiguous(memory_format=torch.channels_last),
     ]
+
+
+def index_of_five() -> NearestNeighborIndex:
+    return NearestNeighborIndex(normal(5, 6))
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -58,6 +64,8 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
         "nearest_neighbors",
         lambda q, bank, *_: nearest_neighbors(q, NearestNeighborIndex.of_parts(bank, None)),
     ),
+    "add": ("nearest_neighbors", lambda rows, bank, *_: index_of_five().add(rows)),
+    "remove": ("nearest_neighbors", lambda rows, bank, *_: index_of_five().remove(rows.int())),
     "greedy_coreset": ("greedy_coreset", lambda rows, *_: greedy_coreset(rows, 5)),
     "aggregate_patches": ("aggregate_patches", lambda m, *_: aggregate_patches(m, [3, 2])),
     "aggregate_patches, out": (
@@ -104,6 +112,51 @@ def test_sparse_tensors_are_refused(function: str) -> None:
     sparse = tree_map_only(torch.Tensor, torch.Tensor.to_sparse, CALLS[name])
     with pytest.raises(NotImplementedError, match=r"^`.+` has layout sparse_coo, expected a dense"):
         call(*sparse)
+
+
+# Settings of the caller that change what torch's own functions return.
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+SETTINGS = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default dtype": default_dtype,
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_torch_change_no_result(setting: str) -> None:
+    # Rows that are coded along directions, and rows with too many features to code them all.
+    rows = torch.relu(normal(4700, 8) @ normal(8, 64, seed=1)) + 0.01 * normal(4700, 64)
+    wide, wide_queries = normal(20, 8200), normal(70, 8200, seed=1)
+    feature_maps, scores, masks = maps(), normal(3, 8, 8), normal(3, 8, 8, seed=1) > 1
+
+    def results() -> list[Any]:
+        return [
+            *nearest_neighbors(rows[4000:], rows[:4000]),
+            *nearest_neighbors(rows[4000:], NearestNeighborIndex(rows[:4000])),
+            *nearest_neighbors(wide_queries, NearestNeighborIndex(wide)),
+            *greedy_coreset(rows, 600, seed=1),
+            aggregate_patches(feature_maps, [3, 2]),
+            choose_coding(rows).basis,
+            pixel_metrics(scores, masks, ["a", "b", "a"]),
+        ]
+
+    expected = results()
+    with SETTINGS[setting]():
+        found = results()
+    assert found[-1] == expected[-1]
+    for tensor, wanted in zip(found[:-1], expected[:-1], strict=True):
+        assert tensor.dtype == wanted.dtype
+        assert torch.equal(tensor, wanted)
 
 
 def test_a_screen_of_another_kind_is_refused() -> None:
@@ -259,6 +312,8 @@ def test_direct_calls_are_checked_as_the_functions_are() -> None:
     with pytest.raises(ValueError, match="`count` is 6"):
         ops.greedy_coreset(rows, 6, 0, 0, 1)
     maps = [torch.zeros(1, 2, 3, 3)]
+    with pytest.raises(ValueError, match="`num_threads` is -1"):
+        ops.aggregate_patches(maps, [1], 3, 3, -1)
     with pytest.raises(ValueError, match="`patch_sizes"):
         ops.aggregate_patches(maps, [17], 3, 3, 1)
     with pytest.raises(ValueError, match="`out`"):

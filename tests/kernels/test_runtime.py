@@ -191,6 +191,28 @@ def test_more_threads_than_work() -> None:
     assert nearest_neighbors(x, x, num_threads=64)[1].flatten().tolist() == [0, 1, 2]
 
 
+def test_a_limit_on_threads_is_no_error() -> None:
+    result = python(
+        """
+        import resource
+        import torch
+
+        torch.set_num_threads(1)
+        from autopatch.kernels import nearest_neighbors
+
+        x = torch.randn(700, 16, generator=torch.Generator().manual_seed(0))
+        nearest_neighbors(x, x, num_threads=2)
+        # No room for the stacks of further threads.
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, used + 2**24))
+        _, indices = nearest_neighbors(x, x, num_threads=64)
+        assert torch.equal(indices[:, 0], torch.arange(700))
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_the_pool_works_after_fork() -> None:
     # Forks before, between and after calls, in children too, and while another thread is inside.

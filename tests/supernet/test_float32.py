@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopatch.supernet import Level, Subnet
-from autopatch.supernet.float32 import no_tf32
+from autopatch.supernet.float32 import in_float32
 
 GPU = torch.device("cuda")
 NEW = hasattr(torch.backends.cudnn, "conv")  # the settings of torch 2.9
@@ -48,16 +48,16 @@ def is_off() -> bool:
 def test_settings_are_changed_within_and_as_before_after(allowed: str) -> None:
     before = settings()
     assert not is_off()
-    with no_tf32(GPU):
+    with in_float32(GPU):
         assert is_off()
-        with no_tf32(GPU):
+        with in_float32(GPU):
             assert is_off()
         assert is_off()
     assert settings() == before
-    with pytest.raises(KeyError), no_tf32(GPU):
+    with pytest.raises(KeyError), in_float32(GPU):
         raise KeyError
     assert settings() == before
-    with no_tf32(torch.device("cpu")):
+    with in_float32(torch.device("cpu")):
         assert settings() == before
 
 
@@ -66,12 +66,12 @@ def test_the_last_thread_to_leave_restores_the_settings(allowed: str) -> None:
     entered, may_leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with no_tf32(GPU):
+        with in_float32(GPU):
             entered.set()
             may_leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with no_tf32(GPU):
+    with in_float32(GPU):
         thread.start()
         entered.wait(10)
     assert is_off()
@@ -109,6 +109,25 @@ def test_a_backbone_runs_in_float32(allowed: str, name: str) -> None:
         subnet(torch.empty(2, 3, 8, 8))
     assert network.off == [name == "cuda"]
     assert settings() == before
+
+
+def test_autocast_of_the_caller_does_not_change_a_backbone() -> None:
+    network = Watched()
+    subnet = Subnet(
+        network,
+        {"network": "watched"},
+        [Level(0, 1, 4)],
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        provenance="",
+    )
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    (expected,) = subnet(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = subnet(images)
+        assert torch.is_autocast_enabled("cpu")
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.cuda

@@ -65,9 +65,7 @@ def print_results(run: Run, results: TestResults) -> None:
             note(f"{_KINDS[row.kind]}: {row.label}")
     best = results.best_of_front
     note(f"pick of the search: trial {run.pick.number}")
-    note(
-        f"best of the front (chosen with the test labels): trial {best.trial}, {best.label}"
-    )
+    note(f"best of the front (chosen with the test labels): trial {best.trial}, {best.label}")
 
 
 def _columns(run: Run) -> dict[str, Objective]:

@@ -140,7 +140,7 @@ def load_masks(
             return None
         return resize_mask(read_mask(sample.mask, reading), size, sample, reading)
 
-    masks = torch.zeros((len(listed), size, size), dtype=torch.bool)
+    masks = torch.zeros((len(listed), size, size), dtype=torch.bool, device="cpu")
     for index, mask in enumerate(in_threads(load, listed)):
         if mask is not None:
             masks[index] = torch.from_numpy(mask)

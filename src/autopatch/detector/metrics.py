@@ -29,7 +29,7 @@ def score_maps(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) ->
         ValueError: See `pixel_metrics`.
     """
     metrics = pixel_metrics(maps, masks.to(maps.device), types).as_dict()
-    anomalous = torch.tensor([kind != GOOD for kind in types])
+    anomalous = torch.tensor([kind != GOOD for kind in types], device="cpu")
     if anomalous.any() and not anomalous.all():
         # Each image is treated as a map of one pixel.
         scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)

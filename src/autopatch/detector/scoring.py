@@ -136,7 +136,7 @@ def fit_head(
     """
     height, width = grid(feature_maps)
     count = len(feature_maps[0]) * height * width
-    sample = torch.arange(count)
+    sample = torch.arange(count, device="cpu")
     if head.bank_size is not None and head.bank_size < count:
         if head.bank_size > MAX_CORESET_SAMPLE:
             raise ValueError(
@@ -144,8 +144,9 @@ def fit_head(
                 "for all"
             )
         if count > MAX_CORESET_SAMPLE:
-            generator = torch.Generator().manual_seed(seed)
-            sample = torch.randperm(count, generator=generator)[:MAX_CORESET_SAMPLE].sort().values
+            generator = torch.Generator("cpu").manual_seed(seed)
+            order = torch.randperm(count, generator=generator, device="cpu")
+            sample = order[:MAX_CORESET_SAMPLE].sort().values
     pooled = _sampled_patches(feature_maps, head.patch_sizes, sample)
     aggregator = PatchAggregator.of(head, [m.shape[1] for m in feature_maps]).to(pooled.device)
     patches = aggregator.fit(pooled)
@@ -173,7 +174,7 @@ def _sampled_patches(
     first = 0
     for batch in _batches(feature_maps):
         patches = pooled(batch)
-        bounds = torch.searchsorted(sample, torch.tensor([first, first + len(patches)]))
+        bounds = torch.searchsorted(sample, sample.new_tensor([first, first + len(patches)]))
         chosen = sample[bounds[0] : bounds[1]] - first
         rows.append(patches if len(chosen) == len(patches) else patches[chosen.to(patches.device)])
         first += len(patches)

@@ -8,6 +8,7 @@ directions and the norm of the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,6 +33,9 @@ _FEW_QUERIES = 64
 _FEW_PAIRS = 2**21
 
 _CORESET_BYTES = 63 * 2**20  # working memory of a coreset
+
+# The native module reads float32 in host memory, whatever torch's default dtype and device are.
+_FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
 
 
 def worth_a_screen(num_queries: int, bank: torch.Tensor) -> bool:
@@ -66,7 +70,9 @@ def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
     count, dim = rows.shape
     sample = rows[:: max(count // _SAMPLE, 1)][:_SAMPLE]
     mean = sample.mean(dim=0)
-    basis = _basis(sample - mean, count, _C.max_screen_width if max_width is None else max_width)
+    most = _C.max_screen_width if max_width is None else max_width
+    with torch.autocast("cpu", enabled=False):  # the basis is read as float32
+        basis = _basis(sample - mean, count, most)
     if basis is None:
         return Coding(mean, None, -(-dim // 4) * 4, 0.0)
     return Coding(mean, basis, basis.shape[1], _deviation(basis[:, :-1]))
@@ -138,7 +144,8 @@ def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
     rows, dim = bank.shape
     coding = choose_coding(bank)
     projects = coding.basis is not None
-    screen = torch.empty(_C.screen_bytes(rows, dim, coding.width, projects), dtype=torch.uint8)
+    size = _C.screen_bytes(rows, dim, coding.width, projects)
+    screen = torch.empty(size, dtype=torch.uint8, device="cpu")
     _C.build_screen(
         bank.data_ptr(),
         rows,
@@ -156,7 +163,7 @@ def make_screen(bank: torch.Tensor, num_threads: int) -> torch.Tensor:
 def _deviation(directions: torch.Tensor) -> float:
     """Upper bound on the deviation of directions from orthonormality."""
     exact = directions.double()
-    identity = torch.eye(exact.shape[1], dtype=torch.float64)
+    identity = torch.eye(exact.shape[1], dtype=torch.float64, device="cpu")
     return float(torch.linalg.matrix_norm(exact.T @ exact - identity))
 
 
@@ -176,9 +183,9 @@ def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | 
     largest = float(centered.abs().max()) if centered.numel() else 0.0
     worth_it = rows >= _MIN_ROWS and widths and 1e-10 < largest < 1e15
     if not worth_it:
-        return None if may_code_all else _with_column(torch.eye(dim, _WIDTHS[0] - 1))
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(dim, widths[-1] - 1, generator=generator)
+        return None if may_code_all else _with_column(torch.eye(dim, _WIDTHS[0] - 1, **_FLOAT32))
+    generator = torch.Generator("cpu").manual_seed(0)
+    directions = torch.randn(dim, widths[-1] - 1, generator=generator, **_FLOAT32)
     for _ in range(2):  # subspace iteration; Halko, Martinsson & Tropp (2011)
         directions, _ = torch.linalg.qr(centered.T @ (centered @ directions))
     coordinates = centered @ directions
@@ -189,7 +196,7 @@ def _basis(centered: torch.Tensor, rows: int, max_width: int) -> torch.Tensor | 
         return None
     # Any basis of the same space gives an equally good bound. Mixed directions have similar ranges,
     # and the largest range sets the resolution of the codes.
-    mix, _ = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=generator))
+    mix, _ = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=generator, **_FLOAT32))
     return _with_column(directions @ (rotation[:, : width - 1] @ mix))
 
 

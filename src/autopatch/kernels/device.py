@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
 
 from autopatch import _C
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     """
     text = str(device)
     kind, _, number = text.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", text):
         raise InputError(f"`device` is '{text}', expected 'cpu', 'cuda' or 'cuda:<number>'")
     if kind == "cuda":
         if not _C.cuda_built:
@@ -56,4 +57,19 @@ def usable_device(device: str | torch.device) -> torch.device:
             raise InputError(
                 f"`device` is '{text}', but the last GPU is cuda:{torch.cuda.device_count() - 1}"
             )
+        _run_a_kernel(torch.device(text))
     return torch.device(text)
+
+
+def _run_a_kernel(device: torch.device) -> None:
+    """Raises InputError if this build has no kernels for the generation of a GPU."""
+    try:
+        torch.ops.autopatch.aggregate_patches(
+            [torch.zeros(1, 1, 1, 1, device=device)], [1], 1, 1, 0
+        )
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise InputError(
+            f"`device` is '{device}', but the kernels do not run on this GPU: {one_line(error)}; "
+            "reinstall autopatch on this machine, or for its architecture"
+        ) from error

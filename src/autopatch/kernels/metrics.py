@@ -82,7 +82,7 @@ def pixel_metrics(
     _checks.check_memory("scores", scores)
     if scores.is_meta:
         raise NotImplementedError("`scores` is on meta, expected cpu or cuda: it has no values")
-    type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32)
+    type_indices = torch.tensor([index[name] for name in types], dtype=torch.int32, device="cpu")
     if scores.is_cuda:  # a copy from unpinned memory would wait for the stream
         type_indices = type_indices.pin_memory().to(scores.device, non_blocking=True)
     *values, error = torch.ops.autopatch.pixel_metrics(

@@ -76,6 +76,7 @@ class NearestNeighborIndex:
         """
         bank = self.bank
         tensor = to_float32("rows", rows).detach()
+        _checks.check_memory("rows", tensor)
         if tensor.ndim != 2 or tensor.shape[1] != bank.shape[1]:
             raise ValueError(
                 f"`rows` has shape {list(tensor.shape)}, expected [n, {bank.shape[1]}]"
@@ -98,6 +99,7 @@ class NearestNeighborIndex:
         """
         bank = self.bank
         tensor = to_tensor("indices", indices)
+        _checks.check_memory("indices", tensor)
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
             raise TypeError(f"`indices` has dtype {_checks.dtype_name(tensor)}, expected integers")
         if bank.is_meta or tensor.is_meta:

@@ -1,10 +1,10 @@
-"""Switches TF32 off while a backbone runs on a GPU."""
+"""Backbones compute in float32: TF32 and autocast are off while they run."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,26 +16,32 @@ _restore: list[Callable[[], object]] = []
 """Functions that restore the settings."""
 
 
-def no_tf32(device: torch.device) -> Any:
-    """A context in which convolutions and matrix products on a GPU are computed in float32.
+def in_float32(device: torch.device) -> Any:
+    """A context in which a network computes in float32: without the caller's `torch.autocast` and,
+    on a GPU, without TF32. Otherwise a threshold would depend on the device and on the caller.
 
     By default torch allows TF32 in convolutions. TF32 has 10 bits of mantissa instead of 23 and
     changes distances by up to a few thousandths. torch has one setting for the whole process. It is
     restored when the last thread leaves the context; until then all threads compute in float32.
 
-    On a CPU and while a graph is traced, the context does nothing: a compiled or exported graph
-    uses the process's setting when it runs.
+    While a graph is traced, the context does nothing: a compiled or exported graph uses the
+    process's settings when it runs.
 
     Args:
         device: The device of the computation.
     """
-    if device.type != "cuda" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return nullcontext()
-    return _context()
+    contexts = ExitStack()
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        contexts.enter_context(torch.autocast(device.type, enabled=False))
+    if device.type == "cuda":
+        contexts.enter_context(_no_tf32())
+    return contexts
 
 
 @contextmanager
-def _context() -> Iterator[None]:
+def _no_tf32() -> Iterator[None]:
     global _running
     with _lock:
         if not _running:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autopatch.errors import InputError, one_line
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
-from autopatch.supernet.float32 import no_tf32
+from autopatch.supernet.float32 import in_float32
 from autopatch.supernet.weights import check_channels
 
 
@@ -68,8 +68,8 @@ class Subnet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps `[N, C_l, H_l, W_l]` of the levels for normalized images `[N, 3, S, S]`.
-        TF32 is never used, see `no_tf32`."""
-        with no_tf32(images.device):
+        Neither TF32 nor autocast is used, see `in_float32`."""
+        with in_float32(images.device):
             return self._maps(self.network, images)
 
     def _maps(self, network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -128,9 +128,11 @@ class Subnet(nn.Module):
         Args:
             image_size: Side of the images that the network will run on, in pixels.
         """
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(1, 3, image_size, image_size, generator=generator).to(self.device)
-        with no_tf32(self.device):
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = (1, 3, image_size, image_size)
+        image = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        image = image.to(self.device)
+        with in_float32(self.device):
             pairs = find_folding(self.network, image)
         self.fold_pairs(pairs)
 

@@ -22,8 +22,8 @@ def _inputs(
     features = features.contiguous()
     check_finite("features", features, num_threads)
     if start == -1:
-        generator = torch.Generator().manual_seed(seed)
-        start = int(torch.randint(features.shape[0], (), generator=generator))
+        generator = torch.Generator("cpu").manual_seed(seed)
+        start = int(torch.randint(features.shape[0], (), generator=generator, device="cpu"))
     return features, start
 
 

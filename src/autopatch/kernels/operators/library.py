@@ -24,8 +24,8 @@ def define(schema: str, *, cpu: Operator, cuda: Operator, fake: Operator) -> Non
         schema: Name, arguments and results, in torch's notation.
         cpu: Runs on the CPU.
         cuda: Runs on a GPU.
-        fake: Returns shapes and dtypes. It checks its inputs first, and so refuses sparse tensors
-            and tensors on other devices.
+        fake: Checks its inputs and returns empty results of the right shape and dtype. It is
+            registered for all other backends too, so it refuses sparse tensors and other devices.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.needs_fixed_stride_order,))
@@ -46,7 +46,9 @@ def _no_gradient(name: str) -> Operator:
 
 def threads(num_threads: int) -> int:
     """The number of CPU threads: `num_threads`, or torch's number of threads for 0."""
-    return num_threads or torch.get_num_threads()
+    if num_threads < 0:
+        raise ValueError(f"`num_threads` is {num_threads}, expected at least 0")
+    return min(num_threads or torch.get_num_threads(), _C.max_threads)
 
 
 def check_finite(name: str, tensor: torch.Tensor, num_threads: int) -> None:
