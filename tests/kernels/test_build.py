@@ -94,7 +94,8 @@ NVCC = """#!/bin/sh
 case "$1" in
   --version) echo "Cuda compilation tools, release {version}, V{version}.1" ;;
   --list-gpu-code) printf 'sm_%s\\n' {known} ;;
-  *) echo "$@" > "$0.arguments"; echo "nvcc fatal   : Cannot find compiler 'cl.exe' in PATH" >&2; exit 1 ;;
+  *) echo "$@" > "$0.arguments"
+     echo "nvcc fatal   : Cannot find compiler 'cl.exe' in PATH" >&2; exit 1 ;;
 esac
 """
 PROJECT = """cmake_minimum_required(VERSION 3.25)
