@@ -14,6 +14,17 @@ def test_the_next_commands_are_quoted_for_the_shell(capsys):
     )
 
 
+def test_text_is_printed_as_it_is(capsys):
+    text = "parts[old]: a.cpp:100: bad [/b] x:x:"
+    console.note(text)
+    console.failure(text)
+    console.table(text, ["name:x:"], [[text]])
+    out, err = capsys.readouterr()
+    assert err == f"autopatch: {text}\n"
+    assert out.startswith(f"{text}\n{text}")
+    assert out.count(text) == 3
+
+
 def test_a_step_that_begins_again_is_not_finished(monkeypatch):
     bars = []
 

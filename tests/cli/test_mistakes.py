@@ -122,8 +122,18 @@ def test_weights_of_another_model(refused_search, textures, tmp_path):
     refused_search(textures, "resnet18", weights=file)
 
 
-def test_no_shots(refused_search, textures):
-    refused_search(textures, "--shots", shots=0)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("shots", 0), ("evaluations", 0), ("population", 1), ("sampler", "grid"), ("cache-gib", -1)],
+)
+def test_numbers_and_names_are_checked_before_images_are_read(
+    refused_search, textures, monkeypatch, option, value
+):
+    def read(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("autopatch.data.checks.decode", read)
+    refused_search(textures, "sampler" if option == "sampler" else f"--{option}", **{option: value})
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,18 @@ def test_names_keep_their_suffixes_where_images_differ_in_nothing_else(folder: P
     assert list(named_images([folder / "b.png"])) == [Path("b")]
 
 
+def test_no_result_has_the_name_of_a_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png/b.png", "c/d.png.npy/e.png", "c/d.png", "c/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert set(map(str, named_images([tmp_path / "a.jpg", tmp_path / "a.png"]))) == {
+        "a.jpg",
+        "a.png/b.png",
+    }
+    with pytest.raises(InputError, match=r"c/d.png: its results would have the name of a folder"):
+        named_images([tmp_path / "c"])
+
+
 def test_names_that_are_not_utf_8(folder: Path) -> None:
     raw = os.fsencode(folder) + b"/inner/\xe4.png"
     Path(os.fsdecode(raw)).touch()

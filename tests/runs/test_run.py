@@ -110,7 +110,7 @@ def test_runs_are_told_apart_and_told_in_a_line(finished):
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        (None, "not readable as JSON"),
+        (None, "a.json: cannot be read: No such file or directory$"),
         ("{", "not readable as JSON"),
         ("[1]", "expected a JSON object"),
         ('{"supernet": "timm:x", "image_size": 64}', "earlier version of autopatch"),

@@ -33,7 +33,8 @@ def main() -> None:
         try:
             app()
         except SystemExit:
-            sys.stdout.flush()  # reports a full disk here
+            if sys.stdout is not None:
+                sys.stdout.flush()  # reports a full disk here
             raise
     except KeyboardInterrupt:
         _end(130, "interrupted")
@@ -72,7 +73,8 @@ def _end(code: int, line: str | None = None) -> NoReturn:
         with contextlib.suppress(OSError):
             print(f"autopatch: {line}", file=sys.stderr)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()
     except OSError:  # Python would flush again at exit, and report the failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

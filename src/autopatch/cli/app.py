@@ -186,7 +186,7 @@ def demo(
     them."""
     from autopatch.runs import TestResults, run_demo
 
-    with search_outcome(out / "run"), progress() as bar:
+    with search_outcome(out), progress() as bar:
         run = run_demo(out, evaluations=evaluations, space=space, weights=weights, progress=bar)
     print_front(run)
     results = TestResults.load(run.path)

@@ -19,12 +19,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from autopatch.cli.arguments import in_options
 from autopatch.progress import Progress
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+_errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Notes(logging.Handler):
@@ -57,7 +58,7 @@ def failure(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table. The first column is text; the others are numbers."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
         if i == 0:
             result.add_column(column, overflow="fold")

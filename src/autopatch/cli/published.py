@@ -104,7 +104,7 @@ def import_study(
         return
     sizes = bank_sizes("--bank-size", bank_size) or (None,)
     if len(sizes) != 1:
-        raise InputError(f"--bank-size is '{bank_size}', expected one")
+        raise InputError(f"--bank-size is '{bank_size}', expected one number or 'all'")
     _print_published(choose_trials(file, study=study, trials=wanted, fixed=given))
     with search_outcome(out), progress() as bar:
         imported = import_published(

@@ -170,12 +170,14 @@ def print_next(out: Path) -> None:
 @contextmanager
 def search_outcome(out: Path) -> Iterator[None]:
     """Reports an interrupted or failed search, and exits with its code."""
+    from autopatch.runs import is_run
     from autopatch.search import SearchError
 
     try:
         yield
     except KeyboardInterrupt:
-        failure(f"interrupted; repeat the command with --resume to continue the search in {out}")
+        advice = f"; repeat the command with --resume to continue the search in {out}"
+        failure(f"interrupted{advice if is_run(out) else ''}")
         raise typer.Exit(130) from None
     except SearchError as error:
         failure(f"{error}; all reasons are in the record in {out}")

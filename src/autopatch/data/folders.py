@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from autopatch.data.walker import walk
@@ -12,6 +12,9 @@ from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath
 
 logger = logging.getLogger(__name__)
+
+RESULT_SUFFIXES = (".png", ".npy")
+"""Suffixes of the files that results are written to."""
 
 
 def folder_images(folder: StrPath) -> list[Path]:
@@ -34,9 +37,10 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
     """Lists images and gives each a name for its results.
 
     The name is the image's path relative to the deepest folder that holds all of `paths` (a folder
-    holds itself), without the suffix. If two images differ only in their suffix, all names keep
-    it. For example, "a/1.png" becomes "1", the folder "a" becomes "1" and "2", and "a/1.png" with
-    "b/1.png" become "a/1" and "b/1". An image that is given twice counts once.
+    holds itself), without the suffix. If two images differ only in their suffix, or a file of
+    results would have the name of a folder, all names keep the suffix. For example, "a/1.png"
+    becomes "1", the folder "a" becomes "1" and "2", and "a/1.png" with "b/1.png" become "a/1" and
+    "b/1". An image that is given twice counts once.
 
     Args:
         paths: Image files, and folders to search for images, see `folder_images`.
@@ -74,7 +78,21 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
     common = os.path.commonpath(tops)
     whole = {file.relative_to(common): image for file, image in files.items()}
     short = {name.with_suffix(""): image for name, image in whole.items()}
-    return short if len(short) == len(whole) else whole
+    if len(short) == len(whole) and not _clash(short):
+        return short
+    if clash := _clash(whole):
+        raise InputError(
+            f"{whole[clash]}: its results would have the name of a folder; rename the folder"
+        )
+    return whole
+
+
+def _clash(names: Iterable[Path]) -> Path | None:
+    """A name whose file of results would be a folder of other results."""
+    folders = {folder for name in names for folder in name.parents}
+    return next(
+        (n for n in names for suffix in RESULT_SUFFIXES if Path(f"{n}{suffix}") in folders), None
+    )
 
 
 def _normal(path: Path) -> Path:

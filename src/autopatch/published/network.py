@@ -262,8 +262,9 @@ class OnceForAllMobileNetV3(StaticNetwork):
                 large = transform_kernels(large[: len(small)], steps)
             leading = large[tuple(slice(size) for size in small.shape)]
             # Kernels are made channels-last, so that convolutions get the same operands whichever
-            # way the network is run. They must be cloned, because torch takes a depthwise kernel to
-            # have any layout. Statistics must not be cloned, because training writes to them.
+            # way the network is run. They must be cloned: a depthwise kernel counts as contiguous
+            # in every memory format, so a conversion alone would keep its strides. Statistics must
+            # not be cloned, because training writes to them.
             kernel = small.ndim == 4
             state[name] = leading.clone(memory_format=torch.channels_last) if kernel else leading
         return state

@@ -399,15 +399,15 @@ def _trained(
     if weights == "auto":
         state = official_weights(name, expected, progress=progress)
     elif weights == "pretrained":
-        raise InputError(f"weights 'pretrained' are those of timm's hub, for {name} give 'auto'")
+        raise InputError(f"weights 'pretrained' come from timm's hub; give 'auto' for {name}")
     elif path.is_dir():
         state = weights_in_file(file_in_folder(path, name), name, expected)
     elif alone:
         state = weights_in_file(path, name, expected)
     else:
         raise InputError(
-            f"{path}: no such folder, expected one that holds the weights of both networks; for "
-            f"those of one give its name as the space, such as {name}"
+            f"{path}: no such folder, expected one that holds the weights of both networks; to "
+            f"use a single network, give its name as the space, such as {name}"
         )
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)

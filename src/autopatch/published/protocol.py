@@ -87,7 +87,7 @@ def _in_order(dataset: Dataset, order: Path) -> tuple[Sample, ...]:
     missing = sorted(samples.keys() - set(names))
     if missing:
         raise InputError(
-            f"{order}: lacks {missing[0]!r} and {len(missing) - 1} others of the {len(samples)} "
-            f"images of {folder}"
+            f"{order}: lacks {len(missing)} of the {len(samples)} images of {folder}, the first: "
+            f"{missing[0]!r}"
         )
     return tuple(samples[name] for name in names)

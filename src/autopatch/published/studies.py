@@ -138,7 +138,7 @@ def _trial(
     missing = [name for name in names if name not in parameters]
     if missing and parameters.keys() <= set(names):
         raise InputError(
-            f"it has no {missing[0]}; what the study did not search is given with `fixed`"
+            f"it has no {missing[0]}; give values that the study did not search with `fixed`"
         )
     architecture = space.decode(space.genome(parameters))
     if len(frozen.values or ()) != len(_DIRECTIONS):

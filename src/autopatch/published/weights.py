@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from autopatch.errors import InputError, one_line
-from autopatch.files import cache_folder, write_bytes_atomically
+from autopatch.files import cache_folder, require_writable_file, write_bytes_atomically
 from autopatch.progress import Progress
 from autopatch.supernet import read_safetensors, tensors_sha256
 
@@ -100,7 +99,7 @@ def official_weights(
         except InputError as error:
             raise InputError(f"{error}; delete this file to have it downloaded again") from error
     official = OFFICIAL[net_id]
-    _require_writable(path.parent)
+    _require_writable(path)
     content = _download(official, progress)
     state = _from_pickle(content, official, expected, official.url)
     _keep(path, state, official)
@@ -141,15 +140,16 @@ def weights_in_file(
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _require_writable(folder: Path) -> None:
-    """Makes the folder and checks that it is writable, before a download."""
+def _require_writable(path: Path) -> None:
+    """Makes the folder of a file and checks that it can be written, before a download."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable_file(path)
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{folder}: weights cannot be kept there: {one_line(error)}; AUTOPATCH_CACHE names "
-            "another folder"
+            f"{path.parent}: weights cannot be kept there: {reason}; AUTOPATCH_CACHE names another "
+            "folder"
         ) from error
 
 

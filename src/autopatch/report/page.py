@@ -452,4 +452,6 @@ def _plain(value: float | None) -> float | None:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    """The text with a capital letter, unless it starts with a path, and a period."""
+    start = text if "/" in text.partition(" ")[0] else f"{text[:1].upper()}{text[1:]}"
+    return start if start.endswith(".") else f"{start}."

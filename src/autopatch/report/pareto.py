@@ -22,8 +22,8 @@ _FRONT = "#1f5fa8"
 _PICK = "#c8102e"
 _PATCHCORE = "#b86a00"
 _ORACLE = "#2e7d32"
-# Distances from a point to its label, tried in this order.
-_REACHES = (10, 14, 19, 25, 34, 45, 60, 80, 105, 135, 170, 210)  # of labels, at 100 dpi
+# Distances from a point to its label in pixels at 100 dpi, tried in this order.
+_REACHES = (10, 14, 19, 25, 34, 45, 60, 80, 105, 135, 170, 210)
 _OTHER: dict[str, Any] = {"marker": "o", "ms": 5, "mfc": "#d0d0d0", "mec": "#8c8c8c", "mew": 0.7}
 
 

@@ -13,6 +13,7 @@ from autopatch.progress import Progress
 from autopatch.runs.predictions import write_predictions
 from autopatch.runs.run import Run
 from autopatch.runs.search import run_search
+from autopatch.search import SearchError
 from autopatch.supernet import DEFAULT_SPACE
 
 logger = logging.getLogger(__name__)
@@ -57,12 +58,13 @@ def run_demo(
             choices={"image_size": (128, 224), "bank_size": (500, 1000, 2500)},
             progress=progress,
         )
-    except InputError:
-        if not (out / "run").exists():  # a started search can be resumed
-            shutil.rmtree(out, ignore_errors=True)
+        detector = run.fit(progress=progress)
+        run.evaluate(detector, progress=progress)
+        run.report(detector, progress=progress)
+        write_predictions(detector, out / "data" / "test", out / "predictions", progress=progress)
+    except SearchError:  # the record holds the reasons
         raise
-    detector = run.fit(progress=progress)
-    run.evaluate(detector, progress=progress)
-    run.report(detector, progress=progress)
-    write_predictions(detector, out / "data" / "test", out / "predictions", progress=progress)
+    except BaseException:  # everything can be drawn and computed again
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from autopatch.errors import InputError
 from autopatch.files import StrPath, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
+from autopatch.runs.folder import read_json
 from autopatch.runs.source import SupernetSource
 from autopatch.supernet import DEFAULT_SPACE, Supernet
 
@@ -126,10 +126,7 @@ def read_architecture(architecture: Architecture | StrPath) -> Architecture:
     if isinstance(architecture, Architecture):
         return architecture
     path = Path(architecture)
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    document = read_json(path)
     try:
         return Architecture.from_json(document)
     except InputError as error:

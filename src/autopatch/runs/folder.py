@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from autopatch import __version__
 from autopatch.data import Manifest, Split
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 from autopatch.files import (
     StrPath,
     new_folder,
@@ -102,7 +102,7 @@ def open_search(
             with _alone(unfinished, lock):
                 Study.create(unfinished / STUDY, plan).close()
     else:
-        require_resumable(path)
+        require_resumable(path, lock=lock)
     with _alone(path, lock):
         if resume:
             plan = _same_inputs(path, inputs, plan, manifest)
@@ -148,11 +148,14 @@ def require_new(path: Path) -> None:
     require_writable_folder(path)
 
 
-def require_resumable(path: Path) -> None:
-    """Raises InputError if there is no search in `path`, or its record cannot be written."""
+def require_resumable(path: Path, *, lock: bool) -> None:
+    """Raises InputError if there is no search in `path`, its record cannot be written, or another
+    process is searching in it."""
     if not (path / STUDY).is_file():
         raise InputError(f"{path}: no {STUDY} in it, nothing to resume")
     require_writable_file(path / STUDY, in_place=True)
+    with _alone(path, lock):
+        pass
 
 
 def require_same_data(run: Path, now: Manifest, root: Path) -> None:
@@ -207,8 +210,10 @@ def read_json(path: Path) -> Mapping[str, Any]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds {type(document).__name__}, expected a JSON object")
     return document

@@ -24,6 +24,7 @@ from autopatch.runs.folder import open_search, require_new, require_resumable
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
+    SAMPLERS,
     CandidateEvaluator,
     Plan,
     SearchSpace,
@@ -32,6 +33,7 @@ from autopatch.search import (
     resolve_objectives,
     search,
 )
+from autopatch.search.study import check_numbers
 from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Machine:
         lock: Whether to lock the run folder, so that only one process searches in it.
 
     Raises:
-        InputError: `workers` is not positive.
+        InputError: `workers` is not positive, or `cache_gib` is out of its range.
     """
 
     cache_gib: float = 4.0
@@ -64,6 +66,7 @@ class Machine:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"`workers` is {self.workers}, expected at least 1")
+        cache_bytes(self.cache_gib)  # refuses a value out of its range
 
 
 def run_search(
@@ -164,7 +167,11 @@ def run_search(
             `autopatch.search.search`.
     """
     out = Path(out)
-    check_new_run(out, shots=shots, resume=resume)
+    check_new_run(out, shots=shots, resume=resume, lock=lock)
+    check_numbers(evaluations, seed, population)
+    SAMPLERS[sampler]  # refuses an unknown one
+    if objectives:
+        resolve_objectives(objectives)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
     source = SupernetSource.find(
@@ -285,24 +292,25 @@ def perform_search(
     return Run.open(out, data=inputs.root, weights=inputs.source.file)
 
 
-def check_new_run(out: StrPath, *, shots: int, resume: bool) -> None:
+def check_new_run(out: StrPath, *, shots: int, resume: bool, lock: bool = True) -> None:
     """Checks that a search can start, before any image is read.
 
     Args:
         out: Its run folder.
         shots: Validation images of each anomaly type.
         resume: Whether the folder exists and its search is resumed.
+        lock: Whether the search will lock the folder.
 
     Raises:
-        InputError: `shots` is below 1, a new folder exists already, a resumed one has no search, or
-            the folder cannot be written.
+        InputError: `shots` is below 1, a new folder exists already, a resumed one has no search or
+            is in use, or the folder cannot be written.
     """
     if shots < 1:
         raise InputError(
             f"`shots` is {shots}, but a search needs at least 1 image of each anomaly type"
         )
     if resume:
-        require_resumable(Path(out))
+        require_resumable(Path(out), lock=lock)
     else:
         require_new(Path(out))
 

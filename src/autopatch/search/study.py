@@ -64,6 +64,19 @@ _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
 
+def check_numbers(evaluations: int, seed: int, population: int) -> None:
+    """Raises InputError if a number of a plan is out of its range."""
+    for name, value, least in (
+        ("evaluations", evaluations, 1),
+        ("seed", seed, 0),
+        ("population", population, 2),
+    ):
+        if value < least:
+            raise InputError(f"`{name}` is {value}, expected at least {least}")
+    if seed >= 2**32:
+        raise InputError(f"`seed` is {seed}, expected at most {2**32 - 1}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """The settings of a search. They are stored with its record and must be the same on resume.
@@ -102,12 +115,7 @@ class Plan:
     unchecked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("evaluations", 1), ("seed", 0), ("population", 2)):
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(f"`{name}` is {value}, expected at least {least}")
-        if self.seed >= 2**32:
-            raise InputError(f"`seed` is {self.seed}, expected at most {2**32 - 1}")
+        check_numbers(self.evaluations, self.seed, self.population)
         SAMPLERS[self.sampler]  # refuses an unknown one
         checked_objectives(self.objectives)
         shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
