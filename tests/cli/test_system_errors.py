@@ -11,6 +11,7 @@ import sqlalchemy.exc
 import torch
 from optuna.exceptions import StorageInternalError
 
+from autopatch.cli import main
 from autopatch.errors import MachineError
 
 
@@ -63,6 +64,15 @@ def test_an_interrupted_command(ends):
 def test_a_fault_of_the_program_keeps_its_traceback(ends):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         ends(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_closed_standard_output(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["autopatch", "check-data", "nowhere"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("autopatch: nowhere")
 
 
 def test_a_full_disk_behind_standard_output():
