@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import floors
 from autopatch import _C
@@ -210,12 +211,12 @@ class Autopatch(Pipeline):
             architecture = replace(
                 architecture, head=replace(architecture.head, bank_size=bank_size)
             )
-        # A detector needs calibration images. A single one takes negligible time.
+        # A detector needs calibration images that are not in the bank. One takes negligible time.
         self.detector = Detector.fit(
             images,
             supernet=self.supernet,
             architecture=architecture,
-            calibration=images[:1],
+            calibration=[Image.new("RGB", (64, 64))],
             seed=0,
         )
 
@@ -482,7 +483,7 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
         )
     for step, count, title in [("fit", "train", "Fit"), ("predict", "test", "Predict")]:
         yield ""
-        yield f"{title}, ms an image / most memory in use, MiB, in each stage:"
+        yield f"{title}, ms per image / peak memory in MiB, by stage:"
         yield ""
         yield f"| network | bank | threads | pipeline | {' | '.join(STAGES)} | rest |"
         yield f"|---|---|---|---|{'---|' * (len(STAGES) + 1)}"

@@ -232,7 +232,7 @@ def table(group: Group) -> Iterator[str]:
         ratio = group.ratio(member, member.threads or 1)
         name = member.name
         if member.timed_share < 1:
-            name += f" (1/{1 / member.timed_share:,.0f} a call)"
+            name += f" (1/{1 / member.timed_share:,.0f} per call)"
         yield (
             f"| {name} | {member.isa or ''} | {member.threads or 'unset'} | {member.time} "
             f"| {member.record.get(unit, 0):,.4g} | {'' if share is None else f'{share:.0%}'} "

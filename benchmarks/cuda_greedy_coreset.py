@@ -26,7 +26,7 @@ def measure(report: Report) -> None:
             method="autopatch",
             is_peer=False,
             milliseconds=milliseconds,
-            achieved=f"{1e3 * milliseconds / count:.2f} us a pick",
+            achieved=f"{1e3 * milliseconds / count:.2f} us per pick",
             error=None,
         )
         for method, loop in [
@@ -42,7 +42,7 @@ def measure(report: Report) -> None:
                 method=f"{method}, from {PICKS} picks",
                 is_peer=True,
                 milliseconds=time / PICKS * count,
-                achieved=f"{1e3 * time / PICKS:.1f} us a pick",
+                achieved=f"{1e3 * time / PICKS:.1f} us per pick",
                 error=None,
             )
         expected, expected_radii = _rule(features, PICKS)

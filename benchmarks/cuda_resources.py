@@ -107,8 +107,8 @@ def main() -> int:
         "# Resources of the CUDA kernels",
         "",
         f"As nvcc {release[1] if release else 'unknown'} reports them, warnings as errors, without "
-        "the dynamic shared memory that a launch adds. Registers a thread and, where there are "
-        "any, bytes of stack and spilled bytes.",
+        "the dynamic shared memory that a launch adds. Each cell: registers per thread and, if "
+        "any, bytes of stack and of spills.",
         "",
         f"| source | kernel | shared bytes | {' | '.join(f'sm_{a}' for a in ARCHITECTURES)} |",
         f"|---|---|---|{'---|' * len(ARCHITECTURES)}",

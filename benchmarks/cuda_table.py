@@ -55,7 +55,7 @@ def write(rows: Path, folder: Path) -> Path:
         f"{datetime.date.today()}, driver {_driver()}, CUDA {torch.version.cuda}, "
         f"torch {torch.__version__}, autopatch {autopatch.__version__}, "
         f"Python {platform.python_version()}. Milliseconds are medians by CUDA events after a "
-        "warm-up; inputs are larger than the L2 cache or change from call to call, but those of "
+        "warm-up; inputs are larger than the L2 cache or change from call to call, except those of "
         "5 M pixels and of single images. Error: largest difference from the reference, relative. "
         "Ratio: the method's time over autopatch's.",
         "",

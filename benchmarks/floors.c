@@ -58,7 +58,7 @@ typedef struct {
   size_t bytes;
 } Share;
 
-// Keeps a value in a register, and the compiler from working out what is in it.
+// Keeps a value in a register and hides it from the optimizer.
 #define KEEP(value) __asm__ volatile("" : "+x"(value))
 
 static void fp32(Share* share) {
@@ -99,7 +99,7 @@ static void read_memory(Share* share) {
 }
 
 static void write_memory(Share* share) {
-  // Lines of zeros are written faster than others by some machines.
+  // Some machines write lines of zeros faster.
 #ifdef __AVX512F__
   const __m512i value = _mm512_load_si512((const __m512i*)share->source);
   for (size_t at = 0; at < share->bytes; at += 64)
@@ -129,7 +129,7 @@ typedef struct {
   void (*function)(Share*);
   Share share;
   pthread_barrier_t* barrier;
-  double start;  // behind the barrier, in seconds
+  double start;  // seconds, taken after the barrier
   double end;
 } Job;
 
@@ -148,8 +148,8 @@ static void* run(void* argument) {
   return NULL;
 }
 
-// The best of some repeats, `work` being what one thread does, in 1e9 operations or bytes; each
-// thread has its own share of the memory.
+// Prints the best rate of REPEATS runs. `work` is 1e9 operations per thread or, if `split`, 1e9
+// bytes in total; the threads then share the buffers.
 static void measure(const char* name, void (*function)(Share*), double work, int split,
                     char* source, char* target) {
   for (int threads = 1; threads <= MAX_THREADS; ++threads) {

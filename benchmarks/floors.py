@@ -29,8 +29,8 @@ NAMES = {
 def peaks() -> dict[tuple[str, int], float]:
     """Peaks in 1e9 operations or bytes per second, by name and number of threads (1 and 2).
 
-    `floors.c` measures them in some seconds. Empty if no C compiler is found. Noise can only lower
-    a peak, so the best of several repeats counts.
+    `floors.c` measures them in some seconds. Empty without a C compiler or x86-64. Noise can only
+    lower a peak, so the best of several repeats counts.
     """
     compiler = shutil.which("cc")
     if compiler is None or platform.machine() != "x86_64":

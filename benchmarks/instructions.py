@@ -149,7 +149,7 @@ def main() -> int:
         "Counted by callgrind, one thread, synthetic data; written by",
         "`python benchmarks/instructions.py`.",
         "",
-        f"| work | instructions a | {' | '.join(levels)} |",
+        f"| work | instructions per | {' | '.join(levels)} |",
         f"|---|---|{'---|' * len(levels)}",
     ]
     with tempfile.TemporaryDirectory() as name:
@@ -162,9 +162,7 @@ def main() -> int:
             lines.append(f"| {work} | {unit} | {' | '.join(found)} |")
             print(lines[-1], flush=True)
     TABLE.write_text("\n".join([*lines, ""]))
-    print(
-        f"written: {TABLE.relative_to(Path.cwd())}" if TABLE.is_relative_to(Path.cwd()) else TABLE
-    )
+    print("written:", TABLE)
     return 0
 
 

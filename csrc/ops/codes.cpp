@@ -66,9 +66,9 @@ void find_coordinates(const Coding& coding, const float* vectors, std::int64_t c
   std::vector<float> squared_norms(index(count));
   AUTOPATCH_KERNEL(project_vectors)
   (vectors, count, dim, coding.mean, coding.basis, width, out.values.data(), squared_norms.data());
-  // Error bounds relative to |y|: of one coordinate, from the roundings of its sum; of all
-  // coordinates together; and, relative to |y|^2, of the squared norm, whose sum has at least four
-  // lanes.
+  // `of_coordinate`: error of one coordinate relative to |y|, from the roundings of its sum.
+  // `of_all`: error of all coordinates together, relative to |y|. `of_norm`: error of the squared
+  // norm relative to |y|^2; its sum has at least four lanes.
   const double chunks = static_cast<double>(dim) / static_cast<double>(kProjectionChunk);
   const double of_coordinate = kRounding * (static_cast<double>(kProjectionChunk) + chunks + 3);
   const double of_all = of_coordinate * std::sqrt(static_cast<double>(width)) + coding.basis_error;

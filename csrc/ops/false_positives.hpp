@@ -17,4 +17,11 @@ AUTOPATCH_ALSO_ON_DEVICE inline double found_along(double before, double after, 
   return (limit - before) * (limit - before) / (2 * (after - before));
 }
 
+/// A partial AUROC up to `kMaxFalsePositiveRate`, standardized so that chance gives 0.5 and a
+/// perfect ranking 1.
+AUTOPATCH_ALSO_ON_DEVICE inline double standardized(double partial) {
+  constexpr double chance = kMaxFalsePositiveRate * kMaxFalsePositiveRate / 2;
+  return (1 + (partial - chance) / (kMaxFalsePositiveRate - chance)) / 2;
+}
+
 }  // namespace autopatch

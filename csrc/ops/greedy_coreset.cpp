@@ -31,8 +31,8 @@ constexpr std::int64_t kSample = 2048;
 constexpr std::int64_t kPicksAtOnce = 16;
 static_assert(kPicksAtOnce % kScreenQueries == 0, "whole groups of picks");
 
-// Row offsets, and least values of picks, for which a row always or never survives. Products of
-// codes stay within 2^28.
+// With the row offset kAlways, or the least value -kAlways of a pick, a pair always survives; with
+// the least value kNever it never does. Products of codes stay within 2^28.
 constexpr std::int32_t kAlways = 1 << 29;
 constexpr std::int32_t kNever = std::numeric_limits<std::int32_t>::max();
 

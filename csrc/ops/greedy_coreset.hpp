@@ -20,8 +20,8 @@ namespace autopatch {
 /// distances. For the codes c of a row and d of a pick, with the exact integer I = |c - d|^2 and
 /// errors as in codes.hpp,
 ///
-///     distance(row, pick) <= sqrt(T)  implies  scale * sqrt(I) <= sqrt(T) + error_row +
-///     error_pick.
+///     distance(row, pick) <= sqrt(T)  implies
+///     scale * sqrt(I) <= sqrt(T) + error_row + error_pick.
 ///
 /// T is the smallest known squared distance of the row, plus what the float32 sum for the new pick
 /// may lose by rounding. One bound replaces the errors of all picks; the few picks with larger

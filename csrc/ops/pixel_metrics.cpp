@@ -187,7 +187,7 @@ class Sum {
 
 /// Positives that share a score.
 struct Positives {
-  Sum weight;  // millions may share one
+  Sum weight;  // compensated sums: millions of pixels may share a score
   Sum overlap;
   std::uint32_t count = 0;
 
@@ -231,9 +231,7 @@ class Curves {
       return;
     }
     out[2] = found_.value() / (num_positives_ * num_negatives_);
-    const double partial = found_to_limit_.value() / (num_positives_ * num_negatives_);
-    const double chance = kMaxFalsePositiveRate * kMaxFalsePositiveRate / 2;
-    out[3] = (1 + (partial - chance) / (kMaxFalsePositiveRate - chance)) / 2;
+    out[3] = standardized(found_to_limit_.value() / (num_positives_ * num_negatives_));
     out[4] = overlap_to_limit_.value() / limit_;
   }
 

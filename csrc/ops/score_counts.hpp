@@ -51,8 +51,8 @@ std::vector<std::uint32_t> count_slots(const typename Format::Bits* scores, std:
   const std::size_t num_workers = std::clamp<std::size_t>(std::min(count, kMostSlots) / num_slots,
                                                           1, static_cast<std::size_t>(num_threads));
   std::vector<std::vector<std::uint32_t>> counts(num_workers);
-  // Allocated here: memory that a worker thread allocates stays reserved for it, and other workers
-  // may count the next time.
+  // Allocated here: malloc keeps freed memory in the arena of the thread that allocated it, and the
+  // next call may run on other workers.
   for (std::vector<std::uint32_t>& of_worker : counts) of_worker.reserve(num_slots);
   std::atomic<bool> has_nan{false};
   Ranges ranges(count);

@@ -135,7 +135,7 @@ void box_sums(const float* const* cells, std::int64_t offset, std::int64_t lanes
 
 // Box sums along a line of cells of `size` floats: output cell i is the sum of cells [i, i + patch)
 // times `scale`. Only the cells in `valid` exist, and `in` points to the first; the others are
-// zero. `out` may alias the position of cell 0, even if that does not exist.
+// zero. `out` may be the address that cell 0 has, or would have if it existed.
 void box_sums(const float* in, std::int64_t in_stride, Span valid, const float* zeros,
               std::int64_t size, std::int64_t count, std::int64_t patch, float scale, float* out,
               std::int64_t out_stride) {

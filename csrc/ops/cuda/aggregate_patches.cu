@@ -396,7 +396,7 @@ void aggregate_patches_cuda(const std::vector<FeatureMap>& maps, std::int64_t im
     for (; map != maps.end() && plan.num_levels < kMaxLevels; ++map) {
       if (map->channels == 0) continue;
       if (map->channels * map->height * map->width > kMaxValues) {
-        throw std::invalid_argument("`feature_maps` hold more than 2^30 values an image");
+        throw std::invalid_argument("`feature_maps` hold more than 2^30 values per image");
       }
       Level& level = plan.levels[plan.num_levels++];
       const std::int64_t shrink = 1 - map->patch % 2;

@@ -8,9 +8,9 @@
 namespace autopatch {
 
 constexpr std::int64_t kGroup = 64;           // rows of a bank that share one maximum
-constexpr std::int64_t kQueriesOfTile = 128;  // numbers of queries are multiples of this,
-constexpr std::int64_t kRowsOfTile = 256;     // numbers of rows of this,
-constexpr std::int64_t kDepthOfTile = 64;     // and numbers of features of this
+constexpr std::int64_t kQueriesOfTile = 128;  // the number of queries is a multiple of this
+constexpr std::int64_t kRowsOfTile = 256;     // the number of rows is a multiple of this
+constexpr std::int64_t kDepthOfTile = 64;     // the number of features is a multiple of this
 
 /// Computes how near each query is to the nearest row of each group, with float32 products q.r of
 /// float16 values:

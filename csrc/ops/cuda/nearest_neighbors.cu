@@ -2,11 +2,11 @@
 // compute how near each query is to each group of 64 rounded rows (group_maxima.hpp). By the
 // triangle inequality
 //
-//     | |q - r| scale - |q~ - r~| | <= |q scale - q~| + |r scale - r~|,
+//     | |q - r| scale - |q~ - r~| | <= |q scale - q~| + |r scale - r~|.
 //
 // This gives an upper bound of the distance to the nearest row of each group, and a lower bound for
 // all of its rows. The k-th smallest upper bound also bounds the k-th smallest distance. Groups
-// whose lower bound does not exceed it are measured row by row, in float32 and with the order of
+// whose lower bound does not exceed it are computed row by row, in float32 and with the order of
 // arithmetic of `exact_kernel`. Queries with too many such groups are left to `exact_kernel`.
 
 #include <algorithm>

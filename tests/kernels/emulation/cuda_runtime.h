@@ -1,11 +1,10 @@
 #pragma once
 
 // <cuda_runtime.h> for tests without a GPU: CUDA sources compile as C++ and their kernels run on
-// the host, every thread of every block. A thread of a kernel is a fiber; where it waits for
-// others, at a barrier, in a warp's exchange or in `pause`, the next one runs. Blocks of an
-// independent grid run one after another, those of a cooperative grid together. Dynamic shared
-// memory is full of ones when a block starts, so that what is read before it is written shows as
-// NaN or -1.
+// the host, every thread of every block. A thread of a kernel is a fiber; when it waits at a
+// barrier, in a warp exchange or in `pause`, the next fiber runs. Blocks of an independent grid run
+// one after another, those of a cooperative grid together. All bits of dynamic shared memory are
+// set when a block starts, so uninitialized reads show as NaN or -1.
 
 #include <ucontext.h>
 
@@ -28,7 +27,6 @@
 #define __global__
 #define __shared__ static
 #define __grid_constant__
-#define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 
 // --- Types -------------------------------------------------------------------------------------
@@ -41,9 +39,6 @@ struct uint3 {
   unsigned x, y, z;
 };
 
-struct alignas(8) float2 {
-  float x, y;
-};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -85,11 +80,11 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
 namespace emulation {
 
 constexpr std::size_t kStack = 256 << 10;
-constexpr std::size_t kGuard = 4096;  // bytes behind the shared memory that must stay as they are
+constexpr std::size_t kGuard = 4096;  // bytes after the shared memory; must not change
 constexpr int kWarp = 32;
 
-/// One exchange of the lanes in a mask. Values alternate between two buffers: a lane that is ahead
-/// cannot overwrite what others still read, as it needs them all for the exchange after the next.
+/// One exchange of the lanes in a mask. Values alternate between two buffers. A lane that is one
+/// exchange ahead writes to the other buffer, and no lane can get two ahead.
 struct Exchange {
   std::uint64_t values[2][kWarp];
   unsigned arrived = 0;
@@ -107,8 +102,8 @@ struct Block {
 };
 
 struct Fiber {
-  ucontext_t start;  // where it begins;
-  jmp_buf position;  // where it goes on: a jump, unlike a change of context, calls no system
+  ucontext_t start;  // entry point
+  jmp_buf position;  // resume point; longjmp needs no system call, unlike swapcontext
   bool started = false;
   Block* block;
   uint3 thread;
@@ -163,7 +158,7 @@ inline void barrier() {
   while (block.generation == generation) yield();
 }
 
-/// What all lanes of `mask` bring, by lane.
+/// The values of all lanes in `mask`, by lane.
 template <typename T>
 const std::uint64_t* exchange(unsigned mask, T value) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t));
@@ -270,7 +265,6 @@ inline void run_grid(bool together, dim3 grid, dim3 block, std::size_t shared_by
 
 #define threadIdx (::emulation::self().thread)
 #define blockIdx (::emulation::self().block->index)
-#define blockDim (::emulation::device.block)
 #define gridDim (::emulation::device.grid)
 
 namespace autopatch {
@@ -410,11 +404,4 @@ inline int __dp4a(int a, int b, int sum) {
     sum += static_cast<std::int8_t>(a >> (8 * i)) * static_cast<std::int8_t>(b >> (8 * i));
   }
   return sum;
-}
-
-// --- Memory with hints -------------------------------------------------------------------------
-
-template <typename T>
-T __ldg(const T* address) {
-  return *address;
 }

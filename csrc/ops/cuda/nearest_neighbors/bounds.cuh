@@ -42,8 +42,8 @@ __host__ __device__ inline Bounds bounds_of(const Query& query, float maximum, f
 __host__ __device__ inline float limit_of(float upper, std::int64_t dim, float scale) {
   constexpr float kOfRounding = 6e-8f;
   constexpr float kLeastFloat = 1.4e-45f;
-  const auto roundings =
-      static_cast<float>(dim / kPartLength + kSumLength + kSumsOfPart + 8);  // 8: differences, ends
+  // 8 more: the difference, its square, and the incomplete sums at the end.
+  const auto roundings = static_cast<float>(dim / kPartLength + kSumLength + kSumsOfPart + 8);
   const float of_sums = 4.0f * kOfRounding * roundings;
   const float vanishing = 4.0f * static_cast<float>(dim) * kLeastFloat * scale * scale;
   return sqrtf(upper * upper * (1.0f + of_sums) + vanishing);

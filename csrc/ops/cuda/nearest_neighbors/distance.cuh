@@ -2,6 +2,7 @@
 
 // Exact distances, and lists of the nearest rows.
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/cuda.cuh"
@@ -14,6 +15,8 @@ namespace {
 constexpr int kSumLength = 16;
 constexpr int kSumsOfPart = 16;
 constexpr std::int64_t kPartLength = kSumLength * kSumsOfPart;
+
+__host__ __device__ inline float infinity() { return INFINITY; }
 
 /// Squared distance of two rows, computed by a warp in the order of arithmetic that all paths
 /// share: each lane has a running sum of 16 features; the sums of a part are added in turn, then

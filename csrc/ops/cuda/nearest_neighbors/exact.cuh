@@ -6,7 +6,6 @@
 
 #include "core/cuda.cuh"
 #include "ops/cuda/nearest_neighbors/distance.cuh"
-#include "ops/cuda/nearest_neighbors/screen.cuh"
 
 namespace autopatch {
 namespace {

@@ -12,8 +12,6 @@
 namespace autopatch {
 namespace {
 
-__host__ __device__ inline float infinity() { return INFINITY; }
-
 struct Screen {
   std::int64_t num_rows;
   std::int64_t padded_rows;

@@ -110,9 +110,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   out[2] = sums[2] / (num_positives * num_negatives);
-  const double partial = sums[3] / (num_positives * num_negatives);
-  const double chance = kMaxFalsePositiveRate * kMaxFalsePositiveRate / 2;
-  out[3] = (1 + (partial - chance) / (kMaxFalsePositiveRate - chance)) / 2;
+  out[3] = standardized(sums[3] / (num_positives * num_negatives));
   out[4] = sums[4] / (kMaxFalsePositiveRate * num_negatives);
 }
 
