@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from autopatch.errors import InputError
 
@@ -69,14 +69,22 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
     # The tolerance keeps rounding from lifting a whole product to the next rank.
     rank = min(count, math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9))
     rank = max(rank, 1)
-    rate = beta(count + 1 - rank, rank)
+    left = count + 1 - rank
     return Threshold(
         value=sorted(scores)[rank - 1],
         target_rate=false_alarm_rate,
-        expected_rate=float(rate.mean()),
-        interval=(float(rate.ppf((1 - _COVERAGE) / 2)), float(rate.ppf((1 + _COVERAGE) / 2))),
+        expected_rate=left / (count + 1),
+        interval=(
+            _quantile(left, rank, (1 - _COVERAGE) / 2),
+            _quantile(left, rank, (1 + _COVERAGE) / 2),
+        ),
         images=count,
     )
+
+
+def _quantile(a: int, b: int, probability: float) -> float:
+    """Of the distribution Beta(a, b)."""
+    return float(betaincinv(a, b, probability))  # scipy.stats takes longer to import
 
 
 def check_rate(false_alarm_rate: float) -> None:
