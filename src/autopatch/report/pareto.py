@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -119,8 +120,9 @@ def pareto_figure(
     costs = [cost.display(c.values[cost.name]) for c in candidates]
     seen = _placed(candidates, costs, quality, [c.values for c in candidates])
     tested = _placed(candidates, costs, quality, [c.test or {} for c in candidates])
-    figure = Figure(figsize=(12.5 if tested else 8, 5.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    layout = ConstrainedLayoutEngine()
+    figure = Figure(figsize=(12.5 if tested else 8, 5.2), dpi=120, layout=layout)
+    canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if tested else 1, sharex=True, sharey=True, squeeze=False)[0]
     for axes in panels:
         _style(axes, cost, logarithmic=all(x > 0 for x in costs))
@@ -136,12 +138,13 @@ def pareto_figure(
     if warning is not None:
         figure.suptitle(warning, color=_PICK, fontweight="bold")
     _draw_legend(figure)
-    figure.draw_without_rendering()  # finalizes the layout
+    # `draw_without_rendering` and `savefig` would draw everything once more each.
+    layout.execute(figure)
     figure.set_layout_engine("none")
     for axes, (points, line, labels) in zip(panels, drawn, strict=True):
         _place_labels(axes, points, line, labels)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
+    canvas.print_png(picture, metadata={"Software": None})
     write_bytes_atomically(path, picture.getvalue())
 
 
