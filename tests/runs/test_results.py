@@ -122,13 +122,12 @@ def test_a_detector_with_other_weights_is_not_measured(moved, settings, tmp_path
     assert other.weights_sha256[:8] in str(error.value)
 
 
-def test_a_detector_or_its_file(finished, detector_file):
+def test_a_detector_or_its_file(finished, detector_file, measured):
     detector = Detector.load(detector_file)
-    by_file = finished.evaluate(str(detector_file))
     by_object = finished.evaluate(detector)
-    assert [row.metrics for row in by_file.rows] == [row.metrics for row in by_object.rows]
-    pages = [finished.report(d).read_text() for d in (detector, detector_file, str(detector_file))]
-    assert pages[0] == pages[1] == pages[2]
+    assert [row.metrics for row in measured.rows] == [row.metrics for row in by_object.rows]
+    pages = [finished.report(given).read_text() for given in (detector, str(detector_file))]
+    assert pages[0] == pages[1]
     assert detector.threshold.describe()[1:] in pages[0]
     assert not finished.detector_path.exists()
 
@@ -155,24 +154,24 @@ def test_weights_are_told_apart_by_what_they_hold(finished, moved, tmp_path, det
     run.require_own(Detector.load(detector_file))
 
 
-def test_results_of_another_fit_are_left_out_of_the_report(finished):
-    found = empty_results(finished)
+def test_results_of_another_fit_are_left_out_of_the_report(finished, detector_file, measured):
+    detector = Detector.load(detector_file)
+    assert measured.belongs_to(detector)
+    found = replace(measured, fitted=finished.trials[1].architecture)
+    assert not found.belongs_to(detector)
     found.save(finished.path)
-    assert not found.belongs_to(finished.fit(patchcore=True))
+    shutil.copy(detector_file, finished.detector_path)
     assert "belong to another detector" in finished.report().read_text()
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-def test_results_of_other_images_are_left_out_of_the_report(
-    finished, detector_file, measured, fitted
-):
+def test_results_of_other_images_are_left_out_of_the_report(finished, detector_file, measured):
     measured.save(finished.path)
-    detector = detector_file if fitted else None
-    assert "On the test set the pick is" in finished.report(detector).read_text()
+    assert "On the test set the pick is" in finished.report().read_text()
     replace(measured, data_digest="0" * 64).save(finished.path)
-    page = finished.report(detector).read_text()
-    assert "left out because they were measured on other images" in page
-    assert "On the test set the pick is" not in page
+    for detector in (None, detector_file):
+        page = finished.report(detector).read_text()
+        assert "left out because they were measured on other images" in page
+        assert "On the test set the pick is" not in page
 
 
 def test_no_value_of_the_test_part_is_shown_as_one_of_validation(finished, measured, monkeypatch):
@@ -196,10 +195,11 @@ def test_a_quality_that_is_no_metric(settings, tmp_path, direction, sign):
     OBJECTIVES.register("worth", quality)
     try:
         names = ["total_flops", "worth"]
-        settings["choices"] = settings["choices"] | {"image_size": (64, 96)}
+        settings["choices"] = settings["choices"] | {"image_size": (64,)}
+        settings |= {"evaluations": 3, "population": 3}
         run = run_search(out=tmp_path / "run", objectives=names, **settings)
         detector = run.fit()
-        found = run.evaluate(detector)
+        found = run.evaluate(str(run.detector_path))
     finally:
         OBJECTIVES.unregister("worth")
     assert found.objectives == (OBJECTIVES["total_flops"], quality)
