@@ -326,19 +326,26 @@ def turned(path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
-def test_an_image_turned_by_its_tag_whose_mask_has_none(
+def test_an_image_and_its_mask_that_are_turned_differently(
     make_dataset: MakeDataset, exif: str
 ) -> None:
     root = make_dataset()
-    for name in ("000", "001"):
-        turned(root / f"test/crack/{name}.png", 3)
-    turned(root / "ground_truth/crack/001_mask.png", 3)
     turned(root / "train/good/000.png", 3)
+    # Orientations of image and mask; the last ones are two quarter turns.
+    for name, of_image, of_mask in (("000", 3, 1), ("001", 3, 3), ("002", 1, 2), ("003", 6, 8)):
+        turned(root / f"test/crack/{name}.png", of_image)
+        turned(root / f"ground_truth/crack/{name}_mask.png", of_mask)
     (warning,) = decided(MVTecAD.scan(root), reading=Reading(exif=exif)).warnings
     assert warning.startswith(
-        "1 image has an EXIF orientation that the mask lacks: test/crack/000.png; "
+        "3 images and masks have different EXIF orientations: test/crack/000.png, "
+        "test/crack/002.png, test/crack/003.png; "
     )
     assert "`exif` ignore" in warning
+    for name in ("002", "003"):
+        turned(root / f"test/crack/{name}.png", 1)
+        turned(root / f"ground_truth/crack/{name}_mask.png", 1)
+    (warning,) = decided(MVTecAD.scan(root), reading=Reading(exif=exif)).warnings
+    assert warning.startswith("1 image and its mask have different EXIF orientations: test/crack/0")
 
 
 def test_the_size_of_a_mask_tells_which_way_round_it_is(make_dataset: MakeDataset) -> None:
@@ -354,6 +361,18 @@ def test_the_size_of_a_mask_tells_which_way_round_it_is(make_dataset: MakeDatase
     assert decided(MVTecAD.scan(root)) == DECIDED
     (problem,) = decided(MVTecAD.scan(root), reading=ignoring).problems
     assert problem.endswith("give `exif` apply")
+
+
+def test_a_mask_that_alone_has_a_quarter_turn(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    turned(root / "ground_truth/crack/000_mask.png", 6)
+    (problem,) = decided(MVTecAD.scan(root)).problems
+    assert problem.endswith(
+        "the mask is turned by its EXIF tag, the image is the other way round: give `exif` ignore"
+    )
+    assert decided(MVTecAD.scan(root), reading=Reading(exif="ignore")) == replace(
+        DECIDED, reading=Reading(bit_depth=8, exif="ignore")
+    )
 
 
 def test_the_area_of_masks_is_measured_before_they_are_resized(make_dataset: MakeDataset) -> None:

@@ -197,7 +197,7 @@ class _Look:
         seen: Its image, None if unreadable.
         digest: Hash of its picture, None if unreadable.
         share: Anomalous share of its mask, 0 without a readable mask.
-        mask_turned: Whether its mask has an EXIF orientation, too.
+        mask_orientation: EXIF orientation of its mask, 1 to 8.
     """
 
     sample: Sample
@@ -205,7 +205,7 @@ class _Look:
     seen: Seen | None = None
     digest: bytes | None = None
     share: float = 0.0
-    mask_turned: bool = False
+    mask_orientation: int = 1
 
 
 def _look(
@@ -230,22 +230,29 @@ def _look(
         decoded = decode(sample.mask, sample.mask, reading.exif)
         mask = decoded_mask(decoded, sample.mask, reading)
         if seen is not None and mask.size != seen.size:
-            raise InputError(_size_problem(sample, mask.size, seen, reading))
+            raise InputError(_size_problem(sample, mask.size, seen, decoded.orientation, reading))
         resize_mask(mask, evaluation_size, sample, reading)
     except InputError as error:
         return _Look(sample, (*problems, str(error)), seen, digest)
     share = float(np.mean(np.asarray(mask) > 0))
-    return _Look(sample, tuple(problems), seen, digest, share, decoded.orientation != 1)
+    return _Look(sample, tuple(problems), seen, digest, share, decoded.orientation)
 
 
-def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, reading: Reading) -> str:
+def _size_problem(
+    sample: Sample,
+    mask_size: tuple[int, int],
+    seen: Seen,
+    mask_orientation: int,
+    reading: Reading,
+) -> str:
     """The message for a mask whose size differs from its image's."""
     width, height = seen.size
     hint = ""
-    if seen.orientation >= 5 and mask_size == (height, width):
+    if mask_size == (height, width) and (seen.orientation < 5) != (mask_orientation < 5):
+        one, other = ("image", "mask") if mask_orientation < 5 else ("mask", "image")
         turned = "is turned by its EXIF tag" if reading.exif == "apply" else "is not turned"
-        other = "ignore" if reading.exif == "apply" else "apply"
-        hint = f"; the image {turned}, the mask is the other way round: give `exif` {other}"
+        choice = "ignore" if reading.exif == "apply" else "apply"
+        hint = f"; the {one} {turned}, the {other} is the other way round: give `exif` {choice}"
     return (
         f"{sample.mask}: the mask is {mask_size[0]} x {mask_size[1]} pixels, expected {width} x "
         f"{height} as its image{hint}"
@@ -253,21 +260,22 @@ def _size_problem(sample: Sample, mask_size: tuple[int, int], seen: Seen, readin
 
 
 def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
-    """A warning about images whose EXIF tag turns them, but maybe not their masks."""
+    """A warning about images and masks whose EXIF tags turn them differently."""
     doubtful = [
         look.seen.name
         for look in looks
-        if look.seen is not None and look.seen.orientation != 1 and look.share
-        if not look.mask_turned
-        # A quarter turn shows in the size of the mask, unless the image is square.
-        if look.seen.orientation < 5 or look.seen.size[0] == look.seen.size[1]
+        if look.seen is not None and look.share and look.seen.orientation != look.mask_orientation
+        # If only one has a quarter turn, the sizes have shown that they match, unless the image is
+        # square.
+        if (look.seen.orientation < 5) == (look.mask_orientation < 5)
+        or look.seen.size[0] == look.seen.size[1]
     ]
     if not doubtful:
         return ()
-    count = "1 image has" if len(doubtful) == 1 else f"{len(doubtful)} images have"
+    count = "1 image and its mask" if len(doubtful) == 1 else f"{len(doubtful)} images and masks"
     return (
-        f"{count} an EXIF orientation that the mask lacks: {first_names(doubtful)}; check "
-        "that masks and images match, and choose `exif` apply or `exif` ignore",
+        f"{count} have different EXIF orientations: {first_names(doubtful)}; check that masks and "
+        "images match, and choose `exif` apply or `exif` ignore",
     )
 
 
