@@ -72,6 +72,17 @@ def test_the_message_of_a_grey_mask_names_the_option(tmp_path: Path) -> None:
         read_mask(saved(tmp_path, Image.fromarray(GREY)))
 
 
+def test_a_grey_mask_that_its_alpha_repeats(tmp_path: Path) -> None:
+    grey = TRUTH.astype(np.uint8) * np.uint8(255)
+    grey[TRUTH.nonzero()[0][0], TRUTH.nonzero()[1][0]] = 100
+    for color in (np.dstack([grey] * 3), np.dstack([grey, grey // 2, 0 * grey])):
+        path = saved(tmp_path, Image.fromarray(np.dstack([color, grey])))
+        with pytest.raises(InputError, match=r"not binary, 3 .*`mask_threshold` 127"):
+            read_mask(path)
+        found = np.asarray(read_mask(path, Reading(mask_threshold=127)))
+        assert (found == (grey == 255) * 255).all()
+
+
 def test_mask_threshold(tmp_path: Path) -> None:
     reading = Reading(mask_threshold=100)
     path = saved(tmp_path, Image.fromarray(GREY))

@@ -99,16 +99,14 @@ def _agreed(
     reading: Reading,
 ) -> npt.NDArray[np.bool_]:
     """The anomalous pixels, if color and alpha agree on them."""
-    try:
-        by_color = _anomalous(color, path, reading)
-        if (by_color == _anomalous(alpha, path, reading)).all():
-            return by_color
-    except InputError:
-        pass
-    raise InputError(
-        f"{path}: color and alpha of the mask both vary and are not the same mask, expected the "
-        "mask in one of them"
-    )
+    threshold = reading.mask_threshold or 0
+    if ((color.max(axis=2) > threshold) != (alpha.max(axis=2) > threshold)).any():
+        raise InputError(
+            f"{path}: color and alpha of the mask both vary and are not the same mask, expected "
+            "the mask in one of them"
+        )
+    _anomalous(alpha, path, reading)  # refuses a mask that is not binary
+    return _anomalous(color, path, reading)
 
 
 def load_masks(
