@@ -312,14 +312,35 @@ def test_the_bit_depth_of_images_of_any_kind(
     color = png_of_16_bits(tmp_path / "color.png", np.dstack([grey * 3] * 3))
     file = saved(tmp_path, Image.fromarray(grey), "grey.png")
     colors = saved(tmp_path, Image.fromarray(COLORS), "8.png")
-    assert decide(Reading(), [colors, COLORS, COLORS / 255]) == (Reading(bit_depth=8), ())
+    for eight_bits in ([colors, COLORS, COLORS / 255], colors, str(colors)):
+        assert decide(Reading(), eight_bits) == (Reading(bit_depth=8), ())
     for same in (file, Image.fromarray(grey), grey, torch.from_numpy(grey)[None], Image.open(file)):
         assert decide(Reading(), [colors, same]) == (Reading(bit_depth=10), ())
     assert decide(Reading(), [file, color])[0] == Reading(bit_depth=12)
-    assert decide(Reading(bit_depth=16), [tmp_path / "absent.png"]) == (Reading(bit_depth=16), ())
-    reading, (warning,) = decide(Reading(), [grey % 300 // 100 * 100])
-    assert reading.bit_depth == 8
-    assert "use 3 gray levels at a bit depth of 8" in warning
+    assert decide(Reading(), []) == (Reading(bit_depth=8), ())
+
+
+@pytest.mark.parametrize("kind", ["deep", "8 bits", "float"])
+def test_few_gray_levels_are_told_whether_or_not_the_bit_depth_is_given(kind: str) -> None:
+    values = {
+        "deep": GREY.astype(np.uint16) // 100 * 100,
+        "8 bits": GREY // 100 * 100,
+        "float": GREY // 100 * 100 / 255,
+    }[kind]
+    for reading in (Reading(), Reading(bit_depth=8)):
+        found, (warning,) = decide(reading, [values] * 20)
+        assert found.bit_depth == 8
+        assert "use 3 gray levels" in warning
+    assert decide(Reading(), [*[values] * 20, GREY]) == (Reading(bit_depth=8), ())
+    if kind == "deep":
+        found, (warning,) = decide(Reading(bit_depth=16), values)
+        assert found.bit_depth == 16
+        assert warning.endswith("; give `bit_depth` 8")
+
+
+def test_few_images_are_decoded_to_count_gray_levels(tmp_path: Path) -> None:
+    files = [saved(tmp_path, Image.fromarray(COLORS))] * 20 + [tmp_path / "absent.png"]
+    assert decide(Reading(bit_depth=16), files) == (Reading(bit_depth=16), ())
 
 
 def test_remarks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -627,10 +628,32 @@ def test_few_grey_levels_are_warned_about(supernet, good, caplog):
     assert "gray levels at a bit depth of 12, expected 32 or more" in warning
 
 
-def test_a_reading_that_is_given_is_not_decided(supernet, good, caplog):
-    dark = [in_12_bits(path) for path in good]
+def test_few_grey_levels_of_8_bits_are_warned_about(supernet, good, caplog):
+    coarse = [as_hwc(path, np.uint8) // 64 * 64 for path in good]
+    fit(supernet, coarse[:12], calibration=coarse[12:])
+    (warning,) = caplog.messages
+    assert "use 4 gray levels, expected 32 or more" in warning
+
+
+def test_a_bit_depth_that_is_given_hides_no_warning(supernet, good, caplog):
+    images = [in_12_bits(path) for path in good]
     given = Reading(bit_depth=16, exif="ignore")
-    assert fit(supernet, dark[:12], calibration=dark[12:], reading=given).reading == given
+    assert fit(supernet, images[:12], calibration=images[12:], reading=given).reading == given
+    (warning,) = caplog.messages
+    assert warning.endswith("give `bit_depth` 12")
+    assert "gray levels at a bit depth of 16" in warning
+    caplog.clear()
+    ramp = np.tile(np.arange(64, dtype=np.uint16), (64, 1))
+    images = [np.dstack([image, ramp]) for image in images]
+    given = Reading(bit_depth=10)
+    fit(supernet, images[:12], calibration=images[12:], reading=given)
+    bright, alpha = caplog.messages
+    assert re.match(
+        r".* brighter than the bit depth .* clipped at 1023.*; give `bit_depth` 12$", bright
+    )
+    assert alpha.startswith("the alpha channel of 12 images is dropped")
+    caplog.clear()
+    fit(supernet, images[:12], calibration=images[12:], reading=given, warn=False)
     assert caplog.messages == []
 
 

@@ -108,15 +108,21 @@ def test_what_is_odd_about_the_data_is_said_by_search_and_fit(origin, tmp_path, 
     data = shutil.copytree(origin / "data", tmp_path / "data")
     for path in (data / "ground_truth/hole").iterdir():
         Image.fromarray(255 - np.asarray(Image.open(path).convert("L"))).save(path)
+    for path in (data / "train/good").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 64 * 64).save(path)
     caplog.set_level(logging.INFO)
     run = search(origin, data, tmp_path / "run", evaluations=1)
     said = [line.strip() for line in caplog.messages]
+    assert sum("gray levels" in line for line in said) == 1
     (areas,) = [line for line in said if line.startswith("anomalous area, median and range: ")]
     assert "hole 9" in areas
     (inverted,) = [line for line in said if "inverted" in line]
     assert "of the type 'hole'" in inverted
     assert inverted in run.split.notes
     assert inverted in Run.open(tmp_path / "run").split.notes
+    caplog.clear()
+    run.fit()
+    assert not any("gray levels" in line for line in caplog.messages)  # said by the search
 
 
 def inputs_of(origin, **options):

@@ -32,6 +32,8 @@ MASK_RESIZES = ("area", "any")
 FEW_LEVELS = 32
 """A warning is given if images use fewer gray levels."""
 
+_USUALLY_ENOUGH = 8  # so many images nearly always use more gray levels
+
 _EXPECTED = (
     "expected a file, a PIL image, an array [H, W] or [H, W, C] or a tensor [C, H, W], of uint8, "
     "uint16 or floats in [0, 1]"
@@ -216,39 +218,52 @@ class Remarks:
         return tuple(found)
 
 
-def decide(reading: Reading, images: Sequence[ImageInput]) -> tuple[Reading, tuple[str, ...]]:
+def decide(
+    reading: Reading, images: ImageInput | Iterable[ImageInput]
+) -> tuple[Reading, tuple[str, ...]]:
     """Chooses the bit depth; returns the reading, and a warning if images use few gray levels.
 
-    Only images with 16 bits per channel are decoded. A reading that has a bit depth is returned as
-    it is, without a warning.
+    Images with 16 bits per channel are decoded if the reading has no bit depth yet. Of the others,
+    a few are decoded, and all only if these few use few gray levels.
 
     Args:
-        reading: The reading, with or without a bit depth.
+        reading: The reading. If it has a bit depth, it is returned as it is.
         images: The images that the memory bank is fitted on.
 
     Raises:
-        InputError: See `to_pil`.
+        InputError: See `as_images` and `to_pil`.
     """
+    listed = as_images(images)
 
     def look(index: int) -> Seen:
-        image, name = images[index], f"images[{index}]"
+        image, name = listed[index], f"images[{index}]"
+        if isinstance(image, str | os.PathLike):
+            name = os.fspath(image)
         if isinstance(image, str | os.PathLike | Image.Image):
-            if not is_deep(image):
-                return Seen(name, (0, 0))
-            of_file = isinstance(image, str | os.PathLike)
-            name = os.fspath(image) if of_file else name  # type: ignore[arg-type]
             return Seen.of(name, decode(image, name, reading.exif))
-        values = _array(image, name)[0]
-        if values.dtype.kind != "u" or values.dtype.itemsize != 2:
-            return Seen(name, (0, 0))
-        return Seen.of(name, Decoded(values.astype(np.int32)))
+        if _is_deep_array(image, name):
+            return Seen.of(name, Decoded(_array(image, name)[0].astype(np.int32)))
+        return Seen.of(name, Decoded(to_pil(image, name=name)))
 
-    if reading.bit_depth is not None:
-        return reading, ()
-    seen = in_threads(look, range(len(images)))
-    reading = reading.decided(seen)
-    deep = [each for each in seen if each.highest]
-    return reading, few_levels(deep, reading) if deep else ()
+    def has_depth(index: int) -> bool:
+        image = listed[index]
+        if isinstance(image, str | os.PathLike | Image.Image):
+            return is_deep(image)
+        return _is_deep_array(image, f"images[{index}]")
+
+    indices = range(len(listed))
+    seen: dict[int, Seen] = {}
+    if reading.bit_depth is None:
+        deep = [i for i, has in zip(indices, in_threads(has_depth, indices), strict=True) if has]
+        seen.update(zip(deep, in_threads(look, deep), strict=True))
+        reading = reading.decided(seen.values())
+    for some in (indices[:0], indices[:_USUALLY_ENOUGH], indices):
+        missing = [index for index in some if index not in seen]
+        seen.update(zip(missing, in_threads(look, missing), strict=True))
+        warnings = few_levels([*seen.values()], reading)
+        if not warnings:
+            return reading, ()
+    return reading, warnings if listed else ()
 
 
 def few_levels(seen: Sequence[Seen], reading: Reading) -> tuple[str, ...]:
@@ -408,6 +423,12 @@ def _array(
     elif values.dtype.kind != "u" or values.dtype.itemsize > 2:
         raise InputError(f"{name}: {found}, expected uint8, uint16 or floats in [0, 1]")
     return values, whole[..., 3] if whole.shape[2] == 4 else None
+
+
+def _is_deep_array(image: npt.NDArray[Any] | torch.Tensor, name: str) -> bool:
+    """Whether an image in memory has 16 bits per channel."""
+    values, _ = _array(image, name)
+    return values.dtype.kind == "u" and values.dtype.itemsize == 2
 
 
 def _rgb_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:

@@ -133,6 +133,7 @@ class Detector(nn.Module):
         evaluation_size: int = EVALUATION_SIZE,
         data_digest: str | None = None,
         reading: Reading = DEFAULT_READING,
+        warn: bool = True,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
@@ -153,8 +154,9 @@ class Detector(nn.Module):
                 calibration image is in the bank, so this is not checked. If None, the images are
                 hashed.
             reading: How files and arrays become pixels. If it has no bit depth, it gets the
-                smallest that holds all values of `images`, and warnings about unusual images are
-                logged.
+                smallest that holds all values of `images`.
+            warn: Whether to log warnings about unusual images: few gray levels, values above the
+                bit depth, dropped alpha channels.
             device: Device of the backbone and the bank. Everything except the reading of images
                 runs there.
             progress: Called after every batch of images.
@@ -175,7 +177,7 @@ class Detector(nn.Module):
             raise InputError("`calibration` is empty, expected good images for the threshold")
         if data_digest is None and calibration is not None:
             _refuse_twins(good, held_out)
-        remarks = Remarks("give `bit_depth` {}") if reading.bit_depth is None else None
+        remarks = Remarks("give `bit_depth` {}")
         reading, warnings = decide(reading, good)
         if supernet is None or isinstance(supernet, str):
             supernet = load_supernet() if supernet is None else load_supernet(supernet)
@@ -211,8 +213,9 @@ class Detector(nn.Module):
                 )
             ]
         )
-        for line in (*warnings, *(remarks.lines() if remarks is not None else ())):
-            logger.warning(line)
+        if warn:
+            for line in (*warnings, *remarks.lines()):
+                logger.warning(line)
         scores = maps.flatten(1).amax(dim=1)
         detector = cls(
             architecture=architecture,

@@ -256,6 +256,7 @@ class RunRecord:
             seed=self.bank_seed,
             data_digest=self.data_digest,
             reading=self.reading,
+            warn=False,  # the search has warned about these images
             device=device,
             progress=progress,
         )
