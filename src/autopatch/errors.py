@@ -72,6 +72,12 @@ def machine_failure(error: BaseException) -> MachineFailure | None:
     return None
 
 
+def reason(error: BaseException) -> str:
+    """The system's words for a failed call, such as "Permission denied"; for any other error, its
+    message on one line."""
+    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+
+
 def one_line(error: BaseException) -> str:
     """The error's message on one line, at most 300 characters; the class name if it is empty."""
     return " ".join(str(error).split())[:300] or type(error).__name__

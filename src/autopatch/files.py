@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, one_line, reason
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """Path of a file or folder."""
@@ -197,7 +197,7 @@ def sha256_of(path: StrPath) -> str:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     return digest.hexdigest()
 
 
@@ -278,7 +278,7 @@ def _swap(new: Path, target: Path) -> None:
             earlier.rename(target)
         except OSError:
             raise InputError(
-                f"{target}: cannot be written: {_reason(error)}; the earlier one is now {earlier}"
+                f"{target}: cannot be written: {reason(error)}; the earlier one is now {earlier}"
             ) from error
         raise
     shutil.rmtree(earlier, ignore_errors=True)
@@ -320,8 +320,4 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _cannot_be_written(path: StrPath, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be written: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+    return InputError(f"{path}: cannot be written: {reason(error)}")

@@ -12,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from autopatch.data import Manifest, MVTecAD, Sample, Split, digest, make_split, pixels_digest
+from autopatch.data import (
+    Manifest,
+    MVTecAD,
+    Sample,
+    Split,
+    digest,
+    image_digests,
+    make_split,
+    pixels_digest,
+)
 from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
@@ -189,6 +198,8 @@ def test_pixels_digest_of_files(root: Path, tmp_path: Path) -> None:
     files = [sample.image for sample in MVTecAD.scan(root).train]
     expected = pixels_digest(files)
     assert pixels_digest(iter(map(str, files[::-1]))) == expected
+    assert pixels_digest(files[0]) == pixels_digest([files[0]])
+    assert image_digests(str(files[0])) == image_digests(files[:1])
     assert pixels_digest(files[1:]) != expected
     assert pixels_digest([*files, files[0]]) != expected
     copied = [shutil.copy(file, tmp_path / f"copy{file.name}") for file in files]

@@ -48,6 +48,9 @@ def test_names_of_images(folder: Path) -> None:
     assert named_images([folder]) == expected
     assert named_images([str(folder)]) == expected
     assert named_images([str(folder / "b.png")]) == {Path("b"): folder / "b.png"}
+    for one in (folder / "b.png", str(folder / "b.png")):
+        assert named_images(one) == {Path("b"): folder / "b.png"}
+    assert named_images(map(str, [folder])) == expected
 
 
 def test_names_are_relative_to_the_deepest_common_folder(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from autopatch.data.reading import ImageInput, full_depth
+from autopatch.data.reading import ImageInput, as_images, full_depth
 from autopatch.data.samples import first_names, relative_path
 from autopatch.data.splits import Split
 from autopatch.data.threads import in_threads
@@ -141,25 +141,25 @@ class Manifest:
         return cls(entries)
 
 
-def pixels_digest(images: Iterable[ImageInput]) -> str:
-    """SHA-256 of a set of images, as 64 hexadecimal digits. Order and paths do not matter.
+def pixels_digest(images: ImageInput | Iterable[ImageInput]) -> str:
+    """SHA-256 of one or many images, as 64 hexadecimal digits. Order and paths do not matter.
 
     A file is hashed by its contents; any other image by its shape and its pixels, which are 8-bit
     RGB, or 16-bit values for an image with 16 bits per channel.
 
     Raises:
-        InputError: A file cannot be read, or `to_pil` refuses an image.
+        InputError: A file cannot be read, or `as_images` or `to_pil` refuses an image.
     """
     return hashlib.sha256(b"".join(sorted(image_digests(images)))).hexdigest()
 
 
-def image_digests(images: Iterable[ImageInput]) -> list[bytes]:
+def image_digests(images: ImageInput | Iterable[ImageInput]) -> list[bytes]:
     """SHA-256 of each image, see `pixels_digest`.
 
     Raises:
         InputError: See `pixels_digest`.
     """
-    return in_threads(_image_digest, enumerate(images))
+    return in_threads(_image_digest, enumerate(as_images(images)))
 
 
 _NEVER_NONE = frozenset({"role", "path", "type"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from autopatch.data.walker import walk
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, reason
 from autopatch.files import StrPath
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def folder_images(folder: StrPath) -> list[Path]:
     return list(found.images)
 
 
-def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
+def named_images(paths: StrPath | Iterable[StrPath]) -> dict[Path, Path]:
     """Lists images and gives each a name for its results.
 
     The name is the image's path relative to the deepest folder that holds all of `paths` (a folder
@@ -43,7 +43,7 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
     "b/1". An image that is given twice counts once.
 
     Args:
-        paths: Image files, and folders to search for images, see `folder_images`.
+        paths: One or many image files, and folders to search for images, see `folder_images`.
 
     Returns:
         The images by name.
@@ -52,16 +52,16 @@ def named_images(paths: Sequence[StrPath]) -> dict[Path, Path]:
         InputError: No path is given, a path does not exist, a folder has no image or cannot be
             read, or two images would get the same name.
     """
-    if not paths:
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not listed:
         raise InputError("`images` is empty, expected image files or folders")
     files: dict[Path, Path] = {}
     tops: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, listed):
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
         except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise InputError(f"{path}: cannot be read: {reason}") from None
+            raise InputError(f"{path}: cannot be read: {reason(error)}") from None
         if is_folder:
             tops.append(_normal(path))
             images = folder_images(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopatch.data.samples import first_names
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, reason
 from autopatch.files import StrPath
 
 _FORMATS = {
@@ -187,6 +187,4 @@ def _unreadable(folder: Path, error: OSError) -> InputError:
         return InputError(f"{folder}: no such folder")
     if isinstance(error, NotADirectoryError):
         return InputError(f"{folder}: not a folder")
-    return InputError(
-        f"{error.filename or folder}: cannot be read: {error.strerror or one_line(error)}"
-    )
+    return InputError(f"{error.filename or folder}: cannot be read: {reason(error)}")
