@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from autopatch.cli import main
 from autopatch.detector import Architecture, Detector, Head, Input
@@ -40,6 +41,22 @@ def test_a_broken_image_is_named_at_the_end(autopatch, detector_file, textures, 
         "that can be read\n"
     )
     assert len(list((out / "masks").rglob("*.png"))) == 21
+
+
+def test_a_damaged_file_of_any_format_is_a_row_of_the_table(
+    autopatch, detector_file, textures, tmp_path
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    pages = [Image.open(path) for path in sorted((textures / "test" / "good").iterdir())[:3]]
+    pages[0].save(images / "good.png")
+    pages[0].save(images / "pages.tif", save_all=True, append_images=pages[1:])
+    whole = (images / "pages.tif").read_bytes()
+    (images / "pages.tif").write_bytes(whole[: len(whole) // 2])
+    code, _, err = autopatch("predict", detector_file, images, "--out", tmp_path / "out")
+    assert code == 2
+    assert "1 of 2 images cannot be read, the first: " in err
+    assert (tmp_path / "out" / "scores.csv").read_text().count(",unreadable,") == 1
 
 
 def in_the_locale_c(arguments):

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
-from autopatch.data import Reading, read_image, to_pil
+from autopatch.data import Reading, load_images, read_image, to_pil
 from autopatch.data.decoding import decode, is_deep
 from autopatch.errors import InputError
 
@@ -105,6 +106,124 @@ def test_a_damaged_file_of_16_bits_in_color(tmp_path: Path, png_of_16_bits: Writ
         read_image(path)
 
 
+def sgi_of_16_bits(path: Path, values: np.ndarray, packed: bool) -> Path:
+    """Writes values `[H, W, C]`, C 1 or 3, as an SGI file, packed in runs or not."""
+    height, width, channels = values.shape
+    planes = values[::-1].transpose(2, 0, 1).astype(">u2")
+    dimensions = 2 if channels == 1 else 3
+    header = struct.pack(">hBBHHHHll", 474, packed, 2, dimensions, width, height, channels, 0, 9)
+    header = header.ljust(512, b"\0")
+    if not packed:
+        path.write_bytes(header + planes.tobytes())
+        return path
+    rows = [
+        struct.pack(">H", 0x80 | width) + row.tobytes() + b"\0\0"
+        for row in planes.reshape(-1, width)
+    ]
+    starts = 512 + 8 * len(rows) + np.arange(len(rows)) * len(rows[0])
+    lengths = np.full(len(rows), len(rows[0]))
+    tables = np.concatenate([starts, lengths]).astype(">u4").tobytes()
+    path.write_bytes(header + tables + b"".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sgi_of_16_bits_is_refused_unless_it_is_read_whole(tmp_path: Path, packed: bool) -> None:
+    path = sgi_of_16_bits(tmp_path / "image.sgi", DEEP[..., :1], packed)
+    assert is_deep(path)
+    with pytest.raises(InputError, match=r"image.sgi: 16 bits per channel in a layout that cannot"):
+        decode(path, path)
+    path = sgi_of_16_bits(path, DEEP, packed)
+    assert is_deep(path)
+    if packed:
+        assert (decode(path, path).pixels == DEEP).all()
+        return
+    with pytest.raises(InputError, match=r"image.sgi: 16 bits per channel in a layout that cannot"):
+        decode(path, path)
+
+
+@pytest.mark.parametrize("name", ["pages.tif", "image.avif", "image.jp2"])
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF data")
+def test_half_a_file_of_any_format_is_refused(tmp_path: Path, name: str) -> None:
+    if name.endswith("avif") and not features.check("avif"):
+        pytest.skip("this Pillow has no avif")
+    path = tmp_path / name
+    image = Image.fromarray((DEEP >> 8).astype(np.uint8))
+    pages = {"save_all": True, "append_images": [image] * 2} if name == "pages.tif" else {}
+    image.save(path, **pages)  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    for share in (0.3, 0.6):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        assert not is_deep(path)
+        with pytest.raises(InputError, match=f"{name}: (unreadable or truncated|not an) image"):
+            decode(path, path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Invalid 'ftyp' box"), KeyError(3)])
+def test_whatever_pillow_raises_is_an_error_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "image.png"
+    Image.new("L", (3, 2)).save(path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(InputError, match=r"image.png: unreadable or truncated image \("):
+        decode(path, path)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "_open", fail)
+    assert not is_deep(path)
+
+
+def test_the_system_says_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        decode(tmp_path, tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
+
+
+def test_a_pil_image_whose_file_is_closed(tmp_path: Path, png_of_16_bits: WritePng) -> None:
+    deep = png_of_16_bits(tmp_path / "deep.png", DEEP)
+    path = tmp_path / "image.png"
+    Image.fromarray(DEEP[..., 0]).save(path)
+    for file in (deep, path):
+        with Image.open(file) as left:
+            pass
+        with Image.open(file) as loaded:
+            loaded.load()
+        assert decode(loaded, "image").size == (14, 9)
+        loaded.close()
+        with file.open("rb") as opened:
+            by_caller = Image.open(opened)
+        for image in (left, loaded, by_caller):
+            is_deep(image)
+            with pytest.raises(InputError) as caught:
+                decode(image, "images[3]")
+            assert str(caught.value) == (
+                "images[3]: its file is closed, expected an image that is loaded or still open"
+            )
+
+
+@pytest.mark.parametrize("name", ["deep.png", "image.png", "image.tif"])
+def test_one_opened_image_given_many_times(
+    tmp_path: Path, png_of_16_bits: WritePng, name: str
+) -> None:
+    values = np.random.default_rng(3).integers(0, 65536, (300, 300, 3), np.uint16)
+    path = tmp_path / name
+    if name == "deep.png":
+        png_of_16_bits(path, values)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        options = {"compression": "tiff_lzw"} if name.endswith("tif") else {}
+        colors = Image.fromarray((values >> 8).astype(np.uint8))
+        colors.save(path, exif=exif, **options)  # type: ignore[arg-type]
+    expected = load_images(path, 32)
+    for _ in range(3):
+        with Image.open(path) as image:
+            assert (load_images([image] * 16, 32) == expected).all()
+
+
 def test_which_files_have_more_than_8_bits(
     tmp_path: Path, png_of_16_bits: WritePng, tiff_of_16_bits: WriteTiff
 ) -> None:
@@ -149,6 +268,66 @@ def test_exif_is_applied_or_ignored(tmp_path: Path, suffix: str, orientation: in
     assert ignored.orientation == applied.orientation == orientation
     with Image.open(path) as image:
         assert (np.asarray(to_pil(image, reading=Reading(exif="ignore"))) == stored).all()
+
+
+def exif_block(*entries: bytes) -> bytes:
+    header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    return header + b"".join(entries) + bytes(4)
+
+
+def entry(tag: int, kind: int, value: bytes) -> bytes:
+    """An entry of an EXIF block; kinds: 1 byte, 2 ASCII, 3 short, 7 undefined."""
+    count = len(value) // 2 if kind == 3 else len(value)
+    return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+
+X_RESOLUTION, SOFTWARE, UNIT, WIDTH, EXIF_PART = 0x11A, 0x131, 0x128, 0x100, 0x8769
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (X_RESOLUTION, 2, b"72\0"),
+        (SOFTWARE, 3, b"\1\0"),
+        (UNIT, 2, b"2\0"),
+        (WIDTH, 2, b"14\0"),
+        (EXIF_PART, 2, b"abc\0"),
+    ],
+)
+def test_tags_of_an_odd_type_do_not_hinder(
+    tmp_path: Path, tag: int, kind: int, value: bytes
+) -> None:
+    path, colors = tmp_path / "image.png", (DEEP >> 8).astype(np.uint8)
+    turned = entry(0x0112, 3, b"\6\0")
+    block = exif_block(*sorted([turned, entry(tag, kind, value)], key=lambda e: e[1::-1]))
+    Image.fromarray(colors).save(path, exif=block)
+    decoded = decode(path, path)
+    assert decoded.orientation == 6
+    assert (np.asarray(decoded.rgb()) == TURNS[6](colors)).all()
+
+
+@pytest.mark.parametrize(("kind", "value"), [(1, b"\6"), (2, b"6\0"), (7, b"\6"), (3, b"\0\0")])
+def test_an_orientation_that_is_no_number_from_1_to_8_counts_as_1(
+    tmp_path: Path, kind: int, value: bytes
+) -> None:
+    colors = (DEEP >> 8).astype(np.uint8)
+    for path in (tmp_path / "image.png", tmp_path / "image.webp"):
+        options = {"exif": exif_block(entry(0x0112, kind, value)), "lossless": True}
+        Image.fromarray(colors).save(path, **options)  # type: ignore[arg-type]
+        decoded = decode(path, path)
+        assert decoded.orientation == 1
+        assert (np.asarray(decoded.rgb()) == colors).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_turned_image_is_not_turned_again(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray((DEEP >> 8).astype(np.uint8)).save(path, exif=exif)
+    once = read_image(path)
+    assert once.size == (9, 14)
+    assert (np.asarray(to_pil(once)) == np.asarray(once)).all()
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

@@ -32,6 +32,12 @@ def test_metadata_is_read(write_weights: WriteWeights) -> None:
     assert weights.std == (0.25, 0.25, 0.25)
 
 
+def test_the_system_says_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_safetensors(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
+
+
 def test_paths_as_text(write_weights: WriteWeights) -> None:
     path = write_weights()
     weights = read_weights(str(path))

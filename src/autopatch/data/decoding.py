@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from autopatch.data.pages import require_one_picture
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, one_line, reason
 from autopatch.files import StrPath
 
 EXIF = ("apply", "ignore")
@@ -25,16 +25,23 @@ _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PLANAR = 258, 284  # tags of TIFF
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _GREY_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
-_UNDO = {
+_APPLY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
+"""Transposes that apply an EXIF orientation, by orientation."""
+_UNDO = {**_APPLY, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """Transposes that undo an applied EXIF orientation, by orientation."""
+_HOLD_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Entries of an image's `info` that may hold its orientation."""
+
+_LOCKS = tuple(threading.Lock() for _ in range(64))
+"""Locks of opened images, by identity: two threads must not load one image at the same time."""
 
 _LITTLE, _BIG = "L", "B"
 _NATIVE = _LITTLE if sys.byteorder == "little" else _BIG
@@ -107,11 +114,14 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
 
     Raises:
         InputError: The file is missing, damaged, of an unknown format, or holds several pictures;
-            the image has more pixels; or its values are floats or outside 0 to 65535.
+            the image has more pixels; its values are floats or outside 0 to 65535; or the file of
+            an opened image was closed before it was loaded.
     """
     try:
         if isinstance(source, Image.Image):
-            return _decoded(source, name, exif)
+            with _lock_of(source):
+                _require_open(source)
+                return _decoded(source, name, exif)
         with Path(source).open("rb") as file:
             image = _opened(file)
             require_one_picture(image, name)
@@ -122,30 +132,42 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
         raise InputError(f"{name}: not an image in a format that can be read") from None
     except InputError:
         raise
-    except (
-        EOFError,
-        OSError,
-        SyntaxError,  # raised by Pillow for a broken PNG
-        ValueError,
-        Image.DecompressionBombError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # Pillow raises errors of many types for damaged files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{name}: cannot be read: {reason(error)}") from None
+        if isinstance(source, Image.Image) and "closed" in str(error):
+            raise InputError(
+                f"{name}: its file is closed, expected an image that is loaded or still open"
+            ) from None
         raise InputError(f"{name}: unreadable or truncated image ({one_line(error)})") from None
 
 
 def is_deep(source: StrPath | Image.Image) -> bool:
     """Whether the header of an image says more than 8 bits per channel.
 
-    Nothing is decoded. False if the file cannot be opened.
+    Nothing is decoded. False if the header cannot be read.
     """
-    if isinstance(source, Image.Image):
-        return _has_deep_grey(source) or _deep_color(source) is not None
     try:
+        if isinstance(source, Image.Image):
+            with _lock_of(source):
+                return source.mode in _GREY_MODES or _deep_color(source) is not None
         with Path(source).open("rb") as file:
             return is_deep(_opened(file))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # `decode` names the fault
         return False
+
+
+def _lock_of(image: Image.Image) -> threading.Lock:
+    return _LOCKS[(id(image) >> 4) % len(_LOCKS)]
+
+
+def _require_open(image: Image.Image) -> None:
+    """Raises ValueError if an image was closed before it was loaded. Pillow raises the same error
+    for one that was closed later."""
+    if _is_lazy(image):
+        assert isinstance(image, ImageFile.ImageFile)
+        if image.fp is None:
+            raise ValueError("Operation on closed image")
 
 
 def _opened(file: IO[bytes]) -> Image.Image:
@@ -210,24 +232,22 @@ class _Turn:
     def of(cls, image: Image.Image, exif: str) -> _Turn:
         """The turn for an image, loaded or not."""
         is_lazy_tiff = image.format == "TIFF" and _is_lazy(image)
-        orientation = int(image.getexif().get(_ORIENTATION, 1))  # loads a PNG
-        return cls(orientation if orientation in _UNDO else 1, exif, is_lazy_tiff)
+        orientation = image.getexif().get(_ORIENTATION, 1)  # loads a PNG
+        return cls(int(orientation) if orientation in _APPLY else 1, exif, is_lazy_tiff)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        if self.exif == "apply":
-            return ImageOps.exif_transpose(image)
-        if self.loading_turns and self.orientation in _UNDO:
-            return image.transpose(_UNDO[self.orientation])
-        return image
+        if self.orientation == 1 or (self.exif == "apply") == self.loading_turns:
+            return image
+        transposes = _APPLY if self.exif == "apply" else _UNDO
+        turned = image.transpose(transposes[self.orientation])
+        for entry in _HOLD_ORIENTATION:
+            turned.info.pop(entry, None)
+        return turned
 
 
 def _is_lazy(image: Image.Image) -> bool:
     """Whether the pixels of an opened image have not been loaded yet."""
     return isinstance(image, ImageFile.ImageFile) and bool(image.tile)
-
-
-def _has_deep_grey(image: Image.Image) -> bool:
-    return image.mode in _GREY_MODES
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -238,7 +258,7 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _deep_color(image: Image.Image) -> str | None:
-    """How the channels of a 16-bit color image are packed.
+    """How the channels of a 16-bit image are packed of which Pillow reads only the high bytes.
 
     None for any other image, and for an image that is already loaded.
     """
@@ -247,10 +267,12 @@ def _deep_color(image: Image.Image) -> str | None:
     assert isinstance(image, ImageFile.ImageFile)
     if image.mode == "RGB" and image.tile[0][0] in ("ppm", "ppm_plain"):
         return "PPM" if _ppm_maximum(image) > 255 else None
+    if image.tile[0][0] == "SGI16":
+        return "SGI;16"
     if image.format == "JPEG2000" and image.mode in ("LA", "RGB", "RGBA"):
         return "JPEG2000;16" if _bits_of_jpeg_2000(image) > 8 else None
     rawmode = _rawmode(image)
-    if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in rawmode:
+    if image.mode in ("L", "RGB", "RGBA", "CMYK") and ";16" in rawmode:  # L: of SGI files
         return rawmode
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK"):
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
@@ -282,8 +304,8 @@ def _deep_decoded(image: Image.Image, rawmode: str, name: StrPath, exif: str) ->
     planar = image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) != 1  # type: ignore[attr-defined]
     if planar or order not in ("B", "L", "N") or kind not in ("RGB", "RGBA", "RGBX", "LA"):
         raise InputError(
-            f"{name}: 16 bits per channel in a layout that cannot be read, expected 16-bit gray or "
-            "RGB, interleaved"
+            f"{name}: 16 bits per channel in a layout that cannot be read, expected a PNG or TIFF "
+            "file of 16-bit gray or RGB, interleaved"
         )
     if kind == "LA":
         four, orientation = _unpacked(image, "RGBA", exif)

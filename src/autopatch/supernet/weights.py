@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, one_line, reason
 from autopatch.files import StrPath
 
 
@@ -83,8 +83,13 @@ def read_safetensors(path: StrPath) -> tuple[dict[str, str], dict[str, torch.Ten
     """Reads metadata and tensors of an existing .safetensors file.
 
     Raises:
-        InputError: The file is damaged or of another format.
+        InputError: The file cannot be read, is damaged, or is of another format.
     """
+    try:
+        with Path(path).open("rb"):  # safetensors gives no reason if it cannot open a file
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     try:
         with safe_open(Path(path), framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
