@@ -18,7 +18,7 @@ ORDER = [
     "supernet",
     "kernels",
 ]
-GROUND = {"errors", "progress", "genes", "registry", "files"}
+GROUND = {"errors", "progress", "genes", "registry", "files", "words"}
 ALLOWED = {name: set(ORDER[i + 1 :]) | GROUND for i, name in enumerate(ORDER)}
 ALLOWED["data"] -= {"supernet"}
 ALLOWED["kernels"] = {"_C", "errors"}

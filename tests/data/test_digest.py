@@ -204,9 +204,12 @@ def test_pixels_digest_of_files(root: Path, tmp_path: Path) -> None:
     assert pixels_digest([*files, files[0]]) != expected
     copied = [shutil.copy(file, tmp_path / f"copy{file.name}") for file in files]
     assert pixels_digest(copied) == expected
+    Image.open(files[0]).save(tmp_path / "other.bmp")
+    assert pixels_digest([tmp_path / "other.bmp", *files[1:]]) == expected
+    assert pixels_digest([np.asarray(Image.open(files[0])), *files[1:]]) == expected
     Image.new("RGB", (12, 8), (9, 9, 9)).save(files[3])
     assert pixels_digest(files) != expected
-    with pytest.raises(InputError, match=r"none.png: cannot be read"):
+    with pytest.raises(InputError, match=r"none.png: no such file"):
         pixels_digest([tmp_path / "none.png"])
 
 

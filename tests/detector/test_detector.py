@@ -685,6 +685,45 @@ def test_calibration_images_that_the_bank_knows_are_refused(supernet, good, tmp_
     with pytest.raises(InputError, match=r"first: calibration\[0\] is images\[2\]"):
         fit(supernet, arrays, calibration=[Image.fromarray(arrays[2]), as_hwc(good[5], np.uint8)])
 
+    # The same pictures in other bytes.
+    resaved = tmp_path / "resaved.bmp"
+    Image.open(good[3]).save(resaved)
+    for same in resaved, Image.open(good[3]), as_hwc(good[3], np.uint8), as_hwc(good[3], float):
+        with pytest.raises(InputError, match=rf"^1 of 2 `calibration` .* is {good[3]}; expected"):
+            fit(supernet, good[:12], calibration=[same, good[15]])
+
+
+def test_pictures_are_compared_as_they_are_read(supernet, good, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = tmp_path / "turned.png"
+    Image.open(good[0]).save(turned, exif=exif)
+    fit(supernet, good[:3], calibration=[turned, good[4]])
+    with pytest.raises(InputError, match="1 of 2 `calibration` images are among"):
+        fit(supernet, good[:3], calibration=[turned, good[4]], reading=Reading(exif="ignore"))
+
+
+@pytest.mark.parametrize("copies", [2, 4])
+def test_copies_are_kept_together(supernet, good, tmp_path, caplog, copies):
+    for path in good[:5]:
+        for copy_ in range(copies):
+            Image.open(path).save(tmp_path / f"{path.stem}-{copy_}.{('png', 'bmp')[copy_ % 2]}")
+    every_patch = replace(ARCHITECTURE, head=Head((3, 2), None))
+    for seed in range(3):
+        caplog.clear()
+        detector = fit(supernet, tmp_path, architecture=every_patch, seed=seed)
+        assert detector.threshold.images == copies
+        assert detector.calibration_scores.min() > 1e-3
+        (line,) = caplog.messages
+        assert line.startswith("the images show 5 pictures more than once: ")
+        assert f"{tmp_path / good[0].stem}-0.png = {tmp_path / good[0].stem}-1.bmp" in line
+
+
+def test_too_few_different_pictures(supernet, good):
+    with pytest.raises(InputError, match="`images` has 6, which show 1 different picture, exp"):
+        fit(supernet, [good[0]] * 6)
+    assert fit(supernet, [*good[:2]] * 2).threshold.images == 2
+
 
 def test_deep_images_that_look_alike_in_8_bits_are_not_the_same(supernet):
     images = [np.full((64, 64), 1000 + 2 * step, np.uint16) for step in range(4)]

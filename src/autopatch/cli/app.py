@@ -145,7 +145,7 @@ def check_data(
 ) -> None:
     """Reads every image and mask of a data set and lists all problems."""
     from autopatch.data import Reading, check_folder
-    from autopatch.data.walker import counted
+    from autopatch.words import counted
 
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     with console.status("reading images"):

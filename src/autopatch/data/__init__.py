@@ -17,14 +17,20 @@
 - `splits`: `make_split` gives each image a role, by one of `PROTOCOLS`; `Split`, the result, to and
   from JSON.
 - `digest`: `Manifest`, hashes and roles of a split's files, and what has changed in them;
-  `pixels_digest`, hash of images of any kind.
+  `image_digests` and `pixels_digest`, hashes of images of any kind.
 - `textures`: `draw_textures`, a small synthetic data set of a woven fabric.
 """
 
 from __future__ import annotations
 
 from autopatch.data.checks import CheckedFolder, Findings, check, check_folder, require_valid
-from autopatch.data.digest import Manifest, ManifestEntry, image_digests, pixels_digest
+from autopatch.data.digest import (
+    Manifest,
+    ManifestEntry,
+    image_digests,
+    joint_digest,
+    pixels_digest,
+)
 from autopatch.data.duplicates import Duplicates
 from autopatch.data.folders import folder_images, named_images
 from autopatch.data.masks import EVALUATION_SIZE, load_masks, read_mask
@@ -76,6 +82,7 @@ __all__ = [
     "draw_textures",
     "folder_images",
     "image_digests",
+    "joint_digest",
     "load_images",
     "load_masks",
     "make_split",

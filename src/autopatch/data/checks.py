@@ -15,11 +15,12 @@ from autopatch.data.duplicates import Duplicates, find_duplicates, picture_diges
 from autopatch.data.masks import EVALUATION_SIZE, decoded_mask, resize_mask
 from autopatch.data.mvtec import MVTecAD
 from autopatch.data.reading import DEFAULT_READING, Reading, Remarks, Seen, few_levels
-from autopatch.data.samples import GOOD, Dataset, Sample, first_names
+from autopatch.data.samples import GOOD, Dataset, Sample
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.progress import Progress
+from autopatch.words import first_names
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autopatch.data.duplicates import picture_digest
 from autopatch.data.reading import ImageInput, as_images, full_depth
-from autopatch.data.samples import first_names, relative_path
+from autopatch.data.samples import relative_path
 from autopatch.data.splits import Split
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath, sha256_of
+from autopatch.words import first_names
 
 
 @dataclass(frozen=True)
@@ -142,24 +144,41 @@ class Manifest:
 
 
 def pixels_digest(images: ImageInput | Iterable[ImageInput]) -> str:
-    """SHA-256 of one or many images, as 64 hexadecimal digits. Order and paths do not matter.
-
-    A file is hashed by its contents; any other image by its shape and its pixels, which are 8-bit
-    RGB, or 16-bit values for an image with 16 bits per channel.
+    """SHA-256 of one or many images, as 64 hexadecimal digits. Order, paths and file formats do not
+    matter.
 
     Raises:
-        InputError: A file cannot be read, or `as_images` or `to_pil` refuses an image.
+        InputError: See `image_digests`.
     """
-    return hashlib.sha256(b"".join(sorted(image_digests(images)))).hexdigest()
+    return joint_digest(image_digests(images))
 
 
-def image_digests(images: ImageInput | Iterable[ImageInput]) -> list[bytes]:
-    """SHA-256 of each image, see `pixels_digest`.
+def joint_digest(digests: Iterable[bytes]) -> str:
+    """The `pixels_digest` of images from their `image_digests`."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def image_digests(images: ImageInput | Iterable[ImageInput], exif: str = "apply") -> list[bytes]:
+    """SHA-256 of the picture of each image: of its shape and its pixels, which are 8-bit RGB, or
+    16-bit values for an image with 16 bits per channel. Equal pictures have equal hashes, whether
+    they are in memory or in files of any format.
+
+    Args:
+        images: One or many images, see `as_images`.
+        exif: See `Reading`.
 
     Raises:
-        InputError: See `pixels_digest`.
+        InputError: `as_images` or `to_pil` refuses an image.
     """
-    return in_threads(_image_digest, enumerate(as_images(images)))
+
+    def digest(numbered: tuple[int, ImageInput]) -> bytes:
+        index, image = numbered
+        name = f"images[{index}]"
+        if isinstance(image, str | os.PathLike):
+            name = os.fspath(image)
+        return picture_digest(full_depth(image, name, exif))
+
+    return in_threads(digest, enumerate(as_images(images)))
 
 
 _NEVER_NONE = frozenset({"role", "path", "type"})
@@ -254,11 +273,3 @@ def _canonical(entry: ManifestEntry) -> str:
 
 def _digest_of(file: Path) -> str | None:
     return sha256_of(file) if file.is_file() else None
-
-
-def _image_digest(numbered: tuple[int, ImageInput]) -> bytes:
-    index, image = numbered
-    if isinstance(image, str | os.PathLike):
-        return bytes.fromhex(sha256_of(image))
-    pixels = full_depth(image, f"images[{index}]")
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autopatch.data.samples import Dataset, Sample, first_names
-from autopatch.data.walker import counted
+from autopatch.data.samples import Dataset, Sample
+from autopatch.words import counted, first_names
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _joined_groups(
         union = set[str | Path]().union(*(joined.get(key, {key}) for key in keys))
         joined |= dict.fromkeys(union, union)
     names: dict[str | Path, str] = {}
-    for union in joined.values():
+    for union in {id(union): union for union in joined.values()}.values():
         groups = [key for key in union if isinstance(key, str)]
         images = [_name(key, root) for key in union if isinstance(key, Path)]
         names |= dict.fromkeys(union, min(groups or images))

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autopatch.data.samples import GOOD, first_names
-from autopatch.data.walker import Listing, counted, list_folder
+from autopatch.data.samples import GOOD
+from autopatch.data.walker import Listing, list_folder
+from autopatch.words import counted, first_names
 
 # Names of folders as returned by `_plain`.
 _GOOD_NAMES = frozenset({"good", "ok", "normal", "defectfree", "nondefective", "nodefect"})

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopatch.data.layout_hints import layout_hint, looks_like_masks
-from autopatch.data.samples import GOOD, first_names
-from autopatch.data.walker import Listing, counted, list_folder, others_passed_over, walk
+from autopatch.data.samples import GOOD
+from autopatch.data.walker import Listing, list_folder, others_passed_over, walk
 from autopatch.errors import InputError
 from autopatch.files import StrPath
+from autopatch.words import counted, first_names
 
 
 @dataclass(frozen=True)

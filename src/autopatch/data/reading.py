@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 
 from autopatch.data.decoding import EXIF, Decoded, decode, is_deep
-from autopatch.data.samples import first_names
 from autopatch.data.threads import in_threads
-from autopatch.data.walker import counted
 from autopatch.errors import InputError
 from autopatch.files import StrPath
+from autopatch.words import counted, first_names
 
 ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
 """An image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]`."""
@@ -348,7 +347,7 @@ def to_pil(
     return _rgb_of(pixels)
 
 
-def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
+def full_depth(image: ImageInput, name: str, exif: str = "apply") -> npt.NDArray[Any]:
     """Converts an image of any kind to an array: uint8 `[H, W, 3]`, or uint16 `[H, W, C]` if it has
     16 bits per channel.
 
@@ -356,7 +355,7 @@ def full_depth(image: ImageInput, name: str) -> npt.NDArray[Any]:
         InputError: See `to_pil`.
     """
     if isinstance(image, str | os.PathLike | Image.Image):
-        return decode(image, name).values()
+        return decode(image, name, exif).values()
     values, _ = _array(image, name)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return values.astype(np.uint16)

@@ -77,11 +77,6 @@ def relative_path(path: Path, root: StrPath) -> str:
         raise InputError(f"{path}: not under {root}, the folder of the data set") from None
 
 
-def first_names(names: Sequence[str]) -> str:
-    """Joins the first three names for a message, with "..." if there are more."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
 def common_folder(samples: Iterable[Sample], root: Path) -> Path:
     """Returns the folder of the samples' images, or `root` if they are in several folders."""
     folders = {sample.image.parent for sample in samples}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopatch.data.samples import first_names
 from autopatch.errors import InputError, reason
 from autopatch.files import StrPath
+from autopatch.words import counted, first_names
 
 _FORMATS = {
     "AVIF": (".avif", ".avifs"),
@@ -159,11 +159,6 @@ def others_passed_over(others: Sequence[Path], folder: Path) -> str:
         f"skipped {counted(len(others), 'file')} without the suffix of an image format that "
         f"can be read ({_names(others, folder)})"
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, such as "1 image" or "2 images"."""
-    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _names(paths: Sequence[Path], folder: Path) -> str:

@@ -30,7 +30,7 @@ from autopatch.data import (
     decide,
     folder_images,
     image_digests,
-    pixels_digest,
+    joint_digest,
 )
 from autopatch.detector.architecture import Architecture
 from autopatch.detector.extractor import (
@@ -57,6 +57,7 @@ from autopatch.supernet import (
     read_safetensors,
     restore_subnet,
 )
+from autopatch.words import counted, first_names
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ class Detector(nn.Module):
             supernet: The supernet, or its name for `load_supernet`; autopatch_s if None.
             architecture: One of its architectures; the PatchCore baseline if None.
             calibration: Good images for the threshold, none of them in `images`. If None, a fifth
-                of `images` is drawn at random, at least two, and not used for the bank.
+                of `images` is drawn at random, at least two, and not used for the bank; images that
+                show the same picture stay together.
             false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
             seed: Seed of the sample and the coreset for the bank, and of the drawn calibration
                 images.
@@ -170,13 +172,17 @@ class Detector(nn.Module):
         if not good:
             raise InputError("`images` is empty, expected good images to fit the bank on")
         if calibration is None:
-            good, held_out = _split(good, seed)
+            digests = image_digests(good, reading.exif)
+            data_digest = data_digest or joint_digest(digests)
+            good, held_out = _split(good, digests, seed)
         else:
             held_out = _good_images(calibration)
         if not held_out:
             raise InputError("`calibration` is empty, expected good images for the threshold")
-        if data_digest is None and calibration is not None:
-            _refuse_twins(good, held_out)
+        if data_digest is None:
+            digests = image_digests([*good, *held_out], reading.exif)
+            data_digest = joint_digest(digests)
+            _refuse_twins(good, held_out, digests)
         remarks = Remarks("give `bit_depth` {}")
         reading, warnings = decide(reading, good)
         if supernet is None or isinstance(supernet, str):
@@ -224,7 +230,7 @@ class Detector(nn.Module):
             threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
             calibration_scores=scores,
             usual_distance=float(maps.median()),
-            data_digest=data_digest or pixels_digest([*good, *held_out]),
+            data_digest=data_digest,
             reading=reading,
         )
         return detector.to(device)
@@ -513,10 +519,11 @@ def _list(images: Images) -> list[ImageInput]:
     return listed
 
 
-def _refuse_twins(good: Sequence[ImageInput], calibration: Sequence[ImageInput]) -> None:
-    """Raises InputError if an image of the bank is also a calibration image: its score would be
-    0."""
-    digests = image_digests([*good, *calibration])
+def _refuse_twins(
+    good: Sequence[ImageInput], calibration: Sequence[ImageInput], digests: Sequence[bytes]
+) -> None:
+    """Raises InputError if a picture of the bank is also a calibration image: its score would be
+    0. The digests are of all images, those of the bank first."""
     first = {digest: index for index, digest in reversed(list(enumerate(digests[: len(good)])))}
     twins = [i for i, digest in enumerate(digests[len(good) :]) if digest in first]
     if not twins:
@@ -537,15 +544,45 @@ def _named(image: ImageInput, argument: str, index: int) -> str:
     return f"{argument}[{index}]"
 
 
-def _split(images: Sequence[ImageInput], seed: int) -> tuple[list[ImageInput], list[ImageInput]]:
-    """Splits images at random: for the bank, and for the threshold."""
+def _split(
+    images: Sequence[ImageInput], digests: Sequence[bytes], seed: int
+) -> tuple[list[ImageInput], list[ImageInput]]:
+    """Splits images at random: for the bank, and for the threshold. Images with equal digests stay
+    together."""
+    pictures: dict[bytes, list[int]] = {}
+    for index in np.random.default_rng(seed).permutation(len(images)).tolist():
+        pictures.setdefault(digests[index], []).append(index)
     held_out = max(_MIN_CALIBRATION, round(_CALIBRATION_SHARE * len(images)))
-    if len(images) < held_out + _MIN_FIT:
-        raise InputError(
-            f"`images` has {len(images)}, expected at least {_MIN_FIT + _MIN_CALIBRATION}: some "
-            "fit the bank and others set the threshold"
+    chosen: set[int] = set()
+    for same in pictures.values():
+        if len(chosen) + len(same) <= held_out:
+            chosen.update(same)
+    # If there are many copies of each picture, none may have fitted in.
+    for same in sorted(pictures.values(), key=len):
+        if len(chosen) < _MIN_CALIBRATION:
+            chosen.update(same)
+    if len(images) - len(chosen) < _MIN_FIT or len(chosen) < _MIN_CALIBRATION:
+        shown = (
+            ""
+            if len(pictures) == len(images)
+            else f", which show {counted(len(pictures), 'different picture')}"
         )
-    chosen = set(np.random.default_rng(seed).permutation(len(images))[:held_out].tolist())
+        raise InputError(
+            f"`images` has {len(images)}{shown}, expected at least "
+            f"{_MIN_FIT + _MIN_CALIBRATION} different ones: some fit the bank and others set the "
+            "threshold"
+        )
+    copies = [
+        " = ".join(_named(images[index], "images", index) for index in sorted(same)[:2])
+        for same in pictures.values()
+        if len(same) > 1
+    ]
+    if copies:
+        logger.warning(
+            f"the images show {counted(len(copies), 'picture')} more than once: "
+            f"{first_names(sorted(copies))}; copies are kept together, for the bank or for the "
+            "threshold"
+        )
     return (
         [image for i, image in enumerate(images) if i not in chosen],
         [image for i, image in enumerate(images) if i in chosen],
