@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from autopatch.data import IMAGE_SUFFIXES, ImageInput, Reading, Square, decide, to_pil
+from autopatch.data import (
+    IMAGE_SUFFIXES,
+    ImageInput,
+    Reading,
+    Square,
+    decide,
+    folder_images,
+    to_pil,
+)
+from autopatch.data.decoding import decode
+from autopatch.data.walker import is_hidden
 from autopatch.detector.input import DEFAULT_IMAGE_SIZES
-from autopatch.errors import InputError
+from autopatch.errors import InputError, one_line
 
 CROP = 96  # pixels
 _SCALES = (0.5, 2.0)  # side of a crop in its image, relative to its final side
@@ -25,43 +36,65 @@ _SHOWN = Square(sorted(DEFAULT_IMAGE_SIZES)[len(DEFAULT_IMAGE_SIZES) // 2])
 
 
 def read_images(paths: Sequence[Path]) -> list[torch.Tensor]:
-    """Reads images from tar files and folders, one tensor uint8 `[N, 3, H, W]` per image size.
+    """Reads the images of `read_pictures`, one tensor uint8 `[N, 3, H, W]` per image size.
+
+    Raises:
+        InputError: See `read_pictures`.
+    """
+    by_size: dict[tuple[int, int], list[np.ndarray]] = {}
+    for _, pixels in read_pictures(paths):
+        by_size.setdefault(pixels.shape[:2], []).append(pixels)
+    return [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in by_size.values()]
+
+
+def read_pictures(paths: Sequence[Path]) -> list[tuple[Path, np.ndarray]]:
+    """Reads images from tar files and folders: the path of each, and its pixels uint8 `[H, W, 3]`.
 
     Images are read as in a search, with one bit depth for all. Images whose shorter side exceeds
     the largest default image size are resized to a square of the middle default size, so that crops
     show their texture at the scale that a network sees. Images with a side below 64 px are skipped.
 
     Raises:
-        InputError: A path does not exist, an image cannot be read, or no image has sides of at
-            least 64 px.
+        InputError: A path does not exist, is neither a folder nor a tar file, an image cannot be
+            read, or no image has sides of at least 64 px.
     """
-    by_size: dict[tuple[int, int], list[np.ndarray]] = {}
-    found: list[ImageInput] = []
+    found: list[tuple[Path, ImageInput]] = []
     for path in paths:
-        if not path.exists():
+        if path.is_dir():
+            found.extend((image, image) for image in folder_images(path))
+        elif path.exists():
+            found.extend(_members(path))
+        else:
             raise InputError(f"{path}: no such file or folder, expected images")
-        found.extend(_files(path))
-    reading, _ = decide(Reading(), found)
-    for image in found:
+    reading, _ = decide(Reading(), [image for _, image in found])
+    pictures = []
+    for name, image in found:
         picture = to_pil(image, reading=reading)
         large = min(picture.size) > _LARGEST
         pixels = _SHOWN.pixels(picture) if large else np.asarray(picture)
         if min(pixels.shape[:2]) >= _LEAST:
-            by_size.setdefault(pixels.shape[:2], []).append(pixels)
-    if not by_size:
+            pictures.append((name, pixels))
+    if not pictures:
         raise InputError(f"no images of {_LEAST} px and more in {', '.join(map(str, paths))}")
-    return [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in by_size.values()]
+    return pictures
 
 
-def _files(path: Path) -> Iterator[ImageInput]:
-    if path.is_dir():
-        yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return
-    with tarfile.open(path) as archive:
-        for member in archive:
-            file = archive.extractfile(member)
-            if file is not None and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Image.open(io.BytesIO(file.read()))
+def _members(path: Path) -> Iterator[tuple[Path, ImageInput]]:
+    """The images of a tar file: path in the file, and pixels of full bit depth."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = Path(member.name)
+                if name.suffix.lower() not in IMAGE_SUFFIXES or any(map(is_hidden, name.parts)):
+                    continue
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield name, decode(io.BytesIO(file.read()), f"{path}:{name}").values()
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a tar file ({one_line(error)}), expected a folder of "
+            "images or a tar file of them"
+        ) from None
 
 
 def crops(

@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fit import FITTED_ON, start_subnets
-from images import CROP, crops, read_images
+from images import CROP, crops, read_images, read_pictures
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.data import MVTecAD, Reading, load_images, load_masks, make_split
 from autopatch.detector import FittedHead, Head, MemoryBank, PatchAggregator, score_maps
+from autopatch.errors import InputError
 from autopatch.kernels import nearest_neighbors
 from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork
 from autopatch.supernet.weights import Weights, load_into, read_weights
@@ -86,8 +87,13 @@ class NaturalImages:
     """Images that were not used in training; their classes may have been."""
 
     def __init__(self, archive: Path) -> None:
-        (self._pixels,) = read_images([archive])
-        self._classes = class_names(archive)
+        pictures = read_pictures([archive])
+        sizes = {pixels.shape[:2] for _, pixels in pictures}
+        if len(sizes) > 1:
+            raise InputError(f"{archive}: images of {len(sizes)} sizes, expected one size")
+        stacked = np.stack([pixels for _, pixels in pictures])
+        self._pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+        self._classes = class_numbers([path for path, _ in pictures])
 
     def accuracy(self, maps_of: Callable[[torch.Tensor], list[torch.Tensor]]) -> float:
         """Share of images whose nearest neighbor among the other images has the same class.
@@ -104,10 +110,9 @@ class NaturalImages:
         return float((classes[nearest] == classes).float().mean())
 
 
-def class_names(archive: Path) -> list[int]:
-    """Class number of each image in a tar file; each folder is a class."""
-    with tarfile.open(archive) as file:
-        folders = [Path(member.name).parent.name for member in file if member.isfile()]
+def class_numbers(paths: Sequence[Path]) -> list[int]:
+    """Class number of each image; each folder is a class."""
+    folders = [path.parent.name for path in paths]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
     return [numbers[name] for name in folders]
 
@@ -189,19 +194,25 @@ def main() -> None:
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="MVTec-AD layout")
-    parser.add_argument("--natural", type=Path, required=True, help="tar of folders of classes")
+    parser.add_argument(
+        "--natural", type=Path, required=True, help="tar file or folder of folders of classes"
+    )
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="as for distill.py")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines")
     parser.add_argument("--subnets", type=int, default=30)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options = parser.parse_args()
-    weights = read_weights(options.teacher)
+    try:
+        weights = read_weights(options.teacher)
+        images = read_images(options.images)
+        data_sets = [Detectors(path, options.draws) for path in options.data]
+        natural = NaturalImages(options.natural)
+    except InputError as error:
+        parser.error(str(error))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
     generator = torch.Generator().manual_seed(10**9 - 1)
-    pixels = (crops(read_images(options.images), FITTED_ON, CROP, generator) - mean) / std
-    data_sets = [Detectors(path, options.draws) for path in options.data]
-    natural = NaturalImages(options.natural)
+    pixels = (crops(images, FITTED_ON, CROP, generator) - mean) / std
     with options.out.open("w") as file:
         for kind, network, setting in networks(
             options.supernet, weights, pixels, options.subnets, options.kinds

@@ -107,10 +107,40 @@ def test_some_crops_are_grey(natural):
 
 
 def test_no_images(tmp_path):
+    with pytest.raises(InputError, match="no image in this folder"):
+        read_images([tmp_path])
+    Image.new("RGB", (80, 63)).save(tmp_path / "small.png")
     with pytest.raises(InputError, match="no images of 64 px"):
         read_images([tmp_path])
     with pytest.raises(InputError, match="no such file or folder"):
         read_images([tmp_path / "absent"])
+
+
+def test_files_that_are_no_images_to_train_on(tmp_path):
+    photograph = Image.effect_noise((70, 70), 60)
+    folder, bad, tar = tmp_path / "folder", tmp_path / "bad.png", tmp_path / "images.tar"
+    folder.mkdir()
+    photograph.save(folder / "a.png")
+    (folder / "._a.png").write_bytes(b"of macOS")
+    bad.write_bytes((folder / "a.png").read_bytes()[:2000])
+    pages = tmp_path / "pages.tif"
+    photograph.save(pages, save_all=True, append_images=[photograph])
+    with tarfile.open(tar, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, f"class/{file.name}")
+        archive.add(__file__, "class/notes.txt")
+    for path in folder, tar:
+        assert [group.shape for group in read_images([path])] == [(1, 3, 70, 70)]
+    for file, message in (bad, "unreadable or truncated"), (pages, "2 pictures in one file"):
+        with tarfile.open(tar, "w") as archive:
+            archive.add(file, f"class/{file.name}")
+        with pytest.raises(InputError, match=rf"^{tar}:class/{file.name}: .*{message}"):
+            read_images([tar])
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(tar.read_bytes()[:1000])
+    for path in folder / "a.png", cut:
+        with pytest.raises(InputError, match=rf"^{path}: cannot be read as a tar file"):
+            read_images([path])
 
 
 def test_before_training_the_largest_is_the_teacher(natural, tmp_path, monkeypatch):

@@ -70,6 +70,20 @@ def test_every_network_is_judged(judged):
     assert teacher["natural_accuracy"] == 1  # two colors
 
 
+def test_a_class_is_that_of_the_images_own_folder(tmp_path):
+    for name, color in ("red", (200, 30, 30)), ("green", (30, 200, 30)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text(name)
+        for number in range(2):
+            Image.new("RGB", (64, 64), color).save(tmp_path / name / f"{number}.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "green" / "0small.png")
+    archive = tmp_path / "natural.tar"
+    with tarfile.open(archive, "w") as file:
+        for path in sorted(tmp_path.glob("*/*")):
+            file.add(path, path.relative_to(tmp_path))
+    assert judge.NaturalImages(archive).accuracy(lambda images: [images.float()]) == 1
+
+
 def test_subnets_differ():
     network = ElasticTimmNetwork(MODEL, {})
     found = judge.random_settings(network, 20, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import threading
@@ -100,7 +101,9 @@ class Decoded:
         return low != high
 
 
-def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") -> Decoded:
+def decode(
+    source: StrPath | IO[bytes] | Image.Image, name: StrPath, exif: str = "apply"
+) -> Decoded:
     """Decodes an image file, or an image that Pillow has opened.
 
     Images may have up to 2**30 pixels; Pillow's limit of about 179 million does not apply. 16-bit
@@ -108,7 +111,8 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
     the high bytes are left.
 
     Args:
-        source: The file or the image; neither is changed.
+        source: The path of a file, an open file, which is closed, or an image, which is not
+            changed.
         name: Name of the image in messages.
         exif: "apply" turns the image by its EXIF orientation, "ignore" leaves it as stored.
 
@@ -122,7 +126,7 @@ def decode(source: StrPath | Image.Image, name: StrPath, exif: str = "apply") ->
             with _lock_of(source):
                 _require_open(source)
                 return _decoded(source, name, exif)
-        with Path(source).open("rb") as file:
+        with Path(source).open("rb") if isinstance(source, str | os.PathLike) else source as file:
             image = _opened(file)
             require_one_picture(image, name)
             return _decoded(image, name, exif)

@@ -94,7 +94,7 @@ def list_folder(folder: StrPath) -> Listing:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = folder / entry.name
-                if _is_hidden(entry.name):
+                if is_hidden(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(path)
@@ -165,7 +165,8 @@ def _names(paths: Sequence[Path], folder: Path) -> str:
     return first_names([path.relative_to(folder).as_posix() for path in paths])
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is skipped by its name: hidden, or of the operating system."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
