@@ -375,6 +375,21 @@ def test_a_mask_that_alone_has_a_quarter_turn(make_dataset: MakeDataset) -> None
     )
 
 
+def test_masks_of_specks_are_warned_about(make_dataset: MakeDataset) -> None:
+    root = make_dataset(size=(500, 500))
+    mask = root / "ground_truth/dent/001_mask.png"
+    replaced(mask, (np.random.default_rng(0).random((500, 500)) > 0.97).astype(np.uint8))
+    scratch = np.zeros((500, 500), np.uint8)
+    scratch[200, 10:490] = 255
+    replaced(root / "ground_truth/dent/002_mask.png", scratch)
+    (warning,) = decided(MVTecAD.scan(root)).warnings
+    assert warning.startswith(
+        "1 mask becomes more than twice as large at 224 x 224 pixels, up to 13 % of the image "
+        "instead of 3 %: ground_truth/dent/001_mask.png; "
+    )
+    assert decided(MVTecAD.scan(root), reading=Reading(mask_resize="any")).warnings == ()
+
+
 def test_the_area_of_masks_is_measured_before_they_are_resized(make_dataset: MakeDataset) -> None:
     dataset = MVTecAD.scan(make_dataset(size=(120, 80)))
     assert check(dataset, evaluation_size=8).areas["dent"].median == 12 / 9600

@@ -232,6 +232,16 @@ def test_each_region_is_kept() -> None:
     assert 400 <= found[10:31, 10:31].sum() <= 441
 
 
+def test_a_speck_grows_to_a_pixel() -> None:
+    truth = np.zeros((640, 640), bool)
+    truth[::40, ::40] = truth[9, 203] = True
+    found = resized(truth)
+    expected = np.zeros((64, 64), bool)
+    expected[::4, ::4] = True
+    expected[0, 20] = True
+    assert (found == expected).all()
+
+
 def test_masks_of_their_own_size_and_larger_ones() -> None:
     truth = np.random.default_rng(0).random((64, 64)) > 0.9
     assert (resized(truth) == truth).all()

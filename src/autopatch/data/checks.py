@@ -20,7 +20,9 @@ from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.progress import Progress
-from autopatch.words import first_names
+from autopatch.words import counted, first_names
+
+_MAX_GROWTH = 0.01  # share of the image by which small regions of a mask may grow without a warning
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,13 @@ class MaskAreas:
 
     def describe(self) -> str:
         """Short text such as "1.2 % (0.4 to 3.1 %)"."""
-        shares = (100 * share for share in (self.median, self.smallest, self.largest))
-        return "{} % ({} to {} %)".format(*(f"{s:.0f}" if s >= 10 else f"{s:.2g}" for s in shares))
+        shares = map(_percent, (self.median, self.smallest, self.largest))
+        return "{} % ({} to {} %)".format(*shares)
+
+
+def _percent(share: float) -> str:
+    """A share in percent, such as "1.2" or "45"."""
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,7 @@ def check(
             *(contradictions if allow_contradictions else ()),
             *_turned(looks),
             *(line for kind, of_type in masks.items() for line in _covering(kind, of_type, root)),
+            *(_speckled(looks, root, evaluation_size) if reading.mask_resize == "area" else ()),
         ),
         duplicates=duplicates,
         reading=reading,
@@ -198,6 +206,7 @@ class _Look:
         seen: Its image, None if unreadable.
         digest: Hash of its picture, None if unreadable.
         share: Anomalous share of its mask, 0 without a readable mask.
+        kept: The same share after resizing.
         mask_orientation: EXIF orientation of its mask, 1 to 8.
     """
 
@@ -206,6 +215,7 @@ class _Look:
     seen: Seen | None = None
     digest: bytes | None = None
     share: float = 0.0
+    kept: float = 0.0
     mask_orientation: int = 1
 
 
@@ -232,11 +242,11 @@ def _look(
         mask = decoded_mask(decoded, sample.mask, reading)
         if seen is not None and mask.size != seen.size:
             raise InputError(_size_problem(sample, mask.size, seen, decoded.orientation, reading))
-        resize_mask(mask, evaluation_size, sample, reading)
+        kept = float(resize_mask(mask, evaluation_size, sample, reading).mean())
     except InputError as error:
         return _Look(sample, (*problems, str(error)), seen, digest)
     share = float(np.mean(np.asarray(mask) > 0))
-    return _Look(sample, tuple(problems), seen, digest, share, decoded.orientation)
+    return _Look(sample, tuple(problems), seen, digest, share, kept, decoded.orientation)
 
 
 def _size_problem(
@@ -299,6 +309,21 @@ def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
             "if they are inverted, make defects white and the rest black"
         )
     return tuple(found)
+
+
+def _speckled(looks: Sequence[_Look], root: Path, size: int) -> tuple[str, ...]:
+    """A warning about masks of specks, which grow when they are resized by the rule "area"."""
+    grown = [look for look in looks if look.kept > max(2 * look.share, look.share + _MAX_GROWTH)]
+    if not grown:
+        return ()
+    most = max(grown, key=lambda look: look.kept - look.share)
+    verb = "becomes" if len(grown) == 1 else "become"
+    return (
+        f"{counted(len(grown), 'mask')} {verb} more than twice as large at {size} x {size} pixels, "
+        f"up to {_percent(most.kept)} % of the image instead of {_percent(most.share)} %: "
+        f"{_masks_of(grown, root)}; each of their specks grows to a pixel: remove specks, or "
+        "raise `mask_threshold`",
+    )
 
 
 def _masks_of(looks: Sequence[_Look], root: Path) -> str:

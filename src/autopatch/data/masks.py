@@ -152,8 +152,9 @@ def resize_mask(
 
     Rule "area": each 8-connected region keeps the pixels that it covers most, at least one. The
     minimum coverage is chosen so that the area of the region changes least; it is lowered until the
-    region stays connected. Rule "any": the mask is resized as gray values 0 and 255 (PIL bilinear),
-    and every pixel above 0 is anomalous, which widens regions by up to a pixel.
+    region stays connected. A region smaller than a pixel grows to one, so a mask of many specks can
+    become several times as large. Rule "any": the mask is resized as gray values 0 and 255 (PIL
+    bilinear), and every pixel above 0 is anomalous, which widens regions by up to a pixel.
 
     Args:
         mask: The mask, gray values 0 and 255.
@@ -223,6 +224,9 @@ def _best_covered(coverage: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     # In steps of 1/1024, so that shares that differ only by rounding are equal.
     steps = np.maximum(np.rint(coverage * 1024).astype(np.int32), coverage > 0)
     area = float(coverage.sum())
+    most: npt.NDArray[np.bool_] = steps == steps.max()
+    if area <= 1 and np.count_nonzero(most) == 1:  # a speck; this is faster
+        return most
     levels, counts = np.unique(steps[steps > 0], return_counts=True)
     levels, counts = levels[::-1], counts[::-1].cumsum()
     nearest = int(np.abs(counts - area).argmin())
