@@ -14,6 +14,7 @@ from autopatch import files
 from autopatch.errors import InputError
 from autopatch.files import (
     new_folder,
+    require_writable_file,
     restored_path,
     sha256_of,
     stored_path,
@@ -56,6 +57,29 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert file.read_text().splitlines()[1] == ' "a": ['
     assert file.read_text().endswith("}\n")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    file, link = tmp_path / "inner/file.json", tmp_path / "link.json"
+    link.symlink_to("inner/file.json")
+    for text in ("first", "second"):  # the link is broken at first
+        require_writable_file(link)
+        assert write_text_atomically(link, text) == link
+        assert link.is_symlink()
+        assert file.read_text() == text
+    assert names(tmp_path) == ["inner", "link.json"]
+    assert names(tmp_path / "inner") == ["file.json"]
+
+
+@pytest.mark.parametrize("character", ["x", "\u00e9", "\U0001f50d"])
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path, character: str) -> None:
+    name = character * (255 // len(character.encode()))
+    write_bytes_atomically(tmp_path / name, b"1")
+    require_writable_file(tmp_path / name)
+    for replace in (False, True):
+        make(tmp_path / "folders" / name, lambda folder: folder, replace=replace)
+    assert names(tmp_path) == sorted(["folders", name])
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -64,7 +64,7 @@ def new_file(path: StrPath) -> Iterator[Path]:
     """Makes a file atomically, for code that writes to a path itself.
 
     The body fills a hidden file next to `path`. On success that file replaces `path`; after an
-    error it is removed.
+    error it is removed. If `path` is a link, the file that it leads to is made or replaced.
 
     Yields:
         The hidden file, empty.
@@ -72,7 +72,7 @@ def new_file(path: StrPath) -> Iterator[Path]:
     Raises:
         InputError: The file cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     unfinished = _hidden_sibling(target, "partial")
     try:
         unfinished.touch(exist_ok=False)
@@ -149,7 +149,7 @@ def require_writable_file(path: StrPath, *, in_place: bool = False) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     try:
         if target.is_dir():
             raise InputError(f"{path}: cannot be written: it is a folder, expected a file or none")
@@ -255,7 +255,8 @@ def _probe(path: Path) -> None:
 
 
 def _hidden_sibling(path: Path, suffix: str) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
+    # Shortened, as a name has at most 255 bytes: up to four for a character.
+    return path.parent / f".{path.name[:50]}.{secrets.token_hex(4)}.{suffix}"
 
 
 def _require_free(path: StrPath, target: Path, replace: bool) -> None:
