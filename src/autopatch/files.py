@@ -8,9 +8,10 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from autopatch.errors import InputError, one_line, reason
 
@@ -199,6 +200,20 @@ def sha256_of(path: StrPath) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     return digest.hexdigest()
+
+
+def path_kind(path: StrPath) -> Literal["file", "folder"] | None:
+    """What a path leads to, "file" for anything but a folder; None if there is nothing.
+
+    Raises:
+        InputError: The path cannot be looked up, for example because its name is too long.
+    """
+    try:
+        return "folder" if stat.S_ISDIR(Path(path).stat().st_mode) else "file"
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a null character
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
 
 
 def stored_path(path: StrPath, base: StrPath) -> str:

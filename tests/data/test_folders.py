@@ -125,5 +125,5 @@ def test_names_that_cannot_be_given(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_looked_at() -> None:
-    with pytest.raises(InputError, match=r"x: (cannot be read: File name too long|no such file)"):
+    with pytest.raises(InputError, match=r"x: cannot be read: File name too long"):
         named_images(["x" * 300])

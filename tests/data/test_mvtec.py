@@ -274,6 +274,18 @@ def test_missing_masks_get_a_hint(tmp_path: Path, name: str) -> None:
     assert_refused(tmp_path, r"\.png: no mask, expected .*" + pattern)
 
 
+@pytest.mark.parametrize("name", ["Masks", "ground_truth/dent/0", "other/deep"])
+def test_a_hint_needs_no_folder_that_cannot_be_listed(tmp_path: Path, name: str) -> None:
+    for file in ("train/good/0.png", "test/good/0.png", "test/dent/0.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "link.png").symlink_to("nowhere")
+    assert_refused(tmp_path, r"test/dent/0.png: no mask, expected .*ground_truth/dent/0_mask.png$")
+    (tmp_path / "train").rename(tmp_path / "training")
+    assert_refused(tmp_path, r"no folder train/good.*training/good should be train/good")
+
+
 def test_folder_of_categories_is_recognized(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     assert_refused(root.parent, f"as in {re.escape(str(root))}: name one category's folder")

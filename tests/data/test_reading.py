@@ -246,16 +246,29 @@ def test_one_image_or_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (3, "images: int, expected a file"),
+        (3, "`images` is int, expected a file"),
         (["a.png", 3], r"images\[1\]: int, expected a file"),
         (b"a.png", r"images\[0\]: int"),
-        (torch.zeros(2, 2), r"images: a tensor \[2, 2\], expected"),
-        (torch.zeros(1, 1, 3, 2, 2), r"images: a tensor \[1, 1, 3, 2, 2\], expected"),
+        (torch.zeros(2, 2), r"`images` is a tensor \[2, 2\], expected"),
+        (torch.zeros(1, 1, 3, 2, 2), r"`images` is a tensor \[1, 1, 3, 2, 2\], expected"),
+        (np.array(3), r"`images` is an array int64 \[\], expected"),
     ],
 )
 def test_neither_one_image_nor_many(images: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_images(images)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(3, 4, 4, device="meta"), r"float32 \[3, 4, 4\], without values"),
+        (torch.zeros(3, 4, 4).to_sparse(), r"float32 \[3, 4, 4\], sparse_coo"),
+    ],
+)
+def test_tensors_that_are_not_dense(tensor: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=rf"image: a tensor {message}, expected a dense tensor"):
+        to_pil(tensor)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -289,6 +302,8 @@ def test_a_faint_defect_in_10_bits_is_seen() -> None:
     ("fields", "message"),
     [
         ({"bit_depth": 9}, "`bit_depth` is 9, expected one of 8, 10, 12, 14, 16"),
+        ({"bit_depth": "12"}, "`bit_depth` is '12', expected one of 8, 10, 12, 14, 16"),
+        ({"mask_threshold": "12"}, "`mask_threshold` is '12', expected 0 to 65534"),
         ({"exif": "undo"}, "`exif` is 'undo', expected apply or ignore"),
         ({"mask_threshold": -1}, "`mask_threshold` is -1, expected 0 to 65534"),
         ({"mask_threshold": 65535}, "`mask_threshold` is 65535"),

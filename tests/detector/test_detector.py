@@ -312,6 +312,24 @@ def test_images_that_are_not_there(detector, supernet, tmp_path):
         detector.predict(tmp_path)
 
 
+def test_paths_that_cannot_be_looked_up(detector, supernet, good):
+    for use in (detector.predict, lambda path: fit(supernet, path), Detector.load):
+        with pytest.raises(InputError, match="x: cannot be read: File name too long"):
+            use("x" * 300)
+    with pytest.raises(InputError, match="x: cannot be read: File name too long"):
+        detector.predict([good[0], "x" * 300])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+def test_a_device_that_is_not_there(supernet, good, saved, device):
+    for use in (
+        lambda: Detector.load(saved, device=device),
+        lambda: fit(supernet, good, device=torch.device(device) if device == "meta" else device),
+    ):
+        with pytest.raises(InputError, match=f"`device` is '{device}', "):
+            use()
+
+
 def test_architecture_of_another_backbone(supernet, good):
     other = Architecture(Input(64), Backbone("timm:resnet18", (1,)), Head((3,), 10))
     with pytest.raises(InputError, match=r"timm:resnet18.*timm:test_efficientnet"):

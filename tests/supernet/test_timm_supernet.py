@@ -416,3 +416,22 @@ def test_real_weights(shared_weights: Path, model: str) -> None:
             )
             assert feature_map.isfinite().all()
             assert feature_map.std() > 0.05
+
+
+def test_running_out_of_memory_does_not_blame_the_image_size(
+    supernet: TimmSupernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = supernet.get_active_subnet(at(supernet, (1,)))
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(subnet, "_maps", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        subnet.trace(64)
+
+
+def test_tracing_copies_no_weights(supernet: TimmSupernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    subnet = supernet.get_active_subnet(at(supernet, (1,)))
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", None)
+    assert subnet.trace(64)[1] > 0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -152,6 +153,23 @@ def test_weights_of_another_model_are_refused(write_weights: WriteWeights) -> No
 def test_a_tag_is_not_another_model(write_weights: WriteWeights) -> None:
     path = write_weights(timm_model="mobilenetv2_050.lamb_in1k")
     assert load_supernet(SPACE, str(path)).name == SPACE
+
+
+@pytest.mark.parametrize(
+    "kind", [list, np.array, torch.tensor, lambda values: [*np.float32(values)]]
+)
+def test_mean_and_std_in_any_form(kind: Callable[..., Any]) -> None:
+    space = "timm:test_efficientnet"
+    supernet = load_supernet(space, "random", mean=kind([0.5, 0.25, 0]), std=kind([1, 0.5, 0.5]))
+    assert (supernet.mean, supernet.std) == ((0.5, 0.25, 0), (1, 0.5, 0.5))
+    for wrong in (kind([0.5, 0.5]), kind([0.5, 0.5, float("nan")]), ()):
+        with pytest.raises(InputError, match=r"`mean` is .*, expected three numbers"):
+            load_supernet(space, "random", mean=wrong)
+
+
+def test_paths_that_cannot_be_looked_up() -> None:
+    with pytest.raises(InputError, match="x: cannot be read: File name too long"):
+        load_supernet("timm:test_efficientnet", "x" * 300)
 
 
 @pytest.mark.parametrize(

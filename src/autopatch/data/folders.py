@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autopatch.data.walker import walk
-from autopatch.errors import InputError, reason
-from autopatch.files import StrPath
+from autopatch.errors import InputError
+from autopatch.files import StrPath, path_kind
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +58,11 @@ def named_images(paths: StrPath | Iterable[StrPath]) -> dict[Path, Path]:
     files: dict[Path, Path] = {}
     tops: list[Path] = []
     for path in map(Path, listed):
-        try:
-            is_folder, is_file = path.is_dir(), path.is_file()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-        if is_folder:
+        kind = path_kind(path)
+        if kind == "folder":
             tops.append(_normal(path))
             images = folder_images(path)
-        elif is_file:
+        elif kind == "file":
             tops.append(_normal(path).parent)
             images = [path]
         else:

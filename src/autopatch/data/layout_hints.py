@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autopatch.data.samples import GOOD
 from autopatch.data.walker import Listing, list_folder
+from autopatch.errors import InputError
 from autopatch.words import counted, first_names
 
 # Names of folders as returned by `_plain`.
@@ -85,7 +86,10 @@ def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing
         return _mask_folder_hint(kind, root)
     for folder in masks.folders:
         if folder.name in (stem, f"{stem}_mask"):
-            count = len(list_folder(folder).images)
+            listing = _listed(folder)
+            if listing is None or not listing.images:
+                continue
+            count = len(listing.images)
             action = "join them to" if count > 1 else "make it"
             return (
                 f"; found {counted(count, 'image')} in the folder {folder}, {action} one mask, "
@@ -111,7 +115,9 @@ def _mask_folder_hint(kind: str, root: Listing) -> str:
     for folder in root.folders:
         if _plain(folder.name) not in _MASK_NAMES:
             continue
-        listing = list_folder(folder)
+        listing = _listed(folder)
+        if listing is None:
+            continue
         for inner in listing.folders:
             if inner.name.lower() == kind.lower():
                 return f"; found {inner}, it should be ground_truth/{kind}"
@@ -164,9 +170,18 @@ def _folders_of_images(root: Listing) -> Iterator[tuple[tuple[str, ...], Listing
                 yield listing.folder.relative_to(root.folder).parts, listing
             for folder in listing.folders:
                 if listed < _FOLDERS and not folder.is_symlink():
-                    inner.append(list_folder(folder))
                     listed += 1
+                    if (found := _listed(folder)) is not None:
+                        inner.append(found)
         level = inner
+
+
+def _listed(folder: Path) -> Listing | None:
+    """The contents of a folder; None if it cannot be listed, as a hint must not raise."""
+    try:
+        return list_folder(folder)
+    except InputError:
+        return None
 
 
 def _mask_beside(images: Iterable[Path]) -> tuple[Path, Path] | None:

@@ -17,6 +17,7 @@ from autopatch.data.decoding import EXIF, Decoded, decode, is_deep
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
+from autopatch.genes import is_integer
 from autopatch.words import counted, first_names
 
 ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
@@ -65,18 +66,22 @@ class Reading:
     mask_resize: str = "area"
 
     def __post_init__(self) -> None:
-        if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
+        if self.bit_depth is not None and not (
+            is_integer(self.bit_depth) and self.bit_depth in BIT_DEPTHS
+        ):
             raise InputError(
-                f"`bit_depth` is {self.bit_depth}, expected one of "
+                f"`bit_depth` is {self.bit_depth!r}, expected one of "
                 f"{', '.join(map(str, BIT_DEPTHS))}"
             )
         if self.exif not in EXIF:
-            raise InputError(f"`exif` is '{self.exif}', expected {' or '.join(EXIF)}")
-        if self.mask_threshold is not None and not 0 <= self.mask_threshold < 65535:
-            raise InputError(f"`mask_threshold` is {self.mask_threshold}, expected 0 to 65534")
+            raise InputError(f"`exif` is {self.exif!r}, expected {' or '.join(EXIF)}")
+        if self.mask_threshold is not None and not (
+            is_integer(self.mask_threshold) and 0 <= self.mask_threshold < 65535
+        ):
+            raise InputError(f"`mask_threshold` is {self.mask_threshold!r}, expected 0 to 65534")
         if self.mask_resize not in MASK_RESIZES:
             raise InputError(
-                f"`mask_resize` is '{self.mask_resize}', expected {' or '.join(MASK_RESIZES)}"
+                f"`mask_resize` is {self.mask_resize!r}, expected {' or '.join(MASK_RESIZES)}"
             )
 
     @property
@@ -380,13 +385,15 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
             return list(images)
         if images.ndim == 3 or (images.ndim == 2 and isinstance(images, np.ndarray)):
             return [images]
-    if isinstance(images, torch.Tensor) or not isinstance(images, Iterable):
-        found = (
-            f"a tensor {list(images.shape)}"
-            if isinstance(images, torch.Tensor)
-            else type(images).__name__
-        )
-        raise InputError(f"images: {found}, {_EXPECTED}, or many of these")
+    found = None
+    if isinstance(images, torch.Tensor):
+        found = f"a tensor {list(images.shape)}"
+    elif isinstance(images, np.ndarray) and images.ndim == 0:
+        found = f"an array {images.dtype} []"
+    elif not isinstance(images, Iterable):
+        found = type(images).__name__
+    if found is not None:
+        raise InputError(f"`images` is {found}, {_EXPECTED}, or many of these")
     many = list(images)
     for index, image in enumerate(many):
         if not isinstance(image, str | os.PathLike | Image.Image | np.ndarray | torch.Tensor):
@@ -403,6 +410,9 @@ def _array(
         found = f"a tensor {image.dtype} {list(image.shape)}".replace("torch.", "")
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise InputError(f"{name}: {found}, expected [C, H, W] of 1 or 3 channels")
+        if image.is_meta or image.layout != torch.strided:
+            kind = "without values" if image.is_meta else str(image.layout).removeprefix("torch.")
+            raise InputError(f"{name}: {found}, {kind}, expected a dense tensor")
         tensor = image.detach().cpu()
         if tensor.is_floating_point():
             tensor = tensor.double()  # NumPy has no bfloat16

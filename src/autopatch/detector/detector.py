@@ -47,8 +47,9 @@ from autopatch.detector.prediction import Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
 from autopatch.detector.threshold import Threshold, calibrate, check_rate
 from autopatch.errors import InputError, one_line
-from autopatch.files import StrPath, write_bytes_atomically
+from autopatch.files import StrPath, path_kind, write_bytes_atomically
 from autopatch.genes import is_integer
+from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.supernet import (
     Subnet,
@@ -165,9 +166,11 @@ class Detector(nn.Module):
 
         Raises:
             InputError: An image cannot be read, there are too few images, a calibration image is in
-                the bank, or the architecture does not belong to the supernet.
+                the bank, there is no such device, or the architecture does not belong to the
+                supernet.
         """
         check_rate(false_alarm_rate)
+        device = usable_device(device)
         good = _good_images(images)
         if not good:
             raise InputError("`images` is empty, expected good images to fit the bank on")
@@ -427,9 +430,9 @@ class Detector(nn.Module):
             device: Device of the detector.
 
         Raises:
-            InputError: The file is missing, damaged, or not a detector.
+            InputError: The file is missing, damaged, or not a detector; or there is no such device.
         """
-        path = Path(path)
+        device, path = usable_device(device), Path(path)
         document, tensors = _read(path)
         try:
             architecture = Architecture.from_json(document["architecture"])
@@ -492,9 +495,9 @@ def _good_images(images: Images) -> list[ImageInput]:
     Raises:
         InputError: A folder holds a whole data set, so also anomalous images.
     """
-    if isinstance(images, str | os.PathLike):
+    if isinstance(images, str | os.PathLike) and path_kind(images) == "folder":
         for part in (Path("train", "good"), Path("ground_truth")):
-            if (Path(images) / part).is_dir():
+            if path_kind(Path(images, part)) == "folder":
                 raise InputError(
                     f"{images}: holds {part}, expected a folder of good images alone, such as "
                     f"{Path(images, 'train', 'good')}"
@@ -505,14 +508,14 @@ def _good_images(images: Images) -> list[ImageInput]:
 def _list(images: Images) -> list[ImageInput]:
     """One image, many images, or the images of folders, as a list."""
     if isinstance(images, str | os.PathLike):
-        path = Path(images)
-        if path.is_dir():
-            return list(folder_images(path))
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder, expected images")
+        kind = path_kind(images)
+        if kind == "folder":
+            return list(folder_images(images))
+        if kind is None:
+            raise InputError(f"{images}: no such file or folder, expected images")
     listed: list[ImageInput] = []
     for image in as_images(images):
-        if isinstance(image, str | os.PathLike) and Path(image).is_dir():
+        if isinstance(image, str | os.PathLike) and path_kind(image) == "folder":
             listed.extend(folder_images(image))
         else:
             listed.append(image)
@@ -594,8 +597,9 @@ def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "no such file"
+    kind = path_kind(path)
+    if kind != "file":
+        state = "no such file" if kind is None else "is a folder"
         raise InputError(f"{path}: {state}, expected a detector (.safetensors)")
     metadata, tensors = read_safetensors(path)
     text = metadata.get(_METADATA)

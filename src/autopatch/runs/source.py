@@ -64,12 +64,13 @@ class SupernetSource:
         """
         text = os.fspath(weights)
         files = weights_files(space, text)
+        given = LoadOptions(mean=mean, std=std, own=options or {})
         return cls(
             space=space,
             weights=str(Path(text).absolute()) if files else text,
-            mean=None if mean is None else tuple(mean),
-            std=None if std is None else tuple(std),
-            options=LoadOptions(own=options or {}).own,
+            mean=None if given.mean is None else tuple(given.mean),
+            std=None if given.std is None else tuple(given.std),
+            options=given.own,
             files_sha256=_sha256(files) if files else None,
         )
 

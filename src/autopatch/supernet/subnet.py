@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autopatch.errors import InputError, one_line
+from autopatch.errors import InputError, machine_failure, one_line
 from autopatch.supernet.backbone import Level
 from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
 from autopatch.supernet.float32 import in_float32
@@ -153,12 +153,17 @@ class Subnet(nn.Module):
             InputError: The network cannot run on images of this size.
         """
         # Shapes and FLOPs need no values, so the network is copied without them.
-        network = copy.deepcopy(self.network).to("meta")
+        values: dict[int, torch.Tensor] = {id(b): b.to("meta") for b in self.network.buffers()}
+        for parameter in self.network.parameters():
+            values[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        network = copy.deepcopy(self.network, values)
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 images = torch.empty(1, 3, image_size, image_size, device="meta")
                 maps = self._maps(network, images)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if machine_failure(error) is not None:
+                raise
             raise InputError(
                 f"{self.name} does not take images of {image_size} px: {one_line(error)}"
             ) from error

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 
 from autopatch.errors import InputError, one_line, reason
-from autopatch.files import StrPath
+from autopatch.files import StrPath, path_kind
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_weights(path: StrPath) -> Weights:
         InputError: The file is missing or damaged, or its metadata is malformed.
     """
     path = Path(path)
-    if not path.is_file():
+    if path_kind(path) != "file":
         raise InputError(f"{path}: no such file, expected weights (.safetensors)")
     metadata, state = read_safetensors(path)
     return Weights(
@@ -133,6 +134,9 @@ class LoadOptions:
         std: Channel standard deviations; None for those that belong to the weights.
         seed: Seed of random weights.
         own: Options of the family by name; values None and False are removed.
+
+    Raises:
+        InputError: See `check_channels`.
     """
 
     mean: Sequence[float] | None = None
@@ -143,6 +147,10 @@ class LoadOptions:
     def __post_init__(self) -> None:
         given = {name: v for name, v in self.own.items() if v is not None and v is not False}
         object.__setattr__(self, "own", given)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, check_channels(name, values))
 
     def require(self, space: str, *known: str) -> None:
         """Raises InputError if an option of the family is not one of the known ones."""
@@ -163,7 +171,7 @@ def weights_paths(weights: str) -> list[Path]:
     """
     if weights in _WORDS:
         return []
-    if not weights or not Path(weights).exists():
+    if not weights or path_kind(weights) is None:
         raise InputError(f"{weights or 'weights'}: no such file or folder, expected weights")
     return [Path(weights)]
 
@@ -275,10 +283,12 @@ def check_channels(name: str, values: object) -> tuple[float, ...]:
         InputError: The values are not three finite numbers, or a standard deviation is not above
             zero.
     """
-    numbers = values if isinstance(values, list | tuple) else ()
+    numbers = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else values
+    if not isinstance(numbers, list | tuple):
+        numbers = ()
     least = 0.0 if name == "std" else -math.inf
     if len(numbers) != 3 or not all(
-        isinstance(number, int | float) and math.isfinite(number) and number > least
+        isinstance(number, int | float | np.number) and math.isfinite(number) and number > least
         for number in numbers
     ):
         kind = "positive numbers" if name == "std" else "numbers"
