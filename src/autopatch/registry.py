@@ -1,4 +1,5 @@
-"""Registries: backbone families, objectives, split protocols and samplers by name."""
+"""Registries: backbone families, steps of heads, objectives, split protocols and samplers, by
+name."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_few_grey_levels_are_warned_about(make_dataset: MakeDataset) -> None:
     in_16_bits(root, 4095, levels=20)
     assert decided(MVTecAD.scan(root)).warnings == (
         "the fit images use 20 gray levels at a bit depth of 12, expected 32 or more: faint "
-        "defects vanish; stretch their contrast, all by one factor",
+        "defects vanish; stretch the contrast of all images by the same factor",
     )
     in_16_bits(root, 1000)
     (warning,) = decided(MVTecAD.scan(root), reading=Reading(bit_depth=16)).warnings
@@ -298,7 +298,7 @@ def test_white_masks(make_dataset: MakeDataset) -> None:
     for path in (root / "ground_truth/dent").iterdir():
         replaced(path, np.full((8, 12), 255, np.uint8))
     (warning,) = decided(MVTecAD.scan(root)).warnings
-    assert warning.startswith("6 masks are anomalous all over, of the type 'dent': ")
+    assert warning.startswith("6 masks of the type 'dent' mark the whole image: ")
 
 
 def test_masks_of_alpha_and_grey_masks(make_dataset: MakeDataset) -> None:

@@ -140,14 +140,6 @@ def test_two_masks_in_one_file(tmp_path: Path) -> None:
             read_mask(path, reading)
 
 
-def test_the_message_of_a_grey_mask_in_color_and_alpha_names_the_option(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.fromarray(np.dstack([GREY] * 4)))
-    with pytest.raises(InputError, match=r"not binary.*`mask_threshold` 127"):
-        read_mask(path)
-    found = read_mask(path, Reading(mask_threshold=100))
-    assert (np.asarray(found) == TRUTH * 255).all()
-
-
 def test_a_transparent_color_is_alpha(tmp_path: Path) -> None:
     palette = Image.fromarray(TRUTH.astype(np.uint8)).convert("P")
     palette.putpalette([9, 9, 9, 9, 9, 9])

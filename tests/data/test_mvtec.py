@@ -243,11 +243,11 @@ _OTHER_MASKS = {
     ),
     "a folder an image (MVTec LOCO)": (
         ["test/dent/0.png", "ground_truth/dent/0/000.png", "ground_truth/dent/0/001.png"],
-        "found 2 images in the folder .*dent/0, join them to one mask, 0_mask.png$",
+        "found 2 images in the folder .*dent/0; merge them into one mask, 0_mask.png$",
     ),
     "a folder with one mask": (
         ["test/dent/0.png", "ground_truth/dent/0/mask.png"],
-        "found 1 image in the folder .*dent/0, make it one mask, 0_mask.png$",
+        "found 1 image in the folder .*dent/0; move it to 0_mask.png$",
     ),
     "another ending": (
         ["test/dent/part_0.png", "ground_truth/dent/part_0-defect.png"],

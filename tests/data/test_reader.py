@@ -199,15 +199,15 @@ def test_reader_in_inference_mode(files: list[Path]) -> None:
 def test_reader_mistakes() -> None:
     with pytest.raises(InputError, match="`cache_bytes` is -1"):
         ImageReader(-1)
-    with pytest.raises(InputError, match="batch_size: 0"):
+    with pytest.raises(InputError, match="`batch_size` is 0"):
         ImageReader().batches([], 16, 0)
-    with pytest.raises(InputError, match="image_size: 0"):
+    with pytest.raises(InputError, match="`image_size` is 0"):
         ImageReader().batches([], 0, 1)
 
 
 def test_load_images_of_nothing_and_mistakes(tmp_path: Path) -> None:
     assert load_images([], 8).shape == (0, 3, 8, 8)
-    with pytest.raises(InputError, match="image_size: 0"):
+    with pytest.raises(InputError, match="`image_size` is 0"):
         load_images([], 0)
     with pytest.raises(InputError, match=r"none.png: no such file"):
         load_images([tmp_path / "none.png"], 8)

@@ -392,7 +392,6 @@ def test_roles() -> None:
         "test",
     ]
     assert split.roles["fit"] is split.fit
-    assert split.images() == sorted(s.image for part in split.roles.values() for s in part)
 
 
 def test_json_round_trip(make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists, expected a new folder"):
         draw_textures(tmp_path)
     for name, value in (("image_size", 31), ("train", 0), ("test_good", -1), ("per_type", 0)):
-        with pytest.raises(InputError, match=f"{name}: {value}"):
+        with pytest.raises(InputError, match=f"`{name}` is {value}"):
             draw_textures(tmp_path / "textures", **{name: value})
-    with pytest.raises(InputError, match="seed: -1"):
+    with pytest.raises(InputError, match="`seed` is -1"):
         draw_textures(tmp_path / "textures", seed=-1)
     assert list(tmp_path.iterdir()) == []

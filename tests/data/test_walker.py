@@ -66,7 +66,7 @@ def test_a_folder_is_read_once_by_its_own_path(folder: Path, tmp_path: Path) -> 
     (folder / "inner" / "above").symlink_to(tmp_path)
     assert names(folder) == before
     assert walk(folder).notes == (
-        f"{folder}: skipped 3 links to folders that hold it or have been read already "
+        f"{folder}: skipped 3 links to folders that were read already or contain them "
         "(again, inner/above, inner/deep/up)",
     )
 

@@ -447,9 +447,9 @@ def test_some_of_a_prediction(detector, new):
 
 def test_a_folder_that_holds_more_than_good_images_is_refused(tmp_path):
     root = draw_textures(tmp_path / "data", image_size=64, train=8, test_good=1, per_type=1)
-    with pytest.raises(InputError, match="holds train/good, expected a folder of good images"):
+    with pytest.raises(InputError, match="contains train/good, so it is a whole data set"):
         Detector.fit(root)
-    with pytest.raises(InputError, match="holds train/good"):
+    with pytest.raises(InputError, match="contains train/good"):
         Detector.fit(root / "train" / "good", calibration=str(root))
 
 

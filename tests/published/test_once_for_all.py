@@ -364,11 +364,11 @@ def test_patchcores_setting(supernet: OnceForAllSupernet) -> None:
     assert alone.patchcore() == replace(backbone, network=NARROW)
 
 
-def test_named_backbones(supernet: OnceForAllSupernet) -> None:
+def test_largest_backbones(supernet: OnceForAllSupernet) -> None:
     largest = backbone_of(WIDE, (4, 8, 12, 16, 20), (7,) * 5, (6,) * 5)
-    assert supernet.named() == {"largest": largest, "patchcore": supernet.patchcore()}
+    assert supernet.largest() == largest
     assert supernet.largest((2, 6)) == backbone_of(WIDE, (2, 6), (7,) * 2, (6,) * 2)
-    for backbone in supernet.named().values():
+    for backbone in (supernet.largest(), supernet.patchcore()):
         supernet.check(backbone)
 
 

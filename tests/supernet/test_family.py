@@ -148,7 +148,7 @@ def test_a_registered_family_is_loaded_by_name(toy: ToyFamily, tmp_path: Path) -
     assert toy.weights == [str(tmp_path)]
     assert (supernet.name, supernet.mean, supernet.seed) == ("toy:5", (1, 2, 3), 7)
     assert supernet.weights_sha256 != load_supernet("toy:5", "random", seed=4).weights_sha256
-    assert supernet.named() == {name: supernet.largest() for name in ("largest", "patchcore")}
+    assert supernet.patchcore() == supernet.largest()
     assert supernet.shared(supernet.largest((1,))) == supernet.largest((1,))
     assert supernet.level_names(supernet.largest()) == ("stride 8", "stride 16")
     assert supernet.describe(supernet.largest()) == ""

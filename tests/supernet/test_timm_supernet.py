@@ -310,7 +310,6 @@ def test_backbones_of_one_image_size() -> None:
         compose_space(vit)
     assert vit.patchcore() is None
     assert patchcore_architecture(vit, images=10) is None
-    assert vit.named() == {"largest": vit.largest()}
     flexible = load_supernet(
         "timm:vit_tiny_patch16_224", "random", timm_kwargs={"dynamic_img_size": True}
     )
@@ -328,9 +327,9 @@ def test_patchcore_setting(supernet: TimmSupernet) -> None:
     assert many.head.bank_size == MAX_CORESET_SAMPLE
 
 
-def test_named_backbones_and_shared_maps(supernet: TimmSupernet) -> None:
+def test_largest_backbones_and_shared_maps(supernet: TimmSupernet) -> None:
     largest, patchcore = at(supernet, (1, 2, 3, 4)), at(supernet, (2, 3))
-    assert supernet.named() == {"largest": largest, "patchcore": patchcore}
+    assert (supernet.largest(), supernet.patchcore()) == (largest, patchcore)
     assert supernet.shared(patchcore) == supernet.shared(largest) == largest
     assert supernet.largest((2, 4)) == at(supernet, (2, 4))
 

@@ -15,12 +15,12 @@ from autopatch.data.duplicates import Duplicates, find_duplicates, picture_diges
 from autopatch.data.masks import EVALUATION_SIZE, decoded_mask, resize_mask
 from autopatch.data.mvtec import MVTecAD
 from autopatch.data.reading import DEFAULT_READING, Reading, Remarks, Seen, few_levels
-from autopatch.data.samples import GOOD, Dataset, Sample
+from autopatch.data.samples import GOOD, Dataset, Sample, short_path
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.progress import Progress
-from autopatch.words import counted, first_names
+from autopatch.words import by_count, counted, first_names
 
 _MAX_GROWTH = 0.01  # share of the image by which small regions of a mask may grow without a warning
 
@@ -231,7 +231,7 @@ def _look(
     digest: bytes | None = None
     try:
         image = decode(sample.image, sample.image, reading.exif)
-        seen = Seen.of(_name(sample.image, root), image)
+        seen = Seen.of(short_path(sample.image, root), image)
         digest = picture_digest(image.values())
     except InputError as error:
         problems.append(str(error))
@@ -283,9 +283,10 @@ def _turned(looks: Sequence[_Look]) -> tuple[str, ...]:
     ]
     if not doubtful:
         return ()
-    count = "1 image and its mask" if len(doubtful) == 1 else f"{len(doubtful)} images and masks"
+    count = len(doubtful)
+    found = f"{counted(count, 'image')} and {by_count(count, 'its mask', 'masks')}"
     return (
-        f"{count} have different EXIF orientations: {first_names(doubtful)}; check that masks and "
+        f"{found} have different EXIF orientations: {first_names(doubtful)}; check that masks and "
         "images match, and choose `exif` apply or `exif` ignore",
     )
 
@@ -296,11 +297,10 @@ def _covering(kind: str, masks: Sequence[_Look], root: Path) -> tuple[str, ...]:
     most = [look for look in masks if 0.5 < look.share < 1]
     found = []
     if white:
-        count = "1 mask is" if len(white) == 1 else f"{len(white)} masks are"
+        verb = by_count(len(white), "marks", "mark")
         found.append(
-            f"{count} anomalous all over, of the type {kind!r}: "
-            f"{_masks_of(white, root)}; draw "
-            "the defects, if they do not cover the image"
+            f"{counted(len(white), 'mask')} of the type {kind!r} {verb} the whole image: "
+            f"{_masks_of(white, root)}; mark only the defects, unless they cover it"
         )
     if 2 * len(most) > len(masks) - len(white):
         found.append(
@@ -317,7 +317,7 @@ def _speckled(looks: Sequence[_Look], root: Path, size: int) -> tuple[str, ...]:
     if not grown:
         return ()
     most = max(grown, key=lambda look: look.kept - look.share)
-    verb = "becomes" if len(grown) == 1 else "become"
+    verb = by_count(len(grown), "becomes", "become")
     return (
         f"{counted(len(grown), 'mask')} {verb} more than twice as large at {size} x {size} pixels, "
         f"up to {_percent(most.kept)} % of the image instead of {_percent(most.share)} %: "
@@ -327,17 +327,12 @@ def _speckled(looks: Sequence[_Look], root: Path, size: int) -> tuple[str, ...]:
 
 
 def _masks_of(looks: Sequence[_Look], root: Path) -> str:
-    return first_names([_name(look.sample.mask, root) for look in looks if look.sample.mask])
+    return first_names([short_path(look.sample.mask, root) for look in looks if look.sample.mask])
 
 
 def _areas(masks: Sequence[_Look]) -> MaskAreas:
     shares = [look.share for look in masks]
     return MaskAreas(statistics.median(shares), min(shares), max(shares))
-
-
-def _name(path: Path, root: Path) -> str:
-    """Name of a file in warnings: relative to the folder of the data set if it lies inside."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _misplaced(sample: Sample, is_train: bool) -> str | None:
@@ -376,6 +371,6 @@ def require_valid(
     )
     problems = findings.problems
     if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        more = f" (and {counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
     return findings

@@ -195,8 +195,8 @@ def _opened(file: IO[bytes]) -> Image.Image:
 def _decoded(image: Image.Image, name: StrPath, exif: str) -> Decoded:
     if image.width * image.height > _MAX_PIXELS:
         raise InputError(
-            f"{name}: {image.width} x {image.height} pixels, expected at most {_MAX_PIXELS:,} of "
-            "them"
+            f"{name}: {image.width} x {image.height} pixels, expected at most {_MAX_PIXELS:,} "
+            "pixels"
         )
     rawmode = _deep_color(image)
     if rawmode is not None:

@@ -17,7 +17,7 @@ from autopatch.data.splits import Split
 from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath, sha256_of
-from autopatch.words import first_names
+from autopatch.words import by_count, counted, first_names
 
 
 @dataclass(frozen=True)
@@ -244,25 +244,25 @@ def _compare(path: str, earlier: _Image | None, later: _Image | None) -> list[_D
     return found
 
 
-def _said(one: str, many: str) -> Callable[[list[str]], str]:
+def _said(noun: str, one: str, many: str, before: str = "") -> Callable[[list[str]], str]:
     def say(files: list[str]) -> str:
-        text = one if len(files) == 1 else many.format(len(files))
-        return f"{text}: {first_names(files)}"
+        count = len(files)
+        return f"{before}{counted(count, noun)} {by_count(count, one, many)}: {first_names(files)}"
 
     return say
 
 
 _KINDS = {
-    "image missing": _said("1 image is missing", "{} images are missing"),
-    "image new": _said("1 image is new", "{} images are new"),
-    "image changed": _said("1 image was changed", "{} images were changed"),
-    "mask missing": _said("1 mask is missing", "{} masks are missing"),
-    "mask new": _said("1 mask is new", "{} masks are new"),
-    "mask changed": _said("1 mask was changed", "{} masks were changed"),
-    "mask renamed": _said("1 mask was renamed", "{} masks were renamed"),
-    "role": _said("1 image has another role", "{} images have another role"),
-    "type": _said("the type of 1 image was changed", "the type of {} images was changed"),
-    "group": _said("the group of 1 image was changed", "the group of {} images was changed"),
+    "image missing": _said("image", "is missing", "are missing"),
+    "image new": _said("image", "is new", "are new"),
+    "image changed": _said("image", "was changed", "were changed"),
+    "mask missing": _said("mask", "is missing", "are missing"),
+    "mask new": _said("mask", "is new", "are new"),
+    "mask changed": _said("mask", "was changed", "were changed"),
+    "mask renamed": _said("mask", "was renamed", "were renamed"),
+    "role": _said("image", "has another role", "have another role"),
+    "type": _said("image", "was changed", "was changed", before="the type of "),
+    "group": _said("image", "was changed", "was changed", before="the group of "),
 }
 
 

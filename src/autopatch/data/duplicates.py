@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autopatch.data.samples import Dataset, Sample
-from autopatch.words import counted, first_names
+from autopatch.data.samples import Dataset, Sample, short_path
+from autopatch.words import by_count, counted, first_names
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def find_duplicates(dataset: Dataset, digests: Mapping[Path, bytes]) -> Duplicat
             ]
         for part in (good, anomalous):
             for other in part[1:]:
-                names = _name(part[0].image, dataset.root), _name(other.image, dataset.root)
+                names = tuple(short_path(each.image, dataset.root) for each in (part[0], other))
                 folders = _folder(names[0]), _folder(names[1])
                 pairs.setdefault(folders, []).append(" = ".join(names))
     return Duplicates(
@@ -101,7 +101,7 @@ def _with_groups(samples: Iterable[Sample], groups: Mapping[Path, str]) -> tuple
 
 def _warning(folder: str, other: str, names: Sequence[str]) -> str:
     where = f"within {folder}" if folder == other else f"of {folder} and {other}"
-    verb = "shows" if len(names) == 1 else "show"
+    verb = by_count(len(names), "shows", "show")
     return (
         f"{counted(len(names), 'pair')} of images {where} {verb} the same picture "
         f"({first_names(names)}); remove one of the two; the random split never gives them two "
@@ -122,7 +122,7 @@ def _joined_groups(
     names: dict[str | Path, str] = {}
     for union in {id(union): union for union in joined.values()}.values():
         groups = [key for key in union if isinstance(key, str)]
-        images = [_name(key, root) for key in union if isinstance(key, Path)]
+        images = [short_path(key, root) for key in union if isinstance(key, Path)]
         names |= dict.fromkeys(union, min(groups or images))
     return {
         sample.image: names[key]
@@ -133,10 +133,6 @@ def _joined_groups(
 
 def _key(sample: Sample) -> str | Path:
     return sample.image if sample.group is None else sample.group
-
-
-def _name(image: Path, root: Path) -> str:
-    return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
 
 
 def _folder(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from autopatch.data.samples import GOOD
 from autopatch.data.walker import Listing, list_folder
 from autopatch.errors import InputError
-from autopatch.words import counted, first_names
+from autopatch.words import by_count, counted, first_names
 
 # Names of folders as returned by `_plain`.
 _GOOD_NAMES = frozenset({"good", "ok", "normal", "defectfree", "nondefective", "nodefect"})
@@ -90,10 +90,9 @@ def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing
             if listing is None or not listing.images:
                 continue
             count = len(listing.images)
-            action = "join them to" if count > 1 else "make it"
+            todo = by_count(count, "move it to", "merge them into one mask,")
             return (
-                f"; found {counted(count, 'image')} in the folder {folder}, {action} one mask, "
-                f"{stem}_mask.png"
+                f"; found {counted(count, 'image')} in the folder {folder}; {todo} {stem}_mask.png"
             )
     numbered = rf"(?<![0-9A-Za-z]){re.escape(stem)}(?![0-9A-Za-z])"
     for path in (*masks.images, *masks.others):

@@ -211,4 +211,4 @@ def _stamp(image: ImageInput) -> _Stamp | None:
 
 def _require_size(name: str, size: int) -> None:
     if size < 1:
-        raise InputError(f"{name}: {size}, expected at least 1")
+        raise InputError(f"`{name}` is {size}, expected at least 1")

@@ -18,7 +18,7 @@ from autopatch.data.threads import in_threads
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import is_integer
-from autopatch.words import counted, first_names
+from autopatch.words import by_count, counted, first_names
 
 ImageInput: TypeAlias = StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor
 """An image: a file, a PIL image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]`."""
@@ -207,7 +207,7 @@ class Remarks:
         with self._lock:
             if self._bright:
                 most = max(self._bright.values())
-                verb = "is" if len(self._bright) == 1 else "are"
+                verb = by_count(len(self._bright), "is", "are")
                 found.append(
                     f"{counted(len(self._bright), 'image')} {verb} brighter than the bit depth "
                     f"allows (values up to {most} are clipped at {self._highest}): "
@@ -279,7 +279,11 @@ def few_levels(seen: Sequence[Seen], reading: Reading) -> tuple[str, ...]:
     where = f" at a bit depth of {reading.bit_depth}" if deep else ""
     least = _bits(max((each.highest for each in seen), default=0))
     smaller = deep and reading.bit_depth is not None and least < reading.bit_depth
-    todo = f"give `bit_depth` {least}" if smaller else "stretch their contrast, all by one factor"
+    todo = (
+        f"give `bit_depth` {least}"
+        if smaller
+        else "stretch the contrast of all images by the same factor"
+    )
     return (
         f"the fit images use {levels} gray levels{where}, expected {FEW_LEVELS} or more: faint "
         f"defects vanish; {todo}",

@@ -77,6 +77,13 @@ def relative_path(path: Path, root: StrPath) -> str:
         raise InputError(f"{path}: not under {root}, the folder of the data set") from None
 
 
+def short_path(path: Path, root: StrPath) -> str:
+    """The path of a file or folder for messages: relative to the folder of its data set, with
+    forward slashes, if it lies below it; otherwise unchanged."""
+    root = Path(root)
+    return path.relative_to(root).as_posix() if root in path.parents else str(path)
+
+
 def common_folder(samples: Iterable[Sample], root: Path) -> Path:
     """Returns the folder of the samples' images, or `root` if they are in several folders."""
     folders = {sample.image.parent for sample in samples}

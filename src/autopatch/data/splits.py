@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from autopatch.data.duplicates import Duplicates, with_groups
-from autopatch.data.samples import Dataset, Sample, common_folder, relative_path
+from autopatch.data.samples import Dataset, Sample, common_folder, relative_path, short_path
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.registry import Registry
@@ -66,10 +66,6 @@ class Split:
     def roles(self) -> dict[str, tuple[Sample, ...]]:
         """The samples by role, in the order of `ROLES`."""
         return {role: getattr(self, role) for role in ROLES}
-
-    def images(self) -> list[Path]:
-        """Returns all images that have a role, sorted and without repetition."""
-        return sorted({sample.image for samples in self.roles.values() for sample in samples})
 
     def to_json(self, root: StrPath) -> dict[str, Any]:
         """Converts the split to JSON values, with paths relative to `root`.
@@ -152,8 +148,8 @@ class Split:
         missing = sorted(path for path in files if not path.is_file())
         if missing:
             raise InputError(
-                f"{missing[0]}: missing, as are {len(missing) - 1} others of the {len(files)} "
-                "files of the split; expected the data set that was split"
+                f"{missing[0]}: missing ({len(missing)} of the {len(files)} files of the split); "
+                "expected the data set that was split"
             )
         return split
 
@@ -273,7 +269,7 @@ def random_split(
             f"`legacy_order` is {legacy_order}, expected none with `protocol` 'random'"
         )
     notes: list[str] = []
-    good_folder = _in_words(dataset.train, dataset.root)
+    good_folder = _folder_of(dataset.train, dataset)
     anomalies = [sample for sample in dataset.test if sample.label]
     reserved_groups: set[str] = set()
     # Anomalous and good images have separate random streams, so that the order of one does not
@@ -302,8 +298,7 @@ def random_split(
     if dropped:
         notes.append(
             f"left out {dropped} of the {len(test_good)} images of "
-            f"{_in_words(test_good, dataset.root)}: their groups lie in the reserve of an anomaly "
-            "type"
+            f"{_folder_of(test_good, dataset)}: their groups lie in the reserve of an anomaly type"
         )
         if dropped == len(test_good):
             raise InputError(
@@ -422,8 +417,5 @@ def _flatten(parts: Iterable[Sequence[Sample]]) -> tuple[Sample, ...]:
     return tuple(sample for part in parts for sample in part)
 
 
-def _in_words(samples: Iterable[Sample], root: Path) -> str:
-    """The folder of samples, relative to `root` if it lies below it."""
-    folder = common_folder(samples, root)
-    inside = folder != root and folder.is_relative_to(root)
-    return folder.relative_to(root).as_posix() if inside else str(folder)
+def _folder_of(samples: Iterable[Sample], dataset: Dataset) -> str:
+    return short_path(common_folder(samples, dataset.root), dataset.root)

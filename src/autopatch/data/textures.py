@@ -64,7 +64,7 @@ def draw_textures(
         ("per_type", per_type, 1),
     ):
         if value < low:
-            raise InputError(f"{name}: {value}, expected at least {low}")
+            raise InputError(f"`{name}` is {value}, expected at least {low}")
     with new_folder(root) as folder:
         _draw_all(folder, seed, image_size, train, test_good, per_type)
     return root

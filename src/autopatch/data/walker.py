@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autopatch.errors import InputError, reason
 from autopatch.files import StrPath
-from autopatch.words import counted, first_names
+from autopatch.words import by_count, counted, first_names
 
 _FORMATS = {
     "AVIF": (".avif", ".avifs"),
@@ -147,8 +147,13 @@ def walk(folder: StrPath) -> Walk:
         notes.append(f"{start}: {others_passed_over(sorted(others), start)}")
     if repeated:
         notes.append(
-            f"{start}: skipped {counted(len(repeated), 'link')} to folders that hold it or "
-            f"have been read already ({_names(sorted(repeated), start)})"
+            f"{start}: skipped {counted(len(repeated), 'link')} to "
+            + by_count(
+                len(repeated),
+                "a folder that was read already or contains it",
+                "folders that were read already or contain them",
+            )
+            + f" ({_names(sorted(repeated), start)})"
         )
     return Walk(tuple(sorted(images)), tuple(notes))
 

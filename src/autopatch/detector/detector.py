@@ -153,9 +153,9 @@ class Detector(nn.Module):
             seed: Seed of the sample and the coreset for the bank, and of the drawn calibration
                 images.
             evaluation_size: Side of the anomaly maps, in pixels.
-            data_digest: Hash of the data set that the images belong to. It promises that no
-                calibration image is in the bank, so this is not checked. If None, the images are
-                hashed.
+            data_digest: Hash of the data set that the images belong to. If it is given, calibration
+                images are not compared with those of the bank; the caller must keep them apart. If
+                None, the images are hashed.
             reading: How files and arrays become pixels. If it has no bit depth, it gets the
                 smallest that holds all values of `images`.
             warn: Whether to log warnings about unusual images: few gray levels, values above the
@@ -499,7 +499,8 @@ def _good_images(images: Images) -> list[ImageInput]:
         for part in (Path("train", "good"), Path("ground_truth")):
             if path_kind(Path(images, part)) == "folder":
                 raise InputError(
-                    f"{images}: holds {part}, expected a folder of good images alone, such as "
+                    f"{images}: contains {part}, so it is a whole data set; expected only good "
+                    "images, such as "
                     f"{Path(images, 'train', 'good')}"
                 )
     return _list(images)

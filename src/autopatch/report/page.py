@@ -16,6 +16,7 @@ from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.report.cases import Cases
 from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
 from autopatch.search.objectives import Objective, headings
+from autopatch.words import counted
 
 PAGE = "report.html"
 TABLE = "front.csv"
@@ -432,7 +433,7 @@ def _part(samples: Sequence[Sample]) -> str:
 
 
 def _images(count: int, kind: str) -> str:
-    return f"{count} {kind} image{'' if count == 1 else 's'}"
+    return counted(count, f"{kind} image")
 
 
 def _displayed(objective: Objective, values: Mapping[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from autopatch.errors import InputError
+from autopatch.files import sha256_of
 from autopatch.genes import Gene, Settings, is_integer
 from autopatch.progress import Progress
 from autopatch.supernet.backbone import Backbone, Level
@@ -221,9 +221,7 @@ FAMILY = ElasticFamily()
 
 
 def _check_packaged_file() -> None:
-    found = None
-    if _AUTOPATCH_S_FILE.is_file():
-        found = hashlib.sha256(_AUTOPATCH_S_FILE.read_bytes()).hexdigest()
+    found = sha256_of(_AUTOPATCH_S_FILE) if _AUTOPATCH_S_FILE.is_file() else None
     if found != _AUTOPATCH_S_SHA256:
         raise InputError(
             f"{_AUTOPATCH_S_FILE}: {'is missing' if found is None else 'is damaged'}; reinstall "

@@ -57,9 +57,9 @@ def _no_tf32() -> Iterator[None]:
                     restore()
 
 
-# torch 2.9 has new settings besides the old ones. Reading an old setting raises RuntimeError if the
-# new one was set to something else; then the new one is used. A setting that does not allow TF32 is
-# not changed.
+# torch 2.9 has new settings besides the old ones. If the new setting disagrees with the old one,
+# reading the old one raises RuntimeError. In that case the new one is changed. A setting that does
+# not allow TF32 is not changed.
 
 
 def _set_convolutions() -> Callable[[], object]:

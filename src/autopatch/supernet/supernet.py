@@ -218,11 +218,6 @@ class Supernet(ABC):
             levels.append(found[-1])
         return self.largest(sorted(levels))
 
-    def named(self) -> dict[str, Backbone]:
-        """Backbones by name: "largest" and, if there is one, "patchcore"."""
-        patchcore = self.patchcore()
-        return {"largest": self.largest()} | ({"patchcore": patchcore} if patchcore else {})
-
     def check_network(self, backbone: Backbone) -> None:
         """Raises InputError unless the backbone belongs to one of these networks."""
         if backbone.network not in self.networks:

@@ -17,7 +17,8 @@ from autopatch.supernet.random_weights import SeededWeights
 
 TIMM = "timm:"
 LEAST_STRIDE = 4
-"""Smallest stride of the levels used. Finer maps have many more patches that tell much less."""
+"""Smallest stride of the levels used. Finer maps have many more patches, and each carries much
+less information."""
 
 # Arguments of `timm.create_model` that only this module may set: source of weights, feature maps.
 _RESERVED = {
