@@ -848,19 +848,18 @@ def test_a_result_that_is_recorded_but_not_read_back(
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
 ) -> None:
-    def unreadable(trial_id: int) -> Any:
-        raise error
-
     path = tmp_path / "study.db"
-    plan = Plan(space, evaluations=2)
-    with Study.create(path, plan) as study:
-        read = study._storage.get_trial
+    with Study.create(path, Plan(space, evaluations=2)) as study:
+        calls, read = 0, study._storage.get_trial
 
-        def once(trial_id: int) -> Any:
-            monkeypatch.setattr(study._storage, "get_trial", unreadable)
+        def unreadable_once(trial_id: int) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first call is that of `Study.start`
+                raise error
             return read(trial_id)
 
-        monkeypatch.setattr(study._storage, "get_trial", once)
+        monkeypatch.setattr(study._storage, "get_trial", unreadable_once)
         with pytest.raises((KeyboardInterrupt, InputError)) as raised:
             search(evaluate, study)
     assert "finished" not in str(raised.value)
