@@ -27,11 +27,14 @@ MachineFailure: TypeAlias = Literal["device", "memory", "system"]
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
-# After these errors the kernel did not start, and the device still works.
-_NOT_STARTED = (
+# After these errors one operation was refused, and the device still works.
+_REFUSED = (
     "invalid argument",
     "invalid configuration argument",
     "too many resources requested",
+    "STATUS_BAD_PARAM",
+    "STATUS_INVALID_VALUE",
+    "STATUS_NOT_SUPPORTED",
 )
 
 _OF_THE_DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "HIP error")
@@ -65,7 +68,7 @@ def machine_failure(error: BaseException) -> MachineFailure | None:
     message = str(error)
     if "OutOfMemoryError" in names or any(words in message for words in _OUT_OF_MEMORY):
         return "memory"
-    if any(words in message for words in _NOT_STARTED):
+    if any(words in message for words in _REFUSED):
         return None
     if "AcceleratorError" in names or any(w in message for w in (*_OF_THE_DEVICE, *_STICKY)):
         return "device"

@@ -1,13 +1,14 @@
 """A full, read-only or forbidden disk at every write of every command.
 
 The writes are found by running a command once; then the command runs once for each place in the
-code that writes, and the first write of that place fails.
+code that writes, and fails from the first write of that place on.
 """
 
 import builtins
 import errno
 import functools
 import io
+import itertools
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.storages._rdb.storage import _VersionManager
+import torch
 from PIL import Image
 
 import autopatch as package
@@ -26,6 +27,7 @@ from autopatch.detector import METRICS, Detector
 from autopatch.files import write_bytes_atomically
 from autopatch.published.space import published_space
 from autopatch.published.studies import PublishedTrial
+from autopatch.published.weights import OFFICIAL, official_weights
 from autopatch.report import Cases
 from autopatch.runs import Run, SupernetSource
 from autopatch.runs import results as test_results
@@ -39,14 +41,20 @@ SQLITE = {
     errno.EROFS: "attempt to write a readonly database",
     errno.EACCES: "disk I/O error",
 }
-WRITES = {"open", "write", "mkdir", "commit"}
+LASTING = {  # what goes on failing
+    errno.ENOSPC: {"open", "write", "mkdir", "commit"},
+    errno.EROFS: {"open", "write", "mkdir", "commit", "rename", "replace", "unlink", "rmdir"},
+    errno.EACCES: {"open", "write", "mkdir", "commit", "rename", "replace", "unlink", "rmdir"},
+}
+HIDDEN = {".partial", ".probe"}
 
 
 class Faults:
     """Finds the writes below a folder, and makes one of them fail.
 
-    A write is known by the operation and by the lines of the package that lead to it. A full disk
-    stays full, and a database stays as it is; the other errors happen once.
+    A write is identified by its operation and the lines of the package that lead to it. A full disk
+    and a failing database keep failing; a read-only or forbidden folder also keeps all files that
+    are in it. Only a folder that cannot be synced fails once.
 
     Attributes:
         found: The writes of the last run, each place once, in order.
@@ -66,14 +74,13 @@ class Faults:
                 if not set(mode) & set("wax+") or not self.is_below(file):
                     return opened(file, mode, *args, **kwargs)
                 self.meet("open", file)
-                if "r" not in mode and self.fails("write"):
+                if set(mode) & set("wx") and self.fails("write"):
                     opened(file, mode, *args, **kwargs).close()
                     return opened("/dev/full", mode.replace("x", "w"), *args, **kwargs)
                 return opened(file, mode, *args, **kwargs)
 
             def open_descriptor(path, flags, *args, **kwargs):
-                writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                if writes and not flags & os.O_DIRECTORY and self.is_below(path):
+                if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and self.is_below(path):
                     self.meet("open", path)
                 return os_open(path, flags, *args, **kwargs)
 
@@ -86,16 +93,31 @@ class Faults:
             def of_paths(name):
                 function = getattr(os, name)
 
-                def call(path, *args, **kwargs):
-                    if self.is_below(path):
-                        self.meet(name, path)
+                def call(path, *args, dir_fd=None, **kwargs):
+                    whole = path
+                    if dir_fd is not None:
+                        kwargs["dir_fd"] = dir_fd
+                        whole = Path(f"/proc/self/fd/{dir_fd}").readlink() / path
+                    if self.is_below(whole):
+                        self.meet(name, whole)
                     return function(path, *args, **kwargs)
 
                 patch.setattr(os, name, call)
 
             faults = self
 
+            class Cursor(sqlite3.Cursor):
+                def execute(self, statement, *args):
+                    # SQLite refuses a statement of a read-only file; other faults come later.
+                    writes = statement.split()[0] in ("CREATE", "DELETE", "INSERT", "UPDATE")
+                    if writes and faults.error == errno.EROFS and faults.fails("commit"):
+                        raise sqlite3.OperationalError(SQLITE[faults.error])
+                    return super().execute(statement, *args)
+
             class Connection(sqlite3.Connection):
+                def cursor(self):
+                    return super().cursor(Cursor)
+
                 def commit(self):
                     if self.in_transaction and faults.fails("commit"):
                         raise sqlite3.OperationalError(SQLITE[faults.error])
@@ -106,17 +128,12 @@ class Faults:
             patch.setattr(os, "open", open_descriptor)
             patch.setattr(os, "fsync", sync)
             patch.setattr(sqlite3, "connect", functools.partial(connect, factory=Connection))
-            for name in ("mkdir", "rename", "replace"):
+            for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
                 of_paths(name)
             yield
 
     def is_below(self, path):
-        # The lock file is left to its library, which takes some errors for another process.
-        return (
-            not isinstance(path, int)
-            and os.fspath(path).startswith(self.root)
-            and ".lock" not in Path(path).name
-        )
+        return not isinstance(path, int) and os.fspath(path).startswith(self.root)
 
     def meet(self, operation, path):
         if self.fails(operation):
@@ -124,6 +141,10 @@ class Faults:
             raise OSError(self.error, os.strerror(self.error), str(path))
 
     def fails(self, operation):
+        if self.happened:
+            return self.at[0] != "sync folder" and operation in LASTING[self.error]
+        if operation in ("unlink", "rmdir"):  # they clean up after a write that failed
+            return False
         lines = []
         frame = sys._getframe(2)
         while frame is not None:
@@ -133,18 +154,15 @@ class Faults:
         place = (operation, *lines[:3])
         if place not in self.found:
             self.found.append(place)
-        if self.happened:
-            return operation == "commit" or (self.error == errno.ENOSPC and operation in WRITES)
         self.happened = place == self.at
         return self.happened
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, textures):
-    """A cheap search with a detector and results."""
-    folder = tmp_path_factory.mktemp("made")
-    draw_textures(folder / "images", image_size=64, train=1, test_good=1, per_type=1)
-    return folder
+def images(tmp_path_factory):
+    """The folder of a few drawn images."""
+    folder = tmp_path_factory.mktemp("images") / "data"
+    return draw_textures(folder, image_size=64, train=1, test_good=1, per_type=1)
 
 
 @pytest.fixture
@@ -158,19 +176,9 @@ def cheap(monkeypatch):
 
     monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
     monkeypatch.setattr(SupernetSource, "load", lambda self, **_: supernet(self.space))
-    # Optuna reads its migration scripts whenever it opens a file.
-    monkeypatch.setattr(_VersionManager, "_create_alembic_script", migrations)
 
 
 LOAD = SupernetSource.load
-MIGRATIONS = _VersionManager._create_alembic_script
-READ = []
-
-
-def migrations(manager):
-    if not READ:
-        READ.append(MIGRATIONS(manager))
-    return READ[0]
 
 
 @functools.cache
@@ -182,8 +190,12 @@ def snapshot(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "study.db")
+        if path.is_file() and path.name not in (".lock", "study.db") and not is_hidden(path)
     }
+
+
+def is_hidden(path):
+    return any(part.startswith(".") and Path(part).suffix in HIDDEN for part in path.parts)
 
 
 @pytest.fixture
@@ -196,7 +208,7 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
             make_folder: Makes the folder that the command is run in.
             command: The arguments, given that folder.
             allowed: Whether a new file, which is whole, may stay behind.
-            some: One of how many places is tried.
+            some: Every how many-th place is tried; 1 tries all.
         """
         folder = tmp_path / "reference"
         make_folder(folder)
@@ -207,9 +219,11 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
         whole = snapshot(folder)
         places = faults.found
         assert len(places) >= 4
+        errors = itertools.cycle(ERRORS)
+        met = set()
         for number, place in list(enumerate(places))[::some]:
-            tolerated = place[0] == "sync folder"
-            error = errno.EACCES if tolerated else ERRORS[number // some % 3]
+            error = errno.EINVAL if place[0] == "sync folder" else next(errors)
+            met.add(error)
             folder = tmp_path / f"fault{number}"
             make_folder(folder)
             before = snapshot(folder)
@@ -218,30 +232,35 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
             with faults.watched(monkeypatch, place, error):
                 code, _, err = autopatch(*command(folder))
             assert faults.happened, place
+            for earlier in folder.rglob(".*.earlier"):  # it cannot be put back, which is said
+                assert err.endswith(f"; the earlier one is now {earlier}\n")
+                earlier.rename(earlier.with_name(earlier.name.split(".")[1]))
             after = snapshot(folder)
             if code == 0 and place[0] in ("sync folder", "mkdir"):  # of a folder that is there
                 assert err == "", place
                 assert after.keys() == whole.keys()
                 continue
-            assert code == 2, (place, faults.path)
+            assert code == 2, (place, error)
             assert err.startswith("autopatch: "), (place, err)
             assert err.count("\n") == 1, (place, err)
             assert ".partial" not in err, err
             assert {path: after.get(path) for path in before} == before, place
             for path in after.keys() - before.keys():
                 assert allowed(path), (place, path)
-            assert not [p for p in folder.rglob("*") if p.suffix in (".partial", ".probe")], place
+            if error == errno.ENOSPC:  # the others keep files from being removed
+                assert not [path for path in folder.rglob("*") if is_hidden(path)], place
             for database, earlier in trials.items():
                 assert load_trials(database)[: len(earlier)] == earlier
             for database in folder.rglob("study.db"):
                 assert not database.with_name("study.db-journal").exists()
-                assert Run.open(database.parent).evaluations
+                assert is_hidden(database) or Run.open(database.parent).evaluations
             shutil.rmtree(folder)
+        assert met >= set(ERRORS)
 
     return run
 
 
-SMALL = ("--space", "timm:tf_mobilenetv3_small_075", "--weights", "random", "--shots", 1)
+SMALL = ("--space", "timm:test_efficientnet", "--weights", "random", "--shots", 1)
 SMALL = (*SMALL, "--reserve", 2, "--population", 2, "--image-sizes", "64", "--bank-sizes", "50")
 
 
@@ -291,11 +310,33 @@ def test_fit(check, finished, textures, monkeypatch):
     )
 
 
-def test_predict(check, finished, made):
+def test_fit_of_images_with_downloaded_weights(check, finished, images, monkeypatch):
+    """The weights are kept for the next time, even if the detector cannot be written."""
+    detector = Detector.load(finished / "detector.safetensors")
+    state = {"weight": torch.zeros(2)}
+    shapes = {"weight": torch.Size([2])}
+
+    def load(self, **_):
+        official_weights(next(iter(OFFICIAL)), shapes)
+        return supernet(self.space)
+
+    def command(folder):
+        monkeypatch.setenv("AUTOPATCH_CACHE", str(folder / "cache" / "new"))
+        out = folder / "new.safetensors"
+        return "fit", images / "train" / "good", *SMALL[:4], "--out", out
+
+    monkeypatch.setattr("autopatch.published.weights._download", lambda *_: b"")
+    monkeypatch.setattr("autopatch.published.weights._from_pickle", lambda *_: state)
+    monkeypatch.setattr(SupernetSource, "load", load)
+    monkeypatch.setattr(Detector, "fit", lambda *_, **__: detector)
+    check(Path.mkdir, command, lambda path: path.startswith("cache/"))
+
+
+def test_predict(check, finished, images):
     check(
         Path.mkdir,
         lambda folder: (
-            *("predict", finished / "detector.safetensors", made / "images" / "test"),
+            *("predict", finished / "detector.safetensors", images / "test"),
             *("--out", folder / "new" / "results"),
         ),
     )
@@ -391,7 +432,7 @@ def test_demo(check, monkeypatch, finished):
 
 
 def test_targets_are_checked_before_the_work(
-    autopatch, finished, made, textures, monkeypatch, tmp_path
+    autopatch, finished, images, textures, monkeypatch, tmp_path
 ):
     def read_only(path):
         raise OSError(errno.EROFS, "Read-only file system")
@@ -402,7 +443,10 @@ def test_targets_are_checked_before_the_work(
     file = finished / "detector.safetensors"
     monkeypatch.setattr("autopatch.files._probe", read_only)
     monkeypatch.setattr("autopatch.runs.search.load_inputs", work)
+    chosen = [published_trial(0)]  # printed first
+    monkeypatch.setattr("autopatch.published.imported.choose_trials", lambda *_, **__: chosen)
     monkeypatch.setattr("autopatch.published.imported.load_inputs", work)
+    monkeypatch.setattr(SupernetSource, "load", work)
     monkeypatch.setattr("autopatch.runs.demo.draw_textures", work)
     monkeypatch.setattr(Detector, "predict", work)
     monkeypatch.setattr(Detector, "fit", work)
@@ -411,9 +455,11 @@ def test_targets_are_checked_before_the_work(
         (search_in(textures, tmp_path / "run", 2), tmp_path / "run"),
         (search_in(textures, finished, 2, "--resume"), finished / "study.db"),
         (("fit", finished, "--out", tmp_path / "x"), tmp_path / "x"),
+        (("fit", images / "train" / "good", "--out", tmp_path / "x"), tmp_path / "x"),
+        (("import-study", "x.db", "--data", textures, "--out", tmp_path / "x"), tmp_path / "x"),
         (("evaluate", finished), finished / "evaluation.json"),
         (("report", finished), finished / "report"),
-        (("predict", file, made / "images", "--out", tmp_path / "x"), tmp_path / "x"),
+        (("predict", file, images, "--out", tmp_path / "x"), tmp_path / "x"),
         (("demo", "--out", tmp_path / "x"), tmp_path / "x"),
     ):
         code, _, err = autopatch(*command)

@@ -15,6 +15,13 @@ from autopatch.cli import main
 from autopatch.errors import MachineError
 
 
+def of_optuna(reason):
+    """What Optuna raises if SQLite fails."""
+    error = StorageInternalError("An exception is raised during the commit. This typically")
+    error.__cause__ = sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError(reason))
+    return error
+
+
 @pytest.fixture
 def ends(autopatch, monkeypatch):
     """Runs a command that raises an error."""
@@ -51,6 +58,7 @@ def ends(autopatch, monkeypatch):
         (sqlite3.OperationalError("disk I/O error"), "OperationalError: disk I/O error"),
         (sqlalchemy.exc.TimeoutError("no\nanswer"), "TimeoutError: no answer"),
         (StorageInternalError("commit"), "StorageInternalError: commit"),
+        (of_optuna("disk I/O error"), "StorageInternalError: disk I/O error"),
     ],
 )
 def test_system_errors(ends, error, line):

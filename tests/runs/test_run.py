@@ -12,13 +12,37 @@ from PIL import Image
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.runs import Run, SplitRequest, load_inputs, run_search, search
-from autopatch.search import compose_space
+from autopatch.search import compose_space, load_study
 
 
 def test_trials_by_number(finished):
     assert finished.trial(2).number == 2
-    with pytest.raises(InputError, match="no trial 9"):
+    with pytest.raises(InputError, match=r"no trial 9, expected 0 to 3$"):
         finished.trial(9)
+    with pytest.raises(InputError, match=r"no trial 0, the search has none yet$"):
+        replace(finished, trials=()).trial(0)
+    unfinished = replace(finished.trials[0], evaluation=None, reason="interrupted", counts=False)
+    with pytest.raises(InputError, match=r"trial 0 has no result: interrupted$"):
+        replace(finished, trials=(unfinished,)).trial(0)
+
+
+@pytest.mark.parametrize("value", ["x", float("inf"), None])
+def test_a_damaged_setting(finished, monkeypatch, value):
+    stored = load_study(finished.path / "study.db")
+    damaged = replace(stored, settings=stored.settings | {"evaluations": value})
+    monkeypatch.setattr("autopatch.runs.record.load_study", lambda _: damaged)
+    with pytest.raises(InputError, match=r"study\.db: a setting is missing or damaged"):
+        Run.open(finished.path)
+
+
+def test_a_last_trial_without_memory_is_a_failed_one(finished):
+    *others, last = finished.trials
+    last = replace(last, evaluation=None, reason="MemoryError: no room", failure="memory")
+    run = replace(finished, trials=(*others, replace(last, counts=False)))
+    assert (run.front.evaluated, run.front.failed) == (4, 1)
+    page = run.report().read_text()
+    assert "4 of 4 architectures were evaluated, of which 1 failed" in page
+    assert "MemoryError: no room" in page
 
 
 def test_the_patchcore_setting_is_evaluated_first(finished):

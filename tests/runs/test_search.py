@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from autopatch.data import MVTecAD, Sample
-from autopatch.errors import InputError
+from autopatch.errors import InputError, MachineError
 from autopatch.runs import Run, run_search
-from autopatch.search import OBJECTIVES, FittedCandidate, Objective
+from autopatch.search import (
+    OBJECTIVES,
+    CandidateEvaluator,
+    Evaluation,
+    FittedCandidate,
+    Objective,
+    load_trials,
+)
 
 SMALL = {
     "space": "timm:test_efficientnet",
@@ -162,3 +169,44 @@ def test_mistakes_leave_nothing_behind(data, tmp_path, other, fragment):
         run_search(data, tmp_path / "run", **SMALL | other)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_search_counts_and_names_what_failed(data, tmp_path, monkeypatch, caplog):
+    errors = [None, *[MemoryError("no room")] * 3, ArithmeticError("no digits")]
+
+    def evaluate(self, architecture):
+        if errors and (error := errors.pop(0)):
+            raise error
+        return Evaluation({"total_flops": architecture.input.size, "rwAP": 0.5})
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
+    settings = SMALL | {"evaluations": 5, "population": 5}
+    with pytest.raises(MachineError):
+        run_search(data, tmp_path / "run", **settings)
+    told = []
+    run = run_search(
+        data,
+        tmp_path / "run",
+        resume=True,
+        progress=lambda step, *count: told.append(count) if step.startswith("search") else None,
+        **settings,
+    )
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert caplog.messages[-1] == "1 candidate failed: ArithmeticError: no digits"
+    assert (run.front.evaluated, run.front.failed) == (5, 1)
+
+    run_search(
+        data, tmp_path / "run", resume=True, progress=lambda *step: told.append(step), **settings
+    )
+    assert told[-1] == ("search", 5, 5)  # the failure is counted as done
+
+
+def test_an_error_of_the_callback_within_a_candidate_ends_the_search(data, tmp_path, monkeypatch):
+    def stop(step, done, total):
+        if step.startswith("candidate"):
+            raise ValueError("enough")
+
+    monkeypatch.setattr("autopatch.runs.search._QUIET_SECONDS", -1)
+    with pytest.raises(ValueError, match=r"^enough$"):
+        run_search(data, tmp_path / "run", progress=stop, **SMALL)
+    assert [t.reason for t in load_trials(tmp_path / "run" / "study.db")] == ["interrupted"]

@@ -9,6 +9,7 @@ from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Architecture, Head, Input
 from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
 from autopatch.search.candidates import FeatureMaps
+from autopatch.search.evaluation import CallbackError
 from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:test_efficientnet"
@@ -169,3 +170,15 @@ def test_an_image_that_changes_is_read_again(split, supernet, tmp_path):
     before = maps.get(at(64, [2]))
     image.write_bytes(split.test[-1].image.read_bytes())
     assert not torch.equal(maps.get(at(64, [2]))[0], before[0])
+
+
+def test_an_error_of_the_callback_is_told_from_one_of_the_candidate(split, supernet):
+    error = ValueError("enough")
+
+    def stop(*step):
+        raise error
+
+    evaluate = CandidateEvaluator(supernet, fit=split.fit, scored=split.validation, progress=stop)
+    with pytest.raises(CallbackError) as raised:
+        evaluate(architecture_of(64, (2,), (1,), 10))
+    assert raised.value.error is error

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from autopatch.detector import Architecture, Head, Input
-from autopatch.search import Evaluation, Front, Objective, Trial, non_dominated
+from autopatch.search import (
+    Evaluation,
+    Front,
+    Objective,
+    Trial,
+    failed_candidates,
+    non_dominated,
+)
 from autopatch.supernet import Backbone
 
 ARCHITECTURE = Architecture(Input(224), Backbone("timm:x", (0,)), Head((3,), 1000))
@@ -90,3 +97,19 @@ def test_pick_is_the_best_rwap_then_fewer_flops_then_first(
     trials = (trial(0, 10, 0.5), trial(1, 30, 0.9), trial(2, 20, 0.9), trial(3, 20, 0.9))
     assert Front(trials[:2], objectives, evaluated=4, failed=0).pick.number == 1
     assert Front(trials, objectives, evaluated=4, failed=0).pick.number == 2
+
+
+def test_failed_candidates() -> None:
+    retried, failed_twice, interrupted, broken = ((gene, 0) for gene in range(4))
+    machine = {"failure": "memory", "counts": False}
+    trials = [
+        replace(trial(0, None), genome=retried, **machine),
+        replace(trial(1, None), genome=failed_twice, **machine),
+        replace(trial(2, None), genome=broken, failure="device", counts=False),
+        replace(trial(3, None), genome=interrupted, reason="interrupted", counts=False),
+        replace(trial(4, 1.0), genome=retried),
+        replace(trial(5, None), genome=failed_twice),
+        replace(trial(6, None), genome=(4, 0)),
+    ]
+    assert [failed.number for failed in failed_candidates(trials)] == [2, 5, 6]
+    assert failed_candidates([]) == ()

@@ -32,6 +32,7 @@ from autopatch.search import (
     non_dominated,
     search,
 )
+from autopatch.search.evaluation import CallbackError
 from autopatch.search.loop import FAILURES_IN_A_ROW
 
 Evaluate = Callable[[Architecture], Evaluation]
@@ -837,3 +838,137 @@ def test_a_record_that_cannot_be_written_hides_no_error(
     monkeypatch.undo()
     with Study.resume(path, Plan(space, **EIGHT)) as study:
         assert [trial.reason for trial in study.trials()] == ["interrupted"]
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), KeyboardInterrupt()])
+def test_a_result_that_is_recorded_but_not_read_back(
+    tmp_path: Path,
+    space: SearchSpace,
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, evaluations=2)) as study:
+        calls, read = 0, study._storage.get_trial
+
+        def unreadable_once(trial_id: int) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first call is that of `Study.start`
+                raise error
+            return read(trial_id)
+
+        monkeypatch.setattr(study._storage, "get_trial", unreadable_once)
+        with pytest.raises((KeyboardInterrupt, InputError)) as raised:
+            search(evaluate, study)
+    assert "finished" not in str(raised.value)
+    (trial,) = load_trials(path)
+    assert trial.counts
+    assert trial.evaluation
+
+
+@pytest.mark.parametrize(
+    ("population", "errors", "message"),
+    [
+        (2, [MemoryError], "all 2 trials ran out of memory, the first: MemoryError; resume the "),
+        (2, [MemoryError, OSError], "all 2 trials ran out of memory or ended with a system error,"),
+        (4, [OSError, MemoryError], "all 4 trials ended with a system error or ran out of memory,"),
+    ],
+)
+def test_a_machine_that_fails_in_the_whole_first_generation(
+    tmp_path: Path,
+    space: SearchSpace,
+    evaluate: Evaluate,
+    population: int,
+    errors: Sequence[type[Exception]],
+    message: str,
+) -> None:
+    calls = 0
+
+    def broken(architecture: Architecture) -> Evaluation:
+        nonlocal calls
+        calls += 1
+        raise errors[(calls - 1) % len(errors)]
+
+    path = tmp_path / "study.db"
+    plan = Plan(space, evaluations=8, population=population)
+    with Study.create(path, plan) as study, pytest.raises(MachineError, match=f"^{message}"):
+        search(broken, study)
+    assert not any(trial.counts for trial in load_trials(path))
+    with Study.resume(path, plan) as study:
+        assert search(evaluate, study).failed == 0
+
+
+def test_one_failure_in_the_words_of_one(tmp_path: Path, space: SearchSpace) -> None:
+    plan = Plan(space, evaluations=1)
+    path = tmp_path / "study.db"
+    for error, kind, message in (
+        (
+            MemoryError,
+            MachineError,
+            "the only trial ran out of memory: MemoryError; .*to evaluate it again$",
+        ),
+        (MemoryError, SearchError, "the only candidate failed: MemoryError$"),
+    ):
+
+        def broken(architecture: Architecture) -> Evaluation:
+            raise error  # noqa: B023
+
+        make = Study.resume if path.exists() else Study.create
+        with make(path, plan) as study, pytest.raises(kind, match=f"^{message}"):
+            search(broken, study)
+
+
+def test_a_device_that_fails_again_at_the_same_architecture(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    """The message names the earlier trial, and what helps: another device."""
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError):
+        search(Failing(evaluate, [3], broken_device), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study, pytest.raises(KeyboardInterrupt):
+        search(Interrupting(evaluate, at=1), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError) as raised:
+        search(Failing(evaluate, [1], broken_device), study)
+    assert str(raised.value) == (
+        "trial 4: the device failed at the same architecture as in trial 2: RuntimeError: CUDA "
+        "error: an illegal memory access was encountered More help; resume the search on another "
+        "`device`"
+    )
+    with (
+        Study.resume(path, Plan(space, **EIGHT)) as study,
+        pytest.raises(MachineError, match=r"^trial 6: the device failed: Runtime"),
+    ):
+        search(Failing(evaluate, [2], broken_device), study)
+
+
+def test_a_system_error_that_repeats_is_the_candidates_failure(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate
+) -> None:
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, **EIGHT)) as study, pytest.raises(MachineError):
+        search(Failing(evaluate, range(3, 9), OSError), study)
+    with Study.resume(path, Plan(space, **EIGHT)) as study:
+        front = search(Failing(evaluate, [1, 2, 3], OSError), study)
+    assert (front.evaluated, front.failed) == (8, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_callback_of_the_evaluator_that_fails_ends_the_search(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, workers: int
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stopping(architecture: Architecture) -> Evaluation:
+        raise CallbackError(StopError("enough"))
+
+    path = tmp_path / "study.db"
+    with (
+        ThreadPoolExecutor(2) as pool,
+        Study.create(path, Plan(space, **EIGHT)) as study,
+        pytest.raises(StopError, match="enough"),
+    ):
+        search(stopping, study, executor=pool if workers else None, workers=workers or 1)
+    assert {trial.reason for trial in load_trials(path)} == {"interrupted"}

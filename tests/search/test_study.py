@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from autopatch.errors import InputError
@@ -432,6 +433,11 @@ def test_settings_cannot_shadow_the_plan(space: SearchSpace, name: str) -> None:
         Plan(space, evaluations=5, settings={name: 1})
 
 
+def test_a_space_smaller_than_the_plan(small_space: SearchSpace) -> None:
+    assert Plan(small_space, evaluations=50).total == 16
+    assert Plan(small_space, evaluations=5).total == 5
+
+
 def test_initial_architectures_are_of_the_space(
     tmp_path: Path, space: SearchSpace, small_space: SearchSpace
 ) -> None:
@@ -503,3 +509,26 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
         monkeypatch.setattr(sqlite3, "connect", failing)
         with pytest.raises(InputError, match=f"^{path}: cannot be read: {reason}$"):
             load_trials(path)
+
+
+def test_a_record_that_cannot_be_read_while_a_failure_is_recorded(
+    tmp_path: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(trial_id: int) -> Any:
+        raise StorageInternalError("commit") from sqlite3.OperationalError("disk I/O error")
+
+    path = tmp_path / "study.db"
+    with Study.create(path, Plan(space, evaluations=5)) as study:
+        number = study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0)
+        monkeypatch.setattr(study._storage, "get_trial", failing)
+        with pytest.raises(InputError, match=f"^{path}: cannot be read: disk I/O error$"):
+            study.fail(number, "MemoryError", "memory")
+
+
+def test_only_running_trials_are_interrupted(tmp_path: Path, space: SearchSpace) -> None:
+    with Study.create(tmp_path / "study.db", Plan(space, evaluations=5)) as study:
+        study.complete(study.start((0, 0, 1, 0, 0, 0, 0, 0, 0, 0), 0), EVALUATION)
+        study.start((0, 1, 1, 0, 0, 0, 0, 0, 0, 0), 1)
+        study.interrupt()
+        study.interrupt()
+        assert [trial.reason for trial in study.trials()] == [None, "interrupted"]

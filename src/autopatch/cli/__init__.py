@@ -57,15 +57,13 @@ def _in_words(error: Exception) -> str | None:
     failure = machine_failure(error)
     if failure == "memory":
         return f"out of memory: {one_line(error)}"
-    if failure is not None or isinstance(error, UnicodeError) or _is_of_database(error):
+    if failure is not None or isinstance(error, UnicodeError):
         return f"{type(error).__name__}: {one_line(error)}"
+    from autopatch.search.storage import DATABASE_ERRORS, database_reason  # slow import
+
+    if isinstance(error, DATABASE_ERRORS):
+        return f"{type(error).__name__}: {database_reason(error)}"
     return None
-
-
-def _is_of_database(error: Exception) -> bool:
-    from autopatch.search.storage import DATABASE_ERRORS  # slow import, needed only here
-
-    return isinstance(error, DATABASE_ERRORS)
 
 
 def _end(code: int, line: str | None = None) -> NoReturn:

@@ -31,6 +31,7 @@ from autopatch.search import (
     Objective,
     SearchSpace,
     Trial,
+    failed_candidates,
     load_study,
     non_dominated,
 )
@@ -109,7 +110,16 @@ class RunRecord:
             reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             weights_sha256 = str(settings["weights_sha256"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
-        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        except InputError:
+            raise
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            StopIteration,
+            TypeError,
+            ValueError,
+        ) as error:
             raise InputError(
                 f"{path / STUDY}: a setting is missing or damaged, or the search is one of another "
                 f"version of autopatch ({error})"
@@ -168,12 +178,14 @@ class RunRecord:
         Raises:
             InputError: No trial has been evaluated.
         """
-        done = [trial for trial in self.trials if trial.counts]
-        trials = non_dominated(done, self.objectives)
+        trials = non_dominated(self.trials, self.objectives)
         if not trials:
             raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
-        failed = sum(trial.evaluation is None for trial in done)
-        return Front(trials=trials, objectives=self.objectives, evaluated=len(done), failed=failed)
+        done = sum(trial.evaluation is not None for trial in self.trials)
+        failed = len(failed_candidates(self.trials))
+        return Front(
+            trials=trials, objectives=self.objectives, evaluated=done + failed, failed=failed
+        )
 
     @property
     def pick(self) -> Trial:
@@ -188,14 +200,16 @@ class RunRecord:
         """An evaluated trial.
 
         Raises:
-            InputError: There is no such trial, or it failed.
+            InputError: There is no such trial, or it has no result.
         """
         for trial in self.trials:
             if trial.number == number:
                 if trial.evaluation is None:
-                    raise InputError(f"{self.path}: trial {number} failed: {trial.reason}")
+                    raise InputError(f"{self.path}: trial {number} has no result: {trial.reason}")
                 return trial
-        raise InputError(f"{self.path}: no trial {number}, expected 0 to {len(self.trials) - 1}")
+        last = len(self.trials) - 1
+        expected = f"expected 0 to {last}" if self.trials else "the search has none yet"
+        raise InputError(f"{self.path}: no trial {number}, {expected}")
 
     def require_same_data(self) -> None:
         """Checks that images, masks, roles, types and groups have not changed since the search.

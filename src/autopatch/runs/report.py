@@ -14,6 +14,7 @@ from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
 from autopatch.runs.results import DetectorResult, TestResults
+from autopatch.search import failed_candidates
 
 
 def write_run_report(
@@ -55,8 +56,7 @@ def write_run_report(
         candidates=_candidates(run, results),
         failures=[
             Failure(t.number, t.architecture.describe(supernet), str(t.reason))
-            for t in run.trials
-            if t.evaluation is None and t.counts
+            for t in failed_candidates(run.trials)
         ],
         notes=notes,
     )

@@ -30,6 +30,7 @@ from autopatch.search import (
     SearchSpace,
     Trial,
     compose_space,
+    failed_candidates,
     resolve_objectives,
     search,
 )
@@ -43,8 +44,8 @@ _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is repo
 
 @dataclass(frozen=True)
 class Machine:
-    """How candidates are evaluated. None of this changes the results; another device may round
-    otherwise in the last digits.
+    """How candidates are evaluated. None of this changes the results, except that another device
+    may round the last digits differently.
 
     Attributes:
         cache_gib: Memory for cached feature maps, in GiB.
@@ -276,7 +277,7 @@ def perform_search(
     with open_search(
         out, inputs, plan, bank_seed=bank_seed, resume=resume, lock=machine.lock
     ) as study:
-        told.start(sum(t.evaluation is not None for t in study.trials()), plan.evaluations)
+        told.start(sum(trial.counts for trial in study.trials()), plan.total)
         front = search(
             evaluator,
             study,
@@ -284,11 +285,13 @@ def perform_search(
             executor=machine.executor,
             workers=machine.workers,
         )
-        failed = [t for t in study.trials() if not t.evaluation and (t.counts or t.failure)]
+        failed = failed_candidates(study.trials())
     if front.note:
         logger.info(front.note)
-    if front.failed:
-        logger.warning("%d candidates failed, the first: %s", front.failed, failed[0].reason)
+    if len(failed) == 1:
+        logger.warning("1 candidate failed: %s", failed[0].reason)
+    elif failed:
+        logger.warning("%d candidates failed, the first: %s", len(failed), failed[0].reason)
     return Run.open(out, data=inputs.root, weights=inputs.source.file)
 
 

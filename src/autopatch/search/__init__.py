@@ -12,7 +12,7 @@
 - `Evaluator`: the function that evaluates a candidate. `Evaluation`: its result.
 - `CandidateEvaluator`: the evaluator that fits and scores detectors.
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
-  the Pareto front of trials.
+  the Pareto front of trials. `failed_candidates`: the failures among trials.
 - `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface. `SAMPLERS`,
   `Sampler`: optimizers by name.
 """
@@ -20,7 +20,7 @@
 from autopatch.search.candidates import CandidateEvaluator
 from autopatch.search.evaluation import Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
-from autopatch.search.front import Front, Trial, non_dominated
+from autopatch.search.front import Front, Trial, failed_candidates, non_dominated
 from autopatch.search.loop import SearchError, SearchProgress, search
 from autopatch.search.nsga2 import NSGA2
 from autopatch.search.objectives import (
@@ -34,6 +34,7 @@ from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler
 from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
     Plan,
+    StoredStudy,
     Study,
     load_settings,
     load_study,
@@ -60,10 +61,12 @@ __all__ = [
     "SearchError",
     "SearchProgress",
     "SearchSpace",
+    "StoredStudy",
     "Study",
     "Trial",
     "compose_genes",
     "compose_space",
+    "failed_candidates",
     "load_settings",
     "load_study",
     "load_trials",

@@ -29,7 +29,7 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.progress import Progress
-from autopatch.search.evaluation import Evaluation
+from autopatch.search.evaluation import CallbackError, Evaluation
 from autopatch.search.objectives import (
     FittedCandidate,
     Objective,
@@ -137,7 +137,8 @@ class CandidateEvaluator:
         cache_bytes: Maximum size of the feature-map cache in bytes.
         reading: How image and mask files become pixels.
         device: Device for everything but reading images.
-        progress: Called during the slowest step of a candidate, its nearest-neighbor search.
+        progress: Called during the slowest step of a candidate, its nearest-neighbor search. An
+            exception that it raises ends a search.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class CandidateEvaluator:
         self._cache_bytes = cache_bytes
         self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
         self._seed = seed
-        self._told = None if progress is None else partial(progress, "nearest neighbors")
+        self._told = None if progress is None else partial(_report, progress)
         self._evaluation_size = evaluation_size
         self._scored: dict[Architecture, Evaluation] = {}
 
@@ -188,6 +189,9 @@ class CandidateEvaluator:
         Timings are totals over all fit and scored images; "features" is short if the maps come from
         the cache. All bank sizes at or above the number of patches give the same detector, which is
         evaluated once.
+
+        Raises:
+            CallbackError: If `progress` raises an exception.
         """
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
         patches = self._fit_images * height * width
@@ -234,3 +238,10 @@ class CandidateEvaluator:
         if self._masks.is_cuda:
             torch.cuda.synchronize(self._masks.device)
         return time.perf_counter()
+
+
+def _report(progress: Progress, done: int, total: int) -> None:
+    try:
+        progress("nearest neighbors", done, total)
+    except Exception as error:
+        raise CallbackError(error) from error

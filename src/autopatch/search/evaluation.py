@@ -44,6 +44,18 @@ class Evaluation:
         return tuple(objective.loss(self.values[objective.name]) for objective in objectives)
 
 
+class CallbackError(Exception):
+    """The progress callback of an evaluator raised an exception; it ends the search.
+
+    Attributes:
+        error: That exception.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Evaluator(Protocol):
     """Builds and scores one candidate, independently of the rest of the search.
 

@@ -71,6 +71,24 @@ def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> t
     return tuple(trial for _, trial in front)
 
 
+def failed_candidates(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """The last failure of each architecture that failed and has no evaluation, by number.
+
+    Interrupted and unfinished trials are no failures.
+
+    Args:
+        trials: All trials by number.
+    """
+    trials = tuple(trials)
+    evaluated = {trial.genome for trial in trials if trial.evaluation}
+    last = {
+        trial.genome: trial
+        for trial in trials
+        if trial.genome not in evaluated and (trial.counts or trial.failure)
+    }
+    return tuple(sorted(last.values(), key=lambda trial: trial.number))
+
+
 def _no_worse(losses: Sequence[float], others: Sequence[float]) -> bool:
     return all(loss <= other for loss, other in zip(losses, others, strict=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from typing import Protocol
 
@@ -15,16 +15,16 @@ from autopatch.errors import (
     machine_failure,
     one_line,
 )
-from autopatch.search.evaluation import Evaluation, Evaluator
+from autopatch.search.evaluation import CallbackError, Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.front import Front, Trial, non_dominated
 from autopatch.search.optimizer import SAMPLERS, Genome
-from autopatch.search.study import INTERRUPTED, Plan, Study
+from autopatch.search.study import Plan, Study
 
 FAILURES_IN_A_ROW = 3
 """A search stops after this many successive failures of the machine of one kind."""
 
-_WORDS = {"memory": "ran out of memory", "system": "failed in a call of the system"}
+_WORDS = {"memory": "ran out of memory", "system": "ended with a system error"}
 
 
 class SearchError(RuntimeError):
@@ -64,10 +64,11 @@ def search(
     - The device fails for good, such as after an illegal memory access.
     - `FAILURES_IN_A_ROW` candidates in a row run out of memory, on a GPU or the host, or all raise
       an OSError.
+    - Every candidate of the first generation runs out of memory or raises an OSError.
 
     A resumed search evaluates these candidates again. A candidate counts as failed if it runs out
-    of memory and a later one does not, or if it runs out of memory again in the resumed search: its
-    architecture does not fit this machine.
+    of memory or raises an OSError, and a later candidate does not, or if this happens to it again
+    in the resumed search. A failure of the device never counts as the candidate's.
 
     Args:
         evaluate: Scores one architecture; returns a value for each objective of the plan.
@@ -82,6 +83,7 @@ def search(
         SearchError: If all candidates of the first generation fail; with an optimizer that proposes
             fewer at a time, if the first `population` candidates of the plan all fail.
         MachineError: If the machine is at fault.
+        Exception: The error of a progress callback.
         InputError: If the evaluator raises it, the study cannot be written, this version of the
             optimizer does not propose the stored genomes, or `workers` is not positive.
     """
@@ -95,18 +97,18 @@ def search(
         initial=plan.genomes(),
         objectives=plan.objectives,
     )
-    recorded = {t.genome: t for t in study.trials() if t.counts}
-    total = min(plan.evaluations, plan.space.size())
+    trials = study.trials()
+    recorded = {trial.genome: trial for trial in trials if trial.counts}
+    broke_device = {trial.genome: trial for trial in trials if trial.failure == "device"}
     outcomes: dict[Genome, Trial] = {}
-
     failures: list[Trial] = []
 
     def finished(trial: Trial) -> None:
         outcomes[trial.genome] = trial
         if progress is not None:
             front = non_dominated(outcomes.values(), plan.objectives)
-            progress(len(outcomes), total, trial, len(front))
-        _require_sound_machine(trial, failures)
+            progress(len(outcomes), plan.total, trial, len(front))
+        _require_sound_machine(trial, failures, broke_device.get(trial.genome))
 
     while len(outcomes) < plan.evaluations:
         genomes = optimizer.ask()
@@ -126,14 +128,32 @@ def search(
     _require_none_left(study, recorded)
     front = non_dominated(outcomes.values(), plan.objectives)
     if not front:
-        first = min(outcomes.values(), key=lambda trial: trial.place)
-        raise SearchError(f"all {len(outcomes)} candidates failed, the first: {first.reason}")
+        raise _without_result(outcomes.values())
     return Front(
         trials=front,
         objectives=plan.objectives,
         evaluated=len(outcomes),
         failed=sum(trial.evaluation is None for trial in outcomes.values()),
         note=_note(plan, len(outcomes)),
+    )
+
+
+def _without_result(outcomes: Collection[Trial]) -> SearchError | MachineError:
+    """The error of a search in which every candidate failed."""
+    first = min(outcomes, key=lambda trial: trial.place)
+    count = len(outcomes)
+    if any(trial.counts for trial in outcomes):
+        if count == 1:
+            return SearchError(f"the only candidate failed: {first.reason}")
+        return SearchError(f"all {count} candidates failed, the first: {first.reason}")
+    how = " or ".join(dict.fromkeys(_WORDS[t.failure] for t in outcomes if t.failure in _WORDS))
+    if count == 1:
+        return MachineError(
+            f"the only trial {how}: {first.reason}; resume the search to evaluate it again"
+        )
+    return MachineError(
+        f"all {count} trials {how}, the first: {first.reason}; resume the search to evaluate them "
+        "again"
     )
 
 
@@ -160,18 +180,24 @@ def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
         )
 
 
-def _require_sound_machine(trial: Trial, failures: list[Trial]) -> None:
+def _require_sound_machine(trial: Trial, failures: list[Trial], earlier: Trial | None) -> None:
     """Raises MachineError if a trial shows that the machine, not the architecture, is at fault.
 
     Args:
         trial: The last finished trial.
         failures: Successive failures of the machine, all of one kind, before this trial; updated.
+        earlier: An earlier trial of the same genome in which the device failed, if any.
     """
     if trial.counts or (failures and failures[-1].failure != trial.failure):
         failures.clear()
     if trial.counts or trial.failure is None:
         return
     failures.append(trial)
+    if trial.failure == "device" and earlier is not None:
+        raise MachineError(
+            f"trial {trial.number}: the device failed at the same architecture as in trial "
+            f"{earlier.number}: {trial.reason}; resume the search on another `device`"
+        )
     if trial.failure == "device":
         raise MachineError(
             f"trial {trial.number}: the device failed: {trial.reason}; resume the search to "
@@ -207,14 +233,12 @@ def _evaluate(
     """
     waiting = deque(proposed)
     running: dict[int, Future[Evaluation]] = {}
-    without_result: set[int] = set()
     try:
         while waiting or running:
             # Finished evaluations are recorded before new ones start.
             while waiting and len(running) < workers and not _any_done(running):
                 place, genome = waiting.popleft()
                 number = study.start(genome, place)
-                without_result.add(number)
                 running[number] = executor.submit(evaluate, study.plan.space.decode(genome))
             wait(running.values(), return_when=FIRST_COMPLETED)
             for number in [n for n, future in running.items() if future.done()]:
@@ -223,14 +247,12 @@ def _evaluate(
                     trial = study.complete(number, outcome)
                 else:
                     trial = study.fail(number, *outcome)
-                without_result.discard(number)
                 finished(trial)
     except BaseException:
         for future in running.values():
             future.cancel()
-        with contextlib.suppress(InputError):  # a resumed search does the same
-            for number in sorted(without_result):
-                study.fail(number, INTERRUPTED)
+        with contextlib.suppress(Exception):  # a resumed search does the same
+            study.interrupt()
         raise
 
 
@@ -256,6 +278,8 @@ def _outcome(
         if found != sorted(expected):
             return f"ValueError: values are {found}, expected those of {expected}", None
         return evaluation
+    if isinstance(error, CallbackError):
+        raise error.error
     if not isinstance(error, Exception) or isinstance(error, InputError | BrokenExecutor):
         raise error
     name, message = type(error).__name__, one_line(error)

@@ -122,6 +122,11 @@ class Plan:
         if shadowed:
             raise ValueError(f"settings hold {sorted(shadowed)}, which are fields of their own")
 
+    @property
+    def total(self) -> int:
+        """Number of architectures to evaluate: `evaluations`, but at most the size of the space."""
+        return min(self.evaluations, self.space.size())
+
     def genomes(self) -> list[Genome]:
         """Canonical genomes of the initial architectures.
 
@@ -238,7 +243,7 @@ class Study:
         return study
 
     def _continue(self, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-        """Records changed settings, and closes trials that an earlier process left running."""
+        """Records changed settings, and ends trials that an earlier process left running."""
         storage = self._storage
         with _readable(self.path):
             frozen = storage.get_all_trials(self._id)
@@ -250,9 +255,7 @@ class Study:
             if again - self._retried.keys():
                 self._retried |= {t.number: _genome(t) for t in frozen if t.number in again}
                 storage.set_study_system_attr(self._id, _RETRIED, sorted(self._retried))
-        for trial in frozen:
-            if trial.state == TrialState.RUNNING:
-                self.fail(trial.number, INTERRUPTED)
+        self.interrupt()
 
     def __enter__(self) -> Study:
         return self
@@ -336,16 +339,28 @@ class Study:
                 failed.
 
         Raises:
-            InputError: If the file cannot be written.
+            InputError: If the file cannot be read or written.
         """
         attributes = {"reason": reason}
         if failure == "device" or (failure is not None and not self._was_retried(number)):
             attributes["failure"] = failure
         return self._finish(number, TrialState.FAIL, attributes, None)
 
+    def interrupt(self) -> None:
+        """Records all running trials as interrupted; a resumed search evaluates them again.
+
+        Raises:
+            InputError: If the file cannot be read or written.
+        """
+        with _readable(self.path):
+            running = self._storage.get_all_trials(self._id, states=(TrialState.RUNNING,))
+        for trial in running:
+            self.fail(trial.number, INTERRUPTED)
+
     def _was_retried(self, number: int) -> bool:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
-        return _genome(self._storage.get_trial(trial_id)) in self._retried.values()
+        with _readable(self.path):
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+            return _genome(self._storage.get_trial(trial_id)) in self._retried.values()
 
     def _finish(
         self,
