@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optuna.storages._rdb.storage import _VersionManager
 
 from autopatch import _C
 from autopatch.data import draw_textures
@@ -84,6 +85,22 @@ def one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_read_once() -> Iterator[None]:
+    """Optuna executes its migration scripts, which never change, whenever it opens a file."""
+    read = _VersionManager._create_alembic_script
+    scripts: list[Any] = []
+
+    def read_once(manager: _VersionManager) -> Any:
+        if not scripts:
+            scripts.append(read(manager))
+        return scripts[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "_create_alembic_script", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.storages._rdb.storage import _VersionManager
 from PIL import Image
 
 import autopatch as package
@@ -158,19 +157,9 @@ def cheap(monkeypatch):
 
     monkeypatch.setattr(CandidateEvaluator, "__call__", evaluate)
     monkeypatch.setattr(SupernetSource, "load", lambda self, **_: supernet(self.space))
-    # Optuna reads its migration scripts whenever it opens a file.
-    monkeypatch.setattr(_VersionManager, "_create_alembic_script", migrations)
 
 
 LOAD = SupernetSource.load
-MIGRATIONS = _VersionManager._create_alembic_script
-READ = []
-
-
-def migrations(manager):
-    if not READ:
-        READ.append(MIGRATIONS(manager))
-    return READ[0]
 
 
 @functools.cache
