@@ -230,7 +230,7 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
     return run
 
 
-SMALL = ("--space", "timm:tf_mobilenetv3_small_075", "--weights", "random", "--shots", 1)
+SMALL = ("--space", "timm:test_efficientnet", "--weights", "random", "--shots", 1)
 SMALL = (*SMALL, "--reserve", 2, "--population", 2, "--image-sizes", "64", "--bank-sizes", "50")
 
 

@@ -236,8 +236,9 @@ def _for_shapes(network: nn.Module) -> nn.Module:
 
     Batch norms return their input: they change no shape, and cost most of the time without values.
     """
+    meta = torch.device("meta")
     tensors = (*network.parameters(), *network.buffers())
-    copied = copy.deepcopy(network, {id(tensor): tensor.to("meta") for tensor in tensors})
+    copied = copy.deepcopy(network, {id(tensor): tensor.to(meta) for tensor in tensors})
     for part in copied.modules():
         if type(part) in BATCH_NORMS:
             part.forward = _unchanged
