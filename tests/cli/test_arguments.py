@@ -57,7 +57,7 @@ def test_parameters_of_commands_are_arguments_of_the_calls(name):
     ],
 )
 def test_an_argument_that_is_wrong(autopatch, textures, tmp_path, options, python, command):
-    settings = {"space": "timm:tf_mobilenetv3_small_075", "weights": "random", "reserve": 2}
+    settings = {"space": "timm:test_efficientnet", "weights": "random", "reserve": 2}
     with pytest.raises(InputError) as error:
         run_search(textures, tmp_path / "run", **settings | options)
     assert python in str(error.value)

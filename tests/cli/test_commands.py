@@ -2,12 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -176,7 +176,8 @@ def test_an_interrupted_demo_can_be_repeated(autopatch, tmp_path, monkeypatch):
 
 
 def test_notes_of_the_package_are_printed(autopatch, search_arguments, tmp_path):
-    code, out, err = autopatch(*search_arguments, "--cache-gib", "0.0001")
+    few = ("--cache-gib", "0.0001", "--evaluations", "4")
+    code, out, err = autopatch(*search_arguments, *few)
     assert code == 0, err
     assert f"{search_arguments[1]}: 11 good images to fit, 2 good and 3 anomalous to search" in out
     assert "RANDOM" in out
@@ -226,6 +227,7 @@ def test_a_machine_that_fails_stops_the_search(
     def fail(self, architecture):
         raise error
 
+    search_arguments += ["--evaluations", "4"]
     with monkeypatch.context() as patch:
         patch.setattr(CandidateEvaluator, "__call__", fail)
         code, _, err = autopatch(*search_arguments)
@@ -368,21 +370,30 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
         assert picture.size == (256, 256)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_killed_search_resumes_to_the_same_front(autopatch, searched, search_arguments, tmp_path):
     whole = results(Run.open(searched.run))
     shutil.rmtree(searched.run)
-    command = [sys.executable, "-m", "autopatch", *map(str, search_arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    study = tmp_path / "run" / "study.db"
-    deadline = time.monotonic() + 120
-    try:
-        while not (study.is_file() and len(load_trials(study)) >= 3):
-            assert process.poll() is None, "the search ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    child = os.fork()
+    if child == 0:
+        scored = CandidateEvaluator.__call__
+        calls = []
+
+        def killed(self, architecture):
+            calls.append(architecture)
+            if len(calls) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return scored(self, architecture)
+
+        try:
+            CandidateEvaluator.__call__ = killed
+            autopatch(*search_arguments)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    trials = load_trials(tmp_path / "run" / "study.db")
+    assert [trial.evaluation is not None for trial in trials] == [True] * 3 + [False]
 
     code, _, err = autopatch(*search_arguments)
     assert code == 2

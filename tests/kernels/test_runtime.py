@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,8 @@ import torch
 from autopatch import _C
 from autopatch.kernels import aggregate_patches, greedy_coreset, nearest_neighbors
 
+Python = Callable[..., subprocess.CompletedProcess[str]]
 LEVELS = ("generic", "avx2", "avx512", "avx512_vnni")
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `code` in a new interpreter, without AUTOPATCH_ISA unless given."""
-    inherited = {name: value for name, value in os.environ.items() if name != "AUTOPATCH_ISA"}
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,62 +25,51 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 # --- ISA levels --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def levels_by_setting() -> dict[str | None, str]:
-    """The last line of an interpreter with AUTOPATCH_ISA, and without (None): the levels detected
-    and active, or an error. Torch is imported once, for all of them."""
-    settings = [None, *LEVELS, "", "AVX2"]
-    result = python(
-        f"""
-        import os
-        import sys
-        import torch
+ACTIVE_LEVEL = """
+try:
+    import autopatch.kernels
+    from autopatch import _C
+    print(_C.detected_isa(), _C.active_isa())
+except Exception as error:
+    print(f"{type(error).__module__}.{type(error).__name__}: {error}")
+"""
 
-        for level in {settings!r}:
-            sys.stdout.flush()
-            if os.fork() == 0:
-                if level is not None:
-                    os.environ["AUTOPATCH_ISA"] = level
-                try:
-                    import autopatch.kernels
-                    from autopatch import _C
-                    print(_C.detected_isa(), _C.active_isa())
-                except Exception as error:
-                    print(f"{{type(error).__module__}}.{{type(error).__name__}}: {{error}}")
-                sys.stdout.flush()
-                os._exit(0)
-            os.wait()
-        """
-    )
-    assert result.returncode == 0, result.stderr
-    return dict(zip(settings, result.stdout.splitlines(), strict=True))
+
+@pytest.fixture
+def level_in(python: Python) -> Callable[..., str]:
+    """The levels detected and active in a new process, or the error, by AUTOPATCH_ISA."""
+
+    def run(**environment: str) -> str:
+        result = python(ACTIVE_LEVEL, **environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.removesuffix("\n")
+
+    return run
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_autopatch_isa_lowers_the_level_or_is_an_error(
-    level: str, levels_by_setting: dict[str | None, str]
+    level: str, level_in: Callable[..., str]
 ) -> None:
     detected = _C.detected_isa()
     if LEVELS.index(level) <= LEVELS.index(detected):
-        assert levels_by_setting[level].split() == [detected, level]
+        assert level_in(AUTOPATCH_ISA=level).split() == [detected, level]
     else:
-        assert levels_by_setting[level] == (
+        assert level_in(AUTOPATCH_ISA=level) == (
             f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is not supported "
             f"here: this CPU has {detected}"
         )
 
 
 def test_without_autopatch_isa_the_highest_level_is_active(
-    levels_by_setting: dict[str | None, str],
+    level_in: Callable[..., str],
 ) -> None:
-    assert levels_by_setting[None].split() == [_C.detected_isa()] * 2
+    assert level_in().split() == [_C.detected_isa()] * 2
 
 
 @pytest.mark.parametrize("level", ["", "AVX2"])
-def test_unknown_autopatch_isa_is_an_error(
-    level: str, levels_by_setting: dict[str | None, str]
-) -> None:
-    assert levels_by_setting[level] == (
+def test_unknown_autopatch_isa_is_an_error(level: str, level_in: Callable[..., str]) -> None:
+    assert level_in(AUTOPATCH_ISA=level) == (
         f"autopatch.errors.InputError: AUTOPATCH_ISA: ISA level '{level}' is unknown, "
         "expected generic, avx2, avx512 or avx512_vnni"
     )
@@ -109,7 +85,7 @@ def test_the_level_can_be_set(isa: str) -> None:
 # --- dependencies ------------------------------------------------------------------------------
 
 
-def test_kernels_need_torch_and_numpy_alone() -> None:
+def test_kernels_need_torch_and_numpy_alone(python: Python) -> None:
     result = python(
         """
         import sys
@@ -124,6 +100,7 @@ def test_kernels_need_torch_and_numpy_alone() -> None:
                 if name.partition(".")[0] in self.names:
                     raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
+        assert not Blocked.names & set(sys.modules)
         sys.meta_path.insert(0, Blocked())
         import torch
         from autopatch import kernels
@@ -145,7 +122,7 @@ def test_kernels_need_torch_and_numpy_alone() -> None:
 # --- threads -----------------------------------------------------------------------------------
 
 
-def test_torch_num_threads_sizes_the_pool() -> None:
+def test_torch_num_threads_sizes_the_pool(python: Python) -> None:
     if not Path("/proc/self/task").is_dir():
         pytest.skip("threads cannot be counted here")
     result = python(
@@ -191,7 +168,7 @@ def test_more_threads_than_work() -> None:
     assert nearest_neighbors(x, x, num_threads=64)[1].flatten().tolist() == [0, 1, 2]
 
 
-def test_a_limit_on_threads_is_no_error() -> None:
+def test_a_limit_on_threads_is_no_error(python: Python) -> None:
     result = python(
         """
         import resource
@@ -214,7 +191,7 @@ def test_a_limit_on_threads_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_the_pool_works_after_fork() -> None:
+def test_the_pool_works_after_fork(python: Python) -> None:
     # Forks before, between and after calls, in children too, and while another thread is inside.
     result = python(
         """
@@ -268,8 +245,7 @@ def test_the_pool_works_after_fork() -> None:
         busy.join()
         check()
         print("done")
-        """,
-        PYTHONWARNINGS="ignore::DeprecationWarning",
+        """
     )
     assert result.stdout == "done\n", result.stderr
 

@@ -14,7 +14,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 # Exact types: subclasses may compute their weights in each call.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-_BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+"""Types of batch norms, without their subclasses."""
 
 _TOLERANCE = 1e-3  # relative to the largest value of a map; rounding causes about 1e-6
 
@@ -35,7 +36,7 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
         module: A module in eval mode that computes a list of feature maps.
         image: A batch of random images to run it on.
     """
-    if not any(type(part) in _BATCH_NORMS for part in module.modules()):
+    if not any(type(part) in BATCH_NORMS for part in module.modules()):
         return []
     with torch.inference_mode(False), torch.no_grad():  # weights may be used in either mode
         pairs = _pairs(_sharing_copy(module), image)
@@ -104,7 +105,7 @@ def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
                     lambda _part, _inputs, output, name=name: on_convolution(name, output)
                 )
             )
-        elif type(part) in _BATCH_NORMS:
+        elif type(part) in BATCH_NORMS:
             handles.append(
                 part.register_forward_pre_hook(
                     lambda _part, inputs, name=name: on_batch_norm(name, inputs[0])

@@ -77,8 +77,8 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
     Raises:
         InputError: timm cannot build the model, or it does not consist of inverted-residual blocks.
     """
-    levels = feature_levels(timm_model, timm_kwargs)
     with torch.device("meta"):
+        levels = feature_levels(timm_model, timm_kwargs)
         model: Any = features_model(
             timm_model, timm_kwargs, out_indices=[level.index for level in levels]
         )
@@ -132,8 +132,8 @@ class ElasticTimmNetwork(nn.Module):
         self.sections = sections(timm_model, timm_kwargs)
         indices = [section.level.index for section in self.sections]
         self.largest = features_model(timm_model, timm_kwargs, out_indices=indices, seed=seed)
-        # The network of all levels without weights. The tuple keeps it out of the state.
-        self._whole = (copy.deepcopy(self.largest).to("meta"),)
+        # Networks without weights, by their levels. The dictionary keeps them out of the state.
+        self._unset = {tuple(indices): copy.deepcopy(self.largest).to("meta")}
         self.own = nn.ModuleDict()
         self.start_from_largest()
         self.eval()  # always, so that batch norm statistics do not change
@@ -183,12 +183,12 @@ class ElasticTimmNetwork(nn.Module):
         return network.requires_grad_(False)
 
     def _skeleton(self, setting: ElasticSetting) -> nn.Module:
-        network = copy.deepcopy(self._whole[0])
-        if setting.levels != self.largest_setting.levels:
+        if setting.levels not in self._unset:
             with torch.device("meta"):
-                network = features_model(
+                self._unset[setting.levels] = features_model(
                     self.timm_model, self.timm_kwargs, out_indices=setting.levels
                 )
+        network = copy.deepcopy(self._unset[setting.levels])
         return _set_to(network.eval(), self.sections, setting)
 
     def _active_state(self, network: Any, setting: ElasticSetting) -> dict[str, torch.Tensor]:

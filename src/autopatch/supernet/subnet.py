@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.errors import InputError, machine_failure, one_line
 from autopatch.supernet.backbone import Level
-from autopatch.supernet.batch_norm import Pair, find_folding, fold_batch_norm
+from autopatch.supernet.batch_norm import BATCH_NORMS, Pair, find_folding, fold_batch_norm
 from autopatch.supernet.float32 import in_float32
 from autopatch.supernet.weights import check_channels
 
@@ -152,11 +152,7 @@ class Subnet(nn.Module):
         Raises:
             InputError: The network cannot run on images of this size.
         """
-        # Shapes and FLOPs need no values, so the network is copied without them.
-        values: dict[int, torch.Tensor] = {id(b): b.to("meta") for b in self.network.buffers()}
-        for parameter in self.network.parameters():
-            values[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        network = copy.deepcopy(self.network, values)
+        network = _for_shapes(self.network)
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 images = torch.empty(1, 3, image_size, image_size, device="meta")
@@ -235,3 +231,21 @@ class Subnet(nn.Module):
             found, expected = (json.dumps(h[key], sort_keys=True) for h in (header, own))
             if found != expected:
                 raise ValueError(f"the state is of a subnet whose {key} is {found}, not {expected}")
+
+
+def _for_shapes(network: nn.Module) -> nn.Module:
+    """A copy of a network that has the same shapes and FLOPs, but no values.
+
+    Batch norms return their input: they change no shape, and cost most of the time without values.
+    """
+    meta = torch.device("meta")
+    tensors = (*network.parameters(), *network.buffers())
+    copied = copy.deepcopy(network, {id(tensor): tensor.to(meta) for tensor in tensors})
+    for part in copied.modules():
+        if type(part) in BATCH_NORMS:
+            part.forward = _unchanged
+    return copied
+
+
+def _unchanged(images: torch.Tensor) -> torch.Tensor:
+    return images

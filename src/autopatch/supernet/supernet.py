@@ -171,7 +171,8 @@ class Supernet(ABC):
         key = network, image_size
         if key not in self._grids:
             whole = replace(self.largest(), network=network)
-            sizes, _ = self.get_active_subnet(whole).trace(image_size)
+            sizes, flops = self.get_active_subnet(whole).trace(image_size)
+            self._flops[_up_to_its_deepest(whole), image_size] = flops
             self._grids[key] = dict(zip(whole.levels, sizes, strict=True))
         return self._grids[key]
 
@@ -183,8 +184,7 @@ class Supernet(ABC):
             InputError: See `check`, or the backbone cannot run on images of this size.
         """
         self.check(backbone)
-        # All layers up to the deepest level run, so the other levels do not matter.
-        key = replace(backbone, levels=backbone.levels[-1:]), image_size
+        key = _up_to_its_deepest(backbone), image_size
         if key not in self._flops:
             _, self._flops[key] = self.get_active_subnet(key[0]).trace(image_size)
         return self._flops[key]
@@ -225,3 +225,8 @@ class Supernet(ABC):
                 f"the architecture is of {backbone.network}, the backbone is "
                 f"{' or '.join(self.networks)}"
             )
+
+
+def _up_to_its_deepest(backbone: Backbone) -> Backbone:
+    """The backbone with its deepest level alone: all layers before that level run all the same."""
+    return replace(backbone, levels=backbone.levels[-1:])

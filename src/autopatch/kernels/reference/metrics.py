@@ -15,8 +15,10 @@ def label_regions(masks: torch.Tensor) -> torch.Tensor:
     inside = (masks != 0).double()
     labels = torch.arange(1, inside.numel() + 1, dtype=torch.float64).view_as(inside) * inside
     while True:
-        # The largest label of each region spreads by one pixel per step until it fills the region.
+        # The largest label of each region spreads until it fills the region: by one pixel, and from
+        # the pixel that a label is the number of, which may have a larger one by now.
         spread = max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * inside
+        spread = pad(spread.flatten(), (1, 0))[spread.long()]
         if torch.equal(spread, labels):
             break
         labels = spread
