@@ -35,7 +35,7 @@ WEIGHT_SEEDS = {"1.0": 3101, "1.2": 3102}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 224
 OF_EACH_WIDTH = 3
-DRAW_SEED = 12239  # leaves stage 0, where most of the time goes, out of four of the six
+DRAW_SEED = 7174  # leaves stage 0, where most of the time goes, out of three of the six
 RELATIVE = 1e-5
 SPACE = published_space()
 
