@@ -88,8 +88,8 @@ def _by_fit(covariance: torch.Tensor, with_output: torch.Tensor) -> torch.Tensor
         gain = with_output.square().sum(dim=1) / variance
         best = int(gain.masked_fill(~left, -1).argmax())
         column = covariance[:, best] / variance[best].sqrt()
-        with_output -= column[:, None] * (with_output[best] / variance[best].sqrt())
-        covariance -= column[:, None] * column
+        with_output.addr_(column, with_output[best] / variance[best].sqrt(), alpha=-1)
+        covariance.addr_(column, column, alpha=-1)
         left[best] = False
         order.append(best)
     return torch.tensor(order)

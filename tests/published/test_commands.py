@@ -25,6 +25,7 @@ from autopatch.supernet import load_supernet
 
 DUMP = Path(__file__).with_name("published_study.sql")
 FULL, FIXED = "bottle_seed0", "bottle_seed0_fixed"
+NARROW = "ofa_mbv3_d234_e346_k357_w1.0"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,7 @@ def test_the_published_search_and_what_follows_it(autopatch, published, tmp_path
 
 
 def test_a_published_search_resumes_as_if_it_had_not_ended(autopatch, published, tmp_path):
+    published += ["--space", NARROW]
     code, _, err = autopatch(*published, "--evaluations", "2", "--out", tmp_path / "whole")
     assert code == 0, err
     parts = [*published, "--out", tmp_path / "parts"]
@@ -121,21 +123,16 @@ def test_a_published_search_resumes_as_if_it_had_not_ended(autopatch, published,
 
 
 def test_the_default_space_of_the_published_supernets(autopatch, textures, tmp_path):
-    run = tmp_path / "run"
-    code, out, err = autopatch(
-        *("search", textures, "--space", "ofa_mbv3_d234_e346_k357_w1.0", "--weights", "random"),
-        *("--reserve", "2", "--image-sizes", "64", "--bank-sizes", "30,60"),
-        *("--evaluations", "2", "--recalibrate-bn", "--out", run),
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    search = (
+        *("search", textures, "--space", NARROW, "--weights", "random", "--reserve", "2"),
+        *("--image-sizes", "64", "--bank-sizes", "30,60", "--evaluations", "2"),
     )
+    code, out, err = autopatch(*search, "--recalibrate-bn", "--out", run)
     assert code == 0, err
     assert "RANDOM" in out
     assert "batch norm recalibrated on the good images" in out
-    plain = tmp_path / "plain"
-    code, _, err = autopatch(
-        *("search", textures, "--space", "ofa_mbv3_d234_e346_k357_w1.0", "--weights", "random"),
-        *("--reserve", "2", "--image-sizes", "64", "--bank-sizes", "30,60"),
-        *("--evaluations", "2", "--out", plain),
-    )
+    code, _, err = autopatch(*search, "--out", plain)
     assert code == 0, err
     for one, other in zip(results(run), results(plain), strict=True):
         assert one[:2] == other[:2]
@@ -218,10 +215,10 @@ def test_a_published_ablation_in_a_given_order(autopatch, published, textures, t
 def test_other_files_beside_the_weights_are_no_matter(autopatch, published, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
-    for name, network in load_supernet("ofa_mbv3", "random", seed=5)._networks.items():
-        save_file(network.state_dict(), weights / f"{name}.safetensors")
+    first, other = (load_supernet(NARROW, "random", seed=seed)._networks[NARROW] for seed in (5, 6))
+    save_file(first.state_dict(), weights / f"{NARROW}.safetensors")
     run = tmp_path / "run"
-    arguments = [*published, "--weights", weights, "--out", run]
+    arguments = [*published, "--space", NARROW, "--weights", weights, "--out", run]
     code, out, err = autopatch(*arguments, "--evaluations", "1")
     assert code == 0, err
     assert "RANDOM" not in out
@@ -229,7 +226,7 @@ def test_other_files_beside_the_weights_are_no_matter(autopatch, published, tmp_
     assert autopatch("fit", run)[0] == 0
     code, _, err = autopatch(*arguments, "--evaluations", "2", "--resume")
     assert code == 0, err
-    save_file(network.state_dict(), weights / "ofa_mbv3_d234_e346_k357_w1.0.safetensors")
+    save_file(other.state_dict(), weights / f"{NARROW}.safetensors")
     code, _, err = autopatch("evaluate", run)
     assert code == 2
     assert f"{weights}: not the weights that the search was made with" in err

@@ -34,8 +34,8 @@ NAMES = {"1.0": "ofa_mbv3_d234_e346_k357_w1.0", "1.2": "ofa_mbv3_d234_e346_k357_
 WEIGHT_SEEDS = {"1.0": 3101, "1.2": 3102}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 224
-OF_EACH_WIDTH = 5
-DRAW_SEED = 242  # one that leaves stage 0, where most of the time goes, out of half of them
+OF_EACH_WIDTH = 3
+DRAW_SEED = 7174  # leaves stage 0, where most of the time goes, out of three of the six
 RELATIVE = 1e-5
 SPACE = published_space()
 

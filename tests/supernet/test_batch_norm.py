@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from autopatch.supernet.batch_norm import find_folding, fold_batch_norm
+from autopatch.supernet.batch_norm import fold_batch_norm, fold_found
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -27,7 +27,11 @@ def with_statistics(module: nn.Module) -> nn.Module:
 
 
 def folded_of(module: nn.Module, image: torch.Tensor) -> nn.Module:
-    return fold_batch_norm(module, find_folding(module, image))
+    folded, pairs = fold_found(module, image)
+    again = fold_batch_norm(module, pairs)
+    for found, expected in zip(again(image), folded(image), strict=True):
+        assert torch.equal(found, expected)
+    return folded
 
 
 def batch_norms(module: nn.Module) -> int:
@@ -104,15 +108,15 @@ def test_other_batch_norms_stay(make: Callable[[], nn.Module]) -> None:
 def test_an_output_that_is_taken_twice_is_kept_with_a_warning() -> None:
     module = with_statistics(Chain(read_twice=True))
     with pytest.warns(UserWarning, match="Chain keeps its batch norm"):
-        assert find_folding(module, IMAGES[:1]) == []
-    kept = fold_batch_norm(module, [])
+        kept, pairs = fold_found(module, IMAGES[:1])
+    assert pairs == []
     assert batch_norms(kept) == 1
     assert torch.equal(kept(IMAGES)[0], module(IMAGES)[0])
 
 
 def test_without_batch_norm_nothing_is_done() -> None:
     module = OneMap(nn.Conv2d(3, 3, 1))
-    assert find_folding(module, IMAGES[:1]) == []
+    assert fold_found(module, IMAGES[:1]) == (module, [])
 
 
 def test_other_threads_run_modules_meanwhile() -> None:
@@ -132,7 +136,7 @@ def test_other_threads_run_modules_meanwhile() -> None:
         running = pool.submit(run)
         try:
             for _ in range(5):
-                assert len(find_folding(module, IMAGES[:1])) == batch_norms(module)
+                assert len(fold_found(module, IMAGES[:1])[1]) == batch_norms(module)
         finally:
             done.set()
         assert running.result() > 0

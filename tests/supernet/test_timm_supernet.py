@@ -35,16 +35,20 @@ from autopatch.supernet import (
     timm_supernet,
 )
 
-# One model for each way in which timm extracts features, and image sizes that are fast.
-FAMILIES = [
-    ("mobilenetv2_050", 64),
-    ("tf_mobilenetv3_small_075", 64),
-    ("test_resnet", 64),
-    ("test_convnext", 64),
-    ("dla34", 64),
-    ("densenet121", 64),
-    ("swin_tiny_patch4_window7_224", 224),
-    ("test_vit", 160),
+SWIN = "swin_tiny_patch4_window7_224"
+NARROW_SWIN = {"embed_dim": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+
+# One model for each way in which timm extracts features, with image sizes and arguments that are
+# fast.
+FAMILIES: list[tuple[str, int, dict[str, Any]]] = [
+    ("mobilenetv2_050", 64, {}),
+    ("tf_mobilenetv3_small_075", 64, {}),
+    ("test_resnet", 64, {}),
+    ("test_convnext", 64, {}),
+    ("dla34", 64, {"channels": [8, 16, 16, 32, 64, 128]}),
+    ("densenet121", 64, {"block_config": [2, 2, 2, 2]}),
+    (SWIN, 224, NARROW_SWIN),
+    ("test_vit", 160, {}),
 ]
 
 
@@ -65,13 +69,15 @@ def flops_of_run(model: torch.nn.Module, image_size: int) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("model", "image_size"), FAMILIES)
-def test_subnets_give_timms_features_and_run_nothing_more(model: str, image_size: int) -> None:
-    supernet = load_supernet(f"timm:{model}", "random", seed=1)
+@pytest.mark.parametrize(("model", "image_size", "arguments"), FAMILIES)
+def test_subnets_give_timms_features_and_run_nothing_more(
+    model: str, image_size: int, arguments: dict[str, Any]
+) -> None:
+    supernet = load_supernet(f"timm:{model}", "random", seed=1, timm_kwargs=arguments)
     indices = [level.index for level in levels_of(supernet)]
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        whole = timm.create_model(model, features_only=True, out_indices=indices)
+        whole = timm.create_model(model, features_only=True, out_indices=indices, **arguments)
     whole = whole.eval().to(memory_format=torch.channels_last)
     assert whole.feature_info.reduction() == [level.stride for level in levels_of(supernet)]
     images = torch.randn(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
@@ -191,11 +197,13 @@ def test_subnets_share_the_weights(supernet: TimmSupernet) -> None:
 
 @pytest.mark.parametrize("folds", [False, True])
 @pytest.mark.parametrize(
-    "model", ["mobilenetv2_050", "resnetv2_18", "swin_tiny_patch4_window7_224"]
+    ("model", "size", "arguments"),
+    [("mobilenetv2_050", 64, {}), ("resnetv2_18", 64, {}), (SWIN, 224, NARROW_SWIN)],
 )
-def test_a_subnet_is_restored_from_header_and_state(model: str, folds: bool) -> None:
-    size = 224 if model.startswith("swin") else 64
-    supernet = load_supernet(f"timm:{model}", "random", seed=5)
+def test_a_subnet_is_restored_from_header_and_state(
+    model: str, size: int, arguments: dict[str, Any], folds: bool
+) -> None:
+    supernet = load_supernet(f"timm:{model}", "random", seed=5, timm_kwargs=arguments)
     levels = [level.index for level in levels_of(supernet)][:2]
     subnet = supernet.get_active_subnet(at(supernet, levels))
     if folds:

@@ -26,7 +26,7 @@ def judged(tmp_path_factory):
     metadata = {"timm_model": MODEL, "timm_kwargs": "{}", "mean": "[0.5, 0.5, 0.5]"}
     teacher = {name: value.contiguous() for name, value in network.largest.state_dict().items()}
     save_file(teacher, folder / "teacher.safetensors", metadata | {"std": metadata["mean"]})
-    draw_textures(folder / "data", seed=1, image_size=64, train=10, test_good=2, per_type=5)
+    draw_textures(folder / "data", seed=1, image_size=64, train=6, test_good=2, per_type=5)
     colors = {"red": (200, 30, 30), "green": (30, 200, 30)}
     with tarfile.open(folder / "natural.tar", "w") as archive:
         for name, color in colors.items():
@@ -49,6 +49,7 @@ def judged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["judge.py", *words])
         patch.setattr(judge, "FITTED_ON", 4)
+        patch.setattr(judge, "SIZE", 112)
         judge.main()
     return folder / "judged.jsonl"
 

@@ -26,6 +26,8 @@ from autopatch.published.network import (
     make_first_layers,
 )
 
+_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.Hardsigmoid)
+
 
 @dataclass(frozen=True)
 class PublishedCost:
@@ -106,11 +108,16 @@ def _count(layers: nn.Module, channels: int, side: int) -> PublishedCost:
             count["bias_flops"] += 0 if module.bias is None else output.numel()
         elif isinstance(module, nn.BatchNorm2d):
             count["bn_elements"] += output.numel()
-        elif isinstance(module, nn.ReLU | nn.Hardswish | nn.Hardsigmoid):
+        elif isinstance(module, _ACTIVATIONS):
             count["activation_elements"] += output.numel()
 
     for module in layers.modules():
         module.register_forward_hook(counted)
+        # Batch norms and activations change no shape, but cost most of the time without values.
+        if isinstance(module, nn.BatchNorm2d):
+            module.forward = getattr(module, "act", nn.Identity()).__call__  # type: ignore[method-assign]
+        elif isinstance(module, _ACTIVATIONS):
+            module.forward = nn.Identity().__call__  # type: ignore[method-assign]
     with torch.no_grad():
         layers.eval()(torch.empty(1, channels, side, side, device="meta"))
     return PublishedCost(transform_macs=0, **count)

@@ -393,7 +393,8 @@ def _trained(
     alone: bool,
     progress: Progress | None,
 ) -> OnceForAllMobileNetV3:
-    network = OnceForAllMobileNetV3(width)
+    with torch.device("meta"):  # weights replace all of its tensors
+        network = OnceForAllMobileNetV3(width)
     expected = {key: value.shape for key, value in network.state_dict().items()}
     path = Path(weights)
     if weights == "auto":
@@ -409,5 +410,5 @@ def _trained(
             f"{path}: no such folder, expected one that holds the weights of both networks; to "
             f"use a single network, give its name as the space, such as {name}"
         )
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

@@ -292,7 +292,9 @@ def perform_search(
         logger.warning("1 candidate failed: %s", failed[0].reason)
     elif failed:
         logger.warning("%d candidates failed, the first: %s", len(failed), failed[0].reason)
-    return Run.open(out, data=inputs.root, weights=inputs.source.file)
+    run = Run.open(out, data=inputs.root, weights=inputs.source.file)
+    vars(run)["supernet"] = supernet  # so that it is not loaded again
+    return run
 
 
 def check_new_run(out: StrPath, *, shots: int, resume: bool, lock: bool = True) -> None:

@@ -24,8 +24,8 @@ Pair = tuple[str, str]
 """Names of a convolution and of the batch norm that follows it."""
 
 
-def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Finds the batch norms that can be folded: their input is the output of a convolution, and
+def fold_found(module: nn.Module, image: torch.Tensor) -> tuple[nn.Module, list[Pair]]:
+    """Folds the batch norms that can be folded: their input is the output of a convolution, and
     both run once per call.
 
     The module is run to find them. (Symbolic tracing would work too, but would block calls of
@@ -35,21 +35,26 @@ def find_folding(module: nn.Module, image: torch.Tensor) -> list[Pair]:
     Args:
         module: A module in eval mode that computes a list of feature maps.
         image: A batch of random images to run it on.
+
+    Returns:
+        What `fold_batch_norm` makes of the pairs, and the pairs. The module itself, if there are
+        none.
     """
     if not any(type(part) in BATCH_NORMS for part in module.modules()):
-        return []
+        return module, []
+    copied = _sharing_copy(module)
     with torch.inference_mode(False), torch.no_grad():  # weights may be used in either mode
-        pairs = _pairs(_sharing_copy(module), image)
-        folded = fold_batch_norm(module, pairs)
-        for found, expected in zip(folded(image), module(image), strict=True):
+        pairs, maps = _run(copied, image)
+        _fold(copied, pairs)
+        for found, expected in zip(copied(image), maps, strict=True):
             if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
                 warnings.warn(
                     f"{type(module).__name__} keeps its batch norm and runs about 15 % slower: the "
                     "output of a convolution is also used outside the batch norm",
                     stacklevel=2,
                 )
-                return []
-    return pairs
+                return module, []
+    return copied, pairs
 
 
 def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
@@ -60,21 +65,26 @@ def fold_batch_norm(module: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
 
     Args:
         module: A network.
-        pairs: The pairs to fold, from `find_folding`.
+        pairs: The pairs to fold, such as those that `fold_found` has found in such a network.
 
     Raises:
         ValueError: A pair does not name a convolution and a batch norm of the module.
     """
-    folded = _sharing_copy(module)
-    parts = dict(folded.named_modules())
+    copied = _sharing_copy(module)
     with torch.inference_mode(False), torch.no_grad():
-        for before, behind in pairs:
-            convolution, batch_norm = parts.get(before), parts.get(behind)
-            if not isinstance(convolution, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
-                raise ValueError(f"{before} and {behind} are not a convolution and a batch norm")
-            folded.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
-            folded.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
-    return folded
+        _fold(copied, pairs)
+    return copied
+
+
+def _fold(module: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Replaces the convolutions and batch norms of the module itself."""
+    parts = dict(module.named_modules())
+    for before, behind in pairs:
+        convolution, batch_norm = parts.get(before), parts.get(behind)
+        if not isinstance(convolution, nn.Conv2d) or not isinstance(batch_norm, nn.BatchNorm2d):
+            raise ValueError(f"{before} and {behind} are not a convolution and a batch norm")
+        module.set_submodule(before, fuse_conv_bn_eval(convolution, batch_norm))
+        module.set_submodule(behind, getattr(batch_norm, "act", nn.Identity()))
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:
@@ -83,8 +93,9 @@ def _sharing_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared)
 
 
-def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
-    """Pairs of a convolution and the batch norm that follows it; both run once."""
+def _run(module: nn.Module, image: torch.Tensor) -> tuple[list[Pair], Sequence[torch.Tensor]]:
+    """Pairs of a convolution and the batch norm that follows it, where both run once, and the
+    feature maps."""
     calls: Counter[str] = Counter()
     outputs: dict[str, torch.Tensor] = {}
     pairs: list[Pair] = []
@@ -111,7 +122,7 @@ def _pairs(module: nn.Module, image: torch.Tensor) -> list[Pair]:
                     lambda _part, inputs, name=name: on_batch_norm(name, inputs[0])
                 )
             )
-    module(image)
+    maps: Sequence[torch.Tensor] = module(image)
     for handle in handles:
         handle.remove()
-    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]
+    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)], maps

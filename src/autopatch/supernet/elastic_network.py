@@ -35,8 +35,9 @@ RATIOS = (6, 4, 3)
 """Expand ratios. 6 stands for all inner channels of a block, even if the true ratio differs."""
 
 _LEFT_OUT = 2  # largest number of skipped blocks per stage
-_OF_A_RATIO = ("bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_INSIDE = ("bn1", "conv_dw", "bn2")
 _PROJECTION = ("conv_pwl", "bn3")
+_OF_A_RATIO = (*_INSIDE, *_PROJECTION)
 
 
 @dataclass(frozen=True)
@@ -330,11 +331,15 @@ def _copies(
     """Copies of the blocks' parameters, narrowed to the channels of a ratio."""
     own = {}
     for name, block in blocks.items():
-        narrow = copy.deepcopy(block)
-        _narrow(narrow, ratio)
+        small = _channels(block, ratio)
         for part in parts:
-            for kind, value in getattr(narrow, part).named_parameters():
-                own[parameter_key(f"{name}.{part}.{kind}")] = nn.Parameter(value.detach().clone())
+            for kind, value in getattr(block, part).named_parameters():
+                leading = value.detach()
+                if part in _INSIDE:
+                    leading = leading[:small]
+                elif value.ndim > 1:  # a projection
+                    leading = leading[:, :small]
+                own[parameter_key(f"{name}.{part}.{kind}")] = nn.Parameter(leading.clone())
     return nn.ParameterDict(own)
 
 

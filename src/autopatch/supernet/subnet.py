@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.errors import InputError, machine_failure, one_line
 from autopatch.supernet.backbone import Level
-from autopatch.supernet.batch_norm import BATCH_NORMS, Pair, find_folding, fold_batch_norm
+from autopatch.supernet.batch_norm import BATCH_NORMS, Pair, fold_batch_norm, fold_found
 from autopatch.supernet.float32 import in_float32
 from autopatch.supernet.weights import check_channels
 
@@ -133,8 +133,8 @@ class Subnet(nn.Module):
         image = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         image = image.to(self.device)
         with in_float32(self.device):
-            pairs = find_folding(self.network, image)
-        self.fold_pairs(pairs)
+            network, pairs = fold_found(self.network, image)
+        self._take_folded(network, pairs)
 
     def fold_pairs(self, pairs: Sequence[Pair]) -> None:
         """Folds the given pairs of convolution and batch norm; `fold` finds the pairs itself.
@@ -142,7 +142,10 @@ class Subnet(nn.Module):
         Raises:
             ValueError: A pair does not name a convolution and a batch norm of the network.
         """
-        self.network = fold_batch_norm(self.network, pairs).requires_grad_(False)
+        self._take_folded(fold_batch_norm(self.network, pairs), pairs)
+
+    def _take_folded(self, network: nn.Module, pairs: Sequence[Pair]) -> None:
+        self.network = network.requires_grad_(False)
         self.folded += tuple(pairs)
 
     def trace(self, image_size: int) -> tuple[list[tuple[int, int]], int]:
