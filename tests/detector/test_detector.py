@@ -351,7 +351,7 @@ def test_architecture_of_another_backbone(supernet, good):
 def test_pixels_that_do_not_fit(detector, images):
     with pytest.raises(InputError) as error:
         detector.predict(images)
-    assert str(error.value).startswith("images")
+    assert str(error.value).removeprefix("`").startswith("images")
     assert "\n" not in str(error.value)
 
 
