@@ -406,7 +406,7 @@ def test_import_study(check, textures, monkeypatch):
             *("--weights", "random", "--out", folder / "run"),
         ),
         of_the_run,
-        some=5,
+        some=8,
     )
 
 
@@ -427,7 +427,7 @@ def test_demo(check, monkeypatch, finished):
             *("--space", SMALL[1], "--weights", "random"),
         ),
         lambda path: path.startswith(("demo/data/", "demo/run/")),
-        some=5,
+        some=8,
     )
 
 
