@@ -128,7 +128,7 @@ def test_flops_of_nearest_neighbors(text: str) -> None:
 
 def test_published_means(text: str) -> None:
     header = (
-        "| published | rwAP, k = 1 | rwAP, k = 2 | rwAP, k = 4 | rwAP, on test | PC rwAP | AP | "
+        "| category | rwAP, k = 1 | rwAP, k = 2 | rwAP, k = 4 | rwAP, on test | PC rwAP | AP | "
         "PC AP | GFLOPs, backbone |"
     )
     *categories, mean = [
