@@ -66,6 +66,19 @@ def saved(detector, tmp_path):
     return tmp_path / "detector.safetensors"
 
 
+def test_a_threshold_of_another_device_is_told(supernet, good, tmp_path, caplog):
+    fitted = fit(supernet, good[:12], calibration=good[12:])
+    assert fitted.calibrated_on == "cpu"
+    fitted.save(tmp_path / "cpu.safetensors")
+    assert Detector.load(tmp_path / "cpu.safetensors").calibrated_on == "cpu"
+    assert caplog.messages == []
+    fitted.calibrated_on = "cuda"
+    fitted.save(tmp_path / "cuda.safetensors")
+    assert Detector.load(tmp_path / "cuda.safetensors").calibrated_on == "cuda"
+    (message,) = caplog.messages
+    assert message.startswith("the threshold was set on cuda; scores on cpu can differ")
+
+
 def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     loaded = Detector.load(str(saved))
     before, after = detector.predict(new), loaded.predict(new)
@@ -550,7 +563,7 @@ def test_damaged_contents(saved, changes):
 @pytest.mark.parametrize(
     ("number", "fragment"),
     [
-        (3, "an earlier version of autopatch .format 3, expected 4.; fit it again"),
+        (4, "an earlier version of autopatch .format 4, expected 5.; fit it again"),
         (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
         ("x", "damaged detector file .format 'x'"),
         (None, "damaged detector file .format None"),

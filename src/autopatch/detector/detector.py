@@ -62,7 +62,7 @@ from autopatch.words import counted, first_names
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 4
+_FORMAT = 5
 _METADATA = "autopatch_detector"
 _EXTRA_STATE = "_extra_state"
 _CALIBRATION_SHARE = 0.2
@@ -87,6 +87,7 @@ class Detector(nn.Module):
         map_steps: Steps on the anomaly maps.
         threshold: The score above which an image is called anomalous.
         calibration_scores: Image scores of the calibration images, `[n]`.
+        calibrated_on: Type of the device that computed them, "cpu" or "cuda".
         usual_distance: Median pixel of the calibration images' anomaly maps; color scales start
             there.
         evaluation_size: Side of the anomaly maps, in pixels.
@@ -116,6 +117,7 @@ class Detector(nn.Module):
         self.map_steps = head.map_steps
         self.threshold = threshold
         self.register_buffer("calibration_scores", calibration_scores)
+        self.calibrated_on = calibration_scores.device.type
         self.usual_distance = usual_distance
         self.evaluation_size = head.size
         self.data_digest = data_digest
@@ -360,6 +362,7 @@ class Detector(nn.Module):
             "architecture": self.architecture.to_json(),
             "evaluation_size": self.evaluation_size,
             "threshold": asdict(self.threshold),
+            "calibrated_on": self.calibrated_on,
             "usual_distance": self.usual_distance,
             "data_digest": self.data_digest,
             "reading": self.reading.to_json(),
@@ -370,6 +373,7 @@ class Detector(nn.Module):
         self.extractor.subnet.take_header(state["subnet"])
         self.architecture = Architecture.from_json(state["architecture"])
         self.threshold = _threshold(state)
+        self.calibrated_on = str(state["calibrated_on"])
         self.usual_distance = float(state["usual_distance"])
         self.data_digest = str(state["data_digest"])
         self.reading = Reading.from_json(state["reading"])
@@ -423,7 +427,8 @@ class Detector(nn.Module):
 
     @classmethod
     def load(cls, path: StrPath, *, device: torch.device | str = "cpu") -> Detector:
-        """Reads a file written by `save` on any device.
+        """Reads a file written by `save` on any device. A warning is logged if the threshold was
+        set on a device of another type.
 
         Args:
             path: The file.
@@ -460,6 +465,14 @@ class Detector(nn.Module):
             raise InputError(
                 f"{path}: a damaged detector file ({type(error).__name__}: {one_line(error)})"
             ) from error
+        if device.type != detector.calibrated_on:
+            logger.warning(
+                "the threshold was set on %s; scores on %s can differ in the last digits, which "
+                "has not been measured yet: fit on %s if verdicts near the threshold matter",
+                detector.calibrated_on,
+                device.type,
+                device.type,
+            )
         return detector.to(device)
 
     def _check(self) -> None:
