@@ -24,17 +24,16 @@ from autopatch.runs.folder import open_search, require_new, require_resumable
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
-    SAMPLERS,
     CandidateEvaluator,
     Plan,
     SearchSpace,
     Trial,
+    check_settings,
     compose_space,
     failed_candidates,
     resolve_objectives,
     search,
 )
-from autopatch.search.study import check_numbers
 from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
 
 logger = logging.getLogger(__name__)
@@ -169,8 +168,7 @@ def run_search(
     """
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume, lock=lock)
-    check_numbers(evaluations, seed, population)
-    SAMPLERS[sampler]  # refuses an unknown one
+    check_settings(evaluations, seed, population, sampler)
     if objectives:
         resolve_objectives(objectives)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)

@@ -7,8 +7,9 @@
   the default objectives.
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
   candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: the default executor.
-- `Plan`: the settings of a search. `Study`: its record, open for writing. `load_study`
-  reads a stored record (`StoredStudy`), `load_trials` and `load_settings` a part of it.
+- `Plan`: the settings of a search. `check_settings`: checks some of them before there is a space.
+  `Study`: its record, open for writing. `load_study` reads a stored record (`StoredStudy`),
+  `load_trials` and `load_settings` a part of it.
 - `Evaluator`: the function that evaluates a candidate. `Evaluation`: its result.
 - `CandidateEvaluator`: the evaluator that fits and scores detectors.
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
@@ -36,6 +37,7 @@ from autopatch.search.study import (
     Plan,
     StoredStudy,
     Study,
+    check_settings,
     load_settings,
     load_study,
     load_trials,
@@ -64,6 +66,7 @@ __all__ = [
     "StoredStudy",
     "Study",
     "Trial",
+    "check_settings",
     "compose_genes",
     "compose_space",
     "failed_candidates",

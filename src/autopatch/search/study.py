@@ -64,8 +64,8 @@ _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
 
-def check_numbers(evaluations: int, seed: int, population: int) -> None:
-    """Raises InputError if a number of a plan is out of its range."""
+def check_settings(evaluations: int, seed: int, population: int, sampler: str) -> None:
+    """Raises InputError if a setting of a plan is out of its range or unknown."""
     for name, value, least in (
         ("evaluations", evaluations, 1),
         ("seed", seed, 0),
@@ -75,6 +75,7 @@ def check_numbers(evaluations: int, seed: int, population: int) -> None:
             raise InputError(f"`{name}` is {value}, expected at least {least}")
     if seed >= 2**32:
         raise InputError(f"`seed` is {seed}, expected at most {2**32 - 1}")
+    SAMPLERS[sampler]  # refuses an unknown one
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ class Plan:
     unchecked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self.evaluations, self.seed, self.population)
-        SAMPLERS[self.sampler]  # refuses an unknown one
+        check_settings(self.evaluations, self.seed, self.population, self.sampler)
         checked_objectives(self.objectives)
         shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
         if shadowed:
