@@ -139,6 +139,10 @@ def decode(
     except Exception as error:  # Pillow raises errors of many types for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name}: cannot be read: {reason(error)}") from None
+        if isinstance(error, MemoryError):
+            raise InputError(
+                f"{name}: needs more memory than there is, or its header is damaged"
+            ) from None
         if isinstance(source, Image.Image) and "closed" in str(error):
             raise InputError(
                 f"{name}: its file is closed, expected an image that is loaded or still open"
