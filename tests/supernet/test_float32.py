@@ -93,27 +93,8 @@ class Watched(nn.Module):
         return [self.convolution(images)]
 
 
-@pytest.mark.parametrize("name", ["cuda", "cpu"])
-def test_a_backbone_runs_in_float32(allowed: str, name: str) -> None:
-    before = settings()
-    with FakeTensorMode(), torch.device(name):  # a GPU that need not be there
-        network = Watched()
-        subnet = Subnet(
-            network,
-            {"network": "watched"},
-            [Level(0, 1, 4)],
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
-            provenance="",
-        )
-        subnet(torch.empty(2, 3, 8, 8))
-    assert network.off == [name == "cuda"]
-    assert settings() == before
-
-
-def test_autocast_of_the_caller_does_not_change_a_backbone() -> None:
-    network = Watched()
-    subnet = Subnet(
+def subnet_of(network: nn.Module) -> Subnet:
+    return Subnet(
         network,
         {"network": "watched"},
         [Level(0, 1, 4)],
@@ -121,6 +102,20 @@ def test_autocast_of_the_caller_does_not_change_a_backbone() -> None:
         std=(1, 1, 1),
         provenance="",
     )
+
+
+@pytest.mark.parametrize("name", ["cuda", "cpu"])
+def test_a_backbone_runs_in_float32(allowed: str, name: str) -> None:
+    before = settings()
+    with FakeTensorMode(), torch.device(name):  # a GPU that need not be there
+        network = Watched()
+        subnet_of(network)(torch.empty(2, 3, 8, 8))
+    assert network.off == [name == "cuda"]
+    assert settings() == before
+
+
+def test_autocast_of_the_caller_does_not_change_a_backbone() -> None:
+    subnet = subnet_of(Watched())
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     (expected,) = subnet(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -136,14 +131,7 @@ def test_a_backbone_on_a_gpu_computes_as_on_a_cpu(allowed: str) -> None:
     network = Watched()
     network.convolution = nn.Conv2d(3, 4, 3)
     images = torch.randn(2, 3, 64, 64, generator=generator)
-    subnet = Subnet(
-        network,
-        {"network": "watched"},
-        [Level(0, 1, 4)],
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        provenance="",
-    )
+    subnet = subnet_of(network)
     (expected,) = subnet(images)
     (found,) = subnet.cuda()(images.cuda())
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
