@@ -8,8 +8,8 @@ import torch
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Architecture, Head, Input
 from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
-from autopatch.search.candidates import FeatureMaps
 from autopatch.search.evaluation import CallbackError
+from autopatch.search.feature_maps import FeatureMaps
 from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:test_efficientnet"
