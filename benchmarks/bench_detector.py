@@ -37,7 +37,6 @@ import floors
 from autopatch import _C
 from autopatch.data import ImageReader, MVTecAD, draw_textures
 from autopatch.detector import (
-    MAX_CORESET_SAMPLE,
     Architecture,
     Detector,
     Head,
@@ -179,7 +178,7 @@ class Autopatch(Pipeline):
 
     def __init__(self, job: Job, stages: Stages) -> None:
         super().__init__(job, stages)
-        from autopatch.detector import extractor, memory
+        from autopatch.detector import coreset, extractor, memory
 
         batches = ImageReader.batches
         ImageReader.batches = lambda *args: stages.each("decode", batches(*args))  # type: ignore
@@ -188,19 +187,19 @@ class Autopatch(Pipeline):
             (Subnet, "normalize", "backbone"),
             (Subnet, "forward", "backbone"),
             (extractor, "aggregate_patches", "aggregate"),
-            (memory, "greedy_coreset", "coreset"),
+            (coreset, "greedy_coreset", "coreset"),
             (MemoryBank, "_set", "index"),
-            (memory, "nearest_neighbors", "search"),
+            (memory, "mean_distances", "search"),
         ]:
             setattr(home, name, stages.timed(stage, getattr(home, name)))
-        search = memory.nearest_neighbors
+        search = memory.mean_distances
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             found = search(*args, **kwargs)
-            self.distances.append(found[0])
+            self.distances.append(found)
             return found
 
-        memory.nearest_neighbors = noted
+        memory.mean_distances = noted
         self.supernet = job.supernet()
 
     def fit(self, images: Sequence[Path]) -> None:
@@ -250,10 +249,9 @@ class Peer(Pipeline):
         used: it rounds differently, so the maps would differ."""
         if self.job.bank == "whole":
             return rows
-        sample = rows[:MAX_CORESET_SAMPLE]
         picked: torch.Tensor = torch.load(self.job.file("bank"))
         with self.stages("coreset"):
-            pick = loop(sample)
+            pick = loop(rows)
             seconds = []
             for _ in range(PICKS):
                 start = time.perf_counter()

@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.data import MVTecAD, Reading, load_images, load_masks, make_split
-from autopatch.detector import FittedHead, Head, MemoryBank, PatchAggregator, score_maps
+from autopatch.detector import FittedHead, Head, PatchAggregator, score_maps
 from autopatch.errors import InputError
 from autopatch.kernels import nearest_neighbors
 from autopatch.supernet.elastic_network import RATIOS, ElasticSetting, ElasticTimmNetwork
@@ -73,7 +73,7 @@ class Detectors:
                 patches = aggregator([m[fit] for m in chosen])
                 generator = torch.Generator().manual_seed(seed)
                 bank = patches[torch.randperm(len(patches), generator=generator)[:BANK]]
-                head = FittedHead.of(Head((3, 3)), aggregator, MemoryBank(bank), SIZE)
+                head = FittedHead.of(Head((3, 3)), aggregator, bank, radius=0.0, size=SIZE)
                 anomaly_maps = head.anomaly_maps([m[test] for m in chosen])
                 metrics = score_maps(
                     anomaly_maps, self._masks[test], [sample.type for sample in split.test]

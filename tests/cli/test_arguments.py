@@ -44,7 +44,7 @@ def test_parameters_of_commands_are_arguments_of_the_calls(name):
         ({"shots": 0}, "`shots` is 0", "--shots is 0"),
         ({"seed": -1}, "`seed` is -1", "--seed is -1"),
         ({"split_seed": -1}, "`split_seed` is -1", "--split-seed is -1"),
-        ({"bank_seed": 2**32}, "`bank_seed` is 4294967296", "--bank-seed is 4294967296"),
+        ({"split_seed": 2**32}, "`split_seed` is 4294967296", "--split-seed is 4294967296"),
         ({"shots": 9}, "`shots` is 9, expected at most the `reserve`", "at most the --reserve"),
         ({"evaluations": 0}, "`evaluations` is 0", "--evaluations is 0"),
         ({"population": 1}, "`population` is 1", "--population is 1"),

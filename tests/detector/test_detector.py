@@ -87,7 +87,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved, new, supernet):
     assert torch.equal(before.pred_label, after.pred_label)
     assert torch.equal(detector.calibration_scores, loaded.calibration_scores)
     assert loaded.threshold == detector.threshold
-    assert loaded.usual_distance == detector.usual_distance
+    assert loaded.usual_score == detector.usual_score
     assert loaded.evaluation_size == detector.evaluation_size
     assert loaded.architecture == detector.architecture
     assert loaded.total_flops == detector.total_flops
@@ -380,7 +380,7 @@ def test_a_state_of_another_bank_is_taken_over_whole(supernet, good, new):
     assert torch.equal(found.pred_label, expected.pred_label)
     assert torch.equal(one.calibration_scores, other.calibration_scores)
     assert one.threshold == other.threshold
-    assert one.usual_distance == other.usual_distance
+    assert one.usual_score == other.usual_score
     assert one.data_digest == other.data_digest
     assert one.architecture == other.architecture
     # The two do not share memory.
@@ -544,9 +544,9 @@ def rewrite(path, *, tensors=None, **changes):
         {"tensors": {"extractor.subnet.network.conv_stem.weight": torch.zeros(2, 2)}},
         {"evaluation_size": "x"},
         {"evaluation_size": 0},
-        {"usual_distance": None},
+        {"usual_score": None},
         {"threshold": {"value": 1.0}},
-        {"usual_distance": float("nan")},
+        {"usual_score": float("nan")},
         {"data_digest": None},
         {"architecture": replace(ARCHITECTURE, backbone=Backbone(NAME, (1, 2))).to_json()},
         {"architecture": {"supernet": NAME, "image_size": 64}},
@@ -563,7 +563,7 @@ def test_damaged_contents(saved, changes):
 @pytest.mark.parametrize(
     ("number", "fragment"),
     [
-        (4, "an earlier version of autopatch .format 4, expected 5.; fit it again"),
+        (5, "an earlier version of autopatch .format 5, expected 6.; fit it again"),
         (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
         ("x", "damaged detector file .format 'x'"),
         (None, "damaged detector file .format None"),

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from autopatch.detector import (
-    MAX_CORESET_SAMPLE,
+    GoodMaps,
     Head,
     MemoryBank,
     PatchAggregator,
@@ -23,12 +23,12 @@ def feature_maps(images=20, seed=0):
     ]
 
 
-def fitted(maps, patch_sizes, *, bank_size, seed=0, size=20):
-    return fit_head(maps, Head(patch_sizes, bank_size), size=size, seed=seed)
+def fitted(maps, patch_sizes, *, bank_size, neighbors=1, size=20):
+    return fit_head(GoodMaps.of(maps), Head(patch_sizes, bank_size, neighbors=neighbors), size=size)
 
 
-def bank_of(maps, patch_sizes, *, bank_size, seed=0):
-    return fitted(maps, patch_sizes, bank_size=bank_size, seed=seed).memory.bank
+def bank_of(maps, patch_sizes, *, bank_size):
+    return fitted(maps, patch_sizes, bank_size=bank_size).memory.bank
 
 
 def test_all_patches_are_kept_in_order():
@@ -42,35 +42,36 @@ def test_a_bank_larger_than_the_patches_keeps_them_all():
     assert len(bank_of(feature_maps(), (1, 1), bank_size=5000)) == 20 * 64
 
 
-def test_the_bank_is_the_coreset_of_the_patches():
+def test_the_bank_is_the_coreset_of_all_patches():
     maps = feature_maps()
-    bank = bank_of(maps, (3, 3), bank_size=40, seed=5)
     patches = reference.aggregate_patches(maps, (3, 3))
-    start = int(torch.randint(len(patches), (), generator=torch.Generator().manual_seed(5)))
-    indices, _ = reference.greedy_coreset(patches, 40, start=start)
-    torch.testing.assert_close(bank, patches[indices])
-    alone = MemoryBank.fit(aggregate_patches(maps, (3, 3)), bank_size=40, seed=5)
-    assert torch.equal(alone.bank, bank)
+    start = int((patches - patches.mean(0)).square().sum(1).argmin())
+    indices, radii = reference.greedy_coreset(patches, 40, start=start)
+    head = fitted(maps, (3, 3), bank_size=40)
+    torch.testing.assert_close(head.memory.bank, patches[indices])
+    assert head.radius == pytest.approx(float(radii[-1]), rel=1e-5)
+    # A smaller bank is its beginning.
+    assert torch.equal(bank_of(maps, (3, 3), bank_size=15), head.memory.bank[:15])
 
 
-def test_a_sample_of_the_patches_bounds_the_coreset(monkeypatch):
-    monkeypatch.setattr(scoring, "MAX_CORESET_SAMPLE", 100)
+def test_the_order_of_the_images_does_not_matter():
     maps = feature_maps()
-    patches = aggregate_patches(maps, (1, 1))
-    generator = torch.Generator().manual_seed(3)
-    sample = torch.randperm(len(patches), generator=generator)[:100].sort().values
-    bank = bank_of(maps, (1, 1), bank_size=100, seed=3)
-    # The coreset of all 100 sampled rows is those rows, in another order.
-    expected = {tuple(row.tolist()) for row in patches[sample]}
-    assert {tuple(row.tolist()) for row in bank} == expected
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(4))
+    shuffled = [m[order] for m in maps]
+    assert torch.equal(bank_of(shuffled, (3, 3), bank_size=50), bank_of(maps, (3, 3), bank_size=50))
 
 
-def test_seed_decides():
-    first, again, other = (
-        bank_of(feature_maps(), (3, 3), bank_size=50, seed=seed) for seed in (1, 1, 2)
+@pytest.mark.parametrize("neighbors", [1, 3, 100])
+def test_distances_are_averaged_over_neighbors(neighbors):
+    patches = torch.randn(150, 12, generator=torch.Generator().manual_seed(5))
+    bank, patches = patches.split([60, 90])
+    expected, _ = reference.nearest_neighbors(patches, bank, min(neighbors, 60))
+    torch.testing.assert_close(
+        MemoryBank(bank, neighbors=neighbors)(patches).double(),
+        expected.mean(1),
+        rtol=1e-5,
+        atol=1e-6,
     )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 def test_maps_are_squared_distances_resized_bilinearly():
@@ -103,12 +104,6 @@ def test_large_banks_are_searched_in_steps_one_is_told_of(monkeypatch, at_a_time
 def test_images_of_the_bank_have_distance_zero():
     maps = feature_maps(images=3)
     assert fitted(maps, (3, 3), bank_size=None, size=8).anomaly_maps(maps).max() == 0
-
-
-def test_bank_larger_than_the_sample():
-    maps = [torch.zeros(1, 1, 300, 300)]
-    with pytest.raises(ValueError, match="bank_size"):
-        fitted(maps, (1,), bank_size=MAX_CORESET_SAMPLE + 1)
 
 
 def test_the_bank_is_the_state_of_the_module():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +33,9 @@ class _Standardize(FeatureTransform):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
 
-    def fit(self, patches: torch.Tensor) -> None:
-        self.mean, self.deviation = patches.mean(0), patches.std(0)
+    def fit(self, patches: Iterable[torch.Tensor]) -> None:
+        rows = torch.cat(list(patches))
+        self.mean, self.deviation = rows.mean(0), rows.std(0)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         return (patches - self.mean) / self.deviation
@@ -88,8 +89,8 @@ class _Relative(ScoreTransform):
         super().__init__()
         self.register_buffer("norm", torch.ones(()))
 
-    def fit(self, patches: torch.Tensor) -> None:
-        self.norm = patches.square().sum(1).mean()
+    def fit(self, patches: Iterable[torch.Tensor]) -> None:
+        self.norm = torch.cat(list(patches)).square().sum(1).mean()
 
     def forward(self, patches: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         return distances / (self.norm + patches.square().sum(1))

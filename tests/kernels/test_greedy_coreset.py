@@ -125,6 +125,7 @@ def test_codes_stay_within_their_memory(codes: bool, monkeypatch: pytest.MonkeyP
     widths = []
     expected = reference.greedy_coreset(features, 100, start=0)
     for a_row in (1000, 100, 80, 79):  # bytes
+        monkeypatch.setattr(_codes, "_CORESET_BYTES_PER_ROW", 0)
         monkeypatch.setattr(_codes, "_CORESET_BYTES", (52 + a_row) * 2400 + (a_row // 2 + 4) * 100)
         coding = _codes.coreset_coding(features, 100)
         widths.append(0 if coding is None else coding.width)

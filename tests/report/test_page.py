@@ -45,7 +45,6 @@ def make_report(
             random_features=False,
             split=split,
             seed=3,
-            bank_seed=3,
             evaluations=11,
             objectives=objectives,
             candidates=candidates,

@@ -33,7 +33,6 @@ def arguments(moved, settings):
     return {
         "inputs": inputs,
         "plan": Plan(space, evaluations=4, seed=4, population=4),
-        "bank_seed": 4,
     }
 
 
@@ -200,7 +199,6 @@ def test_resume_with_moved_data_and_weights_keeps_the_new_places(settings, finis
     [
         ({"seed": 5}, "`seed` = 4, cannot resume it with 5"),
         ({"split_seed": 5}, "`split_seed` = 4, cannot resume it with 5"),
-        ({"bank_seed": 5}, "`bank_seed` = 4, cannot resume it with 5"),
         ({"reserve": 3}, "`reserve` = 2, cannot resume it with 3"),
         ({"population": 5}, "`population` = 4, cannot resume it with 5"),
         ({"sampler": "tpe"}, "tpe"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from autopatch.data import MVTecAD, Sample
 from autopatch.errors import InputError, MachineError
@@ -81,22 +80,13 @@ def test_a_data_set_in_place_of_a_folder(data, expected, tmp_path):
 
 
 def test_seeds_of_their_own(data, expected, tmp_path):
-    same = run_search(data, tmp_path / "same", split_seed=0, bank_seed=0, **SMALL)
+    same = run_search(data, tmp_path / "same", split_seed=0, **SMALL)
     assert results(same) == results(expected)
     single = SMALL | {"evaluations": 1}
     split = run_search(data, tmp_path / "split", split_seed=1, **single)
     assert split.split.fit != expected.split.fit
-    assert (split.seed, split.bank_seed, split.split.seed) == (0, 0, 1)
-    bank = run_search(data, tmp_path / "bank", bank_seed=1, **single)
-    assert bank.split == expected.split
-    assert (bank.seed, bank.bank_seed) == (0, 1)
-    # The optimizer begins as before; the banks are others.
-    first, other = expected.trials[0], bank.trials[0]
-    assert first.genome == other.genome
-    assert first.evaluation.metrics != other.evaluation.metrics
-    fitted = Run.open(bank.path).fit()
-    assert not torch.equal(fitted.memory.bank, expected.fit(fitted.architecture).memory.bank)
-    seeds = {"seed": 1, "split_seed": 0, "bank_seed": 0}
+    assert (split.seed, split.split.seed) == (0, 1)
+    seeds = {"seed": 1, "split_seed": 0}
     optimizer = run_search(data, tmp_path / "optimizer", **SMALL | {"evaluations": 2}, **seeds)
     assert optimizer.split == expected.split
     assert [t.genome for t in optimizer.trials] != [t.genome for t in expected.trials[:2]]

@@ -17,12 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autopatch.detector import (
-    MAX_CORESET_SAMPLE,
     Architecture,
     Head,
     Input,
     patchcore_architecture,
 )
+from autopatch.detector.patchcore import MAX_BANK_SIZE
 from autopatch.errors import InputError
 from autopatch.search import SearchSpace, compose_space
 from autopatch.supernet import (
@@ -332,7 +332,7 @@ def test_patchcore_setting(supernet: TimmSupernet) -> None:
     assert architecture.describe(supernet) == text
     many = patchcore_architecture(supernet, images=1000)
     assert many is not None
-    assert many.head.bank_size == MAX_CORESET_SAMPLE
+    assert many.head.bank_size == MAX_BANK_SIZE
 
 
 def test_largest_backbones_and_shared_maps(supernet: TimmSupernet) -> None:

@@ -30,7 +30,6 @@ CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, i
 Shots = Annotated[int, typer.Option(help="Number of validation images of each anomaly type.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; default: --seed.")]
-BankSeed = Annotated[int | None, typer.Option(help="Seed of the memory banks; default: --seed.")]
 Reserve = Annotated[
     int, typer.Option(help="Number of images of each anomaly type that are never in the test set.")
 ]

@@ -11,7 +11,6 @@ import typer
 
 from autopatch.cli.console import note, progress, table
 from autopatch.cli.options import (
-    BankSeed,
     BitDepth,
     CacheGib,
     Device,
@@ -66,7 +65,6 @@ def import_study(
     shots: Shots = 1,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
-    bank_seed: BankSeed = None,
     reserve: Reserve = 4,
     protocol: Protocol = "autopatch",
     bank_size: Annotated[
@@ -119,7 +117,6 @@ def import_study(
             shots=shots,
             seed=seed,
             split_seed=split_seed,
-            bank_seed=bank_seed,
             reserve=reserve,
             protocol=protocol,
             legacy_order=legacy_order,

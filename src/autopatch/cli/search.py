@@ -12,7 +12,6 @@ import typer
 
 from autopatch.cli.console import failure, note, progress
 from autopatch.cli.options import (
-    BankSeed,
     BitDepth,
     CacheGib,
     Data,
@@ -73,7 +72,6 @@ def search(
     evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 60,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
-    bank_seed: BankSeed = None,
     population: Annotated[int, typer.Option(help="Architectures per generation.")] = 12,
     reserve: Reserve = 4,
     protocol: Protocol = "random",
@@ -135,7 +133,6 @@ def search(
             evaluations=evaluations,
             seed=seed,
             split_seed=split_seed,
-            bank_seed=bank_seed,
             population=population,
             reserve=reserve,
             protocol=protocol,

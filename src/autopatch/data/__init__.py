@@ -11,7 +11,8 @@
 - `reading`: `Reading`, the settings that turn files into pixels; `ImageInput`, files, PIL images,
   arrays and tensors; `to_pil`, `as_images`, `read_image`; `decide`, the bit depth of images;
   `Remarks`, notes on unusual images.
-- `masks`: `read_mask`, `load_masks`, masks at one size.
+- `masks`: `read_mask`, `to_mask`; `load_masks`, masks at one size; `Cells`, the good and the
+  anomalous patches of an image.
 - `reader`: `Preparation`, brings images to one size, as `Square` does; `load_images`, images in one
   tensor; `ImageReader`, batches with read-ahead and a cache.
 - `splits`: `make_split` gives each image a role, by one of `PROTOCOLS`; `Split`, the result, to and
@@ -33,7 +34,7 @@ from autopatch.data.digest import (
 )
 from autopatch.data.duplicates import Duplicates
 from autopatch.data.folders import folder_images, named_images
-from autopatch.data.masks import EVALUATION_SIZE, load_masks, read_mask
+from autopatch.data.masks import EVALUATION_SIZE, Cells, load_masks, read_mask, to_mask
 from autopatch.data.mvtec import MVTecAD
 from autopatch.data.reader import ImageReader, Preparation, Square, load_images
 from autopatch.data.reading import (
@@ -59,6 +60,7 @@ __all__ = [
     "GOOD",
     "IMAGE_SUFFIXES",
     "PROTOCOLS",
+    "Cells",
     "CheckedFolder",
     "Dataset",
     "Duplicates",
@@ -91,5 +93,6 @@ __all__ = [
     "read_image",
     "read_mask",
     "require_valid",
+    "to_mask",
     "to_pil",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +44,36 @@ def read_mask(path: StrPath, reading: Reading = DEFAULT_READING) -> Image.Image:
     return decoded_mask(decode(path, path, reading.exif), path, reading)
 
 
+def to_mask(
+    mask: StrPath | Image.Image | npt.NDArray[Any] | torch.Tensor,
+    *,
+    name: str = "mask",
+    reading: Reading = DEFAULT_READING,
+) -> Image.Image:
+    """A mask of any kind as gray values 0 and 255, by the rules of `read_mask`.
+
+    Args:
+        mask: A file, a PIL image, or an array or tensor `[H, W]` of bools or integers.
+        name: Name of a mask in memory, for messages.
+        reading: See `read_mask`.
+
+    Raises:
+        InputError: The mask is none of these, or see `read_mask`.
+    """
+    if isinstance(mask, str | os.PathLike | Image.Image):
+        if not isinstance(mask, Image.Image):
+            name = os.fspath(mask)
+        return decoded_mask(decode(mask, name, reading.exif), name, reading)
+    values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise InputError(
+            f"{name} has shape {list(values.shape)} and dtype {values.dtype}, expected [H, W] of "
+            "bools or integers"
+        )
+    anomalous = _anomalous(values.astype(np.int32)[..., None], name, reading)
+    return _as_image(anomalous, name, reading)
+
+
 def decoded_mask(decoded: Decoded, path: StrPath, reading: Reading) -> Image.Image:
     """The mask in a decoded file, as `read_mask` returns it."""
     color, alpha = _channels(decoded)
@@ -50,6 +83,10 @@ def decoded_mask(decoded: Decoded, path: StrPath, reading: Reading) -> Image.Ima
         anomalous = _anomalous(alpha, path, reading)
     else:
         anomalous = _agreed(color, alpha, path, reading)
+    return _as_image(anomalous, path, reading)
+
+
+def _as_image(anomalous: npt.NDArray[np.bool_], path: StrPath, reading: Reading) -> Image.Image:
     if not anomalous.any():
         where = "" if reading.mask_threshold is None else f" above {reading.mask_threshold}"
         raise InputError(f"{path}: no anomalous pixel{where} in the mask, expected at least one")
@@ -194,10 +231,31 @@ def _keep_area(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
             kept[rows, columns] = True
             continue
         region = (labels[place] == number).astype(np.float32)
-        coverage = _overlaps(rows, place[0], size / mask.shape[0]) @ region
-        coverage = coverage @ _overlaps(columns, place[1], size / mask.shape[1]).T
+        _, _, coverage = _coverage(region, place, mask.shape, (size, size))
         kept[rows, columns] |= _best_covered(coverage)
     return kept
+
+
+def _coverage(
+    region: npt.NDArray[np.float32],
+    place: tuple[slice, slice],
+    shape: tuple[int, ...],
+    new: tuple[int, int],
+) -> tuple[slice, slice, npt.NDArray[np.float32]]:
+    """How much a region covers of each new pixel when its mask is resized.
+
+    Args:
+        region: The region, 0 and 1.
+        place: Its place in the mask.
+        shape: Height and width of the mask.
+        new: Height and width after resizing.
+
+    Returns:
+        The rows and columns of new pixels that it may reach, and their coverage, 0 to 1.
+    """
+    rows, columns = (_reached(part, n, m) for part, n, m in zip(place, shape, new, strict=True))
+    coverage = _overlaps(rows, place[0], new[0] / shape[0]) @ region
+    return rows, columns, coverage @ _overlaps(columns, place[1], new[1] / shape[1]).T
 
 
 def _reached(part: slice, length: int, size: int) -> slice:
@@ -235,3 +293,40 @@ def _best_covered(coverage: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         if ndimage.label(chosen, _CONNECTED)[1] == 1:
             break
     return chosen
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The good and the anomalous cells of a grid that is laid over an image.
+
+    Attributes:
+        good: Cells that are at least three cells away from every anomalous pixel, bool `[H, W]`.
+        anomalous: Cells of which at least half is anomalous, bool `[H, W]`. A region that covers no
+            cell by half has its most covered cells.
+    """
+
+    good: npt.NDArray[np.bool_]
+    anomalous: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: Image.Image | None, height: int, width: int) -> Cells:
+        """The cells of a mask.
+
+        Args:
+            mask: The mask, gray values 0 and 255, of any size; None if no pixel is anomalous.
+            height: H, the number of rows of cells.
+            width: W, the number of cells in a row.
+        """
+        anomalous = np.zeros((height, width), bool)
+        if mask is None:
+            return cls(~anomalous, anomalous)
+        pixels = np.asarray(mask) > 0
+        touched = anomalous.copy()
+        labels, _ = ndimage.label(pixels, _CONNECTED)
+        for number, place in enumerate(ndimage.find_objects(labels), start=1):
+            region = (labels[place] == number).astype(np.float32)
+            rows, columns, coverage = _coverage(region, place, pixels.shape, (height, width))
+            touched[rows, columns] |= coverage > 0
+            anomalous[rows, columns] |= coverage >= min(0.5, coverage.max())
+        near = ndimage.binary_dilation(touched, np.ones((5, 5), bool))
+        return cls(~near, anomalous)

@@ -14,35 +14,53 @@
 """
 
 from autopatch.detector.architecture import Architecture
+from autopatch.detector.coreset import Coreset
 from autopatch.detector.detector import Detector
 from autopatch.detector.extractor import (
+    GoodMaps,
     PatchAggregator,
     PatchFeatureExtractor,
+    batches_of,
     cut_subnet,
     feature_maps,
+    grid,
     stack_maps,
 )
 from autopatch.detector.head import Head
 from autopatch.detector.input import Input
-from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank, total_flops
+from autopatch.detector.known import (
+    Defect,
+    DefectBank,
+    Known,
+    KnownImage,
+    KnownPatches,
+    usual_distance,
+)
+from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.metrics import METRICS, score_maps
 from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import ImagePrediction, Prediction
-from autopatch.detector.scoring import FittedHead, fit_head
+from autopatch.detector.scoring import FittedHead, fit_head, fit_patches, head_of_coreset
 from autopatch.detector.steps import STEPS, FeatureTransform, ScoreTransform, Step
 from autopatch.detector.threshold import Threshold, calibrate, check_rate
 
 __all__ = [
-    "MAX_CORESET_SAMPLE",
     "METRICS",
     "STEPS",
     "Architecture",
+    "Coreset",
+    "Defect",
+    "DefectBank",
     "Detector",
     "FeatureTransform",
     "FittedHead",
+    "GoodMaps",
     "Head",
     "ImagePrediction",
     "Input",
+    "Known",
+    "KnownImage",
+    "KnownPatches",
     "MemoryBank",
     "PatchAggregator",
     "PatchFeatureExtractor",
@@ -50,13 +68,18 @@ __all__ = [
     "ScoreTransform",
     "Step",
     "Threshold",
+    "batches_of",
     "calibrate",
     "check_rate",
     "cut_subnet",
     "feature_maps",
     "fit_head",
+    "fit_patches",
+    "grid",
+    "head_of_coreset",
     "patchcore_architecture",
     "score_maps",
     "stack_maps",
     "total_flops",
+    "usual_distance",
 ]

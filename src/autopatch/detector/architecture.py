@@ -49,11 +49,7 @@ class Architecture:
             "version": _VERSION,
             "input": asdict(self.input),
             "backbone": self.backbone.to_json(),
-            "head": {
-                "patch_sizes": list(self.head.patch_sizes),
-                "bank_size": self.head.bank_size,
-                "steps": Settings(self.head.steps).to_json(),
-            },
+            "head": self.head.to_json(),
         }
 
     @classmethod

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from autopatch.data import (
     ImageReader,
     Reading,
     Remarks,
+    Sample,
     as_images,
     decide,
     folder_images,
@@ -33,19 +34,23 @@ from autopatch.data import (
     joint_digest,
 )
 from autopatch.detector.architecture import Architecture
+from autopatch.detector.calibration import Calibration, calibrate_head
 from autopatch.detector.extractor import (
+    GoodMaps,
     PatchAggregator,
     PatchFeatureExtractor,
+    Repeatable,
     cut_subnet,
     feature_maps,
     images_at_a_time,
-    stack_maps,
 )
+from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT
+from autopatch.detector.known import Defect, Known, KnownImage, examples, know
 from autopatch.detector.memory import MemoryBank, total_flops
 from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
-from autopatch.detector.threshold import Threshold, calibrate, check_rate
+from autopatch.detector.threshold import Threshold, check_rate
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath, path_kind, write_bytes_atomically
 from autopatch.genes import is_integer
@@ -62,7 +67,7 @@ from autopatch.words import counted, first_names
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 5
+_FORMAT = 6
 _METADATA = "autopatch_detector"
 _EXTRA_STATE = "_extra_state"
 _CALIBRATION_SHARE = 0.2
@@ -82,19 +87,25 @@ class Detector(nn.Module):
     Attributes:
         architecture: The architecture.
         extractor: Computes patch features of images.
-        memory: The memory bank.
+        memory: The memory bank: rows of the fit images, then those of known images.
+        defects: The bank of known defects, in the order of the known images.
+        known: The images that were added to the fit images: known defects and further good images.
+        radius: Every patch of the fit images lies within this distance of the memory bank.
         score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
         threshold: The score above which an image is called anomalous.
+        calibration_images: Pixels of the calibration images, uint8 `[n, 3, S, S]`. They are saved
+            with the detector, so that the threshold can be set anew when defects are added.
         calibration_scores: Image scores of the calibration images, `[n]`.
         calibrated_on: Type of the device that computed them, "cpu" or "cuda".
-        usual_distance: Median pixel of the calibration images' anomaly maps; color scales start
+        usual_score: Median pixel of the calibration images' anomaly maps; color scales start
             there.
         evaluation_size: Side of the anomaly maps, in pixels.
         data_digest: Hash of the images it was fitted on.
         reading: How image files and arrays become pixels.
     """
 
+    calibration_images: torch.Tensor
     calibration_scores: torch.Tensor
 
     def __init__(
@@ -103,9 +114,9 @@ class Detector(nn.Module):
         architecture: Architecture,
         subnet: Subnet,
         head: FittedHead,
-        threshold: Threshold,
-        calibration_scores: torch.Tensor,
-        usual_distance: float,
+        known: Sequence[KnownImage],
+        calibration_images: torch.Tensor,
+        calibration: Calibration,
         data_digest: str,
         reading: Reading,
     ) -> None:
@@ -113,12 +124,14 @@ class Detector(nn.Module):
         self.architecture = architecture
         self.extractor = PatchFeatureExtractor(subnet, head.aggregator)
         self.memory = head.memory
+        self.defects = head.defects
+        self.radius = head.radius
+        self.known = tuple(known)
         self.score_steps = head.score_steps
         self.map_steps = head.map_steps
-        self.threshold = threshold
-        self.register_buffer("calibration_scores", calibration_scores)
-        self.calibrated_on = calibration_scores.device.type
-        self.usual_distance = usual_distance
+        self.register_buffer("calibration_images", calibration_images)
+        self.register_buffer("calibration_scores", None)
+        self._set_calibration(calibration)
         self.evaluation_size = head.size
         self.data_digest = data_digest
         self.reading = reading
@@ -132,6 +145,7 @@ class Detector(nn.Module):
         supernet: Supernet | str | None = None,
         architecture: Architecture | None = None,
         calibration: Images | None = None,
+        defects: Iterable[Defect | Sample] = (),
         false_alarm_rate: float = 0.05,
         seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
@@ -151,9 +165,9 @@ class Detector(nn.Module):
             calibration: Good images for the threshold, none of them in `images`. If None, a fifth
                 of `images` is drawn at random, at least two, and not used for the bank; images that
                 show the same picture stay together.
+            defects: Images of known defects with their masks, see `update`.
             false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
-            seed: Seed of the sample and the coreset for the bank, and of the drawn calibration
-                images.
+            seed: Seed of the drawn calibration images.
             evaluation_size: Side of the anomaly maps, in pixels.
             data_digest: Hash of the data set that the images belong to. If it is given, calibration
                 images are not compared with those of the bank; the caller must keep them apart. If
@@ -168,10 +182,11 @@ class Detector(nn.Module):
 
         Raises:
             InputError: An image cannot be read, there are too few images, a calibration image is in
-                the bank, there is no such device, or the architecture does not belong to the
-                supernet.
+                the bank, a defect is wrong (see `update`), there is no such device, or the
+                architecture does not belong to the supernet.
         """
         check_rate(false_alarm_rate)
+        added = examples(defects, ())
         device = usable_device(device)
         good = _good_images(images)
         if not good:
@@ -200,45 +215,123 @@ class Detector(nn.Module):
                 )
         reader = ImageReader(cache_bytes=0, reading=reading, remarks=remarks)
         subnet = cut_subnet(supernet, architecture, good, device, reader=reader)
-        maps_of_good = feature_maps(
-            subnet, architecture.input, good, _told(progress, "fit"), reader=reader
+        told = _told(progress, "fit")
+        height, width = supernet.grid(architecture.backbone, architecture.input.size)
+        maps_of_good = GoodMaps(
+            Repeatable(
+                partial(feature_maps, subnet, architecture.input, good, told, reader=reader)
+            ),
+            channels=tuple(level.channels for level in subnet.levels),
+            patches=len(good) * height * width,
         )
         try:
-            head = fit_head(
-                stack_maps(maps_of_good, len(good)),
-                architecture.head,
-                size=evaluation_size,
-                seed=seed,
-            )
+            head = fit_head(maps_of_good, architecture.head, size=evaluation_size)
         except ValueError as error:
             raise InputError(f"the architecture cannot be fitted: {error}") from error
-        maps = torch.cat(
-            [
-                head.anomaly_maps(batch)
-                for batch in feature_maps(
-                    subnet,
-                    architecture.input,
-                    held_out,
-                    _told(progress, "calibrate"),
-                    reader=reader,
-                )
-            ]
+        pixels = torch.cat(list(reader.batches(held_out, architecture.input, 1)))
+        known = Known()
+        if added:
+            architecture = _with_defects(architecture)
+            known = know(
+                added,
+                subnet=subnet,
+                preparation=architecture.input,
+                aggregator=head.aggregator,
+                memory=head.memory,
+                radius=head.radius,
+                calibration=pixels,
+                reader=reader,
+                reading=reading,
+                told=_told(progress, "known defects"),
+            )
+            head = head.knowing(*known.joined(head.memory.bank))
+        head, measured = calibrate_head(
+            subnet, head, pixels, false_alarm_rate, _told(progress, "calibrate")
         )
         if warn:
             for line in (*warnings, *remarks.lines()):
                 logger.warning(line)
-        scores = maps.flatten(1).amax(dim=1)
         detector = cls(
             architecture=architecture,
             subnet=subnet,
             head=head,
-            threshold=calibrate(scores.tolist(), false_alarm_rate=false_alarm_rate),
-            calibration_scores=scores,
-            usual_distance=float(maps.median()),
+            known=known.images,
+            calibration_images=pixels,
+            calibration=measured,
             data_digest=data_digest,
             reading=reading,
         )
         return detector.to(device)
+
+    def update(
+        self,
+        *,
+        defects: Iterable[Defect | Sample] = (),
+        good: Images = (),
+        remove: Iterable[str] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        """Adds known images to the detector, removes them, and sets the threshold anew.
+
+        A defect adds the patches under its mask to the defect bank. Patches that look like them get
+        higher scores, so anomalies of this kind are found more surely. The rest of the image, and
+        further good images, such as parts that were called anomalous, add to the memory bank what
+        it lacks. An image adds at most 100 rows to each bank. Nothing else changes, so removing an
+        image takes back all that adding it did.
+
+        If the architecture has no weight for known defects, it gets the weight 0.5.
+
+        Args:
+            defects: Images of known defects with their masks.
+            good: Good images, one or many, see `fit`.
+            remove: Names of known images to remove, see `known`.
+            progress: Called after every batch of images.
+
+        Raises:
+            InputError: An image or a mask cannot be read, their sizes differ, a picture is known
+                already or is a calibration image, or there is no known image of a name. Nothing is
+                changed then.
+        """
+        added = examples(defects, _list(good))
+        fitted, known = Known.split(self.known, self.memory.bank, self.defects.bank)
+        known = known.without(remove)
+        architecture = self.architecture
+        if added:
+            if any(example.mask is not None for example in added):
+                architecture = _with_defects(architecture)
+            remarks = Remarks()
+            known = known.add(
+                know(
+                    added,
+                    subnet=self.extractor.subnet,
+                    preparation=architecture.input,
+                    aggregator=self.extractor.aggregator,
+                    memory=MemoryBank(fitted),
+                    radius=self.radius,
+                    calibration=self.calibration_images,
+                    reader=ImageReader(cache_bytes=0, reading=self.reading, remarks=remarks),
+                    reading=self.reading,
+                    told=_told(progress, "known images"),
+                )
+            )
+            for line in remarks.lines():
+                logger.warning(line)
+        head, measured = calibrate_head(
+            self.extractor.subnet,
+            self.head.knowing(*known.joined(fitted)),
+            self.calibration_images,
+            self.threshold.target_rate,
+            _told(progress, "calibrate"),
+        )
+        self.architecture, self.known = architecture, known.images
+        self.memory, self.defects = head.memory, head.defects
+        self._set_calibration(measured)
+
+    def _set_calibration(self, measured: Calibration) -> None:
+        self.calibration_scores = measured.scores
+        self.threshold = measured.threshold
+        self.calibrated_on = measured.scores.device.type
+        self.usual_score = measured.usual_score
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Anomaly maps and image scores of pixels. Works with `torch.export`.
@@ -328,6 +421,8 @@ class Detector(nn.Module):
         return FittedHead(
             aggregator=self.extractor.aggregator,
             memory=self.memory,
+            defects=self.defects,
+            radius=self.radius,
             score_steps=self.score_steps,
             map_steps=self.map_steps,
             size=self.evaluation_size,
@@ -363,7 +458,10 @@ class Detector(nn.Module):
             "evaluation_size": self.evaluation_size,
             "threshold": asdict(self.threshold),
             "calibrated_on": self.calibrated_on,
-            "usual_distance": self.usual_distance,
+            "usual_score": self.usual_score,
+            "radius": self.radius,
+            "usual_distance": self.defects.usual,
+            "known": [asdict(image) for image in self.known],
             "data_digest": self.data_digest,
             "reading": self.reading.to_json(),
         }
@@ -374,7 +472,10 @@ class Detector(nn.Module):
         self.architecture = Architecture.from_json(state["architecture"])
         self.threshold = _threshold(state)
         self.calibrated_on = str(state["calibrated_on"])
-        self.usual_distance = float(state["usual_distance"])
+        self.usual_score = float(state["usual_score"])
+        self.radius = float(state["radius"])
+        self.defects.usual = float(state["usual_distance"])
+        self.known = tuple(KnownImage(**image) for image in state["known"])
         self.data_digest = str(state["data_digest"])
         self.reading = Reading.from_json(state["reading"])
 
@@ -398,9 +499,10 @@ class Detector(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        scores = state_dict.get(f"{prefix}calibration_scores")
-        if isinstance(scores, torch.Tensor):  # their number may differ
-            self.calibration_scores = scores.detach().to(self.device, copy=True)
+        for name in ("calibration_scores", "calibration_images"):
+            values = state_dict.get(f"{prefix}{name}")
+            if isinstance(values, torch.Tensor):  # the number of images may differ
+                setattr(self, name, values.detach().to(self.device, copy=True))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def save(self, path: StrPath) -> None:
@@ -445,15 +547,25 @@ class Detector(nn.Module):
             aggregator = PatchAggregator.of(
                 architecture.head, [level.channels for level in subnet.levels]
             )
-            memory = MemoryBank(tensors["memory.bank"][:1])  # the state replaces it
-            size = int(document["evaluation_size"])
+            # The state replaces the rows.
+            head = FittedHead.of(
+                architecture.head,
+                aggregator,
+                tensors["memory.bank"][:1],
+                radius=float(document["radius"]),
+                size=int(document["evaluation_size"]),
+            )
             detector = cls(
                 architecture=architecture,
                 subnet=subnet,
-                head=FittedHead.of(architecture.head, aggregator, memory, size),
-                threshold=_threshold(document),
-                calibration_scores=tensors["calibration_scores"],
-                usual_distance=float(document["usual_distance"]),
+                head=head,
+                known=(),
+                calibration_images=tensors["calibration_images"],
+                calibration=Calibration(
+                    _threshold(document),
+                    tensors["calibration_scores"],
+                    float(document["usual_score"]),
+                ),
                 data_digest=str(document["data_digest"]),
                 reading=Reading.from_json(document["reading"]),
             )
@@ -483,11 +595,30 @@ class Detector(nn.Module):
         features = sum(level.channels for level in self.extractor.subnet.levels)
         for transform in self.extractor.aggregator.transforms:
             features = int(transform.out_features)  # type: ignore[arg-type]
-        if self.memory.bank.shape[1] != features:
-            raise ValueError(f"a bank of {self.memory.bank.shape[1]} columns, expected {features}")
-        numbers = (self.threshold.value, self.usual_distance)
-        if not all(math.isfinite(number) for number in numbers) or self.evaluation_size < 1:
+        for bank in (self.memory.bank, self.defects.bank):
+            if bank.ndim != 2 or bank.shape[1] != features:
+                raise ValueError(f"a bank of shape {list(bank.shape)}, expected {features} columns")
+        rows = (
+            len(self.memory) - sum(image.good_rows for image in self.known),
+            len(self.defects) - sum(image.defect_rows for image in self.known),
+        )
+        if rows[0] < 1 or rows[1] != 0:
+            raise ValueError(f"the banks do not have the rows of {len(self.known)} known images")
+        numbers = (self.threshold.value, self.usual_score, self.radius, self.defects.usual)
+        if (
+            not all(map(math.isfinite, numbers))
+            or self.evaluation_size < 1
+            or self.radius < 0
+            or self.defects.usual <= 0
+        ):
             raise ValueError("numbers out of range")
+
+
+def _with_defects(architecture: Architecture) -> Architecture:
+    """The architecture with a weight for known defects."""
+    if architecture.head.defects is not None:
+        return architecture
+    return replace(architecture, head=replace(architecture.head, defects=DEFAULT_DEFECT_WEIGHT))
 
 
 def _form(state: Mapping[str, Any]) -> dict[str, Any]:

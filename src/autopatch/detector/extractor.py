@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +20,49 @@ from autopatch.kernels import aggregate_patches
 from autopatch.supernet import Subnet, Supernet
 
 _RECALIBRATED_AT_A_TIME = 16  # images; the statistics depend on it
+
+
+_Item = TypeVar("_Item", covariant=True)
+
+
+class Repeatable(Iterable[_Item]):
+    """An iterable that computes its items anew each time.
+
+    Args:
+        make: Returns a new iterator.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[_Item]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[_Item]:
+        return self._make()
+
+
+@dataclass(frozen=True)
+class GoodMaps:
+    """Feature maps of the good images, batch by batch.
+
+    Attributes:
+        batches: Each has one tensor `[N, C_l, H_l, W_l]` per level, float32. Can be iterated
+            several times.
+        channels: Number of channels of each level.
+        patches: Number of patches of all images.
+    """
+
+    batches: Iterable[Sequence[torch.Tensor]]
+    channels: tuple[int, ...]
+    patches: int
+
+    @classmethod
+    def of(cls, maps: Sequence[torch.Tensor]) -> GoodMaps:
+        """Maps of all images in memory, one tensor per level."""
+        height, width = grid(maps)
+        return cls(
+            batches_of(maps),
+            channels=tuple(m.shape[1] for m in maps),
+            patches=len(maps[0]) * height * width,
+        )
 
 
 class PatchAggregator(nn.Module):
@@ -52,19 +98,20 @@ class PatchAggregator(nn.Module):
                 features = transform.out_features
         return cls(head.patch_sizes, transforms)
 
-    def fit(self, patches: torch.Tensor) -> torch.Tensor:
+    def fit(self, patches: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
         """Fits the steps in order.
 
         Args:
-            patches: Pooled features of good patches, `[M, D]`.
+            patches: Pooled features of all good patches, in blocks `[M_i, D]`; see
+                `FeatureTransform.fit`.
 
         Returns:
-            The transformed features, `[M, D']`.
+            The transformed features, in blocks `[M_i, D']`.
         """
         for transform in self.transforms:
             assert isinstance(transform, FeatureTransform)
             transform.fit(patches)
-            patches = transform(patches)
+            patches = Repeatable(partial(map, transform, patches))
         return patches
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -105,6 +152,15 @@ def images_at_a_time(device: torch.device) -> int:
 def grid(feature_maps: Sequence[torch.Tensor]) -> tuple[int, int]:
     """Number of patch positions (H, W) per image: the size of the largest feature map."""
     return max((int(m.shape[2]), int(m.shape[3])) for m in feature_maps)
+
+
+def batches_of(
+    feature_maps: Sequence[torch.Tensor], size: int | None = None
+) -> list[tuple[torch.Tensor, ...]]:
+    """Splits maps `[N, C_l, H_l, W_l]` into batches of `size` images; if None, of as many as the
+    backbone processes at a time."""
+    size = size or images_at_a_time(feature_maps[0].device)
+    return list(zip(*(m.split(size) for m in feature_maps), strict=True))
 
 
 def cut_subnet(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
-from autopatch.detector.memory import MAX_CORESET_SAMPLE
 from autopatch.detector.steps import STEPS
 from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene, Setting, Settings, is_integer
@@ -16,6 +15,8 @@ PATCH_SIZES = range(1, 17)
 
 DEFAULT_PATCH_SIZES = (1, 3, 5, 7)
 DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000)
+DEFAULT_DEFECT_WEIGHT = 0.5
+"""Weight of known defects where no other is given."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Head:
         patch_sizes: Side of the average-pooled patch at each selected level, 1 to 16.
         bank_size: Number of patches in the memory bank; None keeps all.
         steps: Values of the optional steps by name. Steps that are off are removed.
+        neighbors: Number of nearest neighbors whose distances are averaged, 1 to 16.
+        defects: Weight w of the distance to known defects, above 0 and at most 2, see
+            `autopatch.kernels.defect_scores`; None ignores known defects.
+        smoothing: Standard deviation of the Gaussian that smooths anomaly maps, in pixels of the
+            map, 0 to 32; 0 does not smooth.
 
     Raises:
         InputError: A value has the wrong type or is out of range, or a step is unknown.
@@ -34,6 +40,9 @@ class Head:
     patch_sizes: tuple[int, ...]
     bank_size: int | None = None
     steps: Mapping[str, Setting] = field(default_factory=Settings)
+    neighbors: int = 1
+    defects: float | None = None
+    smoothing: float = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.patch_sizes, tuple):
@@ -43,6 +52,8 @@ class Head:
         for patch_size in self.patch_sizes:
             check_patch_size(patch_size)
         check_bank_size(self.bank_size)
+        for name in _OPTIONAL:
+            self.check(name, getattr(self, name))
         if not isinstance(self.steps, Mapping):
             raise InputError(f"head: steps is {self.steps!r}, expected values by name")
         on = {}
@@ -76,7 +87,10 @@ class Head:
             Gene("bank_size", bank_sizes, "head", "bank_size"),
             *(
                 Gene(name, values, "head", name)
-                for name, values in _step_choices(choices, per_level=False)
+                for name, values in (
+                    *_optional_choices(choices),
+                    *_step_choices(choices, per_level=False),
+                )
             ),
         ]
 
@@ -104,20 +118,19 @@ class Head:
             check_patch_size(value)
         elif field == "bank_size":
             check_bank_size(value)
-            if is_integer(value) and value > MAX_CORESET_SAMPLE:
-                raise InputError(
-                    f"bank size is {value}, expected at most {MAX_CORESET_SAMPLE}, or None for all"
-                )
+        elif field in _OPTIONAL:
+            _OPTIONAL[field].check(value)
         else:
             STEPS[field].check(value)
 
     @classmethod
     def decode(cls, values: Mapping[str, Any]) -> Head:
         """Makes a head from gene values by field; values of per-level fields are tuples."""
-        core = {"patch_size", "bank_size"}
+        core = {"patch_size", "bank_size", *_OPTIONAL}
         return cls(
             patch_sizes=values["patch_size"],
             bank_size=values["bank_size"],
+            **{name: values[name] for name in _OPTIONAL if name in values},
             steps=Settings({name: value for name, value in values.items() if name not in core}),
         )
 
@@ -126,6 +139,7 @@ class Head:
         values: dict[str, Setting] = {
             "patch_size": self.patch_sizes,
             "bank_size": self.bank_size,
+            **{name: getattr(self, name) for name in _OPTIONAL},
         }
         for name in STEPS:
             step = STEPS[name]
@@ -141,8 +155,74 @@ class Head:
         """
         bank = "all patches" if self.bank_size is None else f"bank {self.bank_size}"
         pooled = [f"{name} p{size}" for name, size in zip(levels, self.patch_sizes, strict=True)]
+        options = [
+            option.words.format(getattr(self, name))
+            for name, option in _OPTIONAL.items()
+            if getattr(self, name) != option.off
+        ]
         steps = [STEPS[name].describe(value) for name, value in self.active_steps()]
-        return ", ".join([" + ".join(pooled), bank, *steps])
+        return ", ".join([" + ".join(pooled), bank, *options, *steps])
+
+    def to_json(self) -> dict[str, Any]:
+        """The head as JSON values, without what is off."""
+        options = {name: getattr(self, name) for name in _OPTIONAL}
+        return {
+            "patch_sizes": list(self.patch_sizes),
+            "bank_size": self.bank_size,
+            **{name: value for name, value in options.items() if value != _OPTIONAL[name].off},
+            "steps": Settings(self.steps).to_json(),
+        }
+
+
+def _check_neighbors(value: object) -> None:
+    if not is_integer(value) or not 1 <= value <= 16:
+        raise InputError(f"neighbors is {value!r}, expected an integer from 1 to 16")
+
+
+def _check_defects(value: object) -> None:
+    if value is not None and not (_is_number(value) and 0 < value <= 2):
+        raise InputError(f"defects is {value!r}, expected a weight above 0 and at most 2, or None")
+
+
+def _check_smoothing(value: object) -> None:
+    if not (_is_number(value) and 0 <= value <= 32):
+        raise InputError(f"smoothing is {value!r}, expected 0 to 32 pixels")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A field of the head that can be off.
+
+    Attributes:
+        off: The value that turns it off.
+        choices: Default choices of a search.
+        check: Raises InputError unless the field may have a value.
+        words: Describes a value.
+    """
+
+    off: Choice
+    choices: tuple[Choice, ...]
+    check: Callable[[object], None]
+    words: str
+
+
+_OPTIONAL = {
+    "neighbors": _Option(1, (1,), _check_neighbors, "{} neighbors"),
+    "defects": _Option(None, (None,), _check_defects, "known defects weighted {:g}"),
+    "smoothing": _Option(0, (0,), _check_smoothing, "smoothed by {:g} px"),
+}
+
+
+def _optional_choices(
+    choices: Mapping[str, Sequence[Choice]],
+) -> list[tuple[str, tuple[Choice, ...]]]:
+    """Names and choices of the optional fields to search."""
+    found = [(name, tuple(choices.get(name, o.choices))) for name, o in _OPTIONAL.items()]
+    return [(name, values) for name, values in found if values != (_OPTIONAL[name].off,)]
 
 
 def _step_choices(

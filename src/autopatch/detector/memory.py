@@ -1,4 +1,4 @@
-"""The memory bank: patch features of good images, and distances to them."""
+"""Memory banks: patch features, and distances to them."""
 
 from __future__ import annotations
 
@@ -8,51 +8,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopatch.kernels import NearestNeighborIndex, greedy_coreset, nearest_neighbors
-
-MAX_CORESET_SAMPLE = 50_000
-"""Largest number of patches that the greedy coreset chooses from; of more, a sample is drawn."""
+from autopatch.kernels import NearestNeighborIndex, mean_distances
 
 
 class MemoryBank(nn.Module):
-    """Patch features of good images.
+    """Patch features, and mean distances to the nearest of them.
 
     Only `.to()` and `load_state_dict` may change a bank; `load_state_dict` may change its number of
     rows. Both replace bank and screen in one step, so other threads may search meanwhile.
 
     Args:
-        bank: Patch features, `[N, D]`, float32.
+        bank: Patch features, `[N, D]`, float32. N may be 0; such a bank cannot be searched.
+        neighbors: Number of nearest rows whose distances are averaged; all if there are fewer.
 
     Attributes:
         bank: The patch features, a buffer.
         screen: `NearestNeighborIndex.screen` of the bank, a buffer that is not saved.
+        neighbors: See above.
     """
 
     bank: torch.Tensor
     screen: torch.Tensor | None
 
-    def __init__(self, bank: torch.Tensor) -> None:
+    def __init__(self, bank: torch.Tensor, *, neighbors: int = 1) -> None:
         super().__init__()
+        self.neighbors = neighbors
         self.register_buffer("bank", None)
         self.register_buffer("screen", None, persistent=False)
         self._set(bank)
 
-    @classmethod
-    def fit(cls, patches: torch.Tensor, *, bank_size: int | None, seed: int = 0) -> MemoryBank:
-        """Makes a bank of `bank_size` patches, chosen by greedy coreset.
-
-        Args:
-            patches: Features of good patches, `[M, D]`. The bank is on the same device.
-            bank_size: Number of patches to keep; None, or M or more, keeps all.
-            seed: Seed of the first patch of the coreset.
-        """
-        if bank_size is None or bank_size >= len(patches):
-            return cls(patches)
-        indices, _ = greedy_coreset(patches, bank_size, seed=seed)
-        return cls(patches[indices])
-
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Squared distance of each patch to its nearest neighbor in the bank.
+        """Mean squared distance of each patch to its nearest neighbors in the bank.
 
         Args:
             patches: `[M, D]`, float32.
@@ -60,19 +46,26 @@ class MemoryBank(nn.Module):
         Returns:
             `[M]`, float32.
         """
+        distances: torch.Tensor = mean_distances(patches, self.index, self.neighbors)
+        return distances
+
+    @property
+    def index(self) -> NearestNeighborIndex:
+        """The bank and its screen."""
         buffers = self._buffers  # read once: another thread may replace them
         bank, screen = buffers["bank"], buffers["screen"]
         assert bank is not None
-        index = NearestNeighborIndex.of_parts(bank, screen)
-        distances: torch.Tensor = nearest_neighbors(patches, index)[0]
-        return distances.squeeze(1)
+        return NearestNeighborIndex.of_parts(bank, screen)
 
     def __len__(self) -> int:
         return len(self.bank)
 
     def _set(self, bank: torch.Tensor) -> None:
-        index = NearestNeighborIndex(bank)
-        self._buffers = {"bank": index.bank, "screen": index.screen}
+        if len(bank):
+            index = NearestNeighborIndex(bank)
+            self._buffers = {"bank": index.bank, "screen": index.screen}
+        else:
+            self._buffers = {"bank": bank, "screen": None}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MemoryBank:
         before, bank = self.bank, fn(self.bank)

@@ -1,18 +1,29 @@
-"""From feature maps to anomaly maps: a head fitted on good images."""
+"""Fits a head on good images and turns feature maps into anomaly maps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autopatch.detector.extractor import PatchAggregator, grid, images_at_a_time
-from autopatch.detector.head import Head
-from autopatch.detector.memory import MAX_CORESET_SAMPLE, MemoryBank
+from autopatch.detector.coreset import CORESET_BYTES, Coreset, choose_coreset
+from autopatch.detector.extractor import (
+    GoodMaps,
+    PatchAggregator,
+    Repeatable,
+    batches_of,
+    grid,
+    images_at_a_time,
+)
+from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT, Head
+from autopatch.detector.known import DefectBank
+from autopatch.detector.memory import MemoryBank
 from autopatch.detector.steps import STEPS, ScoreTransform
+from autopatch.kernels import defect_scores
 
 _DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two calls of `told`
 
@@ -24,6 +35,8 @@ class FittedHead:
     Attributes:
         aggregator: Turns feature maps into patch features.
         memory: The memory bank; turns patch features into distances to good patches.
+        defects: The bank of known defects; empty if there are none.
+        radius: Every patch of the fit images lies within this distance of the memory bank.
         score_steps: Steps on the distances.
         map_steps: Steps on the anomaly maps.
         size: Side of the anomaly maps in pixels.
@@ -31,28 +44,42 @@ class FittedHead:
 
     aggregator: PatchAggregator
     memory: MemoryBank
+    defects: DefectBank
+    radius: float
     score_steps: nn.ModuleList
     map_steps: nn.ModuleList
     size: int
 
     @classmethod
     def of(
-        cls, head: Head, aggregator: PatchAggregator, memory: MemoryBank, size: int
+        cls,
+        head: Head,
+        aggregator: PatchAggregator,
+        bank: torch.Tensor,
+        *,
+        radius: float,
+        size: int,
     ) -> FittedHead:
-        """Makes the modules of a head. The steps on distances are not fitted yet.
+        """Makes the modules of a head that knows no defects. The steps on distances are not fitted
+        yet.
 
         Args:
             head: The settings.
             aggregator: Its aggregator.
-            memory: Its memory bank.
+            bank: Rows of the memory bank, `[N, D]`.
+            radius: Every patch of the fit images lies within this distance of the bank.
             size: Side of the anomaly maps in pixels.
         """
+        memory = MemoryBank(bank, neighbors=head.neighbors)
+        weight = DEFAULT_DEFECT_WEIGHT if head.defects is None else head.defects
         steps = [(STEPS[name], value) for name, value in head.active_steps()]
         scores = [step.scores(value, memory.bank.shape[1]) for step, value in steps]
         maps = [step.maps(value, size) for step, value in steps]
         return cls(
             aggregator=aggregator,
             memory=memory,
+            defects=DefectBank(bank[:0], weight=weight),
+            radius=radius,
             score_steps=nn.ModuleList(s for s in scores if s is not None).to(memory.bank.device),
             map_steps=nn.ModuleList(m for m in maps if m is not None).to(memory.bank.device),
             size=size,
@@ -79,7 +106,7 @@ class FittedHead:
             images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
         maps = []
         done = 0
-        for batch in _batches(feature_maps, images):
+        for batch in batches_of(feature_maps, images):
             patches: torch.Tensor = self.aggregator(batch)
             maps.append(self.score(patches.reshape(-1, height, width, patches.shape[1])))
             done += len(batch[0])
@@ -90,8 +117,8 @@ class FittedHead:
     def score(self, patches: torch.Tensor) -> torch.Tensor:
         """Anomaly maps of patch features.
 
-        The squared distances to the nearest neighbor in the bank go through the steps on distances,
-        are resized bilinearly, and go through the steps on anomaly maps.
+        The squared distances to the nearest neighbors in the bank, combined with those to known
+        defects, become anomaly maps as in `maps_of`.
 
         Args:
             patches: `[N, H, W, D]`, float32.
@@ -99,9 +126,35 @@ class FittedHead:
         Returns:
             `[N, size, size]`, float32.
         """
+        rows = patches.flatten(0, 2)
+        if len(self.defects):
+            scores: torch.Tensor = defect_scores(
+                rows,
+                self.memory.index,
+                self.defects.index,
+                weight=self.defects.weight,
+                usual=self.defects.usual,
+                neighbors=self.memory.neighbors,
+            )[0]
+        else:
+            scores = self.memory(rows)
+        return self.maps_of(patches, scores)
+
+    def maps_of(self, patches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Anomaly maps of scored patches.
+
+        The scores go through the steps on distances, are resized bilinearly, and go through the
+        steps on anomaly maps.
+
+        Args:
+            patches: `[N, H, W, D]`, float32.
+            scores: One score per patch, `[N * H * W]`.
+
+        Returns:
+            `[N, size, size]`, float32.
+        """
         count, height, width, _ = patches.shape
         rows = patches.flatten(0, 2)
-        scores: torch.Tensor = self.memory(rows)
         for step in self.score_steps:
             scores = step(rows, scores)
         maps = F.interpolate(
@@ -114,68 +167,65 @@ class FittedHead:
             maps = step(maps)
         return maps
 
+    def knowing(
+        self, good: torch.Tensor, defects: torch.Tensor, *, usual: float | None = None
+    ) -> FittedHead:
+        """The head with other rows; all else is shared.
+
+        Args:
+            good: Rows of the memory bank, `[N, D]`.
+            defects: Rows of the defect bank, `[F, D]`.
+            usual: Usual distance of good patches; unchanged if None.
+        """
+        usual = self.defects.usual if usual is None else usual
+        return replace(
+            self,
+            memory=MemoryBank(good, neighbors=self.memory.neighbors),
+            defects=DefectBank(defects, weight=self.defects.weight, usual=usual),
+        )
+
 
 def fit_head(
-    feature_maps: Sequence[torch.Tensor], head: Head, *, size: int, seed: int = 0
+    good: GoodMaps, head: Head, *, size: int, memory_bytes: int = CORESET_BYTES
 ) -> FittedHead:
     """Fits the steps and the memory bank of a head.
 
-    The bank keeps all patches if the bank size is None, or at least their number. Otherwise it is a
-    coreset of a random sample of at most `MAX_CORESET_SAMPLE` patches. The steps are fitted on the
-    same patches.
-
     Args:
-        feature_maps: Maps of good images, one tensor `[N, C_l, H_l, W_l]` per level, float32. The
-            result is on their device.
-        head: The settings. The bank size is at most `MAX_CORESET_SAMPLE`, or None.
+        good: Maps of good images. They are iterated once, and once more for each step that is
+            fitted. The result is on their device.
+        head: The settings.
         size: Side of the anomaly maps in pixels.
-        seed: Seed of the sample and of the first patch of the coreset.
+        memory_bytes: Memory for choosing the bank, see `choose_coreset`.
 
     Raises:
-        ValueError: The bank size is above `MAX_CORESET_SAMPLE`, and there are more patches.
+        ValueError: The memory is too small for the bank size.
     """
-    height, width = grid(feature_maps)
-    count = len(feature_maps[0]) * height * width
-    sample = torch.arange(count, device="cpu")
-    if head.bank_size is not None and head.bank_size < count:
-        if head.bank_size > MAX_CORESET_SAMPLE:
-            raise ValueError(
-                f"`bank_size` is {head.bank_size}, expected at most {MAX_CORESET_SAMPLE} or None "
-                "for all"
-            )
-        if count > MAX_CORESET_SAMPLE:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            order = torch.randperm(count, generator=generator, device="cpu")
-            sample = order[:MAX_CORESET_SAMPLE].sort().values
-    pooled = _sampled_patches(feature_maps, head.patch_sizes, sample)
-    aggregator = PatchAggregator.of(head, [m.shape[1] for m in feature_maps]).to(pooled.device)
-    patches = aggregator.fit(pooled)
-    memory = MemoryBank.fit(patches, bank_size=head.bank_size, seed=seed)
-    fitted = FittedHead.of(head, aggregator, memory, size)
+    aggregator, coreset = fit_patches(good, head, memory_bytes=memory_bytes)
+    return head_of_coreset(good, head, aggregator, coreset, size=size)
+
+
+def fit_patches(
+    good: GoodMaps, head: Head, *, memory_bytes: int = CORESET_BYTES
+) -> tuple[PatchAggregator, Coreset]:
+    """Fits the steps on features and chooses the coreset, see `fit_head`. Both depend only on patch
+    sizes, bank size and steps of the head."""
+    aggregator = PatchAggregator.of(head, good.channels)
+    pool = PatchAggregator(head.patch_sizes)
+    blocks = aggregator.fit(Repeatable(partial(map, pool, good.batches)))
+    coreset = choose_coreset(
+        blocks, head.bank_size, patches=good.patches, memory_bytes=memory_bytes
+    )
+    return aggregator.to(coreset.rows.device), coreset
+
+
+def head_of_coreset(
+    good: GoodMaps, head: Head, aggregator: PatchAggregator, coreset: Coreset, *, size: int
+) -> FittedHead:
+    """The fitted head whose bank is the first rows of a coreset, see `fit_head`."""
+    rows = coreset.rows[: head.bank_size]
+    fitted = FittedHead.of(head, aggregator, rows, radius=coreset.radius(len(rows)), size=size)
+    patches = Repeatable(partial(map, aggregator, good.batches))
     for step in fitted.score_steps:
         assert isinstance(step, ScoreTransform)
         step.fit(patches)
     return fitted
-
-
-def _batches(
-    feature_maps: Sequence[torch.Tensor], size: int | None = None
-) -> list[tuple[torch.Tensor, ...]]:
-    size = size or images_at_a_time(feature_maps[0].device)
-    return list(zip(*(m.split(size) for m in feature_maps), strict=True))
-
-
-def _sampled_patches(
-    feature_maps: Sequence[torch.Tensor], patch_sizes: Sequence[int], sample: torch.Tensor
-) -> torch.Tensor:
-    """Pooled features of the patches with the sorted numbers `sample`; others are dropped early."""
-    pooled = PatchAggregator(patch_sizes)
-    rows = []
-    first = 0
-    for batch in _batches(feature_maps):
-        patches = pooled(batch)
-        bounds = torch.searchsorted(sample, sample.new_tensor([first, first + len(patches)]))
-        chosen = sample[bounds[0] : bounds[1]] - first
-        rows.append(patches if len(chosen) == len(patches) else patches[chosen.to(patches.device)])
-        first += len(patches)
-    return torch.cat(rows)

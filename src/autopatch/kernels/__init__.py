@@ -2,7 +2,10 @@
 
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
-- `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank.
+- `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank; `mean_distances`: mean
+  over several neighbors.
+- `defect_scores`: scores from the distances to good patches and to known defects;
+  `combined_scores`: the same from given distances.
 - `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets and
   CUDA support.
 - `pixel_metrics`, `region_weighted_average_precision`: metrics of anomaly maps.
@@ -15,6 +18,7 @@ avx512_vnni) lowers the instruction set of the CPU kernels.
 
 from autopatch.kernels.aggregate import aggregate_patches
 from autopatch.kernels.coreset import greedy_coreset
+from autopatch.kernels.defects import combined_scores, defect_scores, mean_distances
 from autopatch.kernels.device import NativeInfo, native_info, usable_device
 from autopatch.kernels.metrics import (
     PixelMetrics,
@@ -28,7 +32,10 @@ __all__ = [
     "NearestNeighborIndex",
     "PixelMetrics",
     "aggregate_patches",
+    "combined_scores",
+    "defect_scores",
     "greedy_coreset",
+    "mean_distances",
     "native_info",
     "nearest_neighbors",
     "pixel_metrics",

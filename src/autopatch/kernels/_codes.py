@@ -32,7 +32,10 @@ _OF_FEATURE = 0.05
 _FEW_QUERIES = 64
 _FEW_PAIRS = 2**21
 
-_CORESET_BYTES = 63 * 2**20  # working memory of a coreset
+# Working memory of a coreset in all, or per row if that is more. Without codes, a coreset of a
+# million rows takes 15 times as long.
+_CORESET_BYTES = 63 * 2**20
+_CORESET_BYTES_PER_ROW = 120
 
 # The native module reads float32 in host memory, whatever torch's default dtype and device are.
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
@@ -84,7 +87,8 @@ def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
     rows = features.shape[0]
     if not worth_a_screen(count, features):
         return None
-    max_width = _C.coreset_width_within(_CORESET_BYTES, rows, count) // 16 * 16
+    working_memory = max(_CORESET_BYTES, _CORESET_BYTES_PER_ROW * rows + 40 * count)
+    max_width = _C.coreset_width_within(working_memory, rows, count) // 16 * 16
     if max_width < _WIDTHS[0]:
         return None
     return choose_coding(features, min(max_width, _C.max_screen_width))

@@ -26,8 +26,8 @@ def greedy_coreset(
     The picks are therefore the same on every CPU and GPU, with any number of threads.
 
     Most distances are skipped, because 8-bit codes of the rows prove that they are too large to
-    matter. On a CPU the working memory is at most 64 MiB for up to a million rows. The more rows,
-    the fewer codes per row; above about 700,000 rows there are no codes, which is slower. On a GPU
+    matter. On a CPU the working memory is at most 64 MiB, or, if that is more, 128 bytes for each
+    row and 40 bytes for each pick. On a GPU
     the working memory is D + 16 bytes per row, and one kernel makes all picks.
 
     Args:

@@ -62,7 +62,6 @@ def import_study(
     shots: int = 1,
     seed: int = 0,
     split_seed: int | None = None,
-    bank_seed: int | None = None,
     reserve: int = 4,
     protocol: str = "autopatch",
     legacy_order: StrPath | None = None,
@@ -90,7 +89,6 @@ def import_study(
         shots: Validation images of each anomaly type, at least 1.
         seed: Seed of random weights; also of the split and the banks, unless they have their own.
         split_seed: Seed of the split; `seed` if None.
-        bank_seed: Seed of the memory banks; `seed` if None.
         reserve: Images of each anomaly type to keep out of the test set.
         protocol: Split protocol: "autopatch", as published, or "random".
         legacy_order: Text file with the names of the good images, in the order to use.
@@ -142,7 +140,6 @@ def import_study(
         inputs,
         plan,
         PUBLISHED,
-        own_seed("bank_seed", bank_seed, seed),
         machine=machine,
         resume=resume,
         progress=progress,

@@ -63,7 +63,6 @@ class Report:
         random_features: Whether the weights are random.
         split: Roles of the images.
         seed: Seed of the optimizer.
-        bank_seed: Seed of the memory banks.
         evaluations: Number of architectures to evaluate.
         objectives: Objectives of the search; the first is the cost, the last the quality.
         optimizer: The optimizer, in words.
@@ -82,7 +81,6 @@ class Report:
     random_features: bool
     split: Split
     seed: int
-    bank_seed: int
     evaluations: int
     objectives: Sequence[Objective]
     optimizer: str
@@ -368,7 +366,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("objectives", f"{others} and {quality}" if others else quality),
         ("optimizer", report.optimizer),
         ("evaluations requested", str(report.evaluations)),
-        ("seed", f"{report.seed} (memory banks: {report.bank_seed})"),
+        ("seed", str(report.seed)),
         (
             "split",
             f"{order}; {split.shots} shots and {split.reserve} reserve images per anomaly type",

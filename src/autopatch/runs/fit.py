@@ -55,7 +55,7 @@ def fit_images(
             setting if None.
         bank_size: Number of patches in the memory bank; 10 % of all, as in PatchCore, if None.
         false_alarm_rate: Share of good images that may be called anomalous.
-        seed: Seed of the choice of held-out images, the memory bank, and random weights.
+        seed: Seed of the choice of held-out images, and of random weights.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`.

@@ -52,7 +52,7 @@ def is_run(path: StrPath) -> bool:
 
 @contextmanager
 def open_search(
-    path: Path, inputs: Inputs, plan: Plan, *, bank_seed: int, resume: bool, lock: bool = True
+    path: Path, inputs: Inputs, plan: Plan, *, resume: bool, lock: bool = True
 ) -> Iterator[Study]:
     """Opens the record of a search in a run folder, and locks the folder.
 
@@ -62,7 +62,6 @@ def open_search(
         plan: Settings of the search. The weights, split, seeds, digest of the images and software
             versions are added to them. The paths of data and weights are stored but may differ on
             resume.
-        bank_seed: Seed of the memory banks.
         resume: Whether to continue the search in an existing folder; if False, a new one is
             created.
         lock: Whether to lock the folder.
@@ -84,8 +83,8 @@ def open_search(
             "source": source.settings(),
             **inputs.request.settings(),
             **inputs.findings.reading.to_json(),
-            # In a group, so that `seed` is compared before the seeds that default to it.
-            "seeds": {"split_seed": inputs.request.seed, "bank_seed": bank_seed},
+            # In a group, so that `seed` is compared before the seed that defaults to it.
+            "seeds": {"split_seed": inputs.request.seed},
             "data_digest": manifest.digest,
             "weights_sha256": inputs.supernet.weights_sha256,
             "versions": versions(plan.sampler),

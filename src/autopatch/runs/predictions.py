@@ -197,4 +197,4 @@ def _file(folder: Path, kind: str, name: Path, suffix: str) -> Path:
 
 def color_scale(detector: Detector) -> ColorScale:
     """The color scale of a detector, set by its calibration images."""
-    return ColorScale.fit(np.array([detector.usual_distance]), detector.threshold.value)
+    return ColorScale.fit(np.array([detector.usual_score]), detector.threshold.value)

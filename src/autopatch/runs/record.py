@@ -52,7 +52,6 @@ class RunRecord:
         space: The search space.
         objectives: Objectives of the search; the first is the cost, the last the quality.
         seed: Seed of the optimizer and of random weights.
-        bank_seed: Seed of the memory banks.
         evaluations: Number of architectures to evaluate.
         split: Roles of the images.
         reading: How image and mask files become pixels.
@@ -68,7 +67,6 @@ class RunRecord:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
-    bank_seed: int
     evaluations: int
     split: Split
     reading: Reading
@@ -105,7 +103,6 @@ class RunRecord:
             library = next(iter(versions))
             optimizer = f"{settings['sampler']} ({library} {versions[library]})"
             numbers = {name: int(settings[name]) for name in ("seed", "evaluations")}
-            numbers["bank_seed"] = int(settings["seeds"]["bank_seed"])
             digest = str(settings["data_digest"])
             reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             weights_sha256 = str(settings["weights_sha256"])
@@ -267,7 +264,7 @@ class RunRecord:
             architecture=architecture,
             calibration=[sample.image for sample in self.split.calibration],
             false_alarm_rate=false_alarm_rate,
-            seed=self.bank_seed,
+            defects=self.split.validation if architecture.head.defects else (),
             data_digest=self.data_digest,
             reading=self.reading,
             warn=False,  # the search has warned about these images

@@ -49,7 +49,6 @@ def write_run_report(
         random_features=supernet.random_features,
         split=run.split,
         seed=run.seed,
-        bank_seed=run.bank_seed,
         evaluations=run.evaluations,
         objectives=run.objectives,
         optimizer=run.optimizer,

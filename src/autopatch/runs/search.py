@@ -84,7 +84,6 @@ def run_search(
     evaluations: int = 60,
     seed: int = 0,
     split_seed: int | None = None,
-    bank_seed: int | None = None,
     population: int = 12,
     reserve: int = 4,
     protocol: str = "random",
@@ -124,10 +123,8 @@ def run_search(
         fixed: Fixed values by gene, or by field for all of its genes.
         shots: Validation images of each anomaly type, at least 1.
         evaluations: Number of architectures to evaluate.
-        seed: Seed of the optimizer and of random weights; by default also of the split and the
-            memory banks.
+        seed: Seed of the optimizer and of random weights; by default also of the split.
         split_seed: Seed of the split; `seed` if None.
-        bank_seed: Seed of the memory banks; `seed` if None.
         population: Architectures per generation.
         reserve: Images of each anomaly type that are never in the test set.
         protocol: How to split: "random", or "autopatch" as published.
@@ -212,7 +209,6 @@ def run_search(
         inputs,
         plan,
         searched,
-        own_seed("bank_seed", bank_seed, seed),
         machine=machine,
         resume=resume,
         progress=progress,
@@ -224,7 +220,6 @@ def perform_search(
     inputs: Inputs,
     plan: Plan,
     preset: Preset,
-    bank_seed: int,
     *,
     machine: Machine,
     resume: bool,
@@ -237,7 +232,6 @@ def perform_search(
         inputs: Images and backbones.
         plan: Settings of the search.
         preset: The preset of the space.
-        bank_seed: Seed of the memory banks.
         machine: How to evaluate candidates.
         resume: Whether to continue the search in the folder.
         progress: Called after every candidate.
@@ -265,16 +259,15 @@ def perform_search(
         fit=split.fit,
         scored=(*split.holdout, *split.validation),
         objectives=plan.objectives,
-        seed=bank_seed,
+        shots=split.validation,
+        held_out=split.holdout,
         cache_bytes=cache_bytes(machine.cache_gib),
         reading=inputs.findings.reading,
         device=machine.device,
         progress=told.candidate,
     )
     _warn_of_large_maps(evaluator, space, supernet, machine.cache_gib)
-    with open_search(
-        out, inputs, plan, bank_seed=bank_seed, resume=resume, lock=machine.lock
-    ) as study:
+    with open_search(out, inputs, plan, resume=resume, lock=machine.lock) as study:
         told.start(sum(trial.counts for trial in study.trials()), plan.total)
         front = search(
             evaluator,

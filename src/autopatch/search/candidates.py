@@ -16,8 +16,9 @@ from autopatch.data import (
     Sample,
     load_masks,
 )
-from autopatch.detector import Architecture, fit_head, score_maps
+from autopatch.detector import Architecture, GoodMaps, head_of_coreset, score_maps
 from autopatch.progress import Progress
+from autopatch.search.coresets import Coresets
 from autopatch.search.evaluation import CallbackError, Evaluation
 from autopatch.search.feature_maps import FeatureMaps
 from autopatch.search.objectives import (
@@ -26,6 +27,7 @@ from autopatch.search.objectives import (
     measure_objectives,
     resolve_objectives,
 )
+from autopatch.search.shots import Shots
 from autopatch.supernet import Supernet
 
 
@@ -36,9 +38,11 @@ class CandidateEvaluator:
         supernet: The supernet.
         fit: Good images for the bank.
         scored: Labeled images for the metrics.
+        shots: Anomalous images that candidates with a weight for known defects keep; see `Shots`.
+        held_out: Good images outside `fit`, which show the usual distances of good patches; needed
+            with shots.
         objectives: What an evaluation measures; the objectives of the supernet's default preset if
             None.
-        seed: Seed of the bank's sample and coreset.
         evaluation_size: Side in pixels of the maps and masks that are compared, for every image
             size.
         cache_bytes: Maximum size of the feature-map cache in bytes.
@@ -54,8 +58,9 @@ class CandidateEvaluator:
         *,
         fit: Sequence[Sample],
         scored: Sequence[Sample],
+        shots: Sequence[Sample] = (),
+        held_out: Sequence[Sample] = (),
         objectives: Sequence[Objective] | None = None,
-        seed: int = 0,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
         reading: Reading = DEFAULT_READING,
@@ -63,20 +68,26 @@ class CandidateEvaluator:
         progress: Progress | None = None,
     ) -> None:
         self._supernet = supernet
-        self._fit_images = len(fit)
+        others = list(dict.fromkeys([*scored, *shots, *held_out]))
+        self._of_fit = range(len(fit))
+        place = {sample: len(fit) + index for index, sample in enumerate(others)}
+        self._of_scored, self._of_shots, self._of_held_out = (
+            [place[sample] for sample in part] for part in (scored, shots, held_out)
+        )
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size, reading).to(device)
         self._feature_maps = FeatureMaps(
             supernet,
             fit=fit,
-            scored=scored,
+            scored=others,
             cache_bytes=cache_bytes,
             reading=reading,
             device=device,
         )
         self._cache_bytes = cache_bytes
         self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
-        self._seed = seed
+        self._coresets = Coresets()
+        self._shots = Shots(shots, scored, reading)
         self._told = None if progress is None else partial(_report, progress)
         self._evaluation_size = evaluation_size
         self._scored: dict[Architecture, Evaluation] = {}
@@ -101,7 +112,7 @@ class CandidateEvaluator:
             CallbackError: If `progress` raises an exception.
         """
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
-        patches = self._fit_images * height * width
+        patches = len(self._of_fit) * height * width
         head = architecture.head
         if head.bank_size is not None and head.bank_size >= patches:
             architecture = replace(architecture, head=replace(head, bank_size=None))
@@ -113,14 +124,23 @@ class CandidateEvaluator:
         started = self._now()
         maps = self._feature_maps.get(architecture)
         seen = self._now()
-        head = fit_head(
-            [m[: self._fit_images] for m in maps],
-            architecture.head,
-            size=self._evaluation_size,
-            seed=self._seed,
+        good = GoodMaps.of(_taken(maps, self._of_fit))
+        aggregator, coreset = self._coresets.get(architecture, good)
+        head = head_of_coreset(
+            good, architecture.head, aggregator, coreset, size=self._evaluation_size
         )
         fitted = self._now()
-        anomaly_maps = head.anomaly_maps([m[self._fit_images :] for m in maps], self._told)
+        scored = _taken(maps, self._of_scored)
+        if architecture.head.defects is None or not len(self._shots):
+            anomaly_maps = head.anomaly_maps(scored, self._told)
+        else:
+            head, anomaly_maps = self._shots.anomaly_maps(
+                head,
+                scored,
+                shots=_taken(maps, self._of_shots),
+                held_out=_taken(maps, self._of_held_out),
+                told=self._told,
+            )
         compared = self._now()
         metrics = score_maps(anomaly_maps, self._masks, self._types)
         candidate = FittedCandidate(
@@ -152,3 +172,11 @@ def _report(progress: Progress, done: int, total: int) -> None:
         progress("nearest neighbors", done, total)
     except Exception as error:
         raise CallbackError(error) from error
+
+
+def _taken(maps: Sequence[torch.Tensor], images: Sequence[int]) -> list[torch.Tensor]:
+    """The maps of some images; without a copy if the images are successive."""
+    first = images[0] if images else 0
+    if list(images) == list(range(first, first + len(images))):
+        return [m[first : first + len(images)] for m in maps]
+    return [m[torch.tensor(images)] for m in maps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -24,8 +24,13 @@ class FeatureTransform(nn.Module):
 
     out_features: int
 
-    def fit(self, patches: torch.Tensor) -> None:
-        """Sets the buffers from features of good patches, `[M, D]`."""
+    def fit(self, patches: Iterable[torch.Tensor]) -> None:
+        """Sets the buffers from the features of all good patches.
+
+        Args:
+            patches: Blocks `[M_i, D]`. They can be iterated several times; each time they are
+                computed anew, which may take as long as running the backbone.
+        """
 
 
 class ScoreTransform(nn.Module):
@@ -34,8 +39,13 @@ class ScoreTransform(nn.Module):
     A new module is not fitted, but its buffers have their final shapes.
     """
 
-    def fit(self, patches: torch.Tensor) -> None:
-        """Sets the buffers from features of good patches, `[M, D]`."""
+    def fit(self, patches: Iterable[torch.Tensor]) -> None:
+        """Sets the buffers from the features of all good patches.
+
+        Args:
+            patches: Blocks `[M_i, D]`. They can be iterated several times; each time they are
+                computed anew, which may take as long as running the backbone.
+        """
 
 
 class Step(ABC):
