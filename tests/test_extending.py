@@ -80,11 +80,11 @@ def test_a_step_changes_maps_and_nothing_when_off(parts: Path) -> None:
     architecture = plain.architecture
     json = architecture.to_json()
     off = type(architecture).from_json(
-        {**json, "head": {**json["head"], "steps": {"smoothing": 1}}}
+        {**json, "head": {**json["head"], "steps": {"box_filter": 1}}}
     )
     assert off == architecture
     smooth = type(architecture).from_json(
-        {**json, "head": {**json["head"], "steps": {"smoothing": 5}}}
+        {**json, "head": {**json["head"], "steps": {"box_filter": 5}}}
     )
     smoothed = Detector.fit(good, architecture=smooth)
     expected = torch.nn.functional.avg_pool2d(plain.predict(good).anomaly_map, 5, 1, 2)

@@ -9,12 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from autopatch.data import (
-    Reading,
-    Sample,
-    load_masks,
-    read_mask,
-)
+from autopatch.data import Cells, Reading, Sample, load_masks, read_mask, to_mask
 from autopatch.data.masks import resize_mask
 from autopatch.errors import InputError
 
@@ -250,3 +245,72 @@ def test_masks_of_their_own_size_and_larger_ones() -> None:
 
 def label_count(mask: np.ndarray) -> int:
     return int(ndimage.label(mask, np.ones((3, 3)))[1])
+
+
+def cells_of(pixels, height, width):
+    mask = Image.fromarray(np.asarray(pixels, np.uint8) * np.uint8(255))
+    return Cells.of(mask, height, width)
+
+
+def test_cells_that_are_half_anomalous():
+    pixels = np.zeros((40, 40), bool)
+    pixels[8:16, 8:14] = True  # of cells of 4 pixels: 2 x 1 whole ones, and 2 x 1 by half
+    cells = cells_of(pixels, 10, 10)
+    expected = np.zeros((10, 10), bool)
+    expected[2:4, 2:4] = True
+    assert np.array_equal(cells.anomalous, expected)
+    assert not cells.good[0:6, 0:6].any()  # up to two cells away
+    assert cells.good[6:].all()
+    assert cells.good[:, 6:].all()
+
+
+def test_a_region_smaller_than_a_cell_has_its_most_covered_cells():
+    pixels = np.zeros((40, 40), bool)
+    pixels[1, 1:6] = True  # three pixels in one cell, two in the next
+    pixels[30:38, 20:36] = True
+    cells = cells_of(pixels, 10, 10)
+    assert cells.anomalous[0].tolist() == [True] + [False] * 9
+    assert cells.anomalous[8, 5:9].all()
+    assert cells.anomalous[7:10].sum() == 3 * 4  # rows 7 and 9 are covered by half
+
+
+def test_cells_of_a_mask_of_another_shape():
+    pixels = np.zeros((30, 70), bool)
+    pixels[:, 35:] = True
+    cells = cells_of(pixels, 7, 14)
+    assert np.array_equal(cells.anomalous, np.arange(14)[None].repeat(7, 0) >= 7)
+    assert np.array_equal(cells.good, np.arange(14)[None].repeat(7, 0) < 5)
+
+
+def test_every_cell_of_a_good_image_is_good():
+    cells = Cells.of(None, 3, 4)
+    assert cells.good.shape == cells.anomalous.shape == (3, 4)
+    assert cells.good.all()
+    assert not cells.anomalous.any()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.array([[0, 3], [3, 0]]),
+        np.array([[False, True], [True, False]]),
+        torch.tensor([[0, 1], [1, 0]]),
+        Image.fromarray(np.array([[0, 9], [9, 0]], np.uint8)),
+    ],
+)
+def test_masks_in_memory(mask):
+    assert np.asarray(to_mask(mask)).tolist() == [[0, 255], [255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((2, 2)), r"m has shape \[2, 2\] and dtype float64, expected \[H, W\] of bools"),
+        (np.zeros((2, 2, 3), np.uint8), r"m has shape \[2, 2, 3\]"),
+        (np.zeros((2, 2), bool), "m: no anomalous pixel in the mask"),
+        (np.array([[0, 1], [2, 0]]), "m: the mask is not binary, 3 different values"),
+    ],
+)
+def test_masks_in_memory_that_are_refused(mask, message):
+    with pytest.raises(InputError, match=message):
+        to_mask(mask, name="m")

@@ -10,8 +10,8 @@ import pytest
 from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
 from autopatch.genes import Gene, Settings
-from autopatch.search import SearchSpace, compose_genes, compose_space
-from autopatch.supernet import Backbone, Preset, load_supernet
+from autopatch.search import SearchSpace, compose_genes
+from autopatch.supernet import Backbone, Preset
 
 SIZES = (
     Gene("image_size", (64, 96), "input", "image_size"),
@@ -432,9 +432,3 @@ def test_choices_that_do_not_fit(choices: dict[str, Any], message: str) -> None:
     backbone = [Gene("use_0", (False, True), "backbone", "level", 0, per_level="{}_0")]
     with pytest.raises(InputError, match=message):
         compose_genes("x", backbone, preset=Preset(own=("image_size",)), choices=choices)
-
-
-def test_banks_that_no_coreset_can_have() -> None:
-    supernet = load_supernet("timm:mobilenetv2_050", "random")
-    with pytest.raises(InputError, match="bank size is 60000, expected at most 50000, or None"):
-        compose_space(supernet, choices={"bank_size": (500, 60_000)})

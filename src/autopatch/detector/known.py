@@ -265,7 +265,7 @@ def know(
         calibration: Pixels of the calibration images, uint8 `[n, 3, S, S]`.
         reader: Reads the images.
         reading: How image and mask files become pixels.
-        told: Called after every batch with the number of images done, and their total.
+        told: Called after every image with the number of images done, and their total.
 
     Raises:
         InputError: An image or a mask cannot be read, their sizes differ, or an image is also a
@@ -275,12 +275,14 @@ def know(
     images = [example.image for example in added]
     digests = image_digests(images, reading.exif)
     _refuse_calibration_images(added, reader, preparation, calibration)
-    patches: list[KnownPatches] = []
-    for maps in feature_maps(subnet, preparation, images, told, reader=reader):
-        height, width = grid(maps)
-        for rows in aggregator(maps).split(height * width):
-            cells = Cells.of(masks[len(patches)], height, width)
-            patches.append(KnownPatches.of(rows, cells, memory, radius))
+    patches = []
+    for done, (image, mask) in enumerate(zip(images, masks, strict=True), start=1):
+        # One at a time: the images of a batch change each other's features by rounding.
+        (maps,) = feature_maps(subnet, preparation, [image], reader=reader)
+        cells = Cells.of(mask, *grid(maps))
+        patches.append(KnownPatches.of(aggregator(maps), cells, memory, radius))
+        if told is not None:
+            told(done, len(images))
     known = [
         KnownImage(e.name, e.type, digest.hex(), len(p.good), len(p.defects))
         for e, digest, p in zip(added, digests, patches, strict=True)

@@ -108,6 +108,9 @@ class Step(ABC):
         return None
 
 
+_FIELDS = ("patch_size", "patch_sizes", "bank_size", "steps", "neighbors", "defects", "smoothing")
+
+
 class StepRegistry(Registry[Step]):
     """Steps by the name of their gene. Iterates in the order in which steps run."""
 
@@ -117,6 +120,8 @@ class StepRegistry(Registry[Step]):
         Raises:
             InputError: The name or the order is taken, or the order is missing.
         """
+        if name in _FIELDS:
+            raise InputError(f"step {name!r}: the head has a field of this name")
         order = getattr(entry, "order", None)
         if not is_integer(order):
             raise InputError(f"step {name!r}: order is {order!r}, expected an integer")
