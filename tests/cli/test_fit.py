@@ -46,6 +46,27 @@ def test_good_images_are_enough(autopatch, good, textures, tmp_path):
     assert err == f"autopatch: {out}: exists; remove it or give another --out\n"
 
 
+def test_defects_are_added(autopatch, good, textures, tmp_path):
+    out, updated = tmp_path / "d.safetensors", tmp_path / "e.safetensors"
+    small = (*WEIGHTS, "--bank-size", 50)
+    code, said, err = autopatch("fit", good, *small, "--defects", textures, "--out", out)
+    assert code == 0, err
+    known = Detector.load(out).known
+    assert f"knows {len(known)} defects (" in said
+    code, said, err = autopatch(
+        "update", out, "--remove", known[0].name, "--good", textures / "test" / "good",
+        "--out", updated,
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"knows {len(known) - 1} defects (" in said
+    assert "further good image" in said
+    assert f"known: {known[1].name}" in said
+    assert f"written: {updated}" in said
+    code, _, err = autopatch("update", out, "--out", tmp_path / "f.safetensors")
+    assert code == 2
+    assert "nothing to change, expected --defects, --good or --remove; known images: " in err
+
+
 def test_the_command_is_one_call(autopatch, good, tmp_path):
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     assert autopatch("fit", good, *WEIGHTS, "--seed", 3, "--out", one)[0] == 0

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from autopatch.data import Split
+from autopatch.detector import TypeResult
 from autopatch.errors import InputError
 from autopatch.report import Candidate, Cases, Failure, Report, write_report
 from autopatch.search.objectives import Objective
@@ -173,6 +174,20 @@ def test_the_table_holds_the_front_and_the_patchcore_setting(
     assert rows[4]["validation_rwAP"] == ""
     assert rows[4]["test_rwAP"] == "0.349"
     assert rows[0]["validation_AUROC"] == ""
+
+
+def test_what_known_defects_are_worth(make_report: MakeReport, tmp_path: Path) -> None:
+    known = {
+        "known": "knows 2 defects (2 crack)",
+        "types": [TypeResult("crack", known=2, seen=0.6, unseen=0.523, without=0.4)],
+        "fitted": "a detector",
+    }
+    write_report(tmp_path / "report", make_report(**known))
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "The detector knows 2 defects (2 crack)." in page
+    assert "<td>2</td><td>60.0</td><td>52.3</td><td>40.0</td>" in page
+    write_report(tmp_path / "other", make_report())
+    assert "known images" not in (tmp_path / "other" / "report.html").read_text()
 
 
 def test_the_table_without_tests_has_no_test_columns(

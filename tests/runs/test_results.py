@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from autopatch.data import draw_textures
-from autopatch.detector import Detector
+from autopatch.data import draw_textures, load_masks
+from autopatch.detector import Detector, score_maps
 from autopatch.errors import InputError
 from autopatch.runs import Run, TestResults, report, run_search, write_predictions
 from autopatch.runs.results import evaluate_run
@@ -52,6 +52,35 @@ def test_results(finished):
     page = finished.report().read_text()
     assert found.rows[0].label in page
     assert finished.report_path.is_file()
+
+
+def test_results_of_a_detector_with_known_defects(finished):
+    architecture = finished.pick.architecture
+    architecture = replace(architecture, head=replace(architecture.head, defects=0.5))
+    detector = finished.fit(architecture)
+    shots = finished.split.validation
+    assert [image.type for image in detector.known] == [shot.type for shot in shots]
+    found = finished.evaluate()
+    assert TestResults.load(finished.path) == found
+    assert [row.type for row in found.types] == sorted({shot.type for shot in shots})
+    assert [row.known for row in found.types] == [1, 1, 1]
+    good = [sample for sample in finished.split.test if not sample.label]
+    for row in found.types:
+        scored = [*good, *(s for s in finished.split.test if s.type == row.type)]
+        masks = load_masks(scored, 224, finished.reading)
+        without = Detector.load(finished.detector_path)
+        expected = []
+        for names in ([], [i.name for i in without.known if i.type == row.type], "all"):
+            without.update(remove=[i.name for i in without.known] if names == "all" else names)
+            maps = without.predict([s.image for s in scored]).anomaly_map
+            expected.append(score_maps(maps, masks, [s.type for s in scored])["rwAP"])
+        assert [row.seen, row.unseen, row.without] == pytest.approx(expected)
+    page = finished.report().read_text()
+    assert "The detector knows 3 defects (1 hole, 1 scratch, 1 stain)." in page
+    assert "without this type" in page
+    # The results are not those of a detector that knows other images.
+    detector.update(remove=[detector.known[0].name])
+    assert not found.belongs_to(detector)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,50 @@ command()(fit)
 
 
 @command()
+def update(
+    detector: Annotated[Path, typer.Argument(help="File written by `fit`.", metavar="DETECTOR")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    defects: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with images of defects, and their masks beside them (NAME.png, "
+            "NAME_mask.png)."
+        ),
+    ] = None,
+    good: Annotated[
+        list[Path] | None,
+        typer.Option(help="Good image, or folder of good images; may be given several times."),
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a known image to remove; may be given several times."),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Adds defects that were missed, and good parts that were called anomalous, to a detector.
+
+    The threshold is set anew. Images that were added can be removed again.
+    """
+    from autopatch.runs import update_detector
+
+    with progress() as report:
+        updated = update_detector(
+            detector,
+            out,
+            defects=defects,
+            good=good or (),
+            remove=remove or (),
+            device=device,
+            progress=report,
+        )
+    for image in updated.known:
+        note(f"known: {image.name}")
+    note(updated.describe_known())
+    note(updated.threshold.describe())
+    note(f"written: {out}")
+
+
+@command()
 def predict(
     detector: Annotated[Path, typer.Argument(help="File written by `fit`.", metavar="DETECTOR")],
     images: Annotated[

@@ -51,6 +51,13 @@ def fit(
             help="Good images: number of patches in the memory bank; default: 10 % of all."
         ),
     ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option(
+            help="Good images: folder with images of known defects, and their masks beside them "
+            "(NAME.png, NAME_mask.png)."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Good images: seed of all random choices; default: 0.")
     ] = None,
@@ -84,7 +91,8 @@ def fit(
 
     If FOLDER was written by `search`, this fits the pick of the search on the good images of its
     data set. If FOLDER holds good images, this fits the PatchCore baseline on four fifths of
-    them and sets the threshold on the rest; no anomalies or masks are needed.
+    them and sets the threshold on the rest; no anomalies or masks are needed. With --defects, the
+    detector also knows the defects in another folder.
     """
     from autopatch.runs import Run, fit_images, is_run
 
@@ -97,6 +105,7 @@ def fit(
     of_images = {
         "space": space,
         "bank_size": bank_size,
+        "defects": defects,
         "seed": seed,
         "mean": mean,
         "std": std,
@@ -136,6 +145,7 @@ def fit(
             weights=weights or "auto",
             architecture=architecture,
             bank_size=bank_size,
+            defects=defects,
             false_alarm_rate=false_alarm_rate,
             seed=seed or 0,
             mean=floats("--mean", mean),
@@ -153,5 +163,6 @@ def fit(
 def _print(detector: Detector, file: Path) -> None:
     note(f"{detector.total_flops / 1e9:.2f} GFLOP per image, nearest neighbors included")
     note(f"backbone: {detector.provenance}")
+    note(detector.describe_known())
     note(detector.threshold.describe())
     note(f"written: {file}")

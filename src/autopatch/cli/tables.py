@@ -60,6 +60,19 @@ def print_results(run: Run, results: TestResults) -> None:
             for row in results.rows
         ],
     )
+    if results.types:
+        table(
+            "Known defects: rwAP of the fitted detector on the test set, by anomaly type",
+            ["type", "known images", "all known", "without this type", "none known"],
+            [
+                [
+                    row.type,
+                    str(row.known),
+                    *(f"{100 * value:.1f}" for value in (row.seen, row.unseen, row.without)),
+                ]
+                for row in results.types
+            ],
+        )
     for row in results.rows:
         if row.kind in _KINDS:
             note(f"{_KINDS[row.kind]}: {row.label}")

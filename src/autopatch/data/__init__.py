@@ -6,6 +6,7 @@
 - `walker`: finds image files in folders and reports the files that it skipped.
 - `checks`: `check`, `check_folder` and `require_valid` decode and compare all images and masks.
 - `duplicates`: `Duplicates`, images that show the same picture.
+- `defects`: `defect_samples`, images of known defects and their masks in a folder.
 - `folders`: `folder_images`, images of a folder of any layout; `named_images`, the names of their
   results.
 - `reading`: `Reading`, the settings that turn files into pixels; `ImageInput`, files, PIL images,
@@ -25,6 +26,7 @@
 from __future__ import annotations
 
 from autopatch.data.checks import CheckedFolder, Findings, check, check_folder, require_valid
+from autopatch.data.defects import defect_samples
 from autopatch.data.digest import (
     Manifest,
     ManifestEntry,
@@ -81,6 +83,7 @@ __all__ = [
     "check",
     "check_folder",
     "decide",
+    "defect_samples",
     "draw_textures",
     "folder_images",
     "image_digests",

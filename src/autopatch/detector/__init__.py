@@ -9,11 +9,14 @@
 - `cut_subnet`: the extracted subnet of an architecture. `feature_maps`, `stack_maps`: its feature
   maps of images.
 - `patchcore_architecture`: the PatchCore baseline.
-- `score_maps`: metrics of anomaly maps on labeled images.
+- `score_maps`: metrics of anomaly maps on labeled images. `score_by_type`: what known defects are
+  worth for each type of anomaly.
+- `Defect`, `Known`, `KnownImage`, `KnownPatches`, `DefectBank`: known defects.
 - `Threshold`, `calibrate`: the score above which an image is called anomalous.
 """
 
 from autopatch.detector.architecture import Architecture
+from autopatch.detector.by_type import TypeResult, score_by_type
 from autopatch.detector.coreset import Coreset
 from autopatch.detector.detector import Detector
 from autopatch.detector.extractor import (
@@ -68,6 +71,7 @@ __all__ = [
     "ScoreTransform",
     "Step",
     "Threshold",
+    "TypeResult",
     "batches_of",
     "calibrate",
     "check_rate",
@@ -78,6 +82,7 @@ __all__ = [
     "grid",
     "head_of_coreset",
     "patchcore_architecture",
+    "score_by_type",
     "score_maps",
     "stack_maps",
     "total_flops",

@@ -22,6 +22,7 @@ from autopatch import __version__
 from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
+    GOOD,
     ImageInput,
     ImageReader,
     Reading,
@@ -326,6 +327,19 @@ class Detector(nn.Module):
         self.architecture, self.known = architecture, known.images
         self.memory, self.defects = head.memory, head.defects
         self._set_calibration(measured)
+
+    def describe_known(self) -> str:
+        """The known images, on one line, such as "knows 3 defects (2 crack, 1 hole) and 1 further
+        good image"."""
+        types = [image.type for image in self.known]
+        defects = [kind for kind in types if kind != GOOD]
+        parts = []
+        if defects:
+            by_type = ", ".join(f"{defects.count(kind)} {kind}" for kind in sorted(set(defects)))
+            parts.append(f"{counted(len(defects), 'defect')} ({by_type})")
+        if GOOD in types:
+            parts.append(counted(types.count(GOOD), "further good image"))
+        return f"knows {' and '.join(parts) or 'no defects'}"
 
     def _set_calibration(self, measured: Calibration) -> None:
         self.calibration_scores = measured.scores

@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 
 from autopatch.data import GOOD, Sample, Split
+from autopatch.detector import TypeResult
 from autopatch.errors import InputError
 from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.report.cases import Cases
@@ -71,6 +72,8 @@ class Report:
         threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
             detector.
         fitted: The fitted detector, in words.
+        known: The images that the fitted detector knows, in words.
+        types: What its known defects are worth on the test set, by anomaly type.
         cases: Pictures of its best and worst images.
         notes: Further notes for the reader, one line each.
     """
@@ -88,6 +91,8 @@ class Report:
     failures: Sequence[Failure] = ()
     threshold: str | None = None
     fitted: str | None = None
+    known: str | None = None
+    types: Sequence[TypeResult] = ()
     cases: Sequence[Cases] = ()
     notes: Sequence[str] = ()
 
@@ -187,6 +192,11 @@ def _contents(report: Report) -> dict[str, object]:
         "units": _units(_by_unit(report)),
         "csv": TABLE,
         "fitted": report.fitted,
+        "known": None if report.known is None else f"The detector {report.known}.",
+        "types": [
+            (row.type, row.known, *(f"{100 * v:.1f}" for v in (row.seen, row.unseen, row.without)))
+            for row in report.types
+        ],
         "threshold": None if report.threshold is None else _sentence(report.threshold),
         "cases": [
             {

@@ -1,9 +1,10 @@
-"""One function for each command: search, fit, evaluate, report, predict, demo, info.
+"""One function for each command: search, fit, update, evaluate, report, predict, demo, info.
 
 - `run_search`: runs a search on a folder of images. `Run`: its result, with methods to fit,
   evaluate and report; `Run.open` opens an earlier one. `is_run`: whether a folder is a run folder.
 - `TestResults`, `DetectorResult`: the results of a run on its test set.
-- `fit_images`: fits a detector on a folder of good images, without a search.
+- `fit_images`: fits a detector on a folder of good images, without a search. `update_detector`:
+  adds known defects and further good images to it.
 - `write_predictions`: writes the predictions for images; `WrittenPredictions`, `UnreadableImage`.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
@@ -19,6 +20,7 @@ from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.runs.run import Run
 from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
+from autopatch.runs.update import update_detector
 
 __all__ = [
     "DetectorResult",
@@ -39,5 +41,6 @@ __all__ = [
     "run_demo",
     "run_search",
     "system_info",
+    "update_detector",
     "write_predictions",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autopatch.data import Reading
+from autopatch.data import Reading, defect_samples
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath, require_writable_file
@@ -31,6 +31,7 @@ def fit_images(
     weights: StrPath = "auto",
     architecture: Architecture | StrPath | None = None,
     bank_size: int | None = None,
+    defects: StrPath | None = None,
     false_alarm_rate: float = 0.05,
     seed: int = 0,
     mean: Sequence[float] | None = None,
@@ -41,7 +42,7 @@ def fit_images(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Detector:
-    """Fits a detector on good images and saves it; no anomalies or masks are needed.
+    """Fits a detector on good images and saves it. Known defects may be added; none are needed.
 
     A fifth of the images is kept out of the memory bank to set the threshold. `Detector.fit` does
     the same and also accepts images in memory.
@@ -54,6 +55,7 @@ def fit_images(
         architecture: An architecture of the space, or a JSON file that holds one; PatchCore's usual
             setting if None.
         bank_size: Number of patches in the memory bank; 10 % of all, as in PatchCore, if None.
+        defects: Folder with images of known defects and their masks, see `defect_samples`.
         false_alarm_rate: Share of good images that may be called anomalous.
         seed: Seed of the choice of held-out images, and of random weights.
         mean: Channel means of the input; needed if the weights file has none.
@@ -73,12 +75,14 @@ def fit_images(
     require_new_file(out)
     if architecture is not None and bank_size is not None:
         raise InputError("`architecture` has a bank size, expected no `bank_size` beside it")
+    known = [] if defects is None else defect_samples(defects)
     source = SupernetSource.find(space, weights, mean=mean, std=std, options=space_options)
     supernet = source.load(seed=seed, progress=progress)
     detector = Detector.fit(
         images,
         supernet=supernet,
         architecture=_chosen(supernet, architecture, bank_size),
+        defects=known,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
         reading=reading,
@@ -86,6 +90,8 @@ def fit_images(
         progress=progress,
     )
     logger.info(detector.architecture.describe(supernet))
+    if known:
+        logger.info(detector.describe_known())
     detector.save(out)
     return detector
 

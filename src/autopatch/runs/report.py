@@ -57,6 +57,7 @@ def write_run_report(
             Failure(t.number, t.architecture.describe(supernet), str(t.reason))
             for t in failed_candidates(run.trials)
         ],
+        types=results.types if results is not None else (),
         notes=notes,
     )
     if detector is not None:
@@ -156,5 +157,6 @@ def _with_cases(
         report,
         threshold=detector.threshold.describe(),
         fitted=detector.architecture.describe(run.supernet),
+        known=detector.describe_known(),
         cases=cases,
     )

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from autopatch.data import load_images, load_masks
-from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
+from autopatch.detector import (
+    Architecture,
+    Detector,
+    TypeResult,
+    patchcore_architecture,
+    score_by_type,
+    score_maps,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath, write_json
 from autopatch.progress import Progress
@@ -19,7 +26,7 @@ from autopatch.runs.record import RunRecord
 from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
 from autopatch.search.objectives import measure_objectives
 
-_VERSION = 4
+_VERSION = 5
 _TIMED_IMAGES = 20
 
 
@@ -55,6 +62,9 @@ class TestResults:
         objectives: Objectives of the search; the last one is the quality.
         rows: The fitted detector, the PatchCore baseline if the backbone has one, then the front by
             increasing cost.
+        types: For each anomaly type of the test set, what known defects are worth; empty if the
+            fitted detector knows none.
+        known: Digests of the images that the fitted detector knows.
     """
 
     __test__ = False  # not a pytest class
@@ -64,10 +74,16 @@ class TestResults:
     data_digest: str
     objectives: tuple[Objective, ...]
     rows: tuple[DetectorResult, ...]
+    types: tuple[TypeResult, ...] = ()
+    known: tuple[str, ...] = ()
 
     def belongs_to(self, detector: Detector) -> bool:
         """Whether `detector` is the fitted detector that was measured."""
-        return (self.fitted, self.data_digest) == (detector.architecture, detector.data_digest)
+        return (self.fitted, self.data_digest, self.known) == (
+            detector.architecture,
+            detector.data_digest,
+            _digests(detector),
+        )
 
     @property
     def front(self) -> list[DetectorResult]:
@@ -96,6 +112,8 @@ class TestResults:
             "fitted": self.fitted.to_json(),
             "data_digest": self.data_digest,
             "objectives": [objective.to_json() for objective in self.objectives],
+            "types": [asdict(row) for row in self.types],
+            "known": list(self.known),
             "rows": [asdict(row) for row in self.rows],
         }
         return write_json(Path(run, TEST_RESULTS), document)
@@ -119,6 +137,8 @@ class TestResults:
                 fitted=Architecture.from_json(document["fitted"]),
                 data_digest=document["data_digest"],
                 objectives=tuple(map(Objective.from_json, document["objectives"])),
+                types=tuple(TypeResult(**row) for row in document["types"]),
+                known=tuple(map(str, document["known"])),
                 rows=tuple(DetectorResult(**row) for row in document["rows"]),
             )
         except (ValueError, KeyError, TypeError) as error:
@@ -180,8 +200,14 @@ def evaluate_run(
         fitted=detector.architecture,
         data_digest=run.data_digest,
         objectives=run.objectives,
+        types=score_by_type(detector, run.split.test, run.reading, progress),
+        known=_digests(detector),
         rows=tuple(rows),
     )
+
+
+def _digests(detector: Detector) -> tuple[str, ...]:
+    return tuple(image.digest for image in detector.known)
 
 
 def _measured(
