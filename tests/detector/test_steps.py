@@ -67,12 +67,12 @@ class _Weigh(FeatureTransform):
         return patches * self.weights
 
 
-class LevelWeight(Step):
+class LevelFactor(Step):
     order, off, choices, per_level = 10, 1, (1,), True
 
     def check(self, value):
         if value not in (1, 2):
-            raise InputError(f"level weight is {value!r}, expected 1 or 2")
+            raise InputError(f"level factor is {value!r}, expected 1 or 2")
 
     def describe(self, value):
         return f"levels weighted {' '.join(map(str, value))}"
@@ -115,7 +115,7 @@ def steps() -> Iterator[None]:
     added = {
         "standardization": Standardization(),
         "relative_distance": RelativeDistance(),
-        "level_weight": LevelWeight(),
+        "level_factor": LevelFactor(),
     }
     for name, step in added.items():
         STEPS.register(name, step)
@@ -125,7 +125,8 @@ def steps() -> Iterator[None]:
 
 
 def test_steps_run_in_their_order_however_they_are_registered(steps: None) -> None:
-    assert list(STEPS) == ["level_weight", "standardization", "relative_distance"]
+    ours = ["level_factor", "standardization", "relative_distance"]
+    assert [name for name in STEPS if name in ours] == ours
     with pytest.raises(InputError, match=r"order 20 is that of 'standardization'"):
         STEPS.register("another", Standardization())
 
@@ -183,10 +184,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_steps_that_are_off_are_not_mentioned(steps: None) -> None:
     plain = Head((3, 3), 50)
-    off = Head((3, 3), 50, {"standardization": False, "level_weight": (1, 1)})
+    off = Head((3, 3), 50, {"standardization": False, "level_factor": (1, 1)})
     assert plain == off
     assert hash(plain) == hash(off)
-    on = Head((3, 3), 50, {"standardization": True, "level_weight": (1, 2)})
+    on = Head((3, 3), 50, {"standardization": True, "level_factor": (1, 2)})
     assert on.describe(["a", "b"]) == "a p3 + b p3, bank 50, levels weighted 1 2, standardized"
 
 
@@ -194,9 +195,9 @@ def test_steps_that_are_off_are_not_mentioned(steps: None) -> None:
     ("values", "words"),
     [
         ({"standardization": 1}, "standardization is 1"),
-        ({"level_weight": 2}, "level_weight is 2, expected 2 values"),
-        ({"level_weight": (2,)}, "expected 2 values"),
-        ({"level_weight": (1, 3)}, "level weight is 3"),
+        ({"level_factor": 2}, "level_factor is 2, expected 2 values"),
+        ({"level_factor": (2,)}, "expected 2 values"),
+        ({"level_factor": (1, 3)}, "level factor is 3"),
         ({"standardization": (True, True)}, "expected one value"),
         ({"sharpness": 3}, "step of the head is 'sharpness'"),
     ],
@@ -212,7 +213,7 @@ def test_steps_on_features(
     backbone = supernet.patchcore()
     heads = [
         Head((1, 1), None),
-        Head((1, 1), None, {"level_weight": (1, 2), "standardization": True}),
+        Head((1, 1), None, {"level_factor": (1, 2), "standardization": True}),
     ]
     plain, fitted = (
         Detector.fit(
