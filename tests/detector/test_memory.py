@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
 from autopatch.detector import (
@@ -187,3 +189,17 @@ def test_an_unknown_step():
 
 def test_total_flops():
     assert total_flops(1000, queries=49, bank_rows=10, channels=3) == 1000 + 2 * 49 * 10 * 3
+
+
+def test_maps_are_smoothed():
+    maps, new = feature_maps(), feature_maps(images=5, seed=9)
+    plain = fitted(maps, (3, 3), bank_size=60)
+    head = Head((3, 3), 60, smoothing=1.5)
+    smooth = fit_head(GoodMaps.of(maps), head, size=20)
+    expected = [
+        ndimage.gaussian_filter(m.numpy(), 1.5, mode="reflect", truncate=4)
+        for m in plain.anomaly_maps(new)
+    ]
+    torch.testing.assert_close(
+        smooth.anomaly_maps(new), torch.from_numpy(np.stack(expected)), rtol=1e-5, atol=1e-6
+    )

@@ -93,6 +93,7 @@ class Detector(nn.Module):
         known: The images that were added to the fit images: known defects and further good images.
         radius: Every patch of the fit images lies within this distance of the memory bank.
         score_steps: Steps on the distances.
+        upsampling: Turns scores into anomaly maps, and may smooth them.
         map_steps: Steps on the anomaly maps.
         threshold: The score above which an image is called anomalous.
         calibration_images: Pixels of the calibration images, uint8 `[n, 3, S, S]`. They are saved
@@ -129,6 +130,7 @@ class Detector(nn.Module):
         self.radius = head.radius
         self.known = tuple(known)
         self.score_steps = head.score_steps
+        self.upsampling = head.upsampling
         self.map_steps = head.map_steps
         self.register_buffer("calibration_images", calibration_images)
         self.register_buffer("calibration_scores", None)
@@ -438,8 +440,8 @@ class Detector(nn.Module):
             defects=self.defects,
             radius=self.radius,
             score_steps=self.score_steps,
+            upsampling=self.upsampling,
             map_steps=self.map_steps,
-            size=self.evaluation_size,
         )
 
     @property

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autopatch.detector.coreset import CORESET_BYTES, Coreset, choose_coreset
@@ -23,6 +22,7 @@ from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT, Head
 from autopatch.detector.known import DefectBank
 from autopatch.detector.memory import MemoryBank
 from autopatch.detector.steps import STEPS, ScoreTransform
+from autopatch.detector.upsampling import Upsampling
 from autopatch.kernels import defect_scores
 
 _DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two calls of `told`
@@ -38,8 +38,8 @@ class FittedHead:
         defects: The bank of known defects; empty if there are none.
         radius: Every patch of the fit images lies within this distance of the memory bank.
         score_steps: Steps on the distances.
+        upsampling: Turns scores into anomaly maps.
         map_steps: Steps on the anomaly maps.
-        size: Side of the anomaly maps in pixels.
     """
 
     aggregator: PatchAggregator
@@ -47,8 +47,13 @@ class FittedHead:
     defects: DefectBank
     radius: float
     score_steps: nn.ModuleList
+    upsampling: Upsampling
     map_steps: nn.ModuleList
-    size: int
+
+    @property
+    def size(self) -> int:
+        """Side of the anomaly maps in pixels."""
+        return self.upsampling.size
 
     @classmethod
     def of(
@@ -82,7 +87,7 @@ class FittedHead:
             radius=radius,
             score_steps=nn.ModuleList(s for s in scores if s is not None).to(memory.bank.device),
             map_steps=nn.ModuleList(m for m in maps if m is not None).to(memory.bank.device),
-            size=size,
+            upsampling=Upsampling(size, head.smoothing),
         )
 
     def anomaly_maps(
@@ -143,8 +148,8 @@ class FittedHead:
     def maps_of(self, patches: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Anomaly maps of scored patches.
 
-        The scores go through the steps on distances, are resized bilinearly, and go through the
-        steps on anomaly maps.
+        The scores go through the steps on distances, are resized bilinearly and smoothed, and go
+        through the steps on anomaly maps.
 
         Args:
             patches: `[N, H, W, D]`, float32.
@@ -157,12 +162,7 @@ class FittedHead:
         rows = patches.flatten(0, 2)
         for step in self.score_steps:
             scores = step(rows, scores)
-        maps = F.interpolate(
-            scores.reshape(count, 1, height, width),
-            size=(self.size, self.size),
-            mode="bilinear",
-            align_corners=False,
-        ).squeeze(1)
+        maps: torch.Tensor = self.upsampling(scores.reshape(count, height, width))
         for step in self.map_steps:
             maps = step(maps)
         return maps
