@@ -6,8 +6,9 @@ One function for each command of the command line:
 - `Run.open(path)`: opens a run folder; `run.front`, `run.pick`, `run.fit()`, `run.evaluate()`,
   `run.report()`, `run.to_dataframe()`.
 - `Detector.fit(good_images)`, `Detector.load(path)`: make a detector; `detector.predict(images)`.
-- `fit_images(folder, out)`, `write_predictions(detector, images, out)`, `check_folder(data)`,
-  `import_study(file, data, out)`, `run_demo(out)`, `system_info()`: the other commands.
+- `fit_images(folder, out)`, `update_detector(detector, out)`,
+  `write_predictions(detector, images, out)`, `check_folder(data)`, `import_study(file, data, out)`,
+  `run_demo(out)`, `system_info()`: the other commands.
 
 Subpackages:
 
@@ -37,6 +38,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 _HOMES = {
     "Architecture": "autopatch.detector",
     "Backbone": "autopatch.supernet",
+    "Defect": "autopatch.detector",
     "Detector": "autopatch.detector",
     "Head": "autopatch.detector",
     "Input": "autopatch.detector",
@@ -55,6 +57,7 @@ _HOMES = {
     "run_demo": "autopatch.runs",
     "run_search": "autopatch.runs",
     "system_info": "autopatch.runs",
+    "update_detector": "autopatch.runs",
     "write_predictions": "autopatch.runs",
 }
 _SUBPACKAGES = (
