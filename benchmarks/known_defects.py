@@ -3,8 +3,8 @@
     python benchmarks/known_defects.py > benchmarks/results/known_defects.md
 
 For each data set and seed, one fixed detector is scored on the test set without known defects, with
-one and with four known images of each type, and with different weights. "Unseen": each type is
-scored by a detector that knows four images of every other type; mean over the types.
+one and with four known images of each type, and with different weights. "4 of each other type": each
+type is scored by a detector that knows four images of every other type; mean over the types.
 """
 
 from __future__ import annotations
@@ -15,142 +15,93 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from autopatch.data import DEFAULT_READING, EVALUATION_SIZE, MVTecAD, Sample, load_masks, make_split
-from autopatch.detector import (
-    Architecture,
-    FittedHead,
-    GoodMaps,
-    Head,
-    Input,
-    fit_head,
-    score_maps,
-)
-from autopatch.search.feature_maps import FeatureMaps
+from autopatch.data import DEFAULT_READING, EVALUATION_SIZE, Sample
+from autopatch.detector import DefectBank, FittedHead, fit_head
 from autopatch.search.shots import Shots
-from autopatch.supernet import Backbone, load_supernet
-from features import SHARED
+from scenes import RESERVE, SETS, SETTING, Scene, mean, spread
 
-SPACE = "timm:mobilenetv2_100"
-LEVELS = {"mvtec_transistor": (1, 2, 3)}  # stride 4, 8 and 16; other sets without stride 16
 WEIGHTS = (None, 0.25, 0.5, 1.0)
-RESERVE = 4
-
-
-class Scene:
-    """The feature maps of a data set, and a head fitted on its good images."""
-
-    def __init__(self, name: str, seed: int, bank_size: int) -> None:
-        root = SHARED / "data" / name
-        split = make_split(MVTecAD.scan(root), shots=RESERVE, reserve=RESERVE, seed=seed)
-        supernet = load_supernet(SPACE, str(SHARED / "weights" / "mobilenetv2_100.safetensors"))
-        levels = LEVELS.get(name, (1, 2))
-        head = Head((3,) * len(levels), bank_size)
-        architecture = Architecture(Input(224), Backbone(SPACE, levels), head)
-        self.samples = (*split.test, *split.validation, *split.holdout)
-        cache = FeatureMaps(supernet, fit=split.fit, scored=self.samples, cache_bytes=0)
-        maps = cache.get(architecture)
-        fit = len(split.fit)
-        self.maps = [m[fit:] for m in maps]
-        self.head = fit_head(
-            GoodMaps.of([m[:fit] for m in maps]), architecture.head, size=EVALUATION_SIZE
-        )
-        self.split = split
-        self.masks = load_masks(self.samples)
-
-    def taken(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        places = torch.tensor([self.samples.index(sample) for sample in samples])
-        return [m[places] for m in self.maps]
-
-    def shots(self, number: int) -> list[Sample]:
-        """The first `number` known images of each type."""
-        types = {sample.type for sample in self.split.validation}
-        return [
-            shot
-            for kind in sorted(types)
-            for shot in [s for s in self.split.validation if s.type == kind][:number]
-        ]
-
-    def metrics(
-        self, weight: float | None, known: Sequence[Sample], scored: Sequence[Sample]
-    ) -> dict[str, float]:
-        if weight is None:
-            maps = self.head.anomaly_maps(self.taken(scored))
-        else:
-            defects = replace_weight(self.head, weight)
-            _, maps = Shots(known, scored, DEFAULT_READING).anomaly_maps(
-                defects, self.taken(scored), self.taken(known), self.taken(self.split.holdout)
-            )
-        places = torch.tensor([self.samples.index(sample) for sample in scored])
-        return dict(score_maps(maps, self.masks[places], [sample.type for sample in scored]))
-
-
-def replace_weight(head: FittedHead, weight: float) -> FittedHead:
-    defects = type(head.defects)(head.defects.bank, weight=weight)
-    return replace(head, defects=defects)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bank-size", type=int, default=10_000)
     arguments = parser.parse_args()
     print(
-        f"{SPACE}, 224 px, strides 4 and 8 (transistor: and 16), patch size 3, coreset of "
-        f"{arguments.bank_size:,} of all patches; {arguments.seeds} splits; test rwAP (image "
-        "AUROC) in percent, mean +- deviation\n"
+        f"{SETTING}, coreset of {arguments.bank_size:,} of all patches; {arguments.seeds} splits; "
+        "test rwAP in percent, mean ± deviation (image AUROC)\n"
     )
     print("| set | known images | " + " | ".join(map(described, WEIGHTS)) + " |")
     print("|---|---|" + "---|" * len(WEIGHTS))
     for name in arguments.sets:
-        scenes = [Scene(name, seed, arguments.bank_size) for seed in range(arguments.seeds)]
-        for words, measure in ROWS.items():
-            cells = []
-            for weight in WEIGHTS:
-                found = [measure(scene, weight) for scene in scenes]
-                cells.append(f"{spread([f[0] for f in found])} ({mean([f[1] for f in found])})")
+        found: dict[str, list[list[tuple[float, float]]]] = {}
+        for seed in range(arguments.seeds):
+            scene = Scene(name, seed)
+            head = replace(scene.head, bank_size=arguments.bank_size)
+            fitted = fit_head(scene.good, head, size=EVALUATION_SIZE)
+            for words, measure in ROWS.items():
+                row = [measure(scene, fitted, weight) for weight in WEIGHTS]
+                found.setdefault(words, []).append(row)
+                print(name, seed, words, row, file=sys.stderr, flush=True)
+        for words, rows in found.items():
+            cells = [
+                f"{spread([rwap for rwap, _ in column])} ({mean([auroc for _, auroc in column])})"
+                for column in zip(*rows, strict=True)
+            ]
             print(f"| {name} | {words} | {' | '.join(cells)} |", flush=True)
-            print(name, words, file=sys.stderr)
 
 
-SETS = ("magnetic_tile", "mvtec_bottle", "mvtec_screw", "mvtec_transistor")
+def seen(scene: Scene, head: FittedHead, weight: float | None, number: int) -> tuple[float, float]:
+    """rwAP and image AUROC with `number` known images of each type."""
+    types = sorted({sample.type for sample in scene.split.validation})
+    known = [shot for kind in types for shot in _of(kind, scene)[:number]]
+    return _measured(scene, head, weight, known, scene.split.test)
 
 
-def seen(number: int, scene: Scene, weight: float | None) -> tuple[float, float]:
-    metrics = scene.metrics(weight, scene.shots(number), scene.split.test)
-    return metrics["rwAP"], metrics["image_AUROC"]
-
-
-def unseen(scene: Scene, weight: float | None) -> tuple[float, float]:
+def unseen(scene: Scene, head: FittedHead, weight: float | None) -> tuple[float, float]:
+    """Mean rwAP and image AUROC of each type with the known images of all other types."""
     found = []
     for kind in sorted({sample.type for sample in scene.split.validation}):
         known = [shot for shot in scene.split.validation if shot.type != kind]
         scored = [sample for sample in scene.split.test if sample.type in ("good", kind)]
-        found.append(scene.metrics(weight, known, scored))
-    rwap, auroc = ([m[name] for m in found] for name in ("rwAP", "image_AUROC"))
+        found.append(_measured(scene, head, weight, known, scored))
+    rwap, auroc = zip(*found, strict=True)
     return statistics.mean(rwap), statistics.mean(auroc)
 
 
 ROWS = {
-    "1 of each type": lambda scene, weight: seen(1, scene, weight),
-    "4 of each type": lambda scene, weight: seen(4, scene, weight),
-    "4 of each other type": unseen,
+    "1 of each type": lambda scene, head, weight: seen(scene, head, weight, 1),
+    f"{RESERVE} of each type": lambda scene, head, weight: seen(scene, head, weight, RESERVE),
+    f"{RESERVE} of each other type": unseen,
 }
+
+
+def _of(kind: str, scene: Scene) -> list[Sample]:
+    return [shot for shot in scene.split.validation if shot.type == kind]
+
+
+def _measured(
+    scene: Scene,
+    head: FittedHead,
+    weight: float | None,
+    known: Sequence[Sample],
+    scored: Sequence[Sample],
+) -> tuple[float, float]:
+    if weight is None:
+        maps = head.anomaly_maps(scene.maps(scored))
+    else:
+        head = replace(head, defects=DefectBank(head.defects.bank, weight=weight))
+        _, maps = Shots(known, scored, DEFAULT_READING).anomaly_maps(
+            head, scene.maps(scored), scene.maps(known), scene.maps(scene.split.holdout)
+        )
+    metrics = scene.metrics(maps, scored)
+    return metrics["rwAP"], metrics["image_AUROC"]
 
 
 def described(weight: float | None) -> str:
     return "not used" if weight is None else f"weight {weight:g}"
-
-
-def mean(values: Sequence[float]) -> str:
-    return f"{100 * statistics.mean(values):.1f}"
-
-
-def spread(values: Sequence[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values)} +- {100 * deviation:.1f}"
 
 
 if __name__ == "__main__":

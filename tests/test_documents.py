@@ -79,7 +79,7 @@ def test_python_of_the_readme(parts: None, capsys: pytest.CaptureFixture[str]) -
 
 def test_python_of_the_docs(parts: None) -> None:
     pytest.importorskip("pandas")
-    whole, alone, kernels = blocks(ROOT / "docs" / "python.md", "python")
+    whole, alone, known, kernels = blocks(ROOT / "docs" / "python.md", "python")
     names: dict[str, Any] = {}
     choices = 'choices={"image_size": (64,), "bank_size": (500,)}'
     exec(whole.replace("evaluations=60", f"evaluations=3, {choices}"), names)
@@ -93,4 +93,13 @@ def test_python_of_the_docs(parts: None) -> None:
 
     exec(alone, names)
     assert names["detector"].architecture == names["architecture"]
+    for source, target in {
+        "parts/test/scratch/000.png": "missed/1.png",
+        "parts/ground_truth/scratch/000_mask.png": "missed/1_mask.png",
+        "parts/test/good/000.png": "over_reported/7.png",
+    }.items():
+        Path(target).parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
+    exec(known, names)
+    assert [image.name for image in names["detector"].known] == ["good/7.png"]
     exec(kernels, {})
