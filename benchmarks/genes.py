@@ -2,9 +2,9 @@
 
     python benchmarks/genes.py --out runs/genes > benchmarks/results/genes.md
 
-Every value of a gene is tried on each of a few detectors, one gene at a time, and scored on the test
-set. The table compares the best detector with a value to the best without it. Results are kept in
-the folder `--out`, so that an interrupted run goes on.
+Every value of a gene is tried on each of a few detectors, one gene at a time, and scored on the
+test set. The table compares the best detector with a value to the best without it. Results are kept
+in the folder `--out`, so that an interrupted run goes on.
 """
 
 from __future__ import annotations

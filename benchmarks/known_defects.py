@@ -3,8 +3,8 @@
     python benchmarks/known_defects.py > benchmarks/results/known_defects.md
 
 For each data set and seed, one fixed detector is scored on the test set without known defects, with
-one and with four known images of each type, and with different weights. "4 of each other type": each
-type is scored by a detector that knows four images of every other type; mean over the types.
+one and with four known images of each type, and with different weights. "4 of each other type":
+each type is scored by a detector that knows four images of every other type; mean over the types.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ CORESET_BYTES = 2 << 30
 """Default memory for the patches that a coreset is chosen from, in bytes."""
 
 _KERNEL_BYTES = 128  # working memory of the kernel, per row
+_FIRST_PICKS = 256
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ def choose_coreset(
     The first pick is the patch nearest to the mean of all patches, so the choice depends neither on
     a seed nor on the order of the images (except where patches are equally far away).
 
-    If the patches exceed the memory, they are reduced on the way: each time the memory is full, the
-    patches in it are replaced by a coreset of at least `4 * count` of them, or as many as fit into
-    half the memory. What was dropped lies within the covering radius of that coreset; `lost` is the
-    sum of these radii. This is merge-and-reduce (Har-Peled & Mazumdar, On coresets for k-means and
-    k-median clustering, STOC 2004) with the k-center coreset of Gonzalez (1985).
+    If the patches exceed the memory, they are thinned on the way. Each time the memory is full, its
+    patches are replaced by a coreset of `4 * count` of them, or as many as fit into half the
+    memory. What was dropped lies within the covering radius of that coreset; `lost` is the sum of
+    these radii. After the first time, each block is thinned on its way in: of patches within `lost`
+    of each other, one is enough. This is merge-and-reduce (Har-Peled & Mazumdar, On coresets for
+    k-means and k-median clustering, STOC 2004) with the k-center coreset of Gonzalez (1985).
 
     Args:
         blocks: Features of the patches, `[M_i, D]` each, float32, on one device.
@@ -87,6 +89,8 @@ def choose_coreset(
             total = block.new_zeros(dim, dtype=torch.float64)
         total += block.sum(dim=0, dtype=torch.float64)
         seen += len(block)
+        if lost:
+            block = _thinned(block, lost)
         for part in block.split(max(capacity - capacity // 2, 1)):
             if filled + len(part) > capacity:
                 assert count is not None
@@ -112,3 +116,14 @@ def _greedy(
     start = int(nearest_neighbors(mean.to(rows.dtype)[None], rows)[1])
     indices, radii = greedy_coreset(rows, count, start=start)
     return rows[indices], radii
+
+
+def _thinned(rows: torch.Tensor, radius: float) -> torch.Tensor:
+    """Some of the rows, so that every row lies within the radius of one of them."""
+    count = _FIRST_PICKS
+    while count < len(rows):
+        indices, radii = greedy_coreset(rows, count, start=0)
+        if radii[-1] <= radius:
+            return rows[indices[: int((radii <= radius).nonzero()[0]) + 1]]
+        count *= 4
+    return rows

@@ -226,6 +226,7 @@ class Detector(nn.Module):
             ),
             channels=tuple(level.channels for level in subnet.levels),
             patches=len(good) * height * width,
+            device=device,
         )
         try:
             head = fit_head(maps_of_good, architecture.head, size=evaluation_size)

@@ -48,11 +48,13 @@ class GoodMaps:
             several times.
         channels: Number of channels of each level.
         patches: Number of patches of all images.
+        device: Device of the maps.
     """
 
     batches: Iterable[Sequence[torch.Tensor]]
     channels: tuple[int, ...]
     patches: int
+    device: torch.device
 
     @classmethod
     def of(cls, maps: Sequence[torch.Tensor]) -> GoodMaps:
@@ -62,6 +64,7 @@ class GoodMaps:
             batches_of(maps),
             channels=tuple(m.shape[1] for m in maps),
             patches=len(maps[0]) * height * width,
+            device=maps[0].device,
         )
 
 

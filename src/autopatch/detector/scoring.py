@@ -209,13 +209,13 @@ def fit_patches(
 ) -> tuple[PatchAggregator, Coreset]:
     """Fits the steps on features and chooses the coreset, see `fit_head`. Both depend only on patch
     sizes, bank size and steps of the head."""
-    aggregator = PatchAggregator.of(head, good.channels)
+    aggregator = PatchAggregator.of(head, good.channels).to(good.device)
     pool = PatchAggregator(head.patch_sizes)
     blocks = aggregator.fit(Repeatable(partial(map, pool, good.batches)))
     coreset = choose_coreset(
         blocks, head.bank_size, patches=good.patches, memory_bytes=memory_bytes
     )
-    return aggregator.to(coreset.rows.device), coreset
+    return aggregator, coreset
 
 
 def head_of_coreset(
