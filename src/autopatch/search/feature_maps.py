@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from autopatch.data import DEFAULT_READING, ImageReader, Reading, Sample
+from autopatch.data import DEFAULT_READING, ImageReader, Reading, Sample, TensorCache
 from autopatch.detector import Architecture, Head, cut_subnet, feature_maps, stack_maps
 from autopatch.supernet import Supernet
 
@@ -46,7 +46,7 @@ class FeatureMaps:
         self._device = device
         self._fit = [sample.image for sample in fit]
         self._images = [*self._fit, *(sample.image for sample in scored)]
-        self._reader = ImageReader(reading=reading)
+        self._reader = ImageReader(TensorCache(1 << 30), reading)
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[Architecture, dict[int, torch.Tensor]] = OrderedDict()
         self._lock = threading.Lock()  # an executor may use threads
