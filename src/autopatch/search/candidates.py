@@ -20,7 +20,7 @@ from autopatch.detector import Architecture, GoodMaps, head_of_coreset, score_ma
 from autopatch.progress import Progress
 from autopatch.search.coresets import Coresets
 from autopatch.search.evaluation import CallbackError, Evaluation
-from autopatch.search.feature_maps import FeatureMaps
+from autopatch.search.feature_maps import FeatureMaps, SharedWork
 from autopatch.search.objectives import (
     FittedCandidate,
     Objective,
@@ -45,7 +45,7 @@ class CandidateEvaluator:
             None.
         evaluation_size: Side in pixels of the maps and masks that are compared, for every image
             size.
-        cache_bytes: Maximum size of the feature-map cache in bytes.
+        cache_bytes: Maximum size of the cache of decoded images and feature maps, in bytes.
         reading: How image and mask files become pixels.
         device: Device for everything but reading images.
         progress: Called during the slowest step of a candidate, its nearest-neighbor search. An
@@ -100,6 +100,11 @@ class CandidateEvaluator:
         """
         needed = {a.input.size: self._feature_maps.bytes_needed(a) for a in architectures}
         return {size: count for size, count in needed.items() if count > self._cache_bytes}
+
+    @property
+    def shared_work(self) -> SharedWork:
+        """The work on feature maps that was done so far, and the work that sharing saved."""
+        return self._feature_maps.work
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Evaluates an architecture.
