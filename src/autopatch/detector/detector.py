@@ -312,7 +312,7 @@ class Detector(nn.Module):
                     memory=MemoryBank(fitted),
                     radius=self.radius,
                     calibration=self.calibration_images,
-                    reader=ImageReader(cache_bytes=0, reading=self.reading, remarks=remarks),
+                    reader=ImageReader(reading=self.reading, remarks=remarks),
                     reading=self.reading,
                     told=_told(progress, "known images"),
                 )
