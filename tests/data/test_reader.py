@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from autopatch.data import (
+    Cache,
     ImageReader,
     MVTecAD,
     Reading,
     Remarks,
-    TensorCache,
     load_images,
     load_masks,
 )
@@ -88,7 +88,7 @@ def reader_threads() -> list[threading.Thread]:
 def test_reader_gives_what_load_images_gives(
     files: list[Path], batch_size: int, cache_bytes: int
 ) -> None:
-    reader = ImageReader(TensorCache(cache_bytes))
+    reader = ImageReader(Cache(cache_bytes))
     images = [*files, COLORS, Image.fromarray(COLORS)]
     for _ in range(2):
         for size in (16, 12):
@@ -100,7 +100,7 @@ def test_reader_gives_what_load_images_gives(
 
 
 def test_reader_keeps_files(files: list[Path], decoded: list[str]) -> None:
-    reader = ImageReader(TensorCache(1 << 20))
+    reader = ImageReader(Cache(1 << 20))
     list(reader.batches(files, 16, 4))
     assert sorted(decoded) == sorted(path.name for path in files)
     list(reader.batches([str(path) for path in files], 16, 3))
@@ -110,7 +110,7 @@ def test_reader_keeps_files(files: list[Path], decoded: list[str]) -> None:
 
 
 def test_reader_lets_the_least_recently_used_go(files: list[Path], decoded: list[str]) -> None:
-    cache = TensorCache(3 * 16 * 16 * 3)  # three images
+    cache = Cache(3 * 16 * 16 * 3)  # three images
     reader = ImageReader(cache)
 
     def read(*indices: int) -> list[str]:
@@ -128,14 +128,14 @@ def test_reader_lets_the_least_recently_used_go(files: list[Path], decoded: list
 
 
 def test_reader_keeps_nothing_that_it_gives_away(files: list[Path]) -> None:
-    reader = ImageReader(TensorCache(1 << 20))
+    reader = ImageReader(Cache(1 << 20))
     for batch in reader.batches(files, 16, 4):
         batch.zero_()
     assert (torch.cat(list(reader.batches(files, 16, 4))) == load_images(files, 16)).all()
 
 
 def test_reader_reads_a_changed_file_again(files: list[Path]) -> None:
-    reader = ImageReader(TensorCache(1 << 20))
+    reader = ImageReader(Cache(1 << 20))
     list(reader.batches(files[:1], 16, 1))
     Image.new("RGB", (40, 40), (1, 2, 3)).save(files[0])
     (batch,) = reader.batches(files[:1], 16, 1)
@@ -171,7 +171,7 @@ def test_reader_gives_the_first_failure(files: list[Path]) -> None:
 
 
 def test_reader_in_several_threads(files: list[Path]) -> None:
-    cache = TensorCache(3 * 16 * 16 * 5)
+    cache = Cache(3 * 16 * 16 * 5)
     reader = ImageReader(cache)
     expected = load_images(files, 16)
     equal: list[bool] = []
@@ -186,11 +186,11 @@ def test_reader_in_several_threads(files: list[Path]) -> None:
     for thread in threads:
         thread.join()
     assert equal == [True] * 16
-    assert cache.held == sum(kept.nbytes for kept in cache._kept.values()) == cache.budget
+    assert cache.held == sum(kept.nbytes for kept, _ in cache._kept.values()) == cache.budget
 
 
 def test_reader_in_inference_mode(files: list[Path]) -> None:
-    reader = ImageReader(TensorCache(1 << 20))
+    reader = ImageReader(Cache(1 << 20))
     with torch.inference_mode():
         first = torch.cat(list(reader.batches(files, 16, 4)))
         assert (load_images(files, 16) == first).all()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autopatch.data import MVTecAD, draw_textures, make_split
+from autopatch.data import Cache, MVTecAD, draw_textures, make_split
 from autopatch.detector import Architecture, Head, Input, cut_subnet, feature_maps, stack_maps
 from autopatch.detector.extractor import images_at_a_time
 from autopatch.search.feature_maps import FeatureMaps
@@ -56,7 +56,7 @@ def published_supernet(request):
 
 
 def maps_of(supernet, split, cache_bytes=LARGE):
-    return FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache_bytes=cache_bytes)
+    return FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache=Cache(cache_bytes))
 
 
 def equal(found, expected):
@@ -199,15 +199,14 @@ def test_maps_and_pixels_are_kept_within_one_budget(split, supernet):
 
 
 def test_the_budget_counts_what_is_kept(split, supernet):
-    maps = FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache_bytes=1 << 30)
+    maps = maps_of(supernet, split)
     kept = maps.get(at(96, supernet.largest().levels))
     assert maps.bytes_needed(at(96, [2])) == sum(4 * m.numel() for m in kept)
 
 
 def test_kept_maps_are_those_of_the_subnet(split, supernet):
     wide, narrow = (
-        FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=size).get(at(64, [2, 3]))
-        for size in (1 << 30, 0)
+        maps_of(supernet, split, cache_bytes=size).get(at(64, [2, 3])) for size in (1 << 30, 0)
     )
     for kept, computed in zip(wide, narrow, strict=True):
         assert torch.equal(kept, computed)
@@ -232,7 +231,9 @@ def test_threads_share_what_is_kept(split, supernet, monkeypatch):
 def test_an_image_that_changes_is_read_again(split, supernet, tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(split.fit[0].image.read_bytes())
-    maps = FeatureMaps(supernet, fit=[replace(split.fit[0], image=image)], scored=(), cache_bytes=0)
+    maps = FeatureMaps(
+        supernet, fit=[replace(split.fit[0], image=image)], scored=(), cache=Cache(0)
+    )
     before = maps.get(at(64, [2]))
     image.write_bytes(split.test[-1].image.read_bytes())
     assert not torch.equal(maps.get(at(64, [2]))[0], before[0])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from autopatch.data.cache import TensorCache
+from autopatch.data.cache import Cache
 from autopatch.data.reading import DEFAULT_READING, ImageInput, Reading, Remarks, as_images, to_pil
 from autopatch.data.threads import image_threads, in_threads
 from autopatch.errors import InputError
@@ -103,14 +103,14 @@ class ImageReader:
 
     def __init__(
         self,
-        cache: TensorCache | None = None,
+        cache: Cache | None = None,
         reading: Reading = DEFAULT_READING,
         remarks: Remarks | None = None,
     ) -> None:
         self.decoded = 0
         self._reading = reading
         self._remarks = remarks
-        self._cache = TensorCache(0) if cache is None else cache
+        self._cache = Cache(0) if cache is None else cache
         self._lock = threading.Lock()
 
     def batches(
@@ -158,10 +158,10 @@ class ImageReader:
         if stamp is None or not isinstance(image, str | os.PathLike):
             return self._pixels_of(image, index, preparation)
         key = os.fspath(image), stamp, preparation
-        pixels = self._cache.get(key)
+        pixels: torch.Tensor | None = self._cache.get(key)
         if pixels is None:
             pixels = self._pixels_of(image, index, preparation)
-            self._cache.put(key, pixels)
+            self._cache.put(key, pixels, pixels.nbytes)
         return pixels
 
     def _pixels_of(self, image: ImageInput, index: int, preparation: Preparation) -> torch.Tensor:

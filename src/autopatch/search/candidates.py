@@ -12,6 +12,7 @@ import torch
 from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
+    Cache,
     Reading,
     Sample,
     load_masks,
@@ -45,7 +46,8 @@ class CandidateEvaluator:
             None.
         evaluation_size: Side in pixels of the maps and masks that are compared, for every image
             size.
-        cache_bytes: Maximum size of the cache of decoded images and feature maps, in bytes.
+        cache_bytes: Memory for the decoded images, feature maps and coresets that candidates
+            share, in bytes.
         reading: How image and mask files become pixels.
         device: Device for everything but reading images.
         progress: Called during the slowest step of a candidate, its nearest-neighbor search. An
@@ -76,17 +78,18 @@ class CandidateEvaluator:
         )
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size, reading).to(device)
+        cache = Cache(cache_bytes)
         self._feature_maps = FeatureMaps(
             supernet,
             fit=fit,
             scored=others,
-            cache_bytes=cache_bytes,
+            cache=cache,
             reading=reading,
             device=device,
         )
         self._cache_bytes = cache_bytes
         self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
-        self._coresets = Coresets()
+        self._coresets = Coresets(cache)
         self._shots = Shots(shots, scored, reading)
         self._told = None if progress is None else partial(_report, progress)
         self._evaluation_size = evaluation_size

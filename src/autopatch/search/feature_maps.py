@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from autopatch.data import DEFAULT_READING, ImageReader, Reading, Sample, TensorCache
+from autopatch.data import DEFAULT_READING, Cache, ImageReader, Reading, Sample
 from autopatch.detector import Architecture, Head, Input, cut_subnet, stack_maps
 from autopatch.detector.extractor import images_at_a_time
 from autopatch.supernet import Backbone, Segment, Supernet, in_float32
@@ -48,14 +48,14 @@ class FeatureMaps:
     with earlier candidates. Its maps are the same, bit for bit, as without the cache. If its maps
     together are larger than the whole cache, none of them is kept.
 
-    The cache holds decoded images and maps; the least recently used are dropped. Maps in use do not
-    count towards its limit. Several threads can use it; only one computes maps at a time.
+    Maps in use do not count towards the budget of the cache. Several threads can ask for maps; only
+    one computes at a time.
 
     Args:
         supernet: The supernet.
         fit: Good images. Batch norm is recalibrated on them if the supernet requires it.
         scored: Images to score, after the fit images in every map.
-        cache_bytes: Maximum size of the cache in bytes.
+        cache: Keeps decoded images and maps, perhaps beside other things.
         reading: How image files become pixels.
         device: Device of the maps.
     """
@@ -66,7 +66,7 @@ class FeatureMaps:
         *,
         fit: Sequence[Sample],
         scored: Sequence[Sample],
-        cache_bytes: int,
+        cache: Cache,
         reading: Reading = DEFAULT_READING,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -74,7 +74,7 @@ class FeatureMaps:
         self._device = torch.device(device)
         self._fit = [sample.image for sample in fit]
         self._images = [*self._fit, *(sample.image for sample in scored)]
-        self._cache = TensorCache(cache_bytes)
+        self._cache = cache
         self._reader = ImageReader(self._cache, reading)
         self._seconds: dict[_Key, float] = {}  # of segments, the last time they were computed
         self._work = SharedWork()
@@ -120,7 +120,7 @@ class FeatureMaps:
             for level, whole in zip(stored, self._compute(chain, starts, stored), strict=True):
                 maps[level] = whole
                 if keeps:
-                    self._cache.put(chain.key(level), whole)
+                    self._cache.put(chain.key(level), whole, whole.nbytes)
         self._count(chain, starts)
         return [maps[level] for level in chain.wanted]
 
