@@ -305,8 +305,8 @@ def tables(records: Sequence[Record], split: Split) -> Iterator[str]:
         f"{len(records[0].ours)} random architectures of each space, {IMAGE_SIZE} px, "
         f"{len(split.fit)} images to fit, {scored} to score, {torch.get_num_threads()} threads. "
         f"Squared distances differ by at most {max(each.difference for each in records):.0e} of "
-        "the largest. Ratio: candidates per minute; median: of the candidates' own ratios. !: other "
-        "processes were busy meanwhile."
+        "the largest. Ratio: candidates per minute; median: of the candidates' own ratios. !: "
+        "other processes were busy meanwhile."
     )
     yield ""
     yield (
