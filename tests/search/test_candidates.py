@@ -2,7 +2,7 @@ import pytest
 
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Architecture, Head, Input
-from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
+from autopatch.search import CandidateEvaluator, Objective, SharedWork, resolve_objectives
 from autopatch.search.evaluation import CallbackError
 from autopatch.supernet import Backbone, load_supernet
 
@@ -113,3 +113,16 @@ def test_an_error_of_the_callback_is_told_from_one_of_the_candidate(split, super
     with pytest.raises(CallbackError) as raised:
         evaluate(architecture_of(64, (2,), (1,), 10))
     assert raised.value.error is error
+
+
+def test_shared_work_is_that_of_the_candidates(split, supernet):
+    scored = (*split.holdout, *split.validation)
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
+    assert evaluator.shared_work == SharedWork()
+    for patch_size in (1, 3):
+        evaluator(architecture_of(64, (2,), (patch_size,), 40))
+    images = len(split.fit) + len(scored)
+    work = evaluator.shared_work
+    assert (work.computed, work.reused) == (images, images)
+    assert (work.images_read, work.images_reused) == (images, images)
+    assert work.seconds == work.seconds_saved > 0
