@@ -17,7 +17,15 @@ from dataclasses import replace
 
 import torch
 
-from autopatch.data import DEFAULT_READING, EVALUATION_SIZE, MVTecAD, Sample, load_masks, make_split
+from autopatch.data import (
+    DEFAULT_READING,
+    EVALUATION_SIZE,
+    Cache,
+    MVTecAD,
+    Sample,
+    load_masks,
+    make_split,
+)
 from autopatch.detector import (
     Architecture,
     FittedHead,
@@ -49,8 +57,8 @@ class Scene:
         head = Head((3,) * len(levels), bank_size)
         architecture = Architecture(Input(224), Backbone(SPACE, levels), head)
         self.samples = (*split.test, *split.validation, *split.holdout)
-        cache = FeatureMaps(supernet, fit=split.fit, scored=self.samples, cache_bytes=0)
-        maps = cache.get(architecture)
+        feature_maps = FeatureMaps(supernet, fit=split.fit, scored=self.samples, cache=Cache(0))
+        maps = feature_maps.get(architecture)
         fit = len(split.fit)
         self.maps = [m[fit:] for m in maps]
         self.head = fit_head(
