@@ -237,7 +237,7 @@ class Peer(Pipeline):
 
     def batches(self, images: Sequence[Path]) -> Iterator[torch.Tensor]:
         """Batches of images in the backbone's input format."""
-        batches = ImageReader(cache_bytes=0).batches(images, self.size, IMAGES_AT_A_TIME)
+        batches = ImageReader().batches(images, self.size, IMAGES_AT_A_TIME)
         for pixels in self.stages.each("decode", batches):
             with self.stages("backbone"):
                 normalized = self.subnet.normalize(pixels)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from autopatch.data import MVTecAD, Sample, load_masks, make_split
+from autopatch.data import Cache, MVTecAD, Sample, load_masks, make_split
 from autopatch.detector import Architecture, GoodMaps, Head, Input, score_maps
 from autopatch.search.feature_maps import FeatureMaps
 from autopatch.supernet import Backbone, load_supernet
@@ -36,7 +36,7 @@ class Scene:
         levels = _LEVELS.get(name, (1, 2))
         self.head = Head((3,) * len(levels))
         self._samples = (*self.split.test, *self.split.validation, *self.split.holdout)
-        cache = FeatureMaps(supernet, fit=self.split.fit, scored=self._samples, cache_bytes=0)
+        cache = FeatureMaps(supernet, fit=self.split.fit, scored=self._samples, cache=Cache(0))
         maps = cache.get(Architecture(Input(224), Backbone(SPACE, levels), self.head))
         fit = len(self.split.fit)
         self.good = GoodMaps.of([m[:fit] for m in maps])

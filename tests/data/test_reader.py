@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from autopatch.data import (
+    Cache,
     ImageReader,
     MVTecAD,
     Reading,
@@ -87,7 +88,7 @@ def reader_threads() -> list[threading.Thread]:
 def test_reader_gives_what_load_images_gives(
     files: list[Path], batch_size: int, cache_bytes: int
 ) -> None:
-    reader = ImageReader(cache_bytes)
+    reader = ImageReader(Cache(cache_bytes))
     images = [*files, COLORS, Image.fromarray(COLORS)]
     for _ in range(2):
         for size in (16, 12):
@@ -99,17 +100,18 @@ def test_reader_gives_what_load_images_gives(
 
 
 def test_reader_keeps_files(files: list[Path], decoded: list[str]) -> None:
-    reader = ImageReader()
+    reader = ImageReader(Cache(1 << 20))
     list(reader.batches(files, 16, 4))
     assert sorted(decoded) == sorted(path.name for path in files)
     list(reader.batches([str(path) for path in files], 16, 3))
     assert len(decoded) == len(files)
     list(reader.batches(files, 8, 4))
-    assert len(decoded) == 2 * len(files)
+    assert len(decoded) == 2 * len(files) == reader.decoded
 
 
 def test_reader_lets_the_least_recently_used_go(files: list[Path], decoded: list[str]) -> None:
-    reader = ImageReader(3 * 16 * 16 * 3)  # three images
+    cache = Cache(3 * 16 * 16 * 3)  # three images
+    reader = ImageReader(cache)
 
     def read(*indices: int) -> list[str]:
         decoded.clear()
@@ -122,19 +124,18 @@ def test_reader_lets_the_least_recently_used_go(files: list[Path], decoded: list
     assert read(0, 2, 3) == []
     assert read(1) == ["1.png"]
     assert read(0) == ["0.png"]
-    assert reader._kept_bytes == 3 * 16 * 16 * 3
-    assert len(reader._kept) == 3
+    assert cache.held == 3 * 16 * 16 * 3
 
 
 def test_reader_keeps_nothing_that_it_gives_away(files: list[Path]) -> None:
-    reader = ImageReader()
+    reader = ImageReader(Cache(1 << 20))
     for batch in reader.batches(files, 16, 4):
         batch.zero_()
     assert (torch.cat(list(reader.batches(files, 16, 4))) == load_images(files, 16)).all()
 
 
 def test_reader_reads_a_changed_file_again(files: list[Path]) -> None:
-    reader = ImageReader()
+    reader = ImageReader(Cache(1 << 20))
     list(reader.batches(files[:1], 16, 1))
     Image.new("RGB", (40, 40), (1, 2, 3)).save(files[0])
     (batch,) = reader.batches(files[:1], 16, 1)
@@ -170,7 +171,8 @@ def test_reader_gives_the_first_failure(files: list[Path]) -> None:
 
 
 def test_reader_in_several_threads(files: list[Path]) -> None:
-    reader = ImageReader(3 * 16 * 16 * 5)
+    cache = Cache(3 * 16 * 16 * 5)
+    reader = ImageReader(cache)
     expected = load_images(files, 16)
     equal: list[bool] = []
 
@@ -184,12 +186,11 @@ def test_reader_in_several_threads(files: list[Path]) -> None:
     for thread in threads:
         thread.join()
     assert equal == [True] * 16
-    assert reader._kept_bytes == sum(kept.nbytes for _, kept in reader._kept.values())
-    assert reader._kept_bytes <= 3 * 16 * 16 * 5
+    assert cache.held == sum(kept.nbytes for kept, _ in cache._kept.values()) == cache.budget
 
 
 def test_reader_in_inference_mode(files: list[Path]) -> None:
-    reader = ImageReader()
+    reader = ImageReader(Cache(1 << 20))
     with torch.inference_mode():
         first = torch.cat(list(reader.batches(files, 16, 4)))
         assert (load_images(files, 16) == first).all()
@@ -197,8 +198,6 @@ def test_reader_in_inference_mode(files: list[Path]) -> None:
 
 
 def test_reader_mistakes() -> None:
-    with pytest.raises(InputError, match="`cache_bytes` is -1"):
-        ImageReader(-1)
     with pytest.raises(InputError, match="`batch_size` is 0"):
         ImageReader().batches([], 16, 0)
     with pytest.raises(InputError, match="`image_size` is 0"):

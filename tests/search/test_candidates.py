@@ -1,15 +1,9 @@
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-
 import pytest
-import torch
 
 from autopatch.data import MVTecAD, draw_textures, make_split
 from autopatch.detector import Architecture, Head, Input
-from autopatch.search import CandidateEvaluator, Objective, resolve_objectives
+from autopatch.search import CandidateEvaluator, Objective, SharedWork, resolve_objectives
 from autopatch.search.evaluation import CallbackError
-from autopatch.search.feature_maps import FeatureMaps
 from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:test_efficientnet"
@@ -33,60 +27,6 @@ def split(tmp_path_factory):
 @pytest.fixture(scope="module")
 def supernet():
     return load_supernet(NAME, "random")
-
-
-def test_maps_are_kept_within_the_budget(split, supernet, monkeypatch):
-    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=0)
-    budget = maps.bytes_needed(at(64, [2])) + maps.bytes_needed(at(96, [2]))
-    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=budget)
-    computed = []
-    compute = maps._compute
-    monkeypatch.setattr(
-        maps, "_compute", lambda whole: computed.append(whole.input.size) or compute(whole)
-    )
-    for size in (64, 96, 64, 96):
-        maps.get(at(size, [2]))
-    assert computed == [64, 96]
-    maps.get(at(160, [2]))  # more than the budget alone: not kept, and nothing is dropped for it
-    maps.get(at(64, [2]))
-    assert computed == [64, 96, 160]
-    maps.get(at(32, [2]))  # takes the place of the least recently used
-    maps.get(at(64, [2]))
-    maps.get(at(96, [2]))
-    assert computed == [64, 96, 160, 32, 96]
-
-
-def test_the_budget_counts_what_is_kept(split, supernet):
-    maps = FeatureMaps(supernet, fit=split.fit, scored=split.holdout, cache_bytes=1 << 30)
-    kept = maps.get(at(96, supernet.largest().levels))
-    assert maps.bytes_needed(at(96, [2])) == sum(4 * m.numel() for m in kept)
-
-
-def test_kept_maps_are_those_of_the_subnet(split, supernet):
-    wide, narrow = (
-        FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=size).get(at(64, [2, 3]))
-        for size in (1 << 30, 0)
-    )
-    for kept, computed in zip(wide, narrow, strict=True):
-        assert torch.equal(kept, computed)
-
-
-def test_threads_share_what_is_kept(split, supernet, monkeypatch):
-    maps = FeatureMaps(supernet, fit=split.fit, scored=(), cache_bytes=1 << 30)
-    computed = []
-    compute = maps._compute
-
-    def slowly(whole):
-        computed.append(whole.input.size)
-        time.sleep(0.05)  # so that the other threads ask meanwhile
-        return compute(whole)
-
-    monkeypatch.setattr(maps, "_compute", slowly)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda level: maps.get(at(32, [level])), (1, 2, 1, 2)))
-    assert computed == [32]
-    assert found[0][0] is found[2][0]
-    assert found[1][0] is found[3][0]
 
 
 def test_a_candidate_scores_the_same_on_every_device(split, supernet, device):
@@ -163,15 +103,6 @@ def test_banks_beyond_the_patches_are_one_detector(split, supernet, monkeypatch)
     assert results[4].values["total_flops"] < results[0].values["total_flops"]
 
 
-def test_an_image_that_changes_is_read_again(split, supernet, tmp_path):
-    image = tmp_path / "image.png"
-    image.write_bytes(split.fit[0].image.read_bytes())
-    maps = FeatureMaps(supernet, fit=[replace(split.fit[0], image=image)], scored=(), cache_bytes=0)
-    before = maps.get(at(64, [2]))
-    image.write_bytes(split.test[-1].image.read_bytes())
-    assert not torch.equal(maps.get(at(64, [2]))[0], before[0])
-
-
 def test_an_error_of_the_callback_is_told_from_one_of_the_candidate(split, supernet):
     error = ValueError("enough")
 
@@ -182,3 +113,16 @@ def test_an_error_of_the_callback_is_told_from_one_of_the_candidate(split, super
     with pytest.raises(CallbackError) as raised:
         evaluate(architecture_of(64, (2,), (1,), 10))
     assert raised.value.error is error
+
+
+def test_shared_work_is_that_of_the_candidates(split, supernet):
+    scored = (*split.holdout, *split.validation)
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=scored)
+    assert evaluator.shared_work == SharedWork()
+    for patch_size in (1, 3):
+        evaluator(architecture_of(64, (2,), (patch_size,), 40))
+    images = len(split.fit) + len(scored)
+    work = evaluator.shared_work
+    assert (work.computed, work.reused) == (images, images)
+    assert (work.images_read, work.images_reused) == (images, images)
+    assert work.seconds == work.seconds_saved > 0

@@ -17,7 +17,7 @@ from autopatch.supernet import (
     load_supernet,
     restore_subnet,
 )
-from autopatch.supernet.elastic_network import sections, static_network
+from autopatch.supernet.elastic_network import section_layers, sections, static_network
 
 MODELS = {"mobilenetv2_100": {"pad_type": "same"}, "tf_mobilenetv3_small_075": {}}
 
@@ -160,6 +160,20 @@ def test_sections():
         sections("resnet18", {})
     with pytest.raises(InputError, match="blocks of MixedConv2d, which cannot be narrowed"):
         sections("mixnet_s", {})
+    with pytest.raises(InputError, match=r"'expansion'.*taken within blocks, expected those at"):
+        sections("mobilenetv2_100", {"feature_location": "expansion"})
+
+
+def test_layers_of_sections_are_a_chain(network, images):
+    for setting in settings(network):
+        subnet = network.get_active_subnet(setting)
+        levels = [section.level.index for section in network.sections]
+        maps = {}
+        last = images
+        for level, layers in zip(levels, section_layers(subnet, network.sections), strict=False):
+            maps[level] = last = layers(last)
+        assert list(maps) == levels[: len(setting.depths)]
+        assert equal([maps[level] for level in setting.levels], subnet(images))
 
 
 @pytest.mark.parametrize(

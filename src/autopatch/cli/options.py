@@ -26,7 +26,9 @@ Groups = Annotated[
         help="CSV file with the columns file,group; images of a group stay together in the split."
     ),
 ]
-CacheGib = Annotated[float, typer.Option(help="Memory for cached feature maps, in GiB.")]
+CacheGib = Annotated[
+    float, typer.Option(help="Memory for images and feature maps that candidates share, in GiB.")
+]
 Shots = Annotated[int, typer.Option(help="Number of validation images of each anomaly type.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 SplitSeed = Annotated[int | None, typer.Option(help="Seed of the split; default: --seed.")]

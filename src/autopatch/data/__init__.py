@@ -16,6 +16,7 @@
   anomalous patches of an image.
 - `reader`: `Preparation`, brings images to one size, as `Square` does; `load_images`, images in one
   tensor; `ImageReader`, batches with read-ahead and a cache.
+- `cache`: `Cache`, values within a budget of memory.
 - `splits`: `make_split` gives each image a role, by one of `PROTOCOLS`; `Split`, the result, to and
   from JSON.
 - `digest`: `Manifest`, hashes and roles of a split's files, and what has changed in them;
@@ -25,6 +26,7 @@
 
 from __future__ import annotations
 
+from autopatch.data.cache import Cache
 from autopatch.data.checks import CheckedFolder, Findings, check, check_folder, require_valid
 from autopatch.data.defects import defect_samples
 from autopatch.data.digest import (
@@ -62,6 +64,7 @@ __all__ = [
     "GOOD",
     "IMAGE_SUFFIXES",
     "PROTOCOLS",
+    "Cache",
     "Cells",
     "CheckedFolder",
     "Dataset",

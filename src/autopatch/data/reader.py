@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from autopatch.data.cache import Cache
 from autopatch.data.reading import DEFAULT_READING, ImageInput, Reading, Remarks, as_images, to_pil
 from autopatch.data.threads import image_threads, in_threads
 from autopatch.errors import InputError
 
 _BATCHES_AHEAD = 2
 
-_Key: TypeAlias = "tuple[str, Preparation]"
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
@@ -92,25 +92,25 @@ class ImageReader:
     Several threads may share a reader.
 
     Args:
-        cache_bytes: Bytes of resized pixels to keep; 0 keeps none. The least recently used pixels
-            are dropped first. A file that has changed is read again.
+        cache: Keeps the resized pixels of files; None keeps none. A file that has changed is read
+            again.
         reading: How the images are read.
         remarks: Collects notes on unusual images; None collects none.
+
+    Attributes:
+        decoded: Number of images that were decoded, not taken from the cache.
     """
 
     def __init__(
         self,
-        cache_bytes: int = 1 << 30,
+        cache: Cache | None = None,
         reading: Reading = DEFAULT_READING,
         remarks: Remarks | None = None,
     ) -> None:
-        if cache_bytes < 0:
-            raise InputError(f"`cache_bytes` is {cache_bytes}, expected at least 0")
+        self.decoded = 0
         self._reading = reading
         self._remarks = remarks
-        self._cache_bytes = cache_bytes
-        self._kept: OrderedDict[_Key, tuple[_Stamp, torch.Tensor]] = OrderedDict()
-        self._kept_bytes = 0
+        self._cache = Cache(0) if cache is None else cache
         self._lock = threading.Lock()
 
     def batches(
@@ -157,29 +157,17 @@ class ImageReader:
         stamp = _stamp(image)
         if stamp is None or not isinstance(image, str | os.PathLike):
             return self._pixels_of(image, index, preparation)
-        key = os.fspath(image), preparation
-        with self._lock:
-            stamped = self._kept.get(key)
-            if stamped is not None and stamped[0] == stamp:
-                self._kept.move_to_end(key)
-                return stamped[1]
-        pixels = self._pixels_of(image, index, preparation)
-        self._keep(key, stamp, pixels)
+        key = os.fspath(image), stamp, preparation
+        pixels: torch.Tensor | None = self._cache.get(key)
+        if pixels is None:
+            pixels = self._pixels_of(image, index, preparation)
+            self._cache.put(key, pixels, pixels.nbytes)
         return pixels
 
     def _pixels_of(self, image: ImageInput, index: int, preparation: Preparation) -> torch.Tensor:
-        return _pixels(image, f"images[{index}]", preparation, self._reading, self._remarks)
-
-    def _keep(self, key: _Key, stamp: _Stamp, pixels: torch.Tensor) -> None:
         with self._lock:
-            outdated = self._kept.pop(key, None)
-            if outdated is not None:
-                self._kept_bytes -= outdated[1].nbytes
-            self._kept[key] = stamp, pixels
-            self._kept_bytes += pixels.nbytes
-            while self._kept_bytes > self._cache_bytes:
-                _, (_, oldest) = self._kept.popitem(last=False)
-                self._kept_bytes -= oldest.nbytes
+            self.decoded += 1
+        return _pixels(image, f"images[{index}]", preparation, self._reading, self._remarks)
 
 
 def _preparation(preparation: Preparation | int) -> Preparation:

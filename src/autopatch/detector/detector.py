@@ -216,7 +216,7 @@ class Detector(nn.Module):
                 raise InputError(
                     f"{supernet.name} has no levels of stride 8 and 16, expected an architecture"
                 )
-        reader = ImageReader(cache_bytes=0, reading=reading, remarks=remarks)
+        reader = ImageReader(reading=reading, remarks=remarks)
         subnet = cut_subnet(supernet, architecture, good, device, reader=reader)
         told = _told(progress, "fit")
         height, width = supernet.grid(architecture.backbone, architecture.input.size)
@@ -313,7 +313,7 @@ class Detector(nn.Module):
                     memory=MemoryBank(fitted),
                     radius=self.radius,
                     calibration=self.calibration_images,
-                    reader=ImageReader(cache_bytes=0, reading=self.reading, remarks=remarks),
+                    reader=ImageReader(reading=self.reading, remarks=remarks),
                     reading=self.reading,
                     told=_told(progress, "known images"),
                 )
@@ -428,7 +428,7 @@ class Detector(nn.Module):
             yield from ((pixels, len(images)) for pixels in images.split(at_a_time))
             return
         found = _list(images)
-        reader = ImageReader(cache_bytes=0, reading=self.reading, remarks=remarks)
+        reader = ImageReader(reading=self.reading, remarks=remarks)
         batches = reader.batches(found, self.architecture.input, at_a_time)
         yield from ((pixels, len(found)) for pixels in batches)
 

@@ -191,7 +191,7 @@ def cut_subnet(
         # Batches have equal weight, so their sizes differ by at most one image.
         count = math.ceil(len(good) / _RECALIBRATED_AT_A_TIME)
         ends = [len(good) * i // count for i in range(count + 1)]
-        reader = reader or ImageReader(cache_bytes=0)
+        reader = reader or ImageReader()
         subnet.recalibrate(
             subnet.normalize(pixels.to(device))
             for first, end in pairwise(ends)
@@ -219,7 +219,7 @@ def feature_maps(
         reader: Reads the images and may cache them; if None, a reader without a cache.
     """
     at_a_time = images_at_a_time(subnet.device)
-    reader = reader or ImageReader(cache_bytes=0)
+    reader = reader or ImageReader()
     done = 0
     for pixels in reader.batches(images, preparation, at_a_time):
         with torch.inference_mode():

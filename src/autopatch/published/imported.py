@@ -96,7 +96,7 @@ def import_study(
         exif: See `run_search`.
         mask_threshold: See `run_search`.
         recalibrate_batch_norm: Whether batch norm of subnets is recalibrated on the good images.
-        cache_gib: Memory for cached feature maps, in GiB.
+        cache_gib: Memory for decoded images and feature maps that candidates share, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
         resume: Whether to continue the run in `out`.
         lock: See `run_search`.

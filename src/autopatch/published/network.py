@@ -197,6 +197,11 @@ class StaticNetwork(nn.Module):
                 maps.append(x)
         return maps
 
+    def layers(self) -> list[nn.Module]:
+        """The blocks in order. The first is preceded by the stem and block 0."""
+        first, *blocks = list(self.blocks.values())[1:]
+        return [nn.Sequential(self.stem, self.blocks["0"], first), *blocks]
+
 
 class OnceForAllMobileNetV3(StaticNetwork):
     """The elastic network: weights of the largest network, and matrices that transform kernels.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,14 +31,17 @@ from autopatch.published.weights import file_in_folder, official_weights, weight
 from autopatch.supernet import (
     Backbone,
     Family,
+    Layers,
     Level,
     LoadOptions,
     Preset,
     SeededWeights,
+    Segment,
     Subnet,
     Supernet,
     check_channels,
     random_provenance,
+    single_map,
     unknown_space,
     weights_paths,
 )
@@ -177,6 +181,27 @@ class OnceForAllSupernet(Supernet):
             std=self.std,
             provenance=self.provenance,
         )
+
+    def segments(self, backbone: Backbone) -> tuple[Segment, ...]:
+        """One segment for each block that runs, the first with the stem: a block depends on its own
+        kernel size and expand ratio alone."""
+        self.check_network(backbone)
+        setting = once_for_all_setting(backbone)
+        blocks = setting.blocks()
+        return tuple(
+            Segment(
+                (block,),
+                (block, setting.kernel_sizes[block - 1], setting.expand_ratios[block - 1]),
+                reusable=following is None or _stage(following) != _stage(block),
+            )
+            for block, following in zip_longest(blocks, blocks[1:])
+        )
+
+    def split(self, backbone: Backbone, subnet: Subnet) -> Sequence[Layers]:
+        """The blocks that run, the first with the stem."""
+        network = subnet.network
+        assert isinstance(network, StaticNetwork)
+        return list(map(single_map, network.layers()))
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the elastic networks."""

@@ -110,7 +110,7 @@ class Run(RunRecord):
 
         Args:
             detector: A detector or its file; "detector.safetensors" in the run folder if None.
-            cache_gib: Memory for cached feature maps, in GiB.
+            cache_gib: Memory for decoded images and feature maps that candidates share, in GiB.
             device: Device of a detector loaded from a file: "cpu", "cuda" or "cuda:<number>".
                 Everything else runs on the detector's device.
             progress: Called after every batch of images.

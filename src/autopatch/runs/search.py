@@ -47,7 +47,7 @@ class Machine:
     may round the last digits differently.
 
     Attributes:
-        cache_gib: Memory for cached feature maps, in GiB.
+        cache_gib: Memory for decoded images and feature maps that candidates share, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
         executor: Evaluates the candidates; None to evaluate them one by one in this process.
         workers: Number of candidates submitted to the executor at a time.
@@ -142,7 +142,7 @@ def run_search(
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`: `timm_kwargs`, or
             `recalibrate_batch_norm` for "ofa_mbv3".
-        cache_gib: Memory for cached feature maps, in GiB.
+        cache_gib: Memory for decoded images and feature maps that candidates share, in GiB.
         device: "cpu", "cuda" or "cuda:<number>". Images are always read on the CPU.
         executor: Evaluates the candidates in threads, which share the feature maps. If None, they
             are evaluated one by one in this process.
@@ -266,7 +266,7 @@ def perform_search(
         device=machine.device,
         progress=told.candidate,
     )
-    _warn_of_large_maps(evaluator, space, supernet, machine.cache_gib)
+    _warn_of_large_maps(evaluator, space, machine.cache_gib)
     with open_search(out, inputs, plan, resume=resume, lock=machine.lock) as study:
         told.start(sum(trial.counts for trial in study.trials()), plan.total)
         front = search(
@@ -341,12 +341,9 @@ def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
 
 
 def _warn_of_large_maps(
-    evaluator: CandidateEvaluator, space: SearchSpace, supernet: Supernet, cache_gib: float
+    evaluator: CandidateEvaluator, space: SearchSpace, cache_gib: float
 ) -> None:
     any_one = space.decode(space.sample(np.random.default_rng(0)))
-    single = replace(any_one.backbone, levels=any_one.backbone.levels[-1:])
-    if supernet.shared(single) == single:
-        return  # candidates share no maps, so caching them gains nothing
     of_each_size = [
         replace(any_one, input=replace(any_one.input, size=size))
         for size in space.choices("input", "image_size")

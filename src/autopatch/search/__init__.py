@@ -11,7 +11,8 @@
   `Study`: its record, open for writing. `load_study` reads a stored record (`StoredStudy`),
   `load_trials` and `load_settings` a part of it.
 - `Evaluator`: the function that evaluates a candidate. `Evaluation`: its result.
-- `CandidateEvaluator`: the evaluator that fits and scores detectors.
+- `CandidateEvaluator`: the evaluator that fits and scores detectors. `SharedWork`: the work that
+  its candidates share.
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
   the Pareto front of trials. `failed_candidates`: the failures among trials.
 - `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface. `SAMPLERS`,
@@ -21,6 +22,7 @@
 from autopatch.search.candidates import CandidateEvaluator
 from autopatch.search.evaluation import Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
+from autopatch.search.feature_maps import SharedWork
 from autopatch.search.front import Front, Trial, failed_candidates, non_dominated
 from autopatch.search.loop import SearchError, SearchProgress, search
 from autopatch.search.nsga2 import NSGA2
@@ -63,6 +65,7 @@ __all__ = [
     "SearchError",
     "SearchProgress",
     "SearchSpace",
+    "SharedWork",
     "StoredStudy",
     "Study",
     "Trial",

@@ -12,6 +12,7 @@ import torch
 from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
+    Cache,
     Reading,
     Sample,
     load_masks,
@@ -20,7 +21,7 @@ from autopatch.detector import Architecture, GoodMaps, head_of_coreset, score_ma
 from autopatch.progress import Progress
 from autopatch.search.coresets import Coresets
 from autopatch.search.evaluation import CallbackError, Evaluation
-from autopatch.search.feature_maps import FeatureMaps
+from autopatch.search.feature_maps import FeatureMaps, SharedWork
 from autopatch.search.objectives import (
     FittedCandidate,
     Objective,
@@ -45,7 +46,8 @@ class CandidateEvaluator:
             None.
         evaluation_size: Side in pixels of the maps and masks that are compared, for every image
             size.
-        cache_bytes: Maximum size of the feature-map cache in bytes.
+        cache_bytes: Memory for the decoded images, feature maps and coresets that candidates
+            share, in bytes.
         reading: How image and mask files become pixels.
         device: Device for everything but reading images.
         progress: Called during the slowest step of a candidate, its nearest-neighbor search. An
@@ -76,17 +78,18 @@ class CandidateEvaluator:
         )
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size, reading).to(device)
+        cache = Cache(cache_bytes)
         self._feature_maps = FeatureMaps(
             supernet,
             fit=fit,
             scored=others,
-            cache_bytes=cache_bytes,
+            cache=cache,
             reading=reading,
             device=device,
         )
         self._cache_bytes = cache_bytes
         self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
-        self._coresets = Coresets()
+        self._coresets = Coresets(cache)
         self._shots = Shots(shots, scored, reading)
         self._told = None if progress is None else partial(_report, progress)
         self._evaluation_size = evaluation_size
@@ -100,6 +103,11 @@ class CandidateEvaluator:
         """
         needed = {a.input.size: self._feature_maps.bytes_needed(a) for a in architectures}
         return {size: count for size, count in needed.items() if count > self._cache_bytes}
+
+    @property
+    def shared_work(self) -> SharedWork:
+        """The work on feature maps that was done so far, and the work that sharing saved."""
+        return self._feature_maps.work
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Evaluates an architecture.

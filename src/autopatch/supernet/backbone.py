@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,24 @@ class Backbone:
             "levels": list(self.levels),
             "setting": Settings(self.setting).to_json(),
         }
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some successive layers of a subnet. The segments of a subnet are a chain: each starts from
+    the last map of the one before.
+
+    Attributes:
+        levels: Indices of the levels whose maps it gives, ascending, at least one.
+        key: Sets its layers apart from those of other subnets of the network. Segments give the
+            same maps, bit for bit, if their keys and those of all segments before are equal.
+        reusable: Whether its maps may serve many other subnets, so that they are worth keeping even
+            if their levels are not selected.
+    """
+
+    levels: tuple[int, ...]
+    key: Hashable
+    reusable: bool = True
 
 
 def check_level(value: object) -> None:

@@ -85,6 +85,11 @@ def sections(timm_model: str, timm_kwargs: Mapping[str, Any]) -> tuple[Section, 
         )
     blocks = [block for stage in getattr(model, "blocks", ()) for block in stage]
     elastic = [block for block in blocks if isinstance(block, InvertedResidual)]
+    if getattr(model, "feature_hooks", None) is not None:
+        raise InputError(
+            f"timm_kwargs {dict(timm_kwargs)}: maps of timm:{timm_model} are taken within blocks, "
+            "expected those at the ends of blocks"
+        )
     if not elastic:
         raise InputError(f"timm:{timm_model} has no inverted-residual blocks to be made elastic")
     for block in elastic:
@@ -253,6 +258,19 @@ def check_setting(sections: Sequence[Section], setting: ElasticSetting) -> None:
             raise InputError(
                 f"depth is {depth} at level {section.level.index}, expected one of {section.depths}"
             )
+
+
+def section_layers(network: Any, sections: Sequence[Section]) -> list[nn.Sequential]:
+    """The layers of a static network, section by section, up to its deepest level. The first
+    section is preceded by the stem and all stages before it."""
+    stem = [part for name, part in network.named_children() if name != "blocks"]
+    ends = [section.stages[-1] + 1 for section in sections]
+    parts = [
+        network.blocks[first:end]
+        for first, end in pairwise([0, *ends])
+        if end <= len(network.blocks)
+    ]
+    return [nn.Sequential(*stem, *parts[0]), *parts[1:]]
 
 
 def _set_to(network: Any, sections: Sequence[Section], setting: ElasticSetting) -> nn.Module:

@@ -14,17 +14,18 @@ from autopatch.errors import InputError
 from autopatch.files import sha256_of
 from autopatch.genes import Gene, Settings, is_integer
 from autopatch.progress import Progress
-from autopatch.supernet.backbone import Backbone, Level
+from autopatch.supernet.backbone import Backbone, Level, Segment
 from autopatch.supernet.elastic_network import (
     RATIOS,
     ElasticSetting,
     ElasticTimmNetwork,
     check_setting,
+    section_layers,
     static_network,
 )
 from autopatch.supernet.family import Family, unknown_space
 from autopatch.supernet.subnet import Subnet
-from autopatch.supernet.supernet import Supernet
+from autopatch.supernet.supernet import Layers, Supernet, single_map
 from autopatch.supernet.weights import LoadOptions, find_source, load_into
 
 ELASTIC = "elastic:"
@@ -131,6 +132,20 @@ class ElasticSupernet(Supernet):
             std=self.std,
             provenance=self.provenance,
         )
+
+    def segments(self, backbone: Backbone) -> tuple[Segment, ...]:
+        """One segment for each section: its layers depend on its own ratio and depth alone."""
+        setting = self._setting(backbone)
+        return tuple(
+            Segment((section.level.index,), (ratio, depth))
+            for section, ratio, depth in zip(
+                self.network.sections, setting.expand_ratios, setting.depths, strict=False
+            )
+        )
+
+    def split(self, backbone: Backbone, subnet: Subnet) -> Sequence[Layers]:
+        """The layers of each section."""
+        return list(map(single_map, section_layers(subnet.network, self.network.sections)))
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """The tensors of the elastic network."""

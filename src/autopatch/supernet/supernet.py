@@ -6,15 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
+from torch import nn
 
 from autopatch.errors import InputError
 from autopatch.genes import Choice, Gene
-from autopatch.supernet.backbone import Backbone, Level
+from autopatch.supernet.backbone import Backbone, Level, Segment
 from autopatch.supernet.subnet import Subnet
 from autopatch.supernet.weights import tensors_sha256
+
+Layers: TypeAlias = Callable[[torch.Tensor], list[torch.Tensor]]
+"""The layers of a segment: compute its maps from normalized images or from the map before it."""
+
+
+def single_map(layers: nn.Module) -> Layers:
+    """The layers of a segment that gives one map."""
+    return lambda images: [layers(images)]
 
 
 @dataclass(frozen=True)
@@ -129,9 +138,26 @@ class Supernet(ABC):
         must include all feature maps of this backbone.
 
         Backbones with the same shared backbone use the same cached maps. By default this is the
-        backbone itself, for subnets that have few layers in common.
+        backbone itself. See `segments` for subnets that have only their first layers in common.
         """
         return backbone
+
+    def segments(self, backbone: Backbone) -> tuple[Segment, ...]:
+        """The segments of a subnet, up to its deepest level. Subnets whose first segments have
+        equal keys share the maps of these segments.
+
+        By default this is a single segment, which only equal backbones have in common.
+        """
+        return (Segment(backbone.levels, backbone),)
+
+    def split(self, backbone: Backbone, subnet: Subnet) -> Sequence[Layers]:
+        """The layers of each of a backbone's `segments`.
+
+        Args:
+            backbone: The backbone.
+            subnet: Its subnet, which may be folded.
+        """
+        return (subnet,)
 
     def describe(self, backbone: Backbone) -> str:
         """A short description of the setting, without the levels; empty without a setting."""
