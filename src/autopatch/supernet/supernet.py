@@ -133,6 +133,26 @@ class Supernet(ABC):
         """
         return backbone
 
+    def stages(self, backbone: Backbone) -> tuple[str, ...]:
+        """The stages that run, in order, in words that name all that their cost depends on: stages
+        with the same words cost the same in every backbone.
+
+        By default there is one stage for each level up to the deepest selected one, and the words
+        are the values of the setting for it.
+        """
+        deepest = backbone.levels[-1]
+        places = [lv.index for lv in self.all_levels(backbone.network) if lv.index <= deepest]
+        words = []
+        for number, index in enumerate(places):
+            values = [
+                f"{name} {value[number] if len(value) == len(places) else value}"
+                if isinstance(value, tuple)
+                else f"{name} {value}"
+                for name, value in backbone.setting.items()
+            ]
+            words.append(", ".join([f"{backbone.network} level {index}", *values]))
+        return tuple(words)
+
     def describe(self, backbone: Backbone) -> str:
         """A short description of the setting, without the levels; empty without a setting."""
         return ""

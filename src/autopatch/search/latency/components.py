@@ -1,0 +1,518 @@
+"""The components of a detector's latency: what is measured of each, and how it is read."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autopatch.errors import InputError
+from autopatch.kernels import (
+    NearestNeighborIndex,
+    aggregate_patches,
+    greedy_coreset,
+    nearest_neighbors,
+)
+from autopatch.registry import Registry
+from autopatch.supernet import Backbone, Level, Subnet, Supernet
+
+if TYPE_CHECKING:
+    from autopatch.detector import Architecture
+    from autopatch.search.latency.bench import Bench
+    from autopatch.search.space import SearchSpace
+
+_MOST_SETS = 15  # sets of levels that are measured; others are interpolated
+_QUERIES = (64, 1024)
+_PATCHES_PER_ROW = 2  # a measured coreset is chosen from twice as many patches
+_DRAWS = 1000  # backbones from which those that cover all settings are chosen
+_MOST_ENUMERATED = 4096  # sets of levels
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A candidate whose latency is read.
+
+    Attributes:
+        supernet: Its supernet.
+        architecture: Its architecture.
+        banks: Number of rows of each bank that its patches are searched in.
+        batch: Images per batch.
+    """
+
+    supernet: Supernet
+    architecture: Architecture
+    banks: tuple[int, ...]
+    batch: int = 1
+
+    @property
+    def size(self) -> int:
+        """Image size in pixels."""
+        return self.architecture.input.size
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The selected levels."""
+        return self.supernet.levels(self.architecture.backbone)
+
+    @property
+    def queries(self) -> int:
+        """Patches per batch."""
+        grid = self.supernet.grid(self.architecture.backbone, self.size)
+        return self.batch * math.prod(grid)
+
+
+class Component(Protocol):
+    """A part of a detector's latency."""
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        """Measures what `seconds` needs, as JSON values."""
+        ...
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """Raises InputError unless the values cover a search space."""
+        ...
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """Seconds per batch of a candidate.
+
+        Raises:
+            InputError: The values do not cover it.
+        """
+        ...
+
+
+class BackboneStages:
+    """The stages of the backbone, with the normalization of the image.
+
+    Each stage is timed inside networks of which each covers some of the stages' settings. The time
+    of a backbone is the sum over its stages (`Supernet.stages`).
+    """
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        """Seconds by stage and image size."""
+        sizes = bench.sizes
+        found: dict[str, dict[int, list[float]]] = {}
+        for backbone in bench.covering:
+            stages = bench.supernet.stages(backbone)
+            subnet = bench.subnet(backbone, max(sizes))
+            medians = bench.time([_Staged(subnet, bench, size) for size in sizes])
+            for size, parts in zip(sizes, medians, strict=True):
+                for stage, seconds in zip(stages, parts, strict=True):
+                    found.setdefault(stage, {}).setdefault(size, []).append(seconds)
+        return {
+            stage: {str(size): float(np.median(each)) for size, each in of_size.items()}
+            for stage, of_size in found.items()
+        }
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """See `Component`."""
+        sizes = {int(size) for of_size in values.values() for size in of_size}
+        _require_within("image size", sizes, space.choices("input", "image_size"))
+        for backbone in covering_backbones(supernet, space):
+            for stage in supernet.stages(backbone):
+                _of(values, stage)
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """See `Component`."""
+        total = 0.0
+        for stage in case.supernet.stages(case.architecture.backbone):
+            curve = {int(size): seconds for size, seconds in _of(values, stage).items()}
+            _require_within("image size", curve, [case.size])
+            total += _interpolated(curve, case.size)
+        return total
+
+
+class Aggregation:
+    """Pooling, resizing and concatenation of the feature maps."""
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        """Seconds by set of levels, patch size and image size."""
+        sizes = sorted({bench.sizes[0], bench.sizes[-1]})
+        keys, works = [], []
+        for size in sizes:
+            for name, backbone in bench.level_sets.items():
+                maps = [m[: bench.batch] for m in bench.query_maps(backbone, size)]
+                for patch_size in bench.patch_sizes:
+                    keys.append((name, str(patch_size), str(size)))
+                    sides = (patch_size,) * len(maps)
+                    works.append(_whole(partial(aggregate_patches, maps, sides)))
+        return _nested(keys, [parts[0] for parts in bench.time(works)])
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """See `Component`."""
+        for backbone in all_level_sets(supernet, space).values():
+            _of_levels(values, supernet.levels(backbone))
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """See `Component`."""
+
+        def of_set(measured: Mapping[str, Any]) -> float:
+            curve = {
+                int(patch_size): _interpolated(_numbers(of_size), case.size)
+                for patch_size, of_size in measured.items()
+            }
+            return _interpolated(curve, _mean_patch_size(case), clamped=True)
+
+        return _at_levels(values, case.levels, of_set)
+
+
+class NearestNeighbors:
+    """The search of the patches in the memory bank, and in any further bank.
+
+    Banks are coresets of patches of good images, and queries are patches of other images, because
+    the kernel skips rows that cannot be near: how many depends on the features. The time is linear
+    in the number of queries; between numbers of rows and patch sizes it is interpolated in
+    logarithms.
+    """
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        """Seconds by set of levels, patch size, rows and queries."""
+        size = bench.sizes[len(bench.sizes) // 2]
+        keys: list[tuple[str, ...]] = []
+        seconds: list[float] = []
+        for name, backbone in bench.level_sets.items():
+            for patch_size in bench.patch_sizes:
+                rows, queries = self._patches(bench, backbone, size, patch_size)
+                counts = sorted({min(count, len(rows)) for count in bench.rows})
+                works = []
+                for count in counts:
+                    index = NearestNeighborIndex(rows[:count].clone())
+                    for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
+                        chosen = queries[_spread(len(queries), asked)]
+                        keys.append((name, str(patch_size), str(count), str(len(chosen))))
+                        works.append(_whole(partial(nearest_neighbors, chosen, index)))
+                seconds += [parts[0] for parts in bench.time(works)]
+        return _nested(keys, seconds)
+
+    def _patches(
+        self, bench: Bench, backbone: Backbone, size: int, patch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of a bank in the order of the coreset, and queries."""
+        sides = (patch_size,) * len(backbone.levels)
+        wanted = _PATCHES_PER_ROW * bench.rows[-1]
+        patches = []
+        good = bench.good_maps(backbone, size)
+        generator = torch.Generator("cpu").manual_seed(_SEED)
+        for one in zip(*(m.split(1) for m in good), strict=True):
+            of_image = aggregate_patches(one, sides)
+            assert isinstance(of_image, torch.Tensor)
+            share = min(math.ceil(wanted / len(good[0])), len(of_image))
+            order = torch.randperm(len(of_image), generator=generator, device="cpu")[:share]
+            patches.append(of_image[order.to(of_image.device)])
+        rows = torch.cat(patches)
+        indices, _ = greedy_coreset(rows, min(bench.rows[-1], len(rows)), seed=_SEED)
+        queries = aggregate_patches(bench.query_maps(backbone, size), sides)
+        assert isinstance(queries, torch.Tensor)
+        return rows[torch.as_tensor(indices)], queries
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """See `Component`."""
+        for backbone in all_level_sets(supernet, space).values():
+            _of_levels(values, supernet.levels(backbone))
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """See `Component`."""
+        return sum(self._one(values, case, rows) for rows in case.banks)
+
+    def _one(self, values: Mapping[str, Any], case: Case, rows: int) -> float:
+        def of_set(measured: Mapping[str, Any]) -> float:
+            curve = {}
+            for patch_size, of_rows in measured.items():
+                of_count = {
+                    int(count): _linear(_numbers(of_queries), case.queries)
+                    for count, of_queries in of_rows.items()
+                }
+                curve[int(patch_size)] = _interpolated(of_count, rows)
+            return _interpolated(curve, _mean_patch_size(case), clamped=True)
+
+        return _at_levels(values, case.levels, of_set)
+
+
+class Upsampling:
+    """Resizing of the distances to the anomaly map, and its maximum."""
+
+    def measure(self, bench: Bench) -> dict[str, Any]:
+        """Seconds by number of patches per image."""
+        grids = {
+            bench.supernet.grid(backbone, size)
+            for backbone in bench.level_sets.values()
+            for size in bench.sizes
+        }
+        ordered = sorted(grids)
+        chosen = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]
+        works = [_whole(partial(self._run, grid, bench)) for grid in chosen]
+        medians = bench.time(works)
+        return {
+            str(math.prod(grid)): parts[0] for grid, parts in zip(chosen, medians, strict=True)
+        }
+
+    @staticmethod
+    def _run(grid: tuple[int, int], bench: Bench) -> torch.Tensor:
+        scores = torch.zeros((bench.batch, 1, *grid), device=bench.device)
+        maps = F.interpolate(
+            scores, size=(bench.side, bench.side), mode="bilinear", align_corners=False
+        )
+        return maps.flatten(1).amax(dim=1)
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """See `Component`."""
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """See `Component`."""
+        return _interpolated(_numbers(values), case.queries, clamped=True)
+
+
+COMPONENTS: Registry[Component] = Registry(
+    "component of the latency",
+    {
+        "backbone": "autopatch.search.latency.components:BACKBONE",
+        "aggregation": "autopatch.search.latency.components:AGGREGATION",
+        "nearest_neighbors": "autopatch.search.latency.components:NEAREST_NEIGHBORS",
+        "upsampling": "autopatch.search.latency.components:UPSAMPLING",
+    },
+)
+"""Components by name. A candidate's latency is the sum over all that are in a table."""
+
+BACKBONE = BackboneStages()
+AGGREGATION = Aggregation()
+NEAREST_NEIGHBORS = NearestNeighbors()
+UPSAMPLING = Upsampling()
+
+
+def covering_backbones(supernet: Supernet, space: SearchSpace) -> list[Backbone]:
+    """Backbones with all levels that have every setting of every stage of a space, each in at least
+    one of them."""
+    originals = {gene.name: gene for gene in supernet.genes()}
+    genes = []
+    for gene in space.genes:
+        if gene.is_level:
+            levels = tuple(choice for choice in gene.choices if choice not in (None, False))
+            if not levels:  # never selected, but its layers run before deeper levels
+                levels = tuple(c for c in originals[gene.name].choices if c not in (None, False))
+            gene = replace(gene, choices=levels)
+        genes.append(gene)
+    whole = replace(space, genes=tuple(genes))
+    rng = np.random.default_rng(_SEED)
+    drawn = {whole.decode(whole.sample(rng)).backbone: None for _ in range(_DRAWS)}
+    stages = {backbone: set(supernet.stages(backbone)) for backbone in drawn}
+    missing: set[str] = set().union(*stages.values())
+    chosen = []
+    while missing:
+        best = max(drawn, key=lambda backbone: len(stages[backbone] & missing))
+        chosen.append(best)
+        missing -= stages[best]
+    return chosen
+
+
+def all_level_sets(supernet: Supernet, space: SearchSpace) -> dict[str, Backbone]:
+    """Sets of levels that candidates of a space may have, by name, as the largest backbones with
+    these levels. Sets with the same strides and channels are one."""
+    found: dict[str, Backbone] = {}
+    for network in supernet.networks:
+        known = {level.index: level for level in supernet.all_levels(network)}
+        sets: list[tuple[int, ...]] = [()]
+        for gene in space.genes:
+            if gene.is_level:
+                chosen = [gene.level(choice) for choice in range(len(gene.choices))]
+                # Of the levels of a slot with the same shape, one stands for all.
+                shapes = {(known[i].stride, known[i].channels): i for i in chosen if i is not None}
+                slot = [(index,) for index in shapes.values()]
+                if None in chosen and len(sets) * (len(slot) + 1) <= _MOST_ENUMERATED:
+                    slot.append(())
+                sets = [(*levels, *level) for levels in sets for level in slot]
+        for levels in sets:
+            if levels:
+                backbone = replace(supernet.largest(sorted(levels)), network=network)
+                found[set_name(supernet.levels(backbone))] = backbone
+    return found
+
+
+def measured_sets(supernet: Supernet, sets: Mapping[str, Backbone]) -> dict[str, Backbone]:
+    """The sets of levels to measure: all if they are few, else those with the least, the middle and
+    the most channels for each finest stride."""
+    if len(sets) <= _MOST_SETS:
+        return dict(sets)
+    by_stride: dict[int, list[tuple[int, str]]] = {}
+    for name, backbone in sets.items():
+        levels = supernet.levels(backbone)
+        by_stride.setdefault(levels[0].stride, []).append((_channels(levels), name))
+    chosen = []
+    for names in by_stride.values():
+        names.sort()
+        chosen += [names[i][1] for i in sorted({0, len(names) // 2, len(names) - 1})]
+    return {name: sets[name] for name in chosen}
+
+
+def set_name(levels: Sequence[Level]) -> str:
+    """Name of a set of levels in tables, such as "8:32 16:96": stride and channels of each."""
+    return " ".join(f"{level.stride}:{level.channels}" for level in levels)
+
+
+def _channels(levels: Sequence[Level]) -> int:
+    return sum(level.channels for level in levels)
+
+
+class _Staged:
+    """A forward pass of a subnet; tells the seconds of each of its stages."""
+
+    def __init__(self, subnet: Subnet, bench: Bench, size: int) -> None:
+        self._subnet = subnet
+        self._clock = bench.clock
+        self._pixels = bench.pixels(size)
+        self._marks: dict[int, float] = {}
+        self._ends = self._find_ends()
+
+    def _find_ends(self) -> list[nn.Module | None]:
+        """The module that computes each map, if it is one module."""
+        outputs: list[tuple[torch.Tensor, nn.Module]] = []
+        handles = [
+            part.register_forward_hook(lambda part, _, output: outputs.append((output, part)))
+            for part in self._subnet.network.modules()
+        ]
+        with torch.inference_mode():
+            maps = self._subnet.network(self._subnet.normalize(self._pixels))
+        for handle in handles:
+            handle.remove()
+        ends = []
+        for one in maps:
+            makers = [part for output, part in outputs if output is one]
+            ends.append(makers[0] if makers else None)
+        return ends
+
+    def __call__(self) -> list[float]:
+        marks: dict[int, float] = {}
+        handles = [
+            part.register_forward_hook(
+                lambda *_, number=number: marks.update({number: self._clock.now()})
+            )
+            for number, part in enumerate(self._ends)
+            if part is not None
+        ]
+        started = self._clock.now()
+        with torch.inference_mode():
+            self._subnet(self._subnet.normalize(self._pixels))
+        marks[len(self._ends) - 1] = self._clock.now()
+        for handle in handles:
+            handle.remove()
+        seconds: list[float] = []
+        before, done = started, 0
+        for number in range(len(self._ends)):
+            if number in marks:  # stages whose end is unknown share the time up to the next end
+                share = (marks[number] - before) / (number + 1 - done)
+                seconds += [share] * (number + 1 - done)
+                before, done = marks[number], number + 1
+        return seconds
+
+
+def _whole(run: Any) -> Any:
+    """A work that is timed as a whole."""
+
+    def work() -> None:
+        with torch.inference_mode():
+            run()
+
+    return work
+
+
+def _spread(count: int, wanted: int) -> torch.Tensor:
+    """Indices of `wanted` of `count` queries: eight runs of neighbors."""
+    runs = 8 if wanted >= 64 else 1
+    starts = torch.linspace(0, max(count - wanted // runs, 0), runs, device="cpu").long()
+    return (starts[:, None] + torch.arange(wanted // runs, device="cpu")).flatten().unique()
+
+
+def _mean_patch_size(case: Case) -> float:
+    """Geometric mean of the patch sizes, weighted by the channels of their levels."""
+    sizes = case.architecture.head.patch_sizes
+    logs = sum(
+        level.channels * math.log(p) for level, p in zip(case.levels, sizes, strict=True)
+    )
+    return math.exp(logs / _channels(case.levels))
+
+
+def _at_levels(values: Mapping[str, Any], levels: Sequence[Level], read: Any) -> float:
+    """Reads a value at a set of levels: as measured, or interpolated in the number of channels
+    among measured sets with the same finest stride."""
+    name = set_name(levels)
+    if name in values:
+        return float(read(values[name]))
+    similar = _of_levels(values, levels)
+    curve: dict[int, float] = {}
+    for other, measured in similar.items():
+        curve[sum(int(part.partition(":")[2]) for part in other.split())] = read(measured)
+    return _interpolated(curve, _channels(levels))
+
+
+def _of_levels(values: Mapping[str, Any], levels: Sequence[Level]) -> dict[str, Any]:
+    name = set_name(levels)
+    found = {
+        other: measured
+        for other, measured in values.items()
+        if other == name or other.startswith(f"{levels[0].stride}:")
+    }
+    if not found:
+        raise InputError(
+            f"the latency table has no set of levels whose finest stride is {levels[0].stride}"
+        )
+    return found
+
+
+def _of(values: Mapping[str, Any], stage: str) -> Any:
+    if stage not in values:
+        raise InputError(f"the latency table has no stage {stage!r}")
+    return values[stage]
+
+
+def _require_within(what: str, known: Iterable[int], wanted: Iterable[Any]) -> None:
+    measured = sorted(known)
+    for value in wanted:
+        if not measured[0] <= value <= measured[-1]:
+            raise InputError(
+                f"the latency table covers the {what}s {measured[0]} to {measured[-1]}, but not "
+                f"{value}"
+            )
+
+
+def _numbers(values: Mapping[str, float]) -> dict[int, float]:
+    return {int(key): value for key, value in values.items()}
+
+
+def _interpolated(curve: Mapping[int, float], at: float, *, clamped: bool = False) -> float:
+    """A value between measured ones, linear in the logarithms of both; outside of them the line
+    through the two nearest goes on, unless it is `clamped`."""
+    known = sorted(curve)
+    if len(known) == 1 or (clamped and not known[0] < at < known[-1]):
+        return curve[known[0] if at <= known[0] else known[-1]]
+    after = min(max(bisect_left(known, at), 1), len(known) - 1)
+    x0, x1 = math.log(known[after - 1]), math.log(known[after])
+    y0, y1 = (math.log(max(curve[known[i]], 1e-9)) for i in (after - 1, after))
+    return math.exp(y0 + (y1 - y0) * (math.log(at) - x0) / (x1 - x0))
+
+
+def _linear(curve: Mapping[int, float], at: float) -> float:
+    """A value on the line through the smallest and the largest measured one, but at least
+    proportional to the largest."""
+    first, last = min(curve), max(curve)
+    if first == last:
+        return curve[last] * at / last
+    slope = max((curve[last] - curve[first]) / (last - first), 0.0)
+    return max(curve[last] + slope * (at - last), 0.0) or curve[first]
+
+
+def _nested(keys: Iterable[Sequence[str]], seconds: Iterable[float]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in zip(keys, seconds, strict=True):
+        inner = result
+        for part in key[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[key[-1]] = value
+    return result
