@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,18 +18,21 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.errors import InputError
+from autopatch.kernels import aggregate_patches
+from autopatch.progress import Progress
 from autopatch.search.latency.components import (
     all_level_sets,
     covering_backbones,
     measured_sets,
 )
-from autopatch.search.latency.timing import Clock, Timer, Work
+from autopatch.search.latency.timing import Clock
 from autopatch.search.space import SearchSpace
 from autopatch.supernet import Backbone, Subnet, Supernet
 
 _GOOD_IMAGES, _QUERY_IMAGES = 64, 8
+_PATCHES = 12_000  # of the good images, from which banks are chosen
 _MOST_SIZES = 4  # image sizes that are measured; others are interpolated
-_MOST_ROWS = 10_000  # of a measured bank; larger ones are extrapolated
+_MOST_ROWS = 5_000  # of a measured bank; larger ones are extrapolated
 _SEED = 0
 
 
@@ -45,11 +48,10 @@ class Bench:
         device: Device of everything but the reading of images.
         batch: Images per batch.
         reading: How images become pixels.
-        told: Called after every timed work, with the number done.
+        told: Called during long steps.
 
     Attributes:
-        supernet, space, clock, device, batch: See above.
-        timer: Times the works.
+        supernet, space, clock, device, batch, told: See above.
         side: Side of the anomaly maps in pixels.
 
     Raises:
@@ -69,7 +71,7 @@ class Bench:
         device: torch.device,
         batch: int = 1,
         reading: Reading = DEFAULT_READING,
-        told: Callable[[int], None] | None = None,
+        told: Progress,
     ) -> None:
         if not good or not queries:
             raise InputError("the latency is measured on images, expected at least two good ones")
@@ -78,12 +80,10 @@ class Bench:
         self.clock = clock
         self.device = device
         self.batch = batch
-        self.timer = Timer(clock)
+        self.told = told
         self.images = _some(good, _GOOD_IMAGES)
         self.others = _some(queries, _QUERY_IMAGES)
         self.reader = ImageReader(reading=reading)
-        self._told = told
-        self._done = 0
         self._maps: dict[tuple[str, int, bool], dict[int, torch.Tensor]] = {}
         self._shared: dict[tuple[Backbone, int], dict[int, torch.Tensor]] = {}
 
@@ -189,19 +189,21 @@ class Bench:
         kept = self._shared[key]
         return subnet, [kept[level] for level in architecture.backbone.levels]
 
-    def time(self, works: Sequence[Work]) -> list[list[float]]:
-        """The median seconds of each work and its parts, see `Timer.medians`."""
-        medians = self.timer.medians(works)
-        self._done += len(works)
-        if self._told is not None:
-            self._told(self._done)
-        return medians
+    def sampled(self, maps: Sequence[torch.Tensor], patch_sizes: Sequence[int]) -> torch.Tensor:
+        """Patch features `[M, D]` of random patches of all images, as many of each; about 12,000.
 
-    @property
-    def works(self) -> int:
-        """About how many works the components time, for progress."""
-        sets, patches = len(self.level_sets), len(self.patch_sizes)
-        return len(self.sizes) * len(self.covering) + sets * patches * (2 + 2 * len(self.rows)) + 3
+        Args:
+            maps: Feature maps of images.
+            patch_sizes: Patch size of each level.
+        """
+        generator = torch.Generator("cpu").manual_seed(_SEED)
+        share = -(-_PATCHES // len(maps[0]))
+        patches = []
+        for one in zip(*(m.split(1) for m in maps), strict=True):
+            of_image = aggregate_patches(one, patch_sizes)
+            order = torch.randperm(len(of_image), generator=generator, device="cpu")[:share]
+            patches.append(of_image[order.to(self.device)])
+        return torch.cat(patches)
 
 
 def _some(images: Sequence[ImageInput], count: int) -> list[ImageInput]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import cycle
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -14,91 +14,36 @@ from autopatch.detector import (
     Architecture,
     Detector,
     calibrate,
-    feature_maps,
     fit_head,
-    stack_maps,
 )
 from autopatch.search.latency.bench import Bench
 from autopatch.search.latency.components import Case
 from autopatch.search.latency.table import LatencyTable, TimedCandidate
-from autopatch.supernet import Backbone, Subnet
+from autopatch.search.latency.timing import Work
 
 CANDIDATES = 20
 """Number of candidates that a check times."""
 
-_PATCHES = 20_000  # about as many patches of good images does a check fit a bank on
 _SEED = 1
 
 
-def timed_whole(
-    table: LatencyTable,
-    bench: Bench,
-    *,
-    candidates: int = CANDIDATES,
-    told: Callable[[int], None] | None = None,
-) -> tuple[TimedCandidate, ...]:
-    """Fits random candidates of the space and times `Detector.forward` on them, alternately.
-
-    Args:
-        table: The table to check.
-        bench: Images, and how they are timed.
-        candidates: Number of candidates.
-        told: Called after every fitted candidate with the number done.
-
-    Returns:
-        The candidates, in the order in which they were drawn.
-    """
+def random_detectors(bench: Bench, count: int = CANDIDATES) -> list[Detector]:
+    """Fits random candidates of the space on a sample of the patches of the good images."""
     space = bench.space
     rng = np.random.default_rng(_SEED)
     drawn: dict[tuple[int, ...], None] = {}
-    for _ in range(100 * candidates):
-        if len(drawn) < min(candidates, space.size()):
+    for _ in range(100 * count):
+        if len(drawn) < min(count, space.size()):
             drawn[space.sample(rng)] = None
-    architectures = [space.decode(genome) for genome in drawn]
-    detectors = []
-    for number, architecture in enumerate(architectures):
-        detectors.append(_fitted(architecture, bench))
-        if told is not None:
-            told(number + 1)
-    medians = bench.time([_forward(detector, bench) for detector in detectors])
-    found = []
-    for detector, architecture, (seconds,) in zip(detectors, architectures, medians, strict=True):
-        case = Case(bench.supernet, architecture, (len(detector.memory),))
-        found.append(
-            TimedCandidate(
-                architecture=architecture.describe(bench.supernet),
-                predicted=table.seconds(case),
-                measured=seconds / bench.batch,
-            )
-        )
-    return tuple(found)
+    detectors: list[Detector] = []
+    for genome in drawn:
+        bench.told("candidates", len(detectors), len(drawn))
+        detectors.append(_fitted(space.decode(genome), bench))
+    return detectors
 
 
-def _fitted(architecture: Architecture, bench: Bench) -> Detector:
-    """A detector fitted on a band of each image, so that few patches come from many images."""
-    subnet, maps = bench.fitted_maps(architecture)
-    positions = bench.supernet.grid(architecture.backbone, architecture.input.size)
-    share = _PATCHES / (len(maps[0]) * positions[0] * positions[1])
-    bands = []
-    for one in maps:
-        height = one.shape[2]
-        kept = min(max(round(share * height), 1), height)
-        top = (height - kept) // 2
-        bands.append(one[:, :, top : top + kept])
-    head = fit_head(bands, architecture.head, size=bench.side)
-    return Detector(
-        architecture=architecture,
-        subnet=subnet,
-        head=head,
-        threshold=calibrate([0.0, 1.0], false_alarm_rate=0.5),
-        calibration_scores=torch.zeros(2, device=bench.device),
-        usual_distance=0.0,
-        data_digest="",
-        reading=DEFAULT_READING,
-    )
-
-
-def _forward(detector: Detector, bench: Bench) -> Callable[[], None]:
+def forward(detector: Detector, bench: Bench) -> Work:
+    """A work: `Detector.forward` on one batch after the other."""
     batches = cycle(bench.query_pixels(detector.architecture.input.size))
 
     def work() -> None:
@@ -106,3 +51,47 @@ def _forward(detector: Detector, bench: Bench) -> Callable[[], None]:
             detector(next(batches))
 
     return work
+
+
+def compared(
+    table: LatencyTable, bench: Bench, detectors: Sequence[Detector], seconds: Sequence[float]
+) -> tuple[TimedCandidate, ...]:
+    """The latency of detectors in a table beside their latency timed whole.
+
+    Args:
+        table: The table.
+        bench: Where they were timed.
+        detectors: The detectors.
+        seconds: Measured seconds per batch of each.
+    """
+    return tuple(
+        TimedCandidate(
+            architecture=detector.architecture.describe(bench.supernet),
+            predicted=table.seconds(
+                Case(bench.supernet, detector.architecture, (len(detector.memory),))
+            ),
+            measured=measured / bench.batch,
+        )
+        for detector, measured in zip(detectors, seconds, strict=True)
+    )
+
+
+def _fitted(architecture: Architecture, bench: Bench) -> Detector:
+    subnet, maps = bench.fitted_maps(architecture)
+    head = architecture.head
+    patches = bench.sampled(maps, head.patch_sizes)
+    # The sampled patches are given as images of a single patch, which are pooled already.
+    pooled = replace(head, patch_sizes=(1,) * len(maps))
+    images = patches[:, :, None, None].split([m.shape[1] for m in maps], dim=1)
+    fitted = fit_head(images, pooled, size=bench.side)
+    fitted.aggregator.patch_sizes = head.patch_sizes
+    return Detector(
+        architecture=architecture,
+        subnet=subnet,
+        head=fitted,
+        threshold=calibrate([0.0, 1.0], false_alarm_rate=0.5),
+        calibration_scores=torch.zeros(2, device=bench.device),
+        usual_distance=0.0,
+        data_digest="",
+        reading=DEFAULT_READING,
+    )

@@ -22,6 +22,7 @@ from autopatch.kernels import (
     nearest_neighbors,
 )
 from autopatch.registry import Registry
+from autopatch.search.latency.timing import Work
 from autopatch.supernet import Backbone, Level, Subnet, Supernet
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
 _MOST_SETS = 15  # sets of levels that are measured; others are interpolated
 _QUERIES = (64, 1024)
-_PATCHES_PER_ROW = 2  # a measured coreset is chosen from twice as many patches
 _DRAWS = 1000  # backbones from which those that cover all settings are chosen
 _MOST_ENUMERATED = 4096  # sets of levels
 _SEED = 0
+
+
+Key = tuple[str, ...]
+"""What a work is, such as set of levels, patch size, rows and queries."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,16 @@ class Case:
 class Component(Protocol):
     """A part of a detector's latency."""
 
-    def measure(self, bench: Bench) -> dict[str, Any]:
-        """Measures what `seconds` needs, as JSON values."""
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """What to time, each with a key of its own."""
+        ...
+
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """What `seconds` needs, as JSON values.
+
+        Args:
+            timed: The keys of `works`, and the median seconds of the parts of each work.
+        """
         ...
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
@@ -97,19 +109,23 @@ class BackboneStages:
     of a backbone is the sum over its stages (`Supernet.stages`).
     """
 
-    def measure(self, bench: Bench) -> dict[str, Any]:
-        """Seconds by stage and image size."""
-        sizes = bench.sizes
-        found: dict[str, dict[int, list[float]]] = {}
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """One for each network and image size; its parts are the stages."""
+        works: list[tuple[Key, Work]] = []
         for backbone in bench.covering:
             stages = bench.supernet.stages(backbone)
-            subnet = bench.subnet(backbone, max(sizes))
-            medians = bench.time([_Staged(subnet, bench, size) for size in sizes])
-            for size, parts in zip(sizes, medians, strict=True):
-                for stage, seconds in zip(stages, parts, strict=True):
-                    found.setdefault(stage, {}).setdefault(size, []).append(seconds)
+            subnet = bench.subnet(backbone, max(bench.sizes))
+            works += [((*stages, str(size)), _Staged(subnet, bench, size)) for size in bench.sizes]
+        return works
+
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """Seconds by stage and image size."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for (*stages, size), parts in timed:
+            for stage, seconds in zip(stages, parts, strict=True):
+                found.setdefault(stage, {}).setdefault(size, []).append(seconds)
         return {
-            stage: {str(size): float(np.median(each)) for size, each in of_size.items()}
+            stage: {size: float(np.median(each)) for size, each in of_size.items()}
             for stage, of_size in found.items()
         }
 
@@ -134,18 +150,20 @@ class BackboneStages:
 class Aggregation:
     """Pooling, resizing and concatenation of the feature maps."""
 
-    def measure(self, bench: Bench) -> dict[str, Any]:
-        """Seconds by set of levels, patch size and image size."""
-        sizes = sorted({bench.sizes[0], bench.sizes[-1]})
-        keys, works = [], []
-        for size in sizes:
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """One for each set of levels, patch size, and the smallest and the largest image size."""
+        works: list[tuple[Key, Work]] = []
+        for size in sorted({bench.sizes[0], bench.sizes[-1]}):
             for name, backbone in bench.level_sets.items():
                 maps = [m[: bench.batch] for m in bench.query_maps(backbone, size)]
                 for patch_size in bench.patch_sizes:
-                    keys.append((name, str(patch_size), str(size)))
-                    sides = (patch_size,) * len(maps)
-                    works.append(_whole(partial(aggregate_patches, maps, sides)))
-        return _nested(keys, [parts[0] for parts in bench.time(works)])
+                    work = _whole(partial(aggregate_patches, maps, (patch_size,) * len(maps)))
+                    works.append(((name, str(patch_size), str(size)), work))
+        return works
+
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """Seconds by set of levels, patch size and image size."""
+        return _nested(timed)
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
@@ -174,45 +192,31 @@ class NearestNeighbors:
     logarithms.
     """
 
-    def measure(self, bench: Bench) -> dict[str, Any]:
-        """Seconds by set of levels, patch size, rows and queries."""
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """One for each set of levels, patch size, number of rows and number of queries, at the
+        middle image size."""
         size = bench.sizes[len(bench.sizes) // 2]
-        keys: list[tuple[str, ...]] = []
-        seconds: list[float] = []
-        for name, backbone in bench.level_sets.items():
+        works: list[tuple[Key, Work]] = []
+        for number, (name, backbone) in enumerate(bench.level_sets.items()):
+            bench.told("banks", number, len(bench.level_sets))
             for patch_size in bench.patch_sizes:
-                rows, queries = self._patches(bench, backbone, size, patch_size)
-                counts = sorted({min(count, len(rows)) for count in bench.rows})
-                works = []
-                for count in counts:
-                    index = NearestNeighborIndex(rows[:count].clone())
+                sides = (patch_size,) * len(backbone.levels)
+                patches = bench.sampled(bench.good_maps(backbone, size), sides)
+                picks, _ = greedy_coreset(patches, min(bench.rows[-1], len(patches)), seed=_SEED)
+                rows = patches[picks]
+                queries = aggregate_patches(bench.query_maps(backbone, size), sides)
+                for count in sorted({min(count, len(rows)) for count in bench.rows}):
+                    index = NearestNeighborIndex(rows[:count])
                     for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
                         chosen = queries[_spread(len(queries), asked)]
-                        keys.append((name, str(patch_size), str(count), str(len(chosen))))
-                        works.append(_whole(partial(nearest_neighbors, chosen, index)))
-                seconds += [parts[0] for parts in bench.time(works)]
-        return _nested(keys, seconds)
+                        work = _whole(partial(nearest_neighbors, chosen, index))
+                        key = (name, str(patch_size), str(count), str(len(chosen)))
+                        works.append((key, work))
+        return works
 
-    def _patches(
-        self, bench: Bench, backbone: Backbone, size: int, patch_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of a bank in the order of the coreset, and queries."""
-        sides = (patch_size,) * len(backbone.levels)
-        wanted = _PATCHES_PER_ROW * bench.rows[-1]
-        patches = []
-        good = bench.good_maps(backbone, size)
-        generator = torch.Generator("cpu").manual_seed(_SEED)
-        for one in zip(*(m.split(1) for m in good), strict=True):
-            of_image = aggregate_patches(one, sides)
-            assert isinstance(of_image, torch.Tensor)
-            share = min(math.ceil(wanted / len(good[0])), len(of_image))
-            order = torch.randperm(len(of_image), generator=generator, device="cpu")[:share]
-            patches.append(of_image[order.to(of_image.device)])
-        rows = torch.cat(patches)
-        indices, _ = greedy_coreset(rows, min(bench.rows[-1], len(rows)), seed=_SEED)
-        queries = aggregate_patches(bench.query_maps(backbone, size), sides)
-        assert isinstance(queries, torch.Tensor)
-        return rows[torch.as_tensor(indices)], queries
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """Seconds by set of levels, patch size, rows and queries."""
+        return _nested(timed)
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
@@ -240,28 +244,32 @@ class NearestNeighbors:
 class Upsampling:
     """Resizing of the distances to the anomaly map, and its maximum."""
 
-    def measure(self, bench: Bench) -> dict[str, Any]:
-        """Seconds by number of patches per image."""
-        grids = {
-            bench.supernet.grid(backbone, size)
-            for backbone in bench.level_sets.values()
-            for size in bench.sizes
-        }
-        ordered = sorted(grids)
-        chosen = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]
-        works = [_whole(partial(self._run, grid, bench)) for grid in chosen]
-        medians = bench.time(works)
-        return {
-            str(math.prod(grid)): parts[0] for grid, parts in zip(chosen, medians, strict=True)
-        }
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """One for each of three numbers of patches."""
+        grids = sorted(
+            {
+                bench.supernet.grid(backbone, size)
+                for backbone in bench.level_sets.values()
+                for size in bench.sizes
+            }
+        )
+        chosen = [grids[i] for i in sorted({0, len(grids) // 2, len(grids) - 1})]
+        return [
+            ((str(bench.batch * math.prod(grid)),), _whole(partial(self._run, grid, bench)))
+            for grid in chosen
+        ]
+
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """Seconds by number of patches per batch."""
+        return _nested(timed)
 
     @staticmethod
-    def _run(grid: tuple[int, int], bench: Bench) -> torch.Tensor:
+    def _run(grid: tuple[int, int], bench: Bench) -> None:
         scores = torch.zeros((bench.batch, 1, *grid), device=bench.device)
         maps = F.interpolate(
             scores, size=(bench.side, bench.side), mode="bilinear", align_corners=False
         )
-        return maps.flatten(1).amax(dim=1)
+        maps.flatten(1).amax(dim=1)
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
@@ -325,7 +333,7 @@ def all_level_sets(supernet: Supernet, space: SearchSpace) -> dict[str, Backbone
                 chosen = [gene.level(choice) for choice in range(len(gene.choices))]
                 # Of the levels of a slot with the same shape, one stands for all.
                 shapes = {(known[i].stride, known[i].channels): i for i in chosen if i is not None}
-                slot = [(index,) for index in shapes.values()]
+                slot: list[tuple[int, ...]] = [(index,) for index in shapes.values()]
                 if None in chosen and len(sets) * (len(slot) + 1) <= _MOST_ENUMERATED:
                     slot.append(())
                 sets = [(*levels, *level) for levels in sets for level in slot]
@@ -433,9 +441,7 @@ def _spread(count: int, wanted: int) -> torch.Tensor:
 def _mean_patch_size(case: Case) -> float:
     """Geometric mean of the patch sizes, weighted by the channels of their levels."""
     sizes = case.architecture.head.patch_sizes
-    logs = sum(
-        level.channels * math.log(p) for level, p in zip(case.levels, sizes, strict=True)
-    )
+    logs = sum(level.channels * math.log(p) for level, p in zip(case.levels, sizes, strict=True))
     return math.exp(logs / _channels(case.levels))
 
 
@@ -508,11 +514,12 @@ def _linear(curve: Mapping[int, float], at: float) -> float:
     return max(curve[last] + slope * (at - last), 0.0) or curve[first]
 
 
-def _nested(keys: Iterable[Sequence[str]], seconds: Iterable[float]) -> dict[str, Any]:
+def _nested(timed: Iterable[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+    """Seconds by the parts of their keys."""
     result: dict[str, Any] = {}
-    for key, value in zip(keys, seconds, strict=True):
+    for key, (seconds,) in timed:
         inner = result
         for part in key[:-1]:
             inner = inner.setdefault(part, {})
-        inner[key[-1]] = value
+        inner[key[-1]] = seconds
     return result

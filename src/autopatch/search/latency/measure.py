@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +16,10 @@ from autopatch.errors import InputError
 from autopatch.kernels import native_info
 from autopatch.progress import Progress
 from autopatch.search.latency.bench import Bench
-from autopatch.search.latency.check import CANDIDATES, timed_whole
+from autopatch.search.latency.check import CANDIDATES, compared, forward, random_detectors
 from autopatch.search.latency.components import COMPONENTS
 from autopatch.search.latency.table import LatencyTable, Machine
-from autopatch.search.latency.timing import Clock, DeviceClock
+from autopatch.search.latency.timing import Clock, DeviceClock, Timer
 from autopatch.search.space import SearchSpace
 from autopatch.supernet import Supernet
 
@@ -59,29 +60,46 @@ def measure_table(
 
     def told(step: str, done: int, total: int) -> None:
         if progress is not None:
-            progress(f"latency: {step}", min(done, total), total)
+            progress(f"latency: {step}", done, total)
 
+    clock = clock or DeviceClock(device)
     bench = Bench(
         supernet,
         space,
         good,
         queries,
-        clock=clock or DeviceClock(device),
+        clock=clock,
         device=device,
         batch=batch,
         reading=reading,
-        told=lambda done: told("table", done, bench.works),
+        told=told,
     )
+    works = {name: COMPONENTS[name].works(bench) for name in COMPONENTS}
+    detectors = random_detectors(bench, check)
+    # All at once, so that what slows the machine for a while slows none of them alone.
+    timer = Timer(clock)
+    medians = timer.medians(
+        [
+            *(work for of in works.values() for _, work in of),
+            *(forward(detector, bench) for detector in detectors),
+        ],
+        partial(told, "timing"),
+    )
+    timed = iter(medians)
+    components = {
+        name: COMPONENTS[name].values([(key, next(timed)) for key, _ in of])
+        for name, of in works.items()
+    }
     table = LatencyTable(
         space=supernet.name,
         weights_sha256=supernet.weights_sha256,
         machine=this_machine(device, batch),
-        components={name: COMPONENTS[name].measure(bench) for name in COMPONENTS},
+        components=components,
+        disturbed=round(timer.disturbed, 4),
     )
-    timed = timed_whole(
-        table, bench, candidates=check, told=lambda done: told("check", done, check)
+    return replace(
+        table, check=compared(table, bench, detectors, [seconds for (seconds,) in timed])
     )
-    return replace(table, check=timed, disturbed=round(bench.timer.disturbed, 4))
 
 
 def this_machine(device: torch.device, batch: int) -> Machine:

@@ -84,7 +84,7 @@ class Timer:
     """
 
     clock: Clock
-    repeats: int = 5
+    repeats: int = 4
     accepted: int = 0
     doubtful: int = 0
     _best: float = field(default=float("inf"), repr=False)
@@ -94,11 +94,14 @@ class Timer:
         """Share of samples that count although the machine was disturbed."""
         return self.doubtful / self.accepted if self.accepted else 0.0
 
-    def medians(self, works: Sequence[Work]) -> list[list[float]]:
+    def medians(
+        self, works: Sequence[Work], told: Callable[[int, int], None] | None = None
+    ) -> list[list[float]]:
         """Runs each work once to warm up, then times it.
 
         Args:
             works: What to time.
+            told: Called after every batch with the number of samples that count, and their total.
 
         Returns:
             For each work the median seconds of each of its parts; of a work without parts, of the
@@ -123,6 +126,9 @@ class Timer:
                     for number, parts in batch:
                         (samples if quiet else spoiled)[number].append(parts)
                     before, batch = after, []
+                    if told is not None:
+                        counted = sum(min(len(each), self.repeats) for each in samples)
+                        told(counted, len(works) * self.repeats)
                     began = self.clock.now()
                 started = self.clock.now()
             pending = [
