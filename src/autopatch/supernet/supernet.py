@@ -33,7 +33,7 @@ class Preset:
             values that no gene sets, by "part.field", and the name of the sampler.
     """
 
-    objectives: tuple[str, ...] = ("total_flops", "rwAP")
+    objectives: tuple[str, ...] = ("latency", "rwAP")
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False

@@ -18,6 +18,7 @@ from autopatch.detector import (
     stack_maps,
 )
 from autopatch.errors import InputError
+from autopatch.genes import Choice
 from autopatch.kernels import aggregate_patches
 from autopatch.progress import Progress
 from autopatch.search.latency.components import (
@@ -117,6 +118,20 @@ class Bench:
     def level_sets(self) -> dict[str, Backbone]:
         """Sets of levels to measure, by name, as backbones."""
         return measured_sets(self.supernet, all_level_sets(self.supernet, self.space))
+
+    @cached_property
+    def extreme_sets(self) -> list[str]:
+        """Names of the sets of levels with the fewest and the most channels."""
+        channels = {
+            name: sum(level.channels for level in self.supernet.levels(backbone))
+            for name, backbone in self.level_sets.items()
+        }
+        names = sorted(channels, key=lambda name: (channels[name], name))
+        return list(dict.fromkeys((names[0], names[-1])))
+
+    def choices(self, field: str) -> list[Choice]:
+        """The choices of a field of the head; none if the space does not have it."""
+        return list(dict.fromkeys(self.space.choices("head", field)))
 
     @cached_property
     def covering(self) -> list[Backbone]:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from autopatch.detector import (
+    STEPS,
+    Architecture,
+    FeatureTransform,
+    FittedHead,
+    Head,
+    PatchAggregator,
+    Step,
+)
 from autopatch.errors import InputError
+from autopatch.genes import Choice, Setting
 from autopatch.kernels import (
     NearestNeighborIndex,
     aggregate_patches,
@@ -26,7 +35,6 @@ from autopatch.search.latency.timing import Work
 from autopatch.supernet import Backbone, Level, Subnet, Supernet
 
 if TYPE_CHECKING:
-    from autopatch.detector import Architecture
     from autopatch.search.latency.bench import Bench
     from autopatch.search.space import SearchSpace
 
@@ -56,6 +64,12 @@ class Case:
     architecture: Architecture
     banks: tuple[int, ...]
     batch: int = 1
+
+    @classmethod
+    def of(cls, supernet: Supernet, architecture: Architecture, head: FittedHead) -> Case:
+        """The case of a fitted candidate."""
+        banks = (len(head.memory), len(head.defects))
+        return cls(supernet, architecture, tuple(rows for rows in banks if rows))
 
     @property
     def size(self) -> int:
@@ -135,13 +149,13 @@ class BackboneStages:
         _require_within("image size", sizes, space.choices("input", "image_size"))
         for backbone in covering_backbones(supernet, space):
             for stage in supernet.stages(backbone):
-                _of(values, stage)
+                _of(values, stage, "stage")
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
         total = 0.0
         for stage in case.supernet.stages(case.architecture.backbone):
-            curve = {int(size): seconds for size, seconds in _of(values, stage).items()}
+            curve = {int(size): seconds for size, seconds in _of(values, stage, "stage").items()}
             _require_within("image size", curve, [case.size])
             total += _interpolated(curve, case.size)
         return total
@@ -184,48 +198,96 @@ class Aggregation:
 
 
 class NearestNeighbors:
-    """The search of the patches in the memory bank, and in any further bank.
+    """The search of the patches in the memory bank, and in the bank of known defects.
 
     Banks are coresets of patches of good images, and queries are patches of other images, because
     the kernel skips rows that cannot be near: how many depends on the features. The time is linear
     in the number of queries; between numbers of rows and patch sizes it is interpolated in
     logarithms.
+
+    Several neighbors and steps on the features change the time by a factor, which is measured on
+    the sets of levels with the fewest and the most channels.
     """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
-        """One for each set of levels, patch size, number of rows and number of queries, at the
-        middle image size."""
-        size = bench.sizes[len(bench.sizes) // 2]
+        """One for each set of levels, patch size, number of rows and number of queries, and for
+        each option with and without it, at the middle image size."""
         works: list[tuple[Key, Work]] = []
         for number, (name, backbone) in enumerate(bench.level_sets.items()):
             bench.told("banks", number, len(bench.level_sets))
             for patch_size in bench.patch_sizes:
-                sides = (patch_size,) * len(backbone.levels)
-                patches = bench.sampled(bench.good_maps(backbone, size), sides)
-                picks, _ = greedy_coreset(patches, min(bench.rows[-1], len(patches)), seed=_SEED)
-                rows = patches[picks]
-                queries = aggregate_patches(bench.query_maps(backbone, size), sides)
+                patches, queries = self._patches(bench, backbone, patch_size)
+                rows = _coreset(patches, bench.rows[-1])
                 for count in sorted({min(count, len(rows)) for count in bench.rows}):
                     index = NearestNeighborIndex(rows[:count])
                     for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
                         chosen = queries[_spread(len(queries), asked)]
                         work = _whole(partial(nearest_neighbors, chosen, index))
                         key = (name, str(patch_size), str(count), str(len(chosen)))
-                        works.append((key, work))
+                        works.append((("sets", *key), work))
+        neighbors = [int(str(k)) for k in bench.choices("neighbors") if k != 1]
+        steps = [each for each in step_values(bench.space) if each.features(8, (8,)) is not None]
+        for name in bench.extreme_sets if neighbors or steps else ():
+            backbone = bench.level_sets[name]
+            patches, queries = self._patches(bench, backbone, bench.patch_sizes[0])
+            queries = queries[_spread(len(queries), min(_QUERIES[-1], len(queries)))]
+            count = min(bench.rows[len(bench.rows) // 2], len(patches))
+            plain = NearestNeighborIndex(_coreset(patches, count))
+            works.append(
+                (("factors", "", name), _whole(partial(nearest_neighbors, queries, plain)))
+            )
+            for k in neighbors:
+                work = _whole(partial(nearest_neighbors, queries, plain, min(k, count)))
+                works.append((("factors", f"neighbors {k}", name), work))
+            channels = tuple(level.channels for level in bench.supernet.levels(backbone))
+            for step in steps:
+                module = step.features(sum(channels), channels)
+                assert module is not None
+                module.to(bench.device).fit([patches])
+                index = NearestNeighborIndex(_coreset(module(patches), count))
+                work = _whole(partial(nearest_neighbors, module(queries), index))
+                works.append((("factors", step.name, name), work))
         return works
 
     def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
-        """Seconds by set of levels, patch size, rows and queries."""
-        return _nested(timed)
+        """Seconds by set of levels, patch size, rows and queries; factors by option."""
+        nested = _nested(timed)
+        factors = nested.pop("factors", {})
+        plain = factors.pop("", {})
+        ratios = {
+            option: [seconds / plain[name] for name, seconds in of_set.items()]
+            for option, of_set in factors.items()
+        }
+        return {
+            **nested,
+            "factors": {option: float(np.prod(r) ** (1 / len(r))) for option, r in ratios.items()},
+        }
+
+    def _patches(
+        self, bench: Bench, backbone: Backbone, patch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches of good images, and queries."""
+        size = bench.sizes[len(bench.sizes) // 2]
+        sides = (patch_size,) * len(backbone.levels)
+        patches = bench.sampled(bench.good_maps(backbone, size), sides)
+        queries: torch.Tensor = aggregate_patches(bench.query_maps(backbone, size), sides)
+        return patches, queries
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
         for backbone in all_level_sets(supernet, space).values():
-            _of_levels(values, supernet.levels(backbone))
+            _of_levels(values["sets"], supernet.levels(backbone))
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
-        return sum(self._one(values, case, rows) for rows in case.banks)
+        head, factors = case.architecture.head, values["factors"]
+        factor = 1.0
+        if head.neighbors != 1:
+            factor *= _of(factors, f"neighbors {head.neighbors}", "option")
+        for name, value in head.active_steps():
+            each = [_step_name(name, one) for one in _listed(value)]
+            factor *= max((factors[one] for one in each if one in factors), default=1.0)
+        return factor * sum(self._one(values["sets"], case, rows) for rows in case.banks)
 
     def _one(self, values: Mapping[str, Any], case: Case, rows: int) -> float:
         def of_set(measured: Mapping[str, Any]) -> float:
@@ -241,11 +303,111 @@ class NearestNeighbors:
         return _at_levels(values, case.levels, of_set)
 
 
-class Upsampling:
-    """Resizing of the distances to the anomaly map, and its maximum."""
+@dataclass(frozen=True)
+class StepValue:
+    """An optional step of the head with a value that candidates may have.
+
+    Attributes:
+        name: Name of step and value in tables.
+        step: The step.
+        value: The value; of a step with a value for each level, that of all levels.
+    """
+
+    name: str
+    step: Step
+    value: Choice
+
+    def setting(self, levels: int) -> Setting:
+        """The setting of a head with so many levels."""
+        return (self.value,) * levels if self.step.per_level else self.value
+
+    def features(self, features: int, channels: tuple[int, ...]) -> FeatureTransform | None:
+        """See `Step.features`."""
+        return self.step.features(self.setting(len(channels)), features, channels)
+
+
+class Steps:
+    """The optional steps of the head.
+
+    The time is linear in the number of patches, and interpolated in the number of features. A step
+    with values for each level is assumed to take as long as its slowest measured value.
+    """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
-        """One for each of three numbers of patches."""
+        """One for each value of a step, the sets of levels with the fewest and the most channels,
+        and two numbers of patches."""
+        works: list[tuple[Key, Work]] = []
+        for step in step_values(bench.space):
+            for name in bench.extreme_sets:
+                levels = bench.supernet.levels(bench.level_sets[name])
+                channels = tuple(level.channels for level in levels)
+                for queries in _QUERIES:
+                    key = (step.name, str(sum(channels)), str(queries))
+                    works.append((key, self._work(bench, step, channels, queries)))
+        return works
+
+    @staticmethod
+    def _work(bench: Bench, step: StepValue, channels: tuple[int, ...], queries: int) -> Work:
+        generator = torch.Generator("cpu").manual_seed(_SEED)
+        patches = torch.rand((queries, sum(channels)), generator=generator, device="cpu")
+        patches = patches.to(bench.device)
+        scores = torch.ones(queries, device=bench.device)
+        maps = torch.ones((bench.batch, bench.side, bench.side), device=bench.device)
+        transform = step.features(sum(channels), channels)
+        features = sum(channels)
+        if transform is not None:
+            transform.to(bench.device).fit([patches])
+            features = transform.out_features
+        on_scores = step.step.scores(step.setting(len(channels)), features)
+        on_maps = step.step.maps(step.setting(len(channels)), bench.side)
+        transformed = patches if transform is None else transform(patches)
+        if on_scores is not None:
+            on_scores.to(bench.device).fit([transformed])
+        if on_maps is not None:
+            on_maps.to(bench.device)
+
+        def run() -> None:
+            rows = patches if transform is None else transform(patches)
+            if on_scores is not None:
+                on_scores(rows, scores)
+            if on_maps is not None:
+                on_maps(maps)
+
+        return _whole(run)
+
+    def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
+        """Seconds by step with its value, features and patches."""
+        return _nested(timed)
+
+    def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
+        """See `Component`."""
+        for step in step_values(space):
+            _of(values, step.name, "step")
+
+    def seconds(self, values: Mapping[str, Any], case: Case) -> float:
+        """See `Component`."""
+        total = 0.0
+        for name, value in case.architecture.head.active_steps():
+            known = [one for one in (_step_name(name, v) for v in _listed(value)) if one in values]
+            if not known:
+                _of(values, _step_name(name, value), "step")
+            total += max(self._one(values[one], case) for one in known)
+        return total
+
+    @staticmethod
+    def _one(measured: Mapping[str, Any], case: Case) -> float:
+        curve = {
+            int(features): _linear(_numbers(of_queries), case.queries)
+            for features, of_queries in measured.items()
+        }
+        return _interpolated(curve, _channels(case.levels))
+
+
+class Upsampling:
+    """Resizing and smoothing of the distances to the anomaly map, and its maximum."""
+
+    def works(self, bench: Bench) -> list[tuple[Key, Work]]:
+        """One for each strength of smoothing and each of three numbers of patches."""
         grids = sorted(
             {
                 bench.supernet.grid(backbone, size)
@@ -253,30 +415,38 @@ class Upsampling:
                 for size in bench.sizes
             }
         )
-        chosen = [grids[i] for i in sorted({0, len(grids) // 2, len(grids) - 1})]
-        return [
-            ((str(bench.batch * math.prod(grid)),), _whole(partial(self._run, grid, bench)))
-            for grid in chosen
-        ]
+        works: list[tuple[Key, Work]] = []
+        for smoothing in bench.choices("smoothing") or [0]:
+            head = FittedHead.of(
+                Head((1,), smoothing=float(str(smoothing))),
+                PatchAggregator((1,)),
+                torch.zeros((1, 1), device=bench.device),
+                radius=0.0,
+                size=bench.side,
+            )
+            for place in sorted({0, len(grids) // 2, len(grids) - 1}):
+                patches = torch.zeros((bench.batch, *grids[place], 1), device=bench.device)
+                key = (str(float(str(smoothing))), str(bench.batch * math.prod(grids[place])))
+                works.append((key, _whole(partial(self._run, head, patches))))
+        return works
 
     def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
-        """Seconds by number of patches per batch."""
+        """Seconds by smoothing and number of patches per batch."""
         return _nested(timed)
 
     @staticmethod
-    def _run(grid: tuple[int, int], bench: Bench) -> None:
-        scores = torch.zeros((bench.batch, 1, *grid), device=bench.device)
-        maps = F.interpolate(
-            scores, size=(bench.side, bench.side), mode="bilinear", align_corners=False
-        )
-        maps.flatten(1).amax(dim=1)
+    def _run(head: FittedHead, patches: torch.Tensor) -> None:
+        head.maps_of(patches, patches.flatten()).flatten(1).amax(dim=1)
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
+        for smoothing in space.choices("head", "smoothing"):
+            _of(values, str(float(str(smoothing))), "smoothing")
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
-        return _interpolated(_numbers(values), case.queries, clamped=True)
+        measured = _of(values, str(float(case.architecture.head.smoothing)), "smoothing")
+        return _interpolated(_numbers(measured), case.queries, clamped=True)
 
 
 COMPONENTS: Registry[Component] = Registry(
@@ -285,6 +455,7 @@ COMPONENTS: Registry[Component] = Registry(
         "backbone": "autopatch.search.latency.components:BACKBONE",
         "aggregation": "autopatch.search.latency.components:AGGREGATION",
         "nearest_neighbors": "autopatch.search.latency.components:NEAREST_NEIGHBORS",
+        "steps": "autopatch.search.latency.components:STEPS_OF_HEAD",
         "upsampling": "autopatch.search.latency.components:UPSAMPLING",
     },
 )
@@ -293,7 +464,22 @@ COMPONENTS: Registry[Component] = Registry(
 BACKBONE = BackboneStages()
 AGGREGATION = Aggregation()
 NEAREST_NEIGHBORS = NearestNeighbors()
+STEPS_OF_HEAD = Steps()
 UPSAMPLING = Upsampling()
+
+
+def step_values(space: SearchSpace) -> list[StepValue]:
+    """The steps of a space, with each value that is not off."""
+    return [
+        StepValue(_step_name(name, value), STEPS[name], value)
+        for name in STEPS
+        for value in dict.fromkeys(space.choices("head", name))
+        if value != STEPS[name].off
+    ]
+
+
+def _step_name(name: str, value: object) -> str:
+    return f"{name} {value}"
 
 
 def covering_backbones(supernet: Supernet, space: SearchSpace) -> list[Backbone]:
@@ -421,7 +607,14 @@ class _Staged:
         return seconds
 
 
-def _whole(run: Any) -> Any:
+def _coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
+    """At most `count` rows, in the order in which they are picked."""
+    picks, _ = greedy_coreset(patches, min(count, len(patches)), seed=_SEED)
+    rows: torch.Tensor = patches[picks]
+    return rows
+
+
+def _whole(run: Callable[[], object]) -> Work:
     """A work that is timed as a whole."""
 
     def work() -> None:
@@ -435,7 +628,8 @@ def _spread(count: int, wanted: int) -> torch.Tensor:
     """Indices of `wanted` of `count` queries: eight runs of neighbors."""
     runs = 8 if wanted >= 64 else 1
     starts = torch.linspace(0, max(count - wanted // runs, 0), runs, device="cpu").long()
-    return (starts[:, None] + torch.arange(wanted // runs, device="cpu")).flatten().unique()
+    places = starts[:, None] + torch.arange(wanted // runs, device="cpu")
+    return torch.tensor(sorted(set(places.flatten().tolist())), device="cpu")
 
 
 def _mean_patch_size(case: Case) -> float:
@@ -472,10 +666,14 @@ def _of_levels(values: Mapping[str, Any], levels: Sequence[Level]) -> dict[str, 
     return found
 
 
-def _of(values: Mapping[str, Any], stage: str) -> Any:
-    if stage not in values:
-        raise InputError(f"the latency table has no stage {stage!r}")
-    return values[stage]
+def _of(values: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in values:
+        raise InputError(f"the latency table has no {what} {name!r}")
+    return values[name]
+
+
+def _listed(value: Setting) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _require_within(what: str, known: Iterable[int], wanted: Iterable[Any]) -> None:

@@ -16,7 +16,7 @@ from autopatch.errors import InputError
 from autopatch.kernels import native_info
 from autopatch.progress import Progress
 from autopatch.search.latency.bench import Bench
-from autopatch.search.latency.check import CANDIDATES, compared, forward, random_detectors
+from autopatch.search.latency.check import CANDIDATES, compared, forward, random_candidates
 from autopatch.search.latency.components import COMPONENTS
 from autopatch.search.latency.table import LatencyTable, Machine
 from autopatch.search.latency.timing import Clock, DeviceClock, Timer
@@ -75,13 +75,13 @@ def measure_table(
         told=told,
     )
     works = {name: COMPONENTS[name].works(bench) for name in COMPONENTS}
-    detectors = random_detectors(bench, check)
+    candidates = random_candidates(bench, check)
     # All at once, so that what slows the machine for a while slows none of them alone.
     timer = Timer(clock)
     medians = timer.medians(
         [
             *(work for of in works.values() for _, work in of),
-            *(forward(detector, bench) for detector in detectors),
+            *(forward(candidate, bench) for candidate in candidates),
         ],
         partial(told, "timing"),
     )
@@ -98,7 +98,7 @@ def measure_table(
         disturbed=round(timer.disturbed, 4),
     )
     return replace(
-        table, check=compared(table, bench, detectors, [seconds for (seconds,) in timed])
+        table, check=compared(table, bench, candidates, [seconds for (seconds,) in timed])
     )
 
 

@@ -120,12 +120,13 @@ class LatencyTable:
             for name, values in self.components.items()
         }
 
-    def require(self, supernet: Supernet, space: SearchSpace, name: str) -> None:
+    def require(self, supernet: Supernet, space: SearchSpace, batch: int, name: str) -> None:
         """Raises InputError unless the table was measured for a search space and its weights.
 
         Args:
             supernet: The supernet of the search.
             space: Its search space.
+            batch: Images per batch.
             name: Name of the table in the message.
         """
         if self.space != supernet.name:
@@ -135,6 +136,11 @@ class LatencyTable:
                 f"{name}: a table of other weights (SHA-256 {self.weights_sha256[:8]}), expected "
                 f"those of the search ({supernet.weights_sha256[:8]}); measure it with the same "
                 "weights"
+            )
+        if self.machine.batch != batch:
+            raise InputError(
+                f"{name}: a table of batches of {self.machine.batch}, expected those of {batch}; "
+                "give `batch`"
             )
         for component, values in self.components.items():
             try:
