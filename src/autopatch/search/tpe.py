@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -67,7 +68,7 @@ class TPE:
                     seed=seed,
                     multivariate=True,
                     constant_liar=True,
-                    constraints_func=_excesses if constrained else None,
+                    **_constraints() if constrained else {},
                 ),
                 directions=[StudyDirection[direction.upper()] for direction in directions],
             )
@@ -110,7 +111,16 @@ class TPE:
             for loss, direction in zip(score.losses, self._directions, strict=True)
         ]
         trial.set_user_attr(_EXCESSES, list(score.excesses))
+        if hasattr(trial, "set_constraint"):
+            for number, excess in enumerate(score.excesses):
+                trial.set_constraint(str(number), excess)
         self._study.tell(trial, values)
+
+
+def _constraints() -> dict[str, Any]:
+    """Arguments of the sampler with which Optuna below 5 learns about constraints; later versions
+    have `Trial.set_constraint`."""
+    return {} if hasattr(Trial, "set_constraint") else {"constraints_func": _excesses}
 
 
 def _excesses(trial: FrozenTrial) -> list[float]:
