@@ -212,10 +212,12 @@ def run_search(
     chosen = resolve_objectives(objectives or searched.objectives)
     table = None
     if any(o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))):
-        table = given_table or (_stored_table(out) if resume else None)
-        if table is None:
-            table = _measured_table(inputs, search_space, machine, batch, progress)
-        table.require(supernet, search_space, batch, "`latency_table`")
+        if given_table is None and resume:
+            table = _stored_table(out)
+            table.require_batch(batch, str(out))
+        else:
+            table = given_table or _measured_table(inputs, search_space, machine, batch, progress)
+            table.require(supernet, search_space, batch, "`latency_table`")
         logger.info("latency: %s", table.describe())
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
@@ -343,9 +345,12 @@ def _read_table(table: StrPath | LatencyTable | None) -> LatencyTable | None:
     return table if table is None or isinstance(table, LatencyTable) else LatencyTable.load(table)
 
 
-def _stored_table(run: Path) -> LatencyTable | None:
+def _stored_table(run: Path) -> LatencyTable:
     """The latency table of a search that is resumed."""
-    return stored_table(load_settings(run / STUDY))
+    table = stored_table(load_settings(run / STUDY))
+    if table is None:
+        raise InputError(f"{run}: the search was started without a latency, cannot resume with one")
+    return table
 
 
 def _measured_table(

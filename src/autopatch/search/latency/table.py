@@ -137,16 +137,21 @@ class LatencyTable:
                 f"those of the search ({supernet.weights_sha256[:8]}); measure it with the same "
                 "weights"
             )
-        if self.machine.batch != batch:
-            raise InputError(
-                f"{name}: a table of batches of {self.machine.batch}, expected those of {batch}; "
-                "give `batch`"
-            )
+        self.require_batch(batch, name)
         for component, values in self.components.items():
             try:
                 COMPONENTS[component].require(values, supernet, space)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
+
+    def require_batch(self, batch: int, name: str) -> None:
+        """Raises InputError unless the table was measured with batches of this size; see
+        `require`."""
+        if self.machine.batch != batch:
+            raise InputError(
+                f"{name}: a table of batches of {self.machine.batch}, expected those of {batch}; "
+                "give `batch`"
+            )
 
     @property
     def median_error(self) -> float | None:
