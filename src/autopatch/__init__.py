@@ -8,7 +8,7 @@ One function for each command of the command line:
 - `Detector.fit(good_images)`, `Detector.load(path)`: make a detector; `detector.predict(images)`.
 - `fit_images(folder, out)`, `update_detector(detector, out)`,
   `write_predictions(detector, images, out)`, `check_folder(data)`, `import_study(file, data, out)`,
-  `run_demo(out)`, `system_info()`: the other commands.
+  `measure_latency(images, out)`, `run_demo(out)`, `system_info()`: the other commands.
 
 Subpackages:
 
@@ -54,6 +54,7 @@ _HOMES = {
     "import_study": "autopatch.published.imported",
     "load_supernet": "autopatch.supernet",
     "make_split": "autopatch.data",
+    "measure_latency": "autopatch.runs",
     "run_demo": "autopatch.runs",
     "run_search": "autopatch.runs",
     "system_info": "autopatch.runs",

@@ -24,7 +24,17 @@ CALLS = {
     "info": (),
 }
 # Options of a family and choices of a space are given together in Python.
-GROUPED = {"timm_kwargs", "recalibrate_batch_norm", "image_size", "patch_size", "bank_size"}
+GROUPED = {
+    "cost",
+    "max_latency",
+    "max_memory",
+    "min_image_auroc",
+    "timm_kwargs",
+    "recalibrate_batch_norm",
+    "image_size",
+    "patch_size",
+    "bank_size",
+}
 FOLDERS = {"folder", "run"}
 
 

@@ -52,6 +52,7 @@ def test_help_is_quick_and_names_every_command():
         "info",
         "demo",
         "import-study",
+        "measure-latency",
     ]
     for command in commands:
         assert command in result.stdout
@@ -248,6 +249,7 @@ def test_python_finds_what_the_command_finds(autopatch, searched, textures, tmp_
         reserve=2,
         evaluations=8,
         population=4,
+        objectives=("total_flops", "rwAP"),
         choices={"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (50, 100)},
     )
     same = Run.open(searched.run)

@@ -262,6 +262,7 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
 
 SMALL = ("--space", "timm:test_efficientnet", "--weights", "random", "--shots", 1)
 SMALL = (*SMALL, "--reserve", 2, "--population", 2, "--image-sizes", "64", "--bank-sizes", "50")
+SMALL = (*SMALL, "--cost", "total_flops")
 
 
 def search_in(textures, run, evaluations, *more):

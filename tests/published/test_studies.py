@@ -24,7 +24,7 @@ from autopatch.errors import InputError
 from autopatch.published.once_for_all import backbone_cost
 from autopatch.published.space import published_space
 from autopatch.published.studies import PublishedTrials, load_published
-from autopatch.search import TPE, SearchSpace
+from autopatch.search import TPE, Score, SearchSpace
 from autopatch.search.storage import quiet
 from autopatch.supernet import Backbone
 
@@ -222,7 +222,7 @@ def test_tpe_begins_as_the_published_search(upgraded: Path, published: SearchSpa
     for recorded in study.trials:
         (genome,) = optimizer.ask()
         assert genome == published.genome(recorded.params)
-        optimizer.tell([(float(recorded.number), 0.5)])
+        optimizer.tell([Score((float(recorded.number), 0.5))])
     proposed = optimizer._study.trials
     assert [trial.params for trial in proposed] == [trial.params for trial in study.trials]
     assert [trial.distributions for trial in proposed] == [t.distributions for t in study.trials]

@@ -20,6 +20,7 @@ SETTINGS = {
     "reserve": 2,
     "seed": 4,
     "evaluations": 4,
+    "objectives": ("total_flops", "rwAP"),
     "population": 4,
     "choices": {"image_size": (64, 224), "patch_size": (1, 3), "bank_size": (40, 80)},
 }

@@ -27,7 +27,14 @@ def deep(origin, tmp_path_factory):
 
 
 NAME = "timm:test_efficientnet"
-SETTINGS = {"shots": 1, "reserve": 2, "seed": 4, "evaluations": 2, "population": 2}
+SETTINGS = {
+    "shots": 1,
+    "reserve": 2,
+    "seed": 4,
+    "evaluations": 2,
+    "population": 2,
+    "objectives": ("total_flops", "rwAP"),
+}
 CHOICES = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
 
 

@@ -226,7 +226,7 @@ def test_a_quality_that_is_no_metric(settings, tmp_path, direction, sign):
         names = ["total_flops", "worth"]
         settings["choices"] = settings["choices"] | {"image_size": (64,)}
         settings |= {"evaluations": 3, "population": 3}
-        run = run_search(out=tmp_path / "run", objectives=names, **settings)
+        run = run_search(out=tmp_path / "run", **settings | {"objectives": names})
         detector = run.fit()
         found = run.evaluate(str(run.detector_path))
     finally:

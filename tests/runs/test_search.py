@@ -24,6 +24,7 @@ SMALL = {
     "reserve": 2,
     "evaluations": 4,
     "population": 3,
+    "objectives": ("total_flops", "rwAP"),
     "choices": {"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (20, 40)},
 }
 
@@ -114,7 +115,7 @@ def test_an_objective_of_ones_own(data, tmp_path):
 
     OBJECTIVES.register("rows", Objective("rows", "rows of the bank", "", 1.0, "minimize", rows))
     try:
-        run = run_search(data, tmp_path / "run", objectives=["rows", "rwAP"], **SMALL)
+        run = run_search(data, tmp_path / "run", **SMALL | {"objectives": ["rows", "rwAP"]})
     finally:
         OBJECTIVES.unregister("rows")
     assert {t.evaluation.values["rows"] for t in run.trials} <= {20, 40}

@@ -9,7 +9,7 @@ import pytest
 from pymoo.indicators.hv import HV
 
 from autopatch.detector import Architecture
-from autopatch.search import NSGA2, Evaluation, SearchSpace, resolve_objectives
+from autopatch.search import NSGA2, Evaluation, Score, SearchSpace, resolve_objectives
 
 Evaluate = Callable[[Architecture], Evaluation]
 Genome = tuple[int, ...]
@@ -27,7 +27,7 @@ def propose(
     while len(genomes) < count:
         asked = optimizer.ask()
         told = [evaluate(space.decode(genome)).losses(OBJECTIVES) for genome in asked]
-        optimizer.tell(told)
+        optimizer.tell([Score(losses) for losses in told])
         genomes += asked
         objectives += told
     return genomes[:count], objectives[:count]
@@ -60,7 +60,7 @@ def test_initial_genomes_come_first(space: SearchSpace, count: int) -> None:
     asked = optimizer.ask()
     assert asked[:count] == initial
     assert len(asked) == len(set(asked)) == max(6, count)
-    optimizer.tell([(1.0, 0.5)] * len(asked))
+    optimizer.tell([Score((1.0, 0.5))] * len(asked))
     assert len(optimizer.ask()) == 6
 
 
@@ -72,7 +72,7 @@ def test_proposes_all_of_a_small_space_and_then_nothing(
     while asked := optimizer.ask():
         genomes += asked
         optimizer.tell(
-            [evaluate(small_space.decode(genome)).losses(OBJECTIVES) for genome in asked]
+            [Score(evaluate(small_space.decode(genome)).losses(OBJECTIVES)) for genome in asked]
         )
     assert len(genomes) == len(set(genomes)) == small_space.size() == 16
     assert optimizer.ask() == []
@@ -89,12 +89,13 @@ def test_failed_candidates_do_not_survive(space: SearchSpace, evaluate: Evaluate
     late: list[Genome] = []
     for generation in range(12):
         asked = optimizer.ask()
-        losses: list[tuple[float, ...] | None] = []
+        scores: list[Score | None] = []
         for genome in asked:
             architecture = space.decode(genome)
             failed = fine_level in architecture.backbone.levels
-            losses.append(None if failed else evaluate(architecture).losses(OBJECTIVES))
-        optimizer.tell(losses)
+            losses = evaluate(architecture).losses(OBJECTIVES)
+            scores.append(None if failed else Score(losses))
+        optimizer.tell(scores)
         if generation >= 8:
             late += asked
     failing = [genome for genome in late if fine_level in space.decode(genome).backbone.levels]
@@ -146,11 +147,11 @@ def test_three_objectives(space: SearchSpace, evaluate: Evaluate) -> None:
             asked = optimizer.ask()
             architectures = [space.decode(genome) for genome in asked]
             counts = [len(each.backbone.levels) for each in architectures]
-            losses = [
-                (0.0, evaluate(each).losses(OBJECTIVES)[1], count)[:objectives]
+            scores = [
+                Score((0.0, evaluate(each).losses(OBJECTIVES)[1], count)[:objectives])
                 for each, count in zip(architectures, counts, strict=True)
             ]
-            optimizer.tell([None, *losses[1:]])
+            optimizer.tell([None, *scores[1:]])
             levels += counts
         return float(np.mean(levels[-60:]))
 

@@ -123,7 +123,7 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
         "population": 4,
         "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
         "sampler": "tpe",
-        "format": 3,
+        "format": 4,
         "objectives": [
             {
                 "name": "cost",
@@ -134,6 +134,8 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
             },
             {"name": "rwAP", "label": "rwAP", "unit": "%", "scale": 0.01, "direction": "maximize"},
         ],
+        "constraints": [],
+        "latency_table": None,
         "unchecked": {"data": "/data", "table": None},
         "sizes": [1, 2],
         "weights": {"file": "w.safetensors", "mean": None},
@@ -201,8 +203,8 @@ def test_study_of_an_earlier_version(tmp_path: Path, space: SearchSpace) -> None
 def test_study_of_a_later_version(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     Study.create(path, Plan(space, evaluations=5)).close()
-    optuna_study(path).set_user_attr("format", 4)
-    with pytest.raises(InputError, match=r"not a readable study .*format is 4, expected 3"):
+    optuna_study(path).set_user_attr("format", 5)
+    with pytest.raises(InputError, match=r"not a readable study .*format is 5, expected 4"):
         load_trials(path)
     optuna_study(path).set_user_attr("format", 2)
     with pytest.raises(InputError, match=r"a search of an earlier version of autopatch; search ag"):

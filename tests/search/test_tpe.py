@@ -14,7 +14,14 @@ from pymoo.indicators.hv import HV
 from autopatch.detector import Architecture
 from autopatch.errors import InputError
 from autopatch.published.once_for_all import OFA_MBV3, PUBLISHED, stage_genes
-from autopatch.search import TPE, Evaluation, SearchSpace, compose_genes, resolve_objectives
+from autopatch.search import (
+    TPE,
+    Evaluation,
+    Score,
+    SearchSpace,
+    compose_genes,
+    resolve_objectives,
+)
 from autopatch.search.storage import quiet
 from autopatch.search.tpe import _distribution
 
@@ -32,7 +39,7 @@ def propose(
     while len(genomes) < count and (asked := optimizer.ask()):
         genomes += asked
         objectives.append(evaluate(space.decode(asked[0])).losses(OBJECTIVES))
-        optimizer.tell(objectives[-1:])
+        optimizer.tell([Score(objectives[-1])])
     return genomes, objectives
 
 
@@ -78,7 +85,7 @@ def test_is_the_published_search() -> None:
     for genome in dict.fromkeys(expected):
         assert optimizer.ask() == [genome]
         cost, worth = values(space.decode(genome))
-        optimizer.tell([None if sum(genome) % 5 == 0 else (float(cost), 1 - worth)])
+        optimizer.tell([None if sum(genome) % 5 == 0 else Score((float(cost), 1 - worth))])
 
 
 def test_numbers_and_labels(space: SearchSpace) -> None:
@@ -137,7 +144,7 @@ def test_proposed_again_is_told_again(small_space: SearchSpace, evaluate: Evalua
         (genome,) = optimizer.ask()
         failing = failing or genome
         cost, loss = evaluate(small_space.decode(genome)).losses(OBJECTIVES)
-        optimizer.tell([None if genome == failing else (cost, loss)])
+        optimizer.tell([None if genome == failing else Score((cost, loss))])
         results[genome] = None if genome == failing else [cost, 1 - loss]
     trials = optimizer._study.trials
     assert len(trials) > 10
@@ -201,7 +208,7 @@ def test_directions(small_space: SearchSpace) -> None:
     """Values are passed to Optuna unchanged, for all directions."""
     optimizer = TPE(small_space, seed=0, directions=["maximize", "minimize", "maximize"])
     optimizer.ask()
-    optimizer.tell([(0.25, 7.0, 1.0 - 0.75)])
+    optimizer.tell([Score((0.25, 7.0, 1.0 - 0.75))])
     (trial,) = optimizer._study.trials
     assert trial.values == [0.75, 7.0, 0.75]
     assert [d.name for d in optimizer._study.directions] == ["MAXIMIZE", "MINIMIZE", "MAXIMIZE"]

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from autopatch.cli.arguments import Command
 from autopatch.cli.console import console, failure, note, prepare, progress, table
 from autopatch.cli.fit import fit
+from autopatch.cli.latency import measure_latency
 from autopatch.cli.options import (
     BitDepth,
     CacheGib,
@@ -176,6 +177,7 @@ def report(
 
 
 command(name="import-study")(import_study)
+command(name="measure-latency")(measure_latency)
 
 
 @command(name="check-data")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,45 @@ RecalibrateBn = Annotated[
 Device = Annotated[
     str, typer.Option(help="'cpu', 'cuda' or 'cuda:<number>'; images are always read on the CPU.")
 ]
+Space = Annotated[
+    str,
+    typer.Option(
+        help="Search space: autopatch_s, timm:<model name>, elastic:<model name>, ofa_mbv3, or "
+        "one of its networks."
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="'auto' (autopatch_s: included; ofa_mbv3: downloads the published weights), "
+        "'pretrained' (timm's hub), 'random', a .safetensors file, or a folder for ofa_mbv3."
+    ),
+]
+SpacePreset = Annotated[
+    str,
+    typer.Option(
+        "--space-preset",
+        help="'default', or 'published' for the space and the objectives of the paper.",
+    ),
+]
+ImageSizes = Annotated[
+    str | None,
+    typer.Option("--image-sizes", help="Image sizes to choose from, in pixels, such as 160,224."),
+]
+PatchSizes = Annotated[
+    str | None, typer.Option("--patch-sizes", help="Patch sizes to choose from, such as 1,3,5.")
+]
+BankSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--bank-sizes", "--bank-size", help="Bank sizes to choose from, such as 1000,5000,all."
+    ),
+]
+Fixed = Annotated[
+    list[str] | None,
+    typer.Option(help="Fix a gene, or all genes of a field, such as kernel_size=7. Repeatable."),
+]
+Batch = Annotated[int, typer.Option(help="Number of images per batch whose latency counts.")]
 MovedData = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set, if it has moved.")
 ]
@@ -105,6 +145,56 @@ NoLock = Annotated[
         "process searches in the folder.",
     ),
 ]
+
+
+def choices_by_field(
+    image_size: str | None, patch_size: str | None, bank_size: str | None
+) -> dict[str, Sequence[int | None]]:
+    """The choices that options give, by field.
+
+    Raises:
+        InputError: A text is not a list of numbers.
+    """
+    choices: dict[str, Sequence[int | None] | None] = {
+        "image_size": integers("--image-sizes", image_size),
+        "patch_size": integers("--patch-sizes", patch_size),
+        "bank_size": bank_sizes("--bank-sizes", bank_size),
+    }
+    return {name: values for name, values in choices.items() if values is not None}
+
+
+def with_unit(name: str, text: str | None, units: Mapping[str, float]) -> float | None:
+    """Parses a number above 0 with a unit, such as "10ms" or "32MB".
+
+    Args:
+        name: The option.
+        text: The number and its unit, without a space between them.
+        units: What one of each unit is.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", text)
+    if match is None or match[2] not in units or not float(match[1]) > 0:
+        example, *others = (f"10{unit}" for unit in units)
+        raise InputError(
+            f"{name} is '{text}', expected a number above 0 with a unit: {example} or "
+            f"{' or '.join(others)}"
+        )
+    return float(match[1]) * units[match[2]]
+
+
+def share(name: str, value: float | None) -> float | None:
+    """Checks a share of 1.
+
+    Raises:
+        InputError: It is not between 0 and 1.
+    """
+    if value is not None and not 0 < value <= 1:
+        raise InputError(f"{name} is {value}, expected a number above 0 and at most 1")
+    return value
 
 
 def bank_sizes(name: str, text: str | None) -> tuple[int | None, ...] | None:

@@ -12,59 +12,81 @@ import typer
 
 from autopatch.cli.console import failure, note, progress
 from autopatch.cli.options import (
+    BankSizes,
+    Batch,
     BitDepth,
     CacheGib,
     Data,
     Device,
     Exif,
+    Fixed,
     GroupRegex,
     Groups,
+    ImageSizes,
     LegacyOrder,
     MaskThreshold,
     Mean,
     NoLock,
+    PatchSizes,
     Protocol,
     RecalibrateBn,
     Reserve,
     Resume,
     Seed,
     Shots,
+    Space,
+    SpacePreset,
     SplitSeed,
     Std,
     TimmKwargs,
-    bank_sizes,
+    Weights,
+    choices_by_field,
     choices_by_name,
     floats,
-    integers,
     json_object,
+    share,
+    with_unit,
 )
 from autopatch.cli.tables import print_front
+from autopatch.errors import InputError
 
 
 def search(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder to create.")],
-    space: Annotated[
-        str,
+    space: Space = "autopatch_s",
+    weights: Weights = "auto",
+    preset: SpacePreset = "default",
+    cost: Annotated[
+        str | None,
         typer.Option(
-            help="Search space: autopatch_s, timm:<model name>, elastic:<model name>, ofa_mbv3, or "
-            "one of its networks."
+            help="What detectors should have little of: latency, memory, total_flops, or published "
+            "(FLOPs of ofa_mbv3 as published); default: latency, unless the preset has its own."
         ),
-    ] = "autopatch_s",
-    weights: Annotated[
-        str,
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(help="Only detectors that take at most so long per image, such as 10ms."),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Only detectors that take at most so much memory, such as 32MB."),
+    ] = None,
+    min_image_auroc: Annotated[
+        float | None,
         typer.Option(
-            help="'auto' (autopatch_s: included; ofa_mbv3: downloads the published weights), "
-            "'pretrained' (timm's hub), 'random', a .safetensors file, or a folder for ofa_mbv3."
+            help="Only detectors with at least this AUROC of image scores on the validation "
+            "images, such as 0.9."
         ),
-    ] = "auto",
-    preset: Annotated[
-        str,
+    ] = None,
+    latency_table: Annotated[
+        Path | None,
         typer.Option(
-            "--space-preset",
-            help="'default', or 'published' for the space and the objectives of the paper.",
+            help="File written by `measure-latency`, on this machine or another; by default the "
+            "latency is measured on this machine."
         ),
-    ] = "default",
+    ] = None,
+    batch: Batch = 1,
     sampler: Annotated[
         str, typer.Option(help="Optimizer: 'nsga2', or 'tpe' as published.")
     ] = "nsga2",
@@ -81,27 +103,10 @@ def search(
     bit_depth: BitDepth = None,
     exif: Exif = "apply",
     mask_threshold: MaskThreshold = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            "--image-sizes", help="Image sizes to choose from, in pixels, such as 160,224."
-        ),
-    ] = None,
-    patch_size: Annotated[
-        str | None, typer.Option("--patch-sizes", help="Patch sizes to choose from, such as 1,3,5.")
-    ] = None,
-    bank_size: Annotated[
-        str | None,
-        typer.Option(
-            "--bank-sizes", "--bank-size", help="Bank sizes to choose from, such as 1000,5000,all."
-        ),
-    ] = None,
-    fixed: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Fix a gene, or all genes of a field, such as kernel_size=7. Repeatable."
-        ),
-    ] = None,
+    image_size: ImageSizes = None,
+    patch_size: PatchSizes = None,
+    bank_size: BankSizes = None,
+    fixed: Fixed = None,
     mean: Mean = None,
     std: Std = None,
     timm_kwargs: TimmKwargs = None,
@@ -111,13 +116,14 @@ def search(
     resume: Resume = False,
     no_lock: NoLock = False,
 ) -> None:
-    """Searches for the detectors with the best trade-offs of FLOPs and rwAP."""
+    """Searches for the detectors with the best trade-offs of cost and rwAP."""
     from autopatch.runs import run_search
 
-    choices = {
-        "image_size": integers("--image-sizes", image_size),
-        "patch_size": integers("--patch-sizes", patch_size),
-        "bank_size": bank_sizes("--bank-sizes", bank_size),
+    seconds, byte = {"ms": 1e-3, "s": 1.0}, {"MB": 1e6, "MiB": 2.0**20, "GB": 1e9, "GiB": 2.0**30}
+    constraints = {
+        "latency": with_unit("--max-latency", max_latency, seconds),
+        "memory": with_unit("--max-memory", max_memory, byte),
+        "image_AUROC": share("--min-image-auroc", min_image_auroc),
     }
     with search_outcome(out), progress() as bar:
         run = run_search(
@@ -127,7 +133,11 @@ def search(
             weights=weights,
             preset=preset,
             sampler=sampler,
-            choices={name: values for name, values in choices.items() if values is not None},
+            objectives=None if cost is None else objectives_of(cost),
+            constraints={name: bound for name, bound in constraints.items() if bound is not None},
+            latency_table=latency_table,
+            batch=batch,
+            choices=choices_by_field(image_size, patch_size, bank_size),
             fixed=choices_by_name("--fixed", fixed or []),
             shots=shots,
             evaluations=evaluations,
@@ -156,6 +166,21 @@ def search(
         )
     print_front(run)
     print_next(out)
+
+
+def objectives_of(cost: str) -> tuple[str, str]:
+    """Names of the objectives of a search with a cost.
+
+    Raises:
+        InputError: No cost has this name.
+    """
+    from autopatch.search import DEFAULT_OBJECTIVES, OBJECTIVES
+
+    names = [name for name in (cost, f"{cost}_flops") if name in OBJECTIVES]
+    if not names or OBJECTIVES[names[0]].is_maximized:
+        known = [name for name in OBJECTIVES if not OBJECTIVES[name].is_maximized]
+        raise InputError(f"`cost` is '{cost}', expected {' or '.join(known)}")
+    return names[0], DEFAULT_OBJECTIVES[-1]
 
 
 def print_next(out: Path) -> None:

@@ -54,7 +54,10 @@ def print_results(run: Run, results: TestResults) -> None:
             [
                 _KINDS.get(row.kind, f"trial {row.trial}"),
                 *(f"{100 * row.metrics[m]:.1f}" if m in row.metrics else "" for m in METRIC_TITLES),
-                *(f"{o.display(row.values[o.name]):.2f}" for o in columns.values()),
+                *(
+                    f"{o.display(row.values[o.name]):.2f}" if o.name in row.values else ""
+                    for o in columns.values()
+                ),
                 "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
             ]
             for row in results.rows

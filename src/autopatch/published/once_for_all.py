@@ -222,6 +222,18 @@ class OnceForAllSupernet(Supernet):
         self.check_network(backbone)
         return 2 * backbone_cost(backbone, image_size).conv_macs
 
+    def stages(self, backbone: Backbone) -> tuple[str, ...]:
+        """The stages up to the deepest block, with kernel size, expand ratio and depth."""
+        self.check_network(backbone)
+        setting = once_for_all_setting(backbone)
+        return tuple(
+            f"{backbone.network} stage {stage}, "
+            f"kernel_size {setting.kernel_sizes[BLOCKS_PER_STAGE * stage]}, "
+            f"expand_ratio {setting.expand_ratios[BLOCKS_PER_STAGE * stage]}, "
+            f"depth {setting.depths[stage]}"
+            for stage in range(_stage(backbone.levels[-1]) + 1)
+        )
+
     def describe(self, backbone: Backbone) -> str:
         """A short description such as "w1.2, kernels 7 3, ratios 6 4"."""
         return describe_setting(backbone)

@@ -68,6 +68,8 @@ class Report:
         objectives: Objectives of the search; the first is the cost, the last the quality.
         optimizer: The optimizer, in words.
         candidates: All evaluated candidates, and the PatchCore baseline for comparison.
+        constraints: The constraints, in words.
+        latency: How the latency was measured, with its error, in words; None if it was not.
         failures: Candidates without a result.
         threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
             detector.
@@ -88,6 +90,8 @@ class Report:
     objectives: Sequence[Objective]
     optimizer: str
     candidates: Sequence[Candidate]
+    constraints: Sequence[str] = ()
+    latency: str | None = None
     failures: Sequence[Failure] = ()
     threshold: str | None = None
     fitted: str | None = None
@@ -374,6 +378,8 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("search space", report.space),
         ("weights", report.weights),
         ("objectives", f"{others} and {quality}" if others else quality),
+        *([("constraints", ", ".join(report.constraints))] if report.constraints else []),
+        *([("latency", report.latency)] if report.latency else []),
         ("optimizer", report.optimizer),
         ("evaluations requested", str(report.evaluations)),
         ("seed", str(report.seed)),

@@ -1,10 +1,12 @@
-"""One function for each command: search, fit, update, evaluate, report, predict, demo, info.
+"""One function for each command: search, fit, update, evaluate, report, predict, measure-latency,
+demo, info.
 
 - `run_search`: runs a search on a folder of images. `Run`: its result, with methods to fit,
   evaluate and report; `Run.open` opens an earlier one. `is_run`: whether a folder is a run folder.
 - `TestResults`, `DetectorResult`: the results of a run on its test set.
 - `fit_images`: fits a detector on a folder of good images, without a search. `update_detector`:
   adds known defects and further good images to it.
+- `measure_latency`: measures how long detectors of a search space take on this machine.
 - `write_predictions`: writes the predictions for images; `WrittenPredictions`, `UnreadableImage`.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
@@ -15,6 +17,7 @@ from autopatch.runs.demo import run_demo
 from autopatch.runs.fit import fit_images
 from autopatch.runs.folder import is_run
 from autopatch.runs.info import system_info
+from autopatch.runs.latency import measure_latency
 from autopatch.runs.predictions import UnreadableImage, WrittenPredictions, write_predictions
 from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.runs.run import Run
@@ -36,6 +39,7 @@ __all__ = [
     "fit_images",
     "is_run",
     "load_inputs",
+    "measure_latency",
     "own_seed",
     "perform_search",
     "run_demo",

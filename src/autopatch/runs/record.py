@@ -27,13 +27,16 @@ from autopatch.runs.folder import (
 )
 from autopatch.runs.source import SupernetSource
 from autopatch.search import (
+    Constraint,
     Front,
+    LatencyTable,
     Objective,
     SearchSpace,
     Trial,
     failed_candidates,
     load_study,
     non_dominated,
+    none_feasible,
 )
 from autopatch.supernet import Supernet
 
@@ -51,6 +54,8 @@ class RunRecord:
         source: Weights of the backbone.
         space: The search space.
         objectives: Objectives of the search; the first is the cost, the last the quality.
+        constraints: Constraints of the search.
+        latency_table: What latencies are read from; None if the search has no latency.
         seed: Seed of the optimizer and of random weights.
         evaluations: Number of architectures to evaluate.
         split: Roles of the images.
@@ -66,6 +71,8 @@ class RunRecord:
     source: SupernetSource
     space: SearchSpace
     objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    latency_table: LatencyTable | None
     seed: int
     evaluations: int
     split: Split
@@ -129,6 +136,8 @@ class RunRecord:
             source=source,
             space=space,
             objectives=study.objectives,
+            constraints=study.constraints,
+            latency_table=study.latency_table,
             split=read_split(path, root),
             reading=reading,
             trials=study.trials,
@@ -170,18 +179,22 @@ class RunRecord:
 
     @property
     def front(self) -> Front:
-        """The Pareto front of the evaluated trials.
+        """The Pareto front of the evaluated trials, see `non_dominated`.
 
         Raises:
             InputError: No trial has been evaluated.
         """
-        trials = non_dominated(self.trials, self.objectives)
+        trials = non_dominated(self.trials, self.objectives, self.constraints)
         if not trials:
             raise InputError(f"{self.path}: no candidate has been evaluated yet; resume the search")
         done = sum(trial.evaluation is not None for trial in self.trials)
         failed = len(failed_candidates(self.trials))
         return Front(
-            trials=trials, objectives=self.objectives, evaluated=done + failed, failed=failed
+            trials=trials,
+            objectives=self.objectives,
+            evaluated=done + failed,
+            failed=failed,
+            note=none_feasible(self.trials, self.constraints),
         )
 
     @property

@@ -39,7 +39,7 @@ def write_run_report(
     """
     if detector is not None:
         run.require_own(detector)
-    notes: list[str] = []
+    notes: list[str] = [run.front.note] if run.front.note else []
     results = _results(run, detector, notes)
     supernet = run.supernet
     report = Report(
@@ -51,6 +51,8 @@ def write_run_report(
         seed=run.seed,
         evaluations=run.evaluations,
         objectives=run.objectives,
+        constraints=[constraint.describe() for constraint in run.constraints],
+        latency=None if run.latency_table is None else run.latency_table.describe(),
         optimizer=run.optimizer,
         candidates=_candidates(run, results),
         failures=[
@@ -124,7 +126,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
                     number=None,
                     label=row.label,
                     # Without the quality, which was measured on the test set.
-                    values={o.name: row.values[o.name] for o in costs},
+                    values={o.name: row.values[o.name] for o in costs if o.name in row.values},
                     backbone_flops=supernet.flops(patchcore.backbone, patchcore.input.size),
                     is_patchcore=True,
                     test=_on_test(row),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from autopatch.runs.record import RunRecord
 from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
 from autopatch.search.objectives import measure_objectives
 
+logger = logging.getLogger(__name__)
+
 _VERSION = 5
 _TIMED_IMAGES = 20
 
@@ -38,7 +41,8 @@ class DetectorResult:
         kind: "fitted", "patchcore" or "front".
         label: Its architecture in words.
         trial: Number of the trial for kind "front"; None for the other kinds.
-        values: Values of the objectives on the test set, by name.
+        values: Values of the objectives on the test set, by name; without the latency if the table
+            of the search does not cover the architecture.
         metrics: Metrics on the test set, by name.
         milliseconds: Median prediction time for one decoded image; None if not measured.
     """
@@ -172,6 +176,7 @@ def evaluate_run(
         fit=run.split.fit,
         scored=run.split.test,
         objectives=run.objectives,
+        latency_table=run.latency_table,
         shots=run.split.validation,
         held_out=run.split.holdout,
         cache_bytes=cache_bytes,
@@ -229,12 +234,20 @@ def _measured(
         architecture=detector.architecture,
         head=detector.head,
         metrics=metrics,
+        latency_table=run.latency_table,
     )
+    label = detector.architecture.describe(run.supernet)
+    values: dict[str, float] = {}
+    for objective in run.objectives:
+        try:
+            values |= measure_objectives([objective], candidate)
+        except InputError as error:  # the latency table does not cover it
+            logger.warning("%s: no %s: %s", label, objective.short_name, error)
     return DetectorResult(
         kind=kind,
-        label=detector.architecture.describe(run.supernet),
+        label=label,
         trial=None,
-        values=measure_objectives(run.objectives, candidate),
+        values=values,
         metrics=metrics,
         milliseconds=1e3 * statistics.median(seconds),
     )

@@ -173,7 +173,8 @@ class Run(RunRecord):
         """All trials as a table.
 
         Columns: number, whether the trial is on the front, whether it is the pick, why it has no
-        result, parameters, values of the objectives, metrics, and timings in seconds.
+        result, parameters, values of the objectives and of what is bounded, metrics, and timings in
+        seconds.
 
         Raises:
             ImportError: pandas is not installed.
@@ -182,7 +183,8 @@ class Run(RunRecord):
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-        front = {t.number for t in non_dominated(self.trials, self.objectives)}
+        trials = non_dominated(self.trials, self.objectives, self.constraints)
+        front = {trial.number for trial in trials}
         pick = self.pick.number if front else None
         rows = []
         for trial in self.trials:
@@ -195,6 +197,7 @@ class Run(RunRecord):
             row |= {f"params.{k}": v for k, v in self.space.parameters(trial.genome).items()}
             if trial.evaluation is not None:
                 row |= {f"values.{k}": v for k, v in trial.evaluation.values.items()}
+                row |= {f"bounded.{k}": v for k, v in trial.evaluation.bounded.items()}
                 row |= {f"metrics.{k}": v for k, v in trial.evaluation.metrics.items()}
                 row |= {f"timings.{k}": v for k, v in trial.evaluation.timings.items()}
             rows.append(row)

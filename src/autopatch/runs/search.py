@@ -20,21 +20,26 @@ from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.folder import open_search, require_new, require_resumable
+from autopatch.runs.folder import STUDY, open_search, require_new, require_resumable
+from autopatch.runs.latency import check_batch, find_preset, find_space
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
     CandidateEvaluator,
+    LatencyTable,
     Plan,
     SearchSpace,
     Trial,
     check_settings,
-    compose_space,
     failed_candidates,
+    load_settings,
+    measure_table,
+    resolve_constraints,
     resolve_objectives,
     search,
 )
-from autopatch.supernet import DEFAULT_SPACE, Preset, Supernet
+from autopatch.search.study import stored_table
+from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +83,9 @@ def run_search(
     preset: str = "default",
     sampler: str = "nsga2",
     objectives: Sequence[str] | None = None,
+    constraints: Mapping[str, float] | None = None,
+    latency_table: StrPath | LatencyTable | None = None,
+    batch: int = 1,
     choices: Mapping[str, Sequence[Choice]] | None = None,
     fixed: Mapping[str, Choice] | None = None,
     shots: int = 1,
@@ -117,7 +125,15 @@ def run_search(
         preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
         sampler: "nsga2", or "tpe" as in the published search.
         objectives: Names of registered objectives; the first is the cost, the last the quality. If
-            None, the preset's objectives.
+            None, the preset's objectives: latency and rwAP by default.
+        constraints: Bounds by name of a registered objective, such as {"latency": 0.01, "memory":
+            32e6, "image_AUROC": 0.9}, in seconds, bytes and shares of 1: upper bounds of what is
+            minimized, lower bounds of what is maximized. Candidates that violate one are recorded,
+            but are neither on the front nor picked while another meets all.
+        latency_table: Table of `measure_latency`, or its file, if an objective or a constraint is
+            the latency; it may come from another machine. If None, the table is measured on this
+            machine before the search. The record stores it.
+        batch: Images per batch whose latency counts.
         choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head).
             They replace the preset's choices.
         fixed: Fixed values by gene, or by field for all of its genes.
@@ -166,8 +182,11 @@ def run_search(
     out = Path(out)
     check_new_run(out, shots=shots, resume=resume, lock=lock)
     check_settings(evaluations, seed, population, sampler)
+    check_batch(batch)
     if objectives:
         resolve_objectives(objectives)
+    bounds = resolve_constraints(constraints or {})
+    given_table = _read_table(latency_table)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
     source = SupernetSource.find(
@@ -188,13 +207,20 @@ def run_search(
     )
     inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     supernet = inputs.supernet
-    searched = _preset(supernet, preset)
-    search_space = compose_space(supernet, preset=searched, choices=choices)
-    if fixed:
-        try:
-            search_space = search_space.narrowed(fixed)
-        except InputError as error:
-            raise InputError(f"`fixed`: {error}") from None
+    searched = find_preset(supernet, preset)
+    search_space = find_space(supernet, searched, choices, fixed)
+    chosen = resolve_objectives(objectives or searched.objectives)
+    table = None
+    if any(o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))):
+        if given_table is None and resume:
+            table = _stored_table(out)
+            table.require_batch(batch, str(out))
+        else:
+            table = given_table or _measured_table(inputs, search_space, machine, batch, progress)
+            table.require(supernet, search_space, batch, "`latency_table`")
+        logger.info("latency: %s", table.describe())
+    elif given_table is not None:
+        raise InputError("`latency_table` is given, but nothing in the search is a latency")
     plan = Plan(
         search_space,
         evaluations=evaluations,
@@ -202,7 +228,9 @@ def run_search(
         population=population,
         initial=_baselines(search_space, inputs) if searched.from_baseline else (),
         sampler=sampler,
-        objectives=resolve_objectives(objectives or searched.objectives),
+        objectives=chosen,
+        constraints=bounds,
+        latency_table=table,
     )
     return perform_search(
         out,
@@ -259,6 +287,8 @@ def perform_search(
         fit=split.fit,
         scored=(*split.holdout, *split.validation),
         objectives=plan.objectives,
+        constraints=plan.constraints,
+        latency_table=plan.latency_table,
         shots=split.validation,
         held_out=split.holdout,
         cache_bytes=cache_bytes(machine.cache_gib),
@@ -311,13 +341,36 @@ def check_new_run(out: StrPath, *, shots: int, resume: bool, lock: bool = True) 
         require_new(Path(out))
 
 
-def _preset(supernet: Supernet, name: str) -> Preset:
-    if name not in supernet.presets:
-        raise InputError(
-            f"`preset` is '{name}', expected one of {', '.join(supernet.presets)} for "
-            f"{supernet.name}"
-        )
-    return supernet.presets[name]
+def _read_table(table: StrPath | LatencyTable | None) -> LatencyTable | None:
+    return table if table is None or isinstance(table, LatencyTable) else LatencyTable.load(table)
+
+
+def _stored_table(run: Path) -> LatencyTable:
+    """The latency table of a search that is resumed."""
+    table = stored_table(load_settings(run / STUDY))
+    if table is None:
+        raise InputError(f"{run}: the search was started without a latency, cannot resume with one")
+    return table
+
+
+def _measured_table(
+    inputs: Inputs,
+    space: SearchSpace,
+    machine: Machine,
+    batch: int,
+    progress: Progress | None,
+) -> LatencyTable:
+    split = inputs.split
+    return measure_table(
+        inputs.supernet,
+        space,
+        good=[sample.image for sample in split.fit],
+        queries=[sample.image for sample in (*split.holdout, *split.validation)],
+        device=machine.device,
+        batch=batch,
+        reading=inputs.findings.reading,
+        progress=progress,
+    )
 
 
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:

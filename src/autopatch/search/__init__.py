@@ -5,6 +5,8 @@
 - `Objective`, `OBJECTIVES`, `resolve_objectives`: what is minimized or maximized, by name.
   `FittedCandidate`: the detector that objectives are measured on. `DEFAULT_OBJECTIVES`: names of
   the default objectives.
+- `Constraint`, `resolve_constraints`: bounds on what objectives measure.
+- `LatencyTable`, `measure_table`: the latency of candidates on one machine; more in `latency`.
 - `search`: the loop; proposes, evaluates, records, and resumes by replay. `SearchError`: all
   candidates failed. `SearchProgress`: its callback. `InProcessExecutor`: the default executor.
 - `Plan`: the settings of a search. `check_settings`: checks some of them before there is a space.
@@ -14,16 +16,25 @@
 - `CandidateEvaluator`: the evaluator that fits and scores detectors. `SharedWork`: the work that
   its candidates share.
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
-  the Pareto front of trials. `failed_candidates`: the failures among trials.
+  the Pareto front of trials. `failed_candidates`: the failures among trials. `none_feasible`: that
+  no trial meets the constraints, in words.
 - `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface. `SAMPLERS`,
   `Sampler`: optimizers by name.
 """
 
 from autopatch.search.candidates import CandidateEvaluator
+from autopatch.search.constraints import Constraint, resolve_constraints
 from autopatch.search.evaluation import Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.feature_maps import SharedWork
-from autopatch.search.front import Front, Trial, failed_candidates, non_dominated
+from autopatch.search.front import (
+    Front,
+    Trial,
+    failed_candidates,
+    non_dominated,
+    none_feasible,
+)
+from autopatch.search.latency import LatencyTable, measure_table
 from autopatch.search.loop import SearchError, SearchProgress, search
 from autopatch.search.nsga2 import NSGA2
 from autopatch.search.objectives import (
@@ -33,7 +44,7 @@ from autopatch.search.objectives import (
     Objective,
     resolve_objectives,
 )
-from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler
+from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler, Score
 from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
     Plan,
@@ -53,15 +64,18 @@ __all__ = [
     "SAMPLERS",
     "TPE",
     "CandidateEvaluator",
+    "Constraint",
     "Evaluation",
     "Evaluator",
     "FittedCandidate",
     "Front",
     "InProcessExecutor",
+    "LatencyTable",
     "Objective",
     "Optimizer",
     "Plan",
     "Sampler",
+    "Score",
     "SearchError",
     "SearchProgress",
     "SearchSpace",
@@ -76,7 +90,10 @@ __all__ = [
     "load_settings",
     "load_study",
     "load_trials",
+    "measure_table",
     "non_dominated",
+    "none_feasible",
+    "resolve_constraints",
     "resolve_objectives",
     "search",
 ]

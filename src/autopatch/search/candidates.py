@@ -19,10 +19,13 @@ from autopatch.data import (
 )
 from autopatch.detector import Architecture, GoodMaps, head_of_coreset, score_maps
 from autopatch.progress import Progress
+from autopatch.search.constraints import Constraint
 from autopatch.search.coresets import Coresets
 from autopatch.search.evaluation import CallbackError, Evaluation
 from autopatch.search.feature_maps import FeatureMaps, SharedWork
+from autopatch.search.latency import LatencyTable
 from autopatch.search.objectives import (
+    DEFAULT_OBJECTIVES,
     FittedCandidate,
     Objective,
     measure_objectives,
@@ -42,8 +45,9 @@ class CandidateEvaluator:
         shots: Anomalous images that candidates with a weight for known defects keep; see `Shots`.
         held_out: Good images outside `fit`, which show the usual distances of good patches; needed
             with shots.
-        objectives: What an evaluation measures; the objectives of the supernet's default preset if
-            None.
+        objectives: What an evaluation measures; `DEFAULT_OBJECTIVES` if None.
+        constraints: What it measures besides, to compare with bounds.
+        latency_table: What the latency is read from, if an objective or a constraint is on it.
         evaluation_size: Side in pixels of the maps and masks that are compared, for every image
             size.
         cache_bytes: Memory for the decoded images, feature maps and coresets that candidates
@@ -63,6 +67,8 @@ class CandidateEvaluator:
         shots: Sequence[Sample] = (),
         held_out: Sequence[Sample] = (),
         objectives: Sequence[Objective] | None = None,
+        constraints: Sequence[Constraint] = (),
+        latency_table: LatencyTable | None = None,
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
         reading: Reading = DEFAULT_READING,
@@ -88,7 +94,9 @@ class CandidateEvaluator:
             device=device,
         )
         self._cache_bytes = cache_bytes
-        self._objectives = objectives or resolve_objectives(supernet.presets["default"].objectives)
+        self._objectives = objectives or resolve_objectives(DEFAULT_OBJECTIVES)
+        self._bounded = [constraint.objective for constraint in constraints]
+        self._latency_table = latency_table
         self._coresets = Coresets(cache)
         self._shots = Shots(shots, scored, reading)
         self._told = None if progress is None else partial(_report, progress)
@@ -156,9 +164,11 @@ class CandidateEvaluator:
             architecture=architecture,
             head=head,
             metrics=metrics,
+            latency_table=self._latency_table,
         )
         return Evaluation(
             values=measure_objectives(self._objectives, candidate),
+            bounded=measure_objectives(self._bounded, candidate),
             metrics=metrics,
             timings={
                 "features": seen - started,

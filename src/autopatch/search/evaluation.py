@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autopatch.detector import Architecture
+from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
 
 
@@ -20,6 +21,7 @@ class Evaluation:
             2**53 in magnitude, so that the record's float columns hold integers exactly.
         metrics: Finite metrics by name. Undefined metrics are left out.
         timings: Seconds per step, by name of the step.
+        bounded: The value of each constraint of the search, by name of what it bounds.
 
     Raises:
         ValueError: If a value is outside its range. Raised inside an evaluator, it marks the
@@ -29,9 +31,10 @@ class Evaluation:
     values: Mapping[str, float]
     metrics: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    bounded: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for group in (self.values, self.metrics, self.timings):
+        for group in (self.values, self.metrics, self.timings, self.bounded):
             for name, value in group.items():
                 if not math.isfinite(value):
                     raise ValueError(f"{name} is {value}, expected a finite value")
@@ -42,6 +45,14 @@ class Evaluation:
     def losses(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
         """The losses for the given objectives, in their order."""
         return tuple(objective.loss(self.values[objective.name]) for objective in objectives)
+
+    def excesses(self, constraints: Sequence[Constraint]) -> tuple[float, ...]:
+        """The excess of each of the given constraints, in their order; see `Constraint.excess`."""
+        return tuple(c.excess(self.bounded[c.name]) for c in constraints)
+
+    def violation(self, constraints: Sequence[Constraint]) -> float:
+        """The sum of the excesses of the violated constraints; 0 if all are met."""
+        return sum(max(excess, 0.0) for excess in self.excesses(constraints))
 
 
 class CallbackError(Exception):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autopatch.detector import Architecture
 from autopatch.errors import MachineFailure
+from autopatch.search.constraints import Constraint
 from autopatch.search.evaluation import Evaluation
 from autopatch.search.objectives import Objective
 
@@ -41,7 +42,11 @@ class Trial:
     counts: bool = True
 
 
-def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
+def non_dominated(
+    trials: Iterable[Trial],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint] = (),
+) -> tuple[Trial, ...]:
     """Evaluated trials that no other trial dominates.
 
     A trial dominates another if it is no worse in any objective and better in at least one.
@@ -49,18 +54,28 @@ def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> t
     Of trials with equal objectives, only the first proposal is kept. Such trials can be the same
     detector, for example if their bank sizes all exceed the number of patches.
 
+    Trials that violate a constraint are left out. If all do, only those that violate them least
+    are compared.
+
     Args:
         trials: In any order.
         objectives: Objectives of the search, in order.
+        constraints: Constraints of the search.
 
     Returns:
         The front, sorted by the first objective, then by the others, best first. With two
         objectives the second improves along the front.
     """
-    evaluated = [
-        (trial.evaluation.losses(objectives), trial.place, trial.number, trial)
+    violations = [
+        (trial.evaluation.violation(constraints), trial.evaluation, trial)
         for trial in trials
         if trial.evaluation
+    ]
+    least = min((violation for violation, _, _ in violations), default=0.0)
+    evaluated = [
+        (evaluation.losses(objectives), trial.place, trial.number, trial)
+        for violation, evaluation, trial in violations
+        if violation == least
     ]
     evaluated.sort(key=lambda entry: entry[:3])
     # After sorting, only earlier trials can dominate a trial, and one of them is then on the front.
@@ -69,6 +84,29 @@ def non_dominated(trials: Iterable[Trial], objectives: Sequence[Objective]) -> t
         if not any(_no_worse(kept, losses) for kept, _ in front):
             front.append((losses, trial))
     return tuple(trial for _, trial in front)
+
+
+def none_feasible(trials: Iterable[Trial], constraints: Sequence[Constraint]) -> str | None:
+    """That no evaluated trial meets all constraints, and which comes nearest, in one line; None if
+    one does, or if none is evaluated."""
+    evaluated = [trial for trial in trials if trial.evaluation]
+    if not evaluated:
+        return None
+
+    def violation(trial: Trial) -> tuple[float, int, int]:
+        assert trial.evaluation is not None
+        return trial.evaluation.violation(constraints), trial.place, trial.number
+
+    nearest = min(evaluated, key=violation)
+    assert nearest.evaluation is not None
+    if nearest.evaluation.violation(constraints) == 0:
+        return None
+    values = nearest.evaluation.bounded
+    missed = [c.describe(values[c.name]) for c in constraints if c.excess(values[c.name]) > 0]
+    return (
+        f"none of {len(evaluated)} candidates meets the constraints; the nearest is trial "
+        f"{nearest.number}: {', '.join(missed)}"
+    )
 
 
 def failed_candidates(trials: Iterable[Trial]) -> tuple[Trial, ...]:
@@ -102,7 +140,8 @@ class Front:
         objectives: Objectives of the search, in order.
         evaluated: Number of distinct architectures evaluated, including failed ones.
         failed: Number of evaluated architectures that failed.
-        note: Why the search ended early, in one line; None if it evaluated as many as planned.
+        note: Why the search ended early, or that no candidate meets the constraints, in one line;
+            None if there is nothing to say.
     """
 
     trials: tuple[Trial, ...]

@@ -17,8 +17,8 @@ from autopatch.errors import (
 )
 from autopatch.search.evaluation import CallbackError, Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
-from autopatch.search.front import Front, Trial, non_dominated
-from autopatch.search.optimizer import SAMPLERS, Genome
+from autopatch.search.front import Front, Trial, non_dominated, none_feasible
+from autopatch.search.optimizer import SAMPLERS, Genome, Score
 from autopatch.search.study import Plan, Study
 
 FAILURES_IN_A_ROW = 3
@@ -96,6 +96,7 @@ def search(
         population=plan.population,
         initial=plan.genomes(),
         objectives=plan.objectives,
+        constraints=plan.constraints,
     )
     trials = study.trials()
     recorded = {trial.genome: trial for trial in trials if trial.counts}
@@ -106,7 +107,7 @@ def search(
     def finished(trial: Trial) -> None:
         outcomes[trial.genome] = trial
         if progress is not None:
-            front = non_dominated(outcomes.values(), plan.objectives)
+            front = non_dominated(outcomes.values(), plan.objectives, plan.constraints)
             progress(len(outcomes), plan.total, trial, len(front))
         _require_sound_machine(trial, failures, broke_device.get(trial.genome))
 
@@ -124,17 +125,26 @@ def search(
             break
         if len(places) == len(genomes):
             evaluations = [outcomes[genome].evaluation for genome in genomes]
-            optimizer.tell([e.losses(plan.objectives) if e else None for e in evaluations])
+            optimizer.tell(
+                [
+                    Score(e.losses(plan.objectives), e.excesses(plan.constraints)) if e else None
+                    for e in evaluations
+                ]
+            )
     _require_none_left(study, recorded)
-    front = non_dominated(outcomes.values(), plan.objectives)
+    front = non_dominated(outcomes.values(), plan.objectives, plan.constraints)
     if not front:
         raise _without_result(outcomes.values())
+    notes = filter(
+        None,
+        (_note(plan, len(outcomes)), none_feasible(outcomes.values(), plan.constraints)),
+    )
     return Front(
         trials=front,
         objectives=plan.objectives,
         evaluated=len(outcomes),
         failed=sum(trial.evaluation is None for trial in outcomes.values()),
-        note=_note(plan, len(outcomes)),
+        note="; ".join(notes) or None,
     )
 
 
@@ -274,9 +284,13 @@ def _outcome(
     error = future.exception()
     if error is None:
         evaluation = future.result()
-        found, expected = sorted(evaluation.values), [o.name for o in plan.objectives]
-        if found != sorted(expected):
-            return f"ValueError: values are {found}, expected those of {expected}", None
+        for what, given, of in (
+            ("values", evaluation.values, plan.objectives),
+            ("bounded values", evaluation.bounded, plan.constraints),
+        ):
+            found, expected = sorted(given), [each.name for each in of]
+            if found != sorted(expected):
+                return f"ValueError: {what} are {found}, expected those of {expected}", None
         return evaluation
     if isinstance(error, CallbackError):
         raise error.error

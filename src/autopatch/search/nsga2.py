@@ -22,8 +22,9 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.problems.static import StaticProblem
 
+from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
-from autopatch.search.optimizer import Genome, Losses, Sampler
+from autopatch.search.optimizer import Genome, Sampler, Score
 from autopatch.search.space import SearchSpace
 
 # Silences pymoo's hint about missing compiled modules: sorting a dozen individuals is fast without
@@ -32,7 +33,7 @@ Config.warnings["not_compiled"] = False
 
 IntArray = npt.NDArray[np.int64]
 
-# Loss of a failed candidate: finite, so that it can be sorted, and worse than any other.
+# Loss and excess of a failed candidate: finite, so that it can be sorted, and worse than any other.
 _PENALTY = 1e30
 
 # The space counts as exhausted after this many successive random draws without a new architecture.
@@ -81,14 +82,16 @@ class NSGA2:
     """Ask/tell optimizer over the genomes of a search space.
 
     pymoo's population keeps inert genes, so that a patch size survives while its level is off.
-    Proposed genomes are canonical.
+    Proposed genomes are canonical. Candidates that meet all constraints come before those that do
+    not, and of these, those with the smaller sum of excesses come first (Deb et al., section VI).
 
     Args:
         space: The space to search.
-        seed: The same seed and the same losses give the same genomes, for one version of pymoo.
+        seed: The same seed and the same scores give the same genomes, for one version of pymoo.
         population: Number of survivors and of proposals in each generation.
         initial: Genomes proposed first.
         objectives: Number of objectives.
+        constraints: Number of constraints.
     """
 
     def __init__(
@@ -99,9 +102,11 @@ class NSGA2:
         population: int,
         initial: Sequence[Genome] = (),
         objectives: int = 2,
+        constraints: int = 0,
     ) -> None:
         self._space = space
         self._objectives = objectives
+        self._constraints = constraints
         self._size = space.size()
         self._population = population
         self._proposed: set[Genome] = set()
@@ -112,6 +117,7 @@ class NSGA2:
         self._problem = Problem(
             n_var=len(choices),
             n_obj=objectives,
+            n_ieq_constr=constraints,
             xl=np.zeros_like(self._upper),
             xu=self._upper,
             vtype=int,
@@ -148,12 +154,15 @@ class NSGA2:
             self._asked = Population.merge(self._asked, filled)
         return genomes + fresh
 
-    def tell(self, losses: Sequence[Losses | None]) -> None:
-        """Takes the losses of the last proposed genomes, in order; None for a failed candidate."""
-        failed = (_PENALTY,) * self._objectives
-        rows = [failed if each is None else each for each in losses]
-        known = StaticProblem(self._problem, F=np.array(rows, dtype=np.float64))
-        Evaluator().eval(known, self._asked)
+    def tell(self, scores: Sequence[Score | None]) -> None:
+        """Takes the scores of the last proposed genomes, in order; None for a failed candidate."""
+        failed = Score((_PENALTY,) * self._objectives, (_PENALTY,) * self._constraints)
+        rows = [score or failed for score in scores]
+        known = {"F": np.array([row.losses for row in rows], dtype=np.float64)}
+        if self._constraints:
+            known["G"] = np.array([row.excesses for row in rows], dtype=np.float64)
+        known_problem = StaticProblem(self._problem, **known)
+        Evaluator().eval(known_problem, self._asked)
         self._algorithm.tell(infills=self._asked)
 
     def _first(self, initial: Sequence[Genome]) -> list[Genome]:
@@ -193,9 +202,15 @@ def _make(
     population: int,
     initial: Sequence[Genome],
     objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
 ) -> NSGA2:
     return NSGA2(
-        space, seed=seed, population=population, initial=initial, objectives=len(objectives)
+        space,
+        seed=seed,
+        population=population,
+        initial=initial,
+        objectives=len(objectives),
+        constraints=len(constraints),
     )
 
 

@@ -11,6 +11,7 @@ from autopatch.registry import Registry
 
 if TYPE_CHECKING:
     from autopatch.detector import Architecture, FittedHead
+    from autopatch.search.latency import LatencyTable
     from autopatch.supernet import Supernet
 
 MINIMIZE = "minimize"
@@ -26,12 +27,14 @@ class FittedCandidate:
         architecture: Its architecture.
         head: Its fitted head, on the search's device.
         metrics: Its metrics on the scored images by name, such as "rwAP".
+        latency_table: The latency table of the search; None if no objective needs one.
     """
 
     supernet: Supernet
     architecture: Architecture
     head: FittedHead
     metrics: Mapping[str, float]
+    latency_table: LatencyTable | None = None
 
     @property
     def bank_rows(self) -> int:
@@ -51,6 +54,7 @@ class Objective:
         direction: "minimize" or "maximize".
         measure: Returns the value for a candidate: finite and below 2**53 in magnitude. If it
             raises an exception, the candidate fails. Comparing objectives ignores it.
+        needs_latency_table: Whether `measure` reads the candidate's latency table.
 
     Raises:
         InputError: A field has the wrong type or is out of its range.
@@ -62,6 +66,7 @@ class Objective:
     scale: float
     direction: str
     measure: Callable[[FittedCandidate], float] = field(compare=False, repr=False)
+    needs_latency_table: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for attribute in ("name", "label", "unit"):
@@ -115,7 +120,7 @@ class Objective:
         return words if not unit or words.lower() == unit.lower() else f"{words} {unit}"
 
     def to_json(self) -> dict[str, Any]:
-        """All fields but `measure`, as JSON values."""
+        """The fields that are compared, as JSON values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
     @classmethod
@@ -192,14 +197,54 @@ def _total_flops(candidate: FittedCandidate) -> float:
     return total_flops(flops, height * width, candidate.bank_rows, channels)
 
 
-def _rwap(candidate: FittedCandidate) -> float:
-    if "rwAP" not in candidate.metrics:
-        raise ValueError(f"metrics are {sorted(candidate.metrics)}, expected rwAP among them")
-    value = candidate.metrics["rwAP"]
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"rwAP is {value}, expected a value in [0, 1]")
-    return value
+def _latency(candidate: FittedCandidate) -> float:
+    from autopatch.search.latency import Case
 
+    table = candidate.latency_table
+    if table is None:
+        raise InputError("the latency is read off a latency table, but there is none")
+    return table.seconds(Case.of(candidate.supernet, candidate.architecture, candidate.head))
+
+
+def _memory(candidate: FittedCandidate) -> float:
+    from autopatch.search.memory_use import loaded_bytes
+
+    architecture = candidate.architecture
+    return loaded_bytes(
+        candidate.supernet, architecture.backbone, architecture.input.size, candidate.head
+    )
+
+
+def _metric(name: str) -> Callable[[FittedCandidate], float]:
+    def measure(candidate: FittedCandidate) -> float:
+        if name not in candidate.metrics:
+            raise ValueError(f"metrics are {sorted(candidate.metrics)}, expected {name} among them")
+        value = candidate.metrics[name]
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} is {value}, expected a value in [0, 1]")
+        return value
+
+    return measure
+
+
+LATENCY = Objective(
+    name="latency",
+    label="latency per image",
+    unit="ms",
+    scale=1e-3,
+    direction=MINIMIZE,
+    measure=_latency,
+    needs_latency_table=True,
+)
+
+MEMORY = Objective(
+    name="memory",
+    label="memory of the loaded detector",
+    unit="MB",
+    scale=1e6,
+    direction=MINIMIZE,
+    measure=_memory,
+)
 
 TOTAL_FLOPS = Objective(
     name="total_flops",
@@ -216,18 +261,32 @@ RWAP = Objective(
     unit="%",
     scale=0.01,
     direction=MAXIMIZE,
-    measure=_rwap,
+    measure=_metric("rwAP"),
+)
+
+IMAGE_AUROC = Objective(
+    name="image_AUROC",
+    label="image AUROC",
+    unit="%",
+    scale=0.01,
+    direction=MAXIMIZE,
+    measure=_metric("image_AUROC"),
 )
 
 DEFAULT_OBJECTIVES = (TOTAL_FLOPS.name, RWAP.name)
+"""Objectives of a plan without others; they need no latency table."""
 
 OBJECTIVES: Registry[Objective] = Registry(
     "objective",
     {
+        "latency": "autopatch.search.objectives:LATENCY",
+        "memory": "autopatch.search.objectives:MEMORY",
         "total_flops": "autopatch.search.objectives:TOTAL_FLOPS",
         "rwAP": "autopatch.search.objectives:RWAP",
+        "image_AUROC": "autopatch.search.objectives:IMAGE_AUROC",
         "published_flops": "autopatch.published.objectives:PUBLISHED_FLOPS",
     },
 )
 """Objectives by name. By convention the first objective of a search is the cost (x axis of the
-plots), and the last is the quality (the detector with the best one is picked)."""
+plots), and the last is the quality (the detector with the best one is picked). A constraint can
+bound any of them."""

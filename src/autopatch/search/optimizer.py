@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from autopatch.registry import Registry
+from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
 from autopatch.search.space import SearchSpace
 
@@ -15,16 +16,33 @@ Genome: TypeAlias = tuple[int, ...]
 Losses: TypeAlias = tuple[float, ...]
 """The losses of a candidate, to be minimized, in the order of the search's objectives."""
 
+Excesses: TypeAlias = tuple[float, ...]
+"""How far a candidate is outside each constraint, see `Constraint.excess`; above 0 is a
+violation."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an optimizer learns about a candidate.
+
+    Attributes:
+        losses: Its losses.
+        excesses: Its excesses, in the order of the search's constraints.
+    """
+
+    losses: Losses
+    excesses: Excesses = ()
+
 
 class Optimizer(Protocol):
-    """Proposes each genome at most once. Proposals depend only on the losses it receives."""
+    """Proposes each genome at most once. Proposals depend only on the scores it receives."""
 
     def ask(self) -> list[Genome]:
         """The next genomes to evaluate: canonical, not proposed before; empty at the end."""
         ...
 
-    def tell(self, losses: Sequence[Losses | None], /) -> None:
-        """Takes the losses of the last proposed genomes, in order; None for a failed candidate."""
+    def tell(self, scores: Sequence[Score | None], /) -> None:
+        """Takes the scores of the last proposed genomes, in order; None for a failed candidate."""
         ...
 
 
@@ -33,10 +51,11 @@ class OptimizerFactory(Protocol):
 
     Args:
         space: The space to search.
-        seed: The same seed and the same losses give the same proposals.
+        seed: The same seed and the same scores give the same proposals.
         population: Number of proposals per generation; unused by optimizers without generations.
         initial: Canonical genomes to propose first.
         objectives: Objectives of the search.
+        constraints: Constraints of the search.
     """
 
     def __call__(
@@ -47,6 +66,7 @@ class OptimizerFactory(Protocol):
         population: int,
         initial: Sequence[Genome],
         objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
     ) -> Optimizer: ...
 
 

@@ -5,7 +5,8 @@ Optuna records every search, whichever library proposes (see `SAMPLERS`). To bro
 
 - the active genes as parameters, and the objectives as values;
 - as user attributes, the genome, its place among the proposals, the architecture, the metrics
-  ("metrics.AP") and the timings ("timings.bank");
+  ("metrics.AP"), the timings ("timings.bank") and the values of the constraints
+  ("bounded.latency");
 - after a failure, the user attribute "reason", and "failure" if the machine failed.
 
 The study's user attributes are the settings of the search. A system attribute holds the numbers of
@@ -14,6 +15,7 @@ the trials whose genomes a resumed search evaluated again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,8 +36,10 @@ from autopatch.detector import Architecture
 from autopatch.errors import InputError, MachineFailure, one_line
 from autopatch.files import StrPath, new_file
 from autopatch.genes import Choice
+from autopatch.search.constraints import Constraint
 from autopatch.search.evaluation import Evaluation
 from autopatch.search.front import Trial
+from autopatch.search.latency import LatencyTable
 from autopatch.search.objectives import (
     DEFAULT_OBJECTIVES,
     Objective,
@@ -59,7 +63,7 @@ INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 
 _NAME = "autopatch"
-_FORMAT = 3
+_FORMAT = 4
 _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
@@ -92,6 +96,9 @@ class Plan:
         initial: Architectures of `space` to evaluate first.
         sampler: The optimizer, a name in `SAMPLERS`.
         objectives: What to minimize and maximize, the quality last.
+        constraints: Bounds that the candidates of the front meet.
+        latency_table: What the latency of candidates is read from; needed if an objective or a
+            constraint is on it.
         settings: All other JSON values that influence the result, such as the hash of the weights
             and the versions of the software. Objects, nested up to two deep, are groups; messages
             name a setting without its group. Empty groups are ignored.
@@ -112,15 +119,26 @@ class Plan:
     objectives: tuple[Objective, ...] = field(
         default_factory=lambda: resolve_objectives(DEFAULT_OBJECTIVES)
     )
+    constraints: tuple[Constraint, ...] = ()
+    latency_table: LatencyTable | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     unchecked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_settings(self.evaluations, self.seed, self.population, self.sampler)
         checked_objectives(self.objectives)
+        if self.latency_table is None:
+            for objective in self.measured:
+                if objective.needs_latency_table:
+                    raise InputError(f"{objective.name!r} needs a latency table, but there is none")
         shadowed = self.settings.keys() & {"format", *(f.name for f in fields(self))}
         if shadowed:
             raise ValueError(f"settings hold {sorted(shadowed)}, which are fields of their own")
+
+    @property
+    def measured(self) -> tuple[Objective, ...]:
+        """Everything that is measured on a candidate: the objectives, and what is bounded."""
+        return (*self.objectives, *(constraint.objective for constraint in self.constraints))
 
     @property
     def total(self) -> int:
@@ -147,6 +165,8 @@ class Plan:
             "space": self.space.to_json(),
             "initial": self.genomes(),
             "objectives": [objective.to_json() for objective in self.objectives],
+            "constraints": [constraint.to_json() for constraint in self.constraints],
+            "latency_table": self.latency_table and self.latency_table.to_json(),
             "unchecked": dict(self.unchecked),
             **self.settings,
         }
@@ -325,6 +345,7 @@ class Study:
         """
         attributes = {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
         attributes |= {f"timings.{name}": value for name, value in evaluation.timings.items()}
+        attributes |= {f"bounded.{name}": value for name, value in evaluation.bounded.items()}
         values = [evaluation.values[name] for name in self._names()]
         return self._finish(number, TrialState.COMPLETE, attributes, values)
 
@@ -390,11 +411,15 @@ class StoredStudy:
     Attributes:
         settings: What `Plan.to_json` returned.
         objectives: The objectives, registered or not.
+        constraints: The constraints.
+        latency_table: The latency table, if the search has one.
         trials: All trials by number, finished or not.
     """
 
     settings: dict[str, Any]
     objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    latency_table: LatencyTable | None
     trials: tuple[Trial, ...]
 
 
@@ -409,7 +434,23 @@ def load_study(path: StrPath) -> StoredStudy:
         names = [objective.name for objective in objectives]
         study_id = storage.get_study_id_from_name(_NAME)
         trials = _trials(storage.get_all_trials(study_id), _retried(storage, study_id), names)
-        return StoredStudy(settings, objectives, trials)
+        return StoredStudy(
+            settings,
+            objectives,
+            tuple(map(Constraint.from_json, settings["constraints"])),
+            stored_table(settings),
+            trials,
+        )
+
+
+def stored_table(settings: Mapping[str, Any]) -> LatencyTable | None:
+    """The latency table in the settings of a study; None if the search has none.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    document = settings.get("latency_table")
+    return None if document is None else LatencyTable.from_json(document)
 
 
 def load_trials(path: StrPath) -> tuple[Trial, ...]:
@@ -471,7 +512,16 @@ def _decisive(settings: Mapping[str, Any]) -> list[_View]:
     The last part of each key is the public name of the setting. The views are compared in order,
     the most informative first. Display settings of objectives are left out.
     """
-    apart = {"format", "unchecked", "objectives", "space", "evaluations", "initial"}
+    apart = {
+        "format",
+        "unchecked",
+        "objectives",
+        "constraints",
+        "latency_table",
+        "space",
+        "evaluations",
+        "initial",
+    }
     plain = {name: value for name, value in settings.items() if name not in apart}
     objectives, space = settings["objectives"], settings["space"]
     genes = space["genes"]
@@ -479,6 +529,8 @@ def _decisive(settings: Mapping[str, Any]) -> list[_View]:
         _ungrouped(plain),
         {("objectives",): [objective["name"] for objective in objectives]},
         {(f"direction of {one['name']}",): one["direction"] for one in objectives},
+        {("constraints",): {c["objective"]["name"]: c["bound"] for c in settings["constraints"]}},
+        {("latency_table",): _digest(settings["latency_table"])},
         {
             ("space",): space["name"],
             **{(key.rpartition(".")[2],): value for key, value in space["fixed"].items()},
@@ -491,6 +543,13 @@ def _decisive(settings: Mapping[str, Any]) -> list[_View]:
             for attribute, value in gene.items()
         },
     ]
+
+
+def _digest(value: Any) -> str | None:
+    """A hash that stands for a large setting in messages; None for None."""
+    if value is None:
+        return None
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _ungrouped(settings: Mapping[str, Any], depth: int = _GROUPS) -> _View:
@@ -625,6 +684,7 @@ def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Tria
             values=dict(zip(objectives, frozen.values, strict=True)),
             metrics=_prefixed(attributes, "metrics."),
             timings=_prefixed(attributes, "timings."),
+            bounded=_prefixed(attributes, "bounded."),
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autopatch.genes import Gene
+from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import MAXIMIZE, MINIMIZE, Objective
-from autopatch.search.optimizer import Genome, Losses, Sampler
+from autopatch.search.optimizer import Genome, Sampler, Score
 from autopatch.search.space import SearchSpace
 from autopatch.search.storage import quiet
 
 # The search ends after this many successive proposals without a new architecture.
 _PROPOSALS = 500
+_EXCESSES = "excesses"
 
 
 class TPE:
@@ -36,9 +39,10 @@ class TPE:
 
     Args:
         space: The space to search.
-        seed: The same seed and the same losses give the same genomes, for one version of Optuna.
+        seed: The same seed and the same scores give the same genomes, for one version of Optuna.
         initial: Genomes proposed first. The published search has none.
         directions: "minimize" or "maximize" for each objective.
+        constrained: Whether scores have excesses.
     """
 
     def __init__(
@@ -48,18 +52,24 @@ class TPE:
         seed: int,
         initial: Sequence[Genome] = (),
         directions: Sequence[str] = (MINIMIZE, MAXIMIZE),
+        constrained: bool = False,
     ) -> None:
         self._space = space
         self._directions = tuple(directions)
         self._size = space.size()
         self._distributions = {gene.name: _distribution(gene) for gene in space.genes}
-        self._results: dict[Genome, Losses | None] = {}
+        self._results: dict[Genome, Score | None] = {}
         self._asked: tuple[Trial, Genome] | None = None
         with quiet():
             # As in the published search, maximized objectives stay as they are. As losses they
             # would change the reference point of the hypervolume that ranks trials of equal rank.
             self._study = optuna.create_study(
-                sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True),
+                sampler=TPESampler(
+                    seed=seed,
+                    multivariate=True,
+                    constant_liar=True,
+                    **_constraints() if constrained else {},
+                ),
                 directions=[StudyDirection[direction.upper()] for direction in directions],
             )
             for genome in initial:
@@ -81,26 +91,42 @@ class TPE:
             self._finish(trial, None if genome is None else self._results[genome])
         return []
 
-    def tell(self, losses: Sequence[Losses | None]) -> None:
-        """Takes the losses of the last proposed genome; None for a failed candidate."""
+    def tell(self, scores: Sequence[Score | None]) -> None:
+        """Takes the score of the last proposed genome; None for a failed candidate."""
         assert self._asked is not None
         trial, genome = self._asked
-        (self._results[genome],) = losses
+        (self._results[genome],) = scores
         self._finish(trial, self._results[genome])
 
     def _genome(self, trial: Trial) -> Genome | None:
         genome = tuple(gene.choices.index(trial.params[gene.name]) for gene in self._space.genes)
         return self._space.canonical(genome) if self._space.is_valid(genome) else None
 
-    def _finish(self, trial: Trial, losses: Losses | None) -> None:
-        if losses is None:
+    def _finish(self, trial: Trial, score: Score | None) -> None:
+        if score is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
         values = [
             1.0 - loss if direction == MAXIMIZE else loss
-            for loss, direction in zip(losses, self._directions, strict=True)
+            for loss, direction in zip(score.losses, self._directions, strict=True)
         ]
+        trial.set_user_attr(_EXCESSES, list(score.excesses))
+        if hasattr(trial, "set_constraint"):
+            for number, excess in enumerate(score.excesses):
+                trial.set_constraint(str(number), excess)
         self._study.tell(trial, values)
+
+
+def _constraints() -> dict[str, Any]:
+    """Arguments of the sampler with which Optuna below 5 learns about constraints; later versions
+    have `Trial.set_constraint`."""
+    return {} if hasattr(Trial, "set_constraint") else {"constraints_func": _excesses}
+
+
+def _excesses(trial: FrozenTrial) -> list[float]:
+    """The excesses of a trial, as Optuna asks for them."""
+    found: list[float] = trial.user_attrs[_EXCESSES]
+    return found
 
 
 def _distribution(gene: Gene) -> BaseDistribution:
@@ -119,9 +145,12 @@ def _make(
     population: int,  # unused: TPE proposes one at a time
     initial: Sequence[Genome],
     objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
 ) -> TPE:
     directions = [objective.direction for objective in objectives]
-    return TPE(space, seed=seed, initial=initial, directions=directions)
+    return TPE(
+        space, seed=seed, initial=initial, directions=directions, constrained=bool(constraints)
+    )
 
 
 SAMPLER = Sampler(library="optuna", make=_make)

@@ -42,7 +42,7 @@ class Preset:
             values that no gene sets, by "part.field", and the name of the sampler.
     """
 
-    objectives: tuple[str, ...] = ("total_flops", "rwAP")
+    objectives: tuple[str, ...] = ("latency", "rwAP")
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False
@@ -158,6 +158,26 @@ class Supernet(ABC):
             subnet: Its subnet, which may be folded.
         """
         return (subnet,)
+
+    def stages(self, backbone: Backbone) -> tuple[str, ...]:
+        """The stages that run, in order, in words that name all that their cost depends on: stages
+        with the same words cost the same in every backbone.
+
+        By default there is one stage for each level up to the deepest selected one, and the words
+        are the values of the setting for it.
+        """
+        deepest = backbone.levels[-1]
+        places = [lv.index for lv in self.all_levels(backbone.network) if lv.index <= deepest]
+        words = []
+        for number, index in enumerate(places):
+            values = [
+                f"{name} {value[number] if len(value) == len(places) else value}"
+                if isinstance(value, tuple)
+                else f"{name} {value}"
+                for name, value in backbone.setting.items()
+            ]
+            words.append(", ".join([f"{backbone.network} level {index}", *values]))
+        return tuple(words)
 
     def describe(self, backbone: Backbone) -> str:
         """A short description of the setting, without the levels; empty without a setting."""

@@ -1,0 +1,104 @@
+"""Checks a latency table: random candidates are fitted and timed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+import numpy as np
+import torch
+
+from autopatch.detector import (
+    Architecture,
+    FittedHead,
+    GoodMaps,
+    PatchFeatureExtractor,
+    fit_head,
+)
+from autopatch.search.latency.bench import Bench
+from autopatch.search.latency.components import Case
+from autopatch.search.latency.table import LatencyTable, TimedCandidate
+from autopatch.search.latency.timing import Work
+
+CANDIDATES = 20
+"""Number of candidates that a check times."""
+
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted candidate.
+
+    Attributes:
+        architecture: Its architecture.
+        extractor: Turns pixels into patch features.
+        head: Turns patch features into anomaly maps.
+    """
+
+    architecture: Architecture
+    extractor: PatchFeatureExtractor
+    head: FittedHead
+
+
+def random_candidates(bench: Bench, count: int = CANDIDATES) -> list[Candidate]:
+    """Fits random candidates of the space on a sample of the patches of the good images."""
+    space = bench.space
+    rng = np.random.default_rng(_SEED)
+    drawn: dict[tuple[int, ...], None] = {}
+    for _ in range(100 * count):
+        if len(drawn) < min(count, space.size()):
+            drawn[space.sample(rng)] = None
+    candidates: list[Candidate] = []
+    for genome in drawn:
+        bench.told("candidates", len(candidates), len(drawn))
+        candidates.append(_fitted(space.decode(genome), bench))
+    return candidates
+
+
+def forward(candidate: Candidate, bench: Bench) -> Work:
+    """A work: all that `Detector.forward` does, on one batch after the other."""
+    batches = cycle(bench.query_pixels(candidate.architecture.input.size))
+
+    def work() -> None:
+        with torch.inference_mode():
+            maps = candidate.head.score(candidate.extractor(next(batches)))
+            maps.flatten(1).amax(dim=1)
+
+    return work
+
+
+def compared(
+    table: LatencyTable, bench: Bench, candidates: Sequence[Candidate], seconds: Sequence[float]
+) -> tuple[TimedCandidate, ...]:
+    """The latency of candidates in a table beside their latency timed whole.
+
+    Args:
+        table: The table.
+        bench: Where they were timed.
+        candidates: The candidates.
+        seconds: Measured seconds per batch of each.
+    """
+    return tuple(
+        TimedCandidate(
+            architecture=candidate.architecture.describe(bench.supernet),
+            predicted=table.seconds(
+                Case.of(bench.supernet, candidate.architecture, candidate.head)
+            ),
+            measured=measured / bench.batch,
+        )
+        for candidate, measured in zip(candidates, seconds, strict=True)
+    )
+
+
+def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
+    subnet, maps = bench.fitted_maps(architecture)
+    head = architecture.head
+    patches = bench.sampled(maps, head.patch_sizes)
+    # The sampled patches are given as images of a single patch, which are pooled already.
+    pooled = replace(head, patch_sizes=(1,) * len(maps))
+    images = patches[:, :, None, None].split([m.shape[1] for m in maps], dim=1)
+    fitted = fit_head(GoodMaps.of(images), pooled, size=bench.side)
+    fitted.aggregator.patch_sizes = head.patch_sizes
+    return Candidate(architecture, PatchFeatureExtractor(subnet, fitted.aggregator), fitted)

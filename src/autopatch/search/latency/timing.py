@@ -1,0 +1,154 @@
+"""Times work of many kinds alternately, and notices when something else disturbs the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+Work = Callable[[], Sequence[float] | None]
+"""Something to time. It returns the seconds of its parts, or None to be timed as a whole."""
+
+_BATCH_SECONDS = 0.1  # time between two runs of the reference
+_REFERENCE_SECONDS = 0.004
+_TOLERANCE = 0.12  # by which the reference may be slower than its best run
+_TRIES = 4  # samples of a work, per accepted one, before disturbed samples are accepted
+
+
+class Clock(Protocol):
+    """The clock of a measurement."""
+
+    def now(self) -> float:
+        """Seconds, read after the device has finished its work."""
+        ...
+
+    def reference(self) -> float:
+        """Runs a fixed piece of work; returns its seconds."""
+        ...
+
+
+class DeviceClock:
+    """The clock of a device.
+
+    With a single CPU thread, it is the thread's own clock, which stands still while another process
+    has the processor. Otherwise it is the clock on the wall.
+
+    Args:
+        device: The device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self._read = time.thread_time if alone else time.perf_counter
+        side = 256 if device.type == "cpu" else 2048
+        generator = torch.Generator("cpu").manual_seed(0)
+        self._factors = torch.randn(side, side, generator=generator, device="cpu").to(device)
+        self._times = 1
+        while self._times < 1024 and self.reference() < _REFERENCE_SECONDS:
+            self._times *= 2
+
+    def now(self) -> float:
+        """See `Clock`."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._read()
+
+    def reference(self) -> float:
+        """See `Clock`."""
+        started = self.now()
+        product = self._factors
+        for _ in range(self._times):
+            product = torch.mm(self._factors, product).clamp_(-1, 1)
+        return self.now() - started
+
+
+@dataclass
+class Timer:
+    """Times works alternately: one sample of each, then the next of each.
+
+    Samples are taken in batches of about a tenth of a second, between two runs of a reference. If
+    one of them is more than 12 % slower than the best so far, something else used the machine: the
+    samples between them are dropped and taken again, up to four times as many as needed. After
+    that they count as well, and `disturbed` tells the share.
+
+    Attributes:
+        clock: The clock.
+        repeats: Samples of each work.
+        accepted: Number of samples that counted.
+        doubtful: How many of them were disturbed.
+    """
+
+    clock: Clock
+    repeats: int = 4
+    accepted: int = 0
+    doubtful: int = 0
+    _best: float = field(default=float("inf"), repr=False)
+
+    @property
+    def disturbed(self) -> float:
+        """Share of samples that count although the machine was disturbed."""
+        return self.doubtful / self.accepted if self.accepted else 0.0
+
+    def medians(
+        self, works: Sequence[Work], told: Callable[[int, int], None] | None = None
+    ) -> list[list[float]]:
+        """Runs each work once to warm up, then times it.
+
+        Args:
+            works: What to time.
+            told: Called after every batch with the number of samples that count, and their total.
+
+        Returns:
+            For each work the median seconds of each of its parts; of a work without parts, of the
+            whole.
+        """
+        for work in works:
+            work()
+        samples: list[list[Sequence[float]]] = [[] for _ in works]
+        spoiled: list[list[Sequence[float]]] = [[] for _ in works]
+        before = self._reference()
+        pending = list(range(len(works)))
+        while pending:
+            batch: list[tuple[int, Sequence[float]]] = []
+            began = started = self.clock.now()
+            for position, index in enumerate(pending):
+                parts = works[index]()
+                ended = self.clock.now()
+                batch.append((index, [ended - started] if parts is None else parts))
+                if ended - began >= _BATCH_SECONDS or position == len(pending) - 1:
+                    after = self._reference()
+                    quiet = max(before, after) <= self._best * (1 + _TOLERANCE)
+                    for number, parts in batch:
+                        (samples if quiet else spoiled)[number].append(parts)
+                    before, batch = after, []
+                    if told is not None:
+                        counted = sum(min(len(each), self.repeats) for each in samples)
+                        told(counted, len(works) * self.repeats)
+                    began = self.clock.now()
+                started = self.clock.now()
+            pending = [
+                index
+                for index in pending
+                if len(samples[index]) < self.repeats
+                and len(samples[index]) + len(spoiled[index]) < _TRIES * self.repeats
+            ]
+        return [self._median(*each) for each in zip(samples, spoiled, strict=True)]
+
+    def _reference(self) -> float:
+        seconds = self.clock.reference()
+        self._best = min(self._best, seconds)
+        return seconds
+
+    def _median(
+        self, samples: Sequence[Sequence[float]], spoiled: Sequence[Sequence[float]]
+    ) -> list[float]:
+        missing = max(self.repeats - len(samples), 0)
+        self.accepted += len(samples) + missing
+        self.doubtful += missing
+        counted = [*samples, *sorted(spoiled, key=sum)[:missing]]
+        return [statistics.median(part) for part in zip(*counted, strict=True)]

@@ -1,0 +1,172 @@
+"""The latency table: what is read from it, what it covers, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autopatch.detector import Architecture, Head, Input
+from autopatch.errors import InputError
+from autopatch.search import LatencyTable, SearchSpace, compose_space
+from autopatch.search.latency import Case, TimedCandidate
+from autopatch.search.latency.components import (
+    _interpolated,
+    _linear,
+    covering_backbones,
+)
+from autopatch.supernet import Supernet, load_supernet
+
+
+def case_of(supernet: Supernet, architecture: Architecture, *banks: int) -> Case:
+    return Case(supernet, architecture, banks or (40,))
+
+
+def candidates(supernet: Supernet, space: SearchSpace, count: int = 20) -> list[Case]:
+    rng = np.random.default_rng(0)
+    return [case_of(supernet, space.decode(space.sample(rng))) for _ in range(count)]
+
+
+def test_the_latency_is_the_sum_of_the_parts(
+    table: LatencyTable, supernet: Supernet, search_space: SearchSpace
+) -> None:
+    deepest = supernet.largest().levels[-1]
+    for case in candidates(supernet, search_space):
+        parts = table.parts(case)
+        ends = len(supernet.stages(case.architecture.backbone))
+        if case.architecture.backbone.levels[-1] == deepest:
+            ends += 1  # the clock is also read at the end
+        assert parts["backbone"] == pytest.approx(1e-3 * ends)
+        assert parts["aggregation"] == pytest.approx(1e-3)
+        assert table.seconds(case) == pytest.approx(sum(parts.values()))
+        assert table.seconds(case) == table.seconds(case)
+
+
+def test_each_bank_is_searched(
+    table: LatencyTable, supernet: Supernet, search_space: SearchSpace
+) -> None:
+    architecture = candidates(supernet, search_space)[0].architecture
+    one, two = (table.parts(case_of(supernet, architecture, *banks)) for banks in ((40,), (40, 40)))
+    assert two["nearest_neighbors"] == pytest.approx(2 * one["nearest_neighbors"])
+    assert {**two, "nearest_neighbors": 0} == {**one, "nearest_neighbors": 0}
+
+
+def test_a_batch_is_shared_by_its_images(
+    table: LatencyTable, supernet: Supernet, search_space: SearchSpace
+) -> None:
+    of_eight = replace(table, machine=replace(table.machine, batch=8))
+    case = candidates(supernet, search_space)[0]
+    assert of_eight.parts(case)["backbone"] == pytest.approx(table.parts(case)["backbone"] / 8)
+
+
+def test_interpolation_is_linear_in_logarithms() -> None:
+    curve = {100: 1.0, 1000: 10.0, 4000: 20.0}
+    assert _interpolated(curve, 316.2278) == pytest.approx(3.162278)
+    assert _interpolated(curve, 2000) == pytest.approx(math.sqrt(200))
+    assert _interpolated(curve, 8000) == pytest.approx(20 * math.sqrt(2))  # goes on
+    assert _interpolated(curve, 8000, clamped=True) == 20
+    assert _interpolated(curve, 10) == pytest.approx(0.1)
+    assert _interpolated({7: 3.0}, 100) == 3
+
+
+def test_queries_are_read_off_a_line() -> None:
+    assert _linear({64: 1.0, 1024: 5.0}, 544) == pytest.approx(3.0)
+    assert _linear({64: 1.0, 1024: 5.0}, 1984) == pytest.approx(9.0)
+    assert _linear({64: 1.0}, 128) == pytest.approx(2.0)
+    assert _linear({64: 2.0, 1024: 1.0}, 2048) == pytest.approx(1.0)  # never less for more
+
+
+def test_a_file_is_the_table(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    loaded = LatencyTable.load(str(path))
+    assert loaded.to_json() == table.to_json()
+    assert loaded.digest == table.digest
+    assert json.loads(path.read_text())["machine"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "recipe"}, "not a latency table, expected a file of `autopatch measure-lat"),
+        ({"version": 99}, "a latency table of version 99, expected 1; measure it again"),
+        ({"machine": {}}, "a damaged latency table"),
+        ({"components": {"fan": {}}}, "a latency table with the unknown component 'fan'"),
+    ],
+)
+def test_other_files_are_refused(
+    table: LatencyTable, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**table.to_json(), **change}))
+    with pytest.raises(InputError, match=f"^{path}: {message}"):
+        LatencyTable.load(path)
+    path.write_text("[")
+    with pytest.raises(InputError, match="not readable as JSON"):
+        LatencyTable.load(path)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        LatencyTable.load(tmp_path / "none.json")
+
+
+def test_a_table_covers_its_space_alone(
+    table: LatencyTable, supernet: Supernet, search_space: SearchSpace
+) -> None:
+    table.require(supernet, search_space, 1, "t")
+    wider = compose_space(supernet, choices={"image_size": (64, 256)})
+    with pytest.raises(InputError, match=r"^t: the latency table covers the image sizes 64 to 224"):
+        table.require(supernet, wider, 1, "t")
+    with pytest.raises(InputError, match=r"^t: a table of batches of 1, expected those of 4; give"):
+        table.require(supernet, search_space, 4, "t")
+    other = load_supernet("timm:test_efficientnet", "random", seed=1)
+    with pytest.raises(InputError, match=r"^t: a table of other weights"):
+        table.require(other, search_space, 1, "t")
+    with pytest.raises(InputError, match=r"^t: a table of timm:x, expected one of timm:test_eff"):
+        replace(table, space="timm:x").require(supernet, search_space, 1, "t")
+    fixed = search_space.narrowed({"use_stride4": False, "use_stride8": False})
+    deep = {k: v for k, v in table.components["aggregation"].items() if not k.startswith("4:")}
+    lacking = replace(table, components={**table.components, "aggregation": deep})
+    lacking.require(supernet, fixed, 1, "t")
+    with pytest.raises(InputError, match="no set of levels whose finest stride is 4"):
+        lacking.require(supernet, search_space, 1, "t")
+
+
+def test_a_candidate_outside_the_table_is_refused(table: LatencyTable, supernet: Supernet) -> None:
+    large = Architecture(Input(512), supernet.largest((2,)), Head((3,), 40))
+    with pytest.raises(InputError, match="covers the image sizes 64 to 224, but not 512"):
+        table.seconds(case_of(supernet, large))
+    smooth = Architecture(Input(64), supernet.largest((2,)), Head((3,), 40, smoothing=3.0))
+    with pytest.raises(InputError, match=r"has no smoothing '3.0'"):
+        table.seconds(case_of(supernet, smooth))
+
+
+def test_the_check_compares_with_candidates_timed_whole(table: LatencyTable) -> None:
+    assert len(table.check) == 3
+    for one in table.check:
+        assert one.measured == pytest.approx(1e-3)
+    checked = replace(
+        table,
+        check=[TimedCandidate(n, p, 1.0) for n, p in (("a", 1.1), ("b", 0.8), ("c", 1.0))],
+        disturbed=0.25,
+    )
+    assert checked.median_error == pytest.approx(0.1)
+    assert checked.worst_error == pytest.approx(0.2)
+    assert checked.describe().endswith(
+        "1 thread, batch 1; error of 3 random candidates timed whole: median 10 %, worst 20 %; "
+        "25 % of the samples were disturbed"
+    )
+
+
+def test_stages_of_an_elastic_network_are_covered() -> None:
+    supernet = load_supernet("autopatch_s")
+    space = compose_space(supernet)
+    covering = covering_backbones(supernet, space)
+    assert len(covering) < 20
+    stages = {stage for backbone in covering for stage in supernet.stages(backbone)}
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        assert stages.issuperset(supernet.stages(space.decode(space.sample(rng)).backbone))

@@ -1,0 +1,85 @@
+"""Samples are taken alternately, and again where the machine was disturbed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autopatch.search.latency.timing import DeviceClock, Timer
+
+
+class Machine:
+    """A machine whose works take a known time; slow is how much slower it is in some periods."""
+
+    def __init__(self, slow: dict[range, float] | None = None) -> None:
+        self.time = 0.0
+        self.samples = 0
+        self.ran: list[str] = []
+        self.slow = slow or {}
+
+    def factor(self) -> float:
+        return next((f for period, f in self.slow.items() if self.samples in period), 1.0)
+
+    def now(self) -> float:
+        return self.time
+
+    def reference(self) -> float:
+        return 0.01 * self.factor()
+
+    def work(self, name: str, seconds: float):  # type: ignore[no-untyped-def]
+        def run() -> None:
+            self.time += seconds * self.factor()
+            self.samples += 1
+            self.ran.append(name)
+
+        return run
+
+
+def test_works_are_timed_alternately_after_a_warm_up() -> None:
+    machine = Machine()
+    timer = Timer(machine, repeats=3)
+    assert timer.medians([machine.work("a", 0.02), machine.work("b", 0.3)]) == [
+        [pytest.approx(0.02)],
+        [pytest.approx(0.3)],
+    ]
+    assert machine.ran == ["a", "b"] * 4
+    assert timer.disturbed == 0
+
+
+def test_disturbed_samples_are_taken_again() -> None:
+    machine = Machine({range(4, 8): 3.0})
+    timer = Timer(machine, repeats=3)
+    medians = timer.medians([machine.work("a", 0.2), machine.work("b", 0.3)])
+    assert medians == [[pytest.approx(0.2)], [pytest.approx(0.3)]]
+    assert len(machine.ran) > 8
+    assert timer.disturbed == 0
+
+
+def test_samples_of_a_machine_that_stays_disturbed_count_in_the_end() -> None:
+    machine = Machine({range(2, 10**6): 2.0})
+    timer = Timer(machine, repeats=2)
+    medians = timer.medians([machine.work("a", 0.2)])
+    assert medians == [[pytest.approx(0.3)]]  # the fastest two: 0.2 and 0.4
+    assert timer.disturbed == 1
+    assert len(machine.ran) <= 1 + 4 * 2
+
+
+def test_parts_of_a_work_have_medians_of_their_own() -> None:
+    parts = iter([[9.0, 9.0], [1.0, 5.0], [2.0, 4.0], [3.0, 6.0]])
+    timer = Timer(Machine(), repeats=3)
+    assert timer.medians([lambda: next(parts)]) == [[2.0, 5.0]]
+
+
+def test_progress_counts_samples() -> None:
+    machine, told = Machine(), []
+    Timer(machine, repeats=2).medians(
+        [machine.work("a", 0.2), machine.work("b", 0.2)],
+        lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_clock_of_a_device(device: torch.device) -> None:
+    clock = DeviceClock(device)
+    assert 0 < clock.reference() < 10
+    assert clock.now() <= clock.now()
