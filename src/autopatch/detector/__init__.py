@@ -29,7 +29,7 @@ from autopatch.detector.extractor import (
     grid,
     stack_maps,
 )
-from autopatch.detector.head import Head
+from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT, Head
 from autopatch.detector.input import Input
 from autopatch.detector.known import (
     Defect,
@@ -48,6 +48,7 @@ from autopatch.detector.steps import STEPS, FeatureTransform, ScoreTransform, St
 from autopatch.detector.threshold import Threshold, calibrate, check_rate
 
 __all__ = [
+    "DEFAULT_DEFECT_WEIGHT",
     "METRICS",
     "STEPS",
     "Architecture",

@@ -13,8 +13,8 @@ from autopatch.genes import Choice, Gene, Setting, Settings, is_integer
 PATCH_SIZES = range(1, 17)
 """Allowed patch sizes."""
 
-DEFAULT_PATCH_SIZES = (1, 3, 5, 7)
-DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000)
+DEFAULT_PATCH_SIZES = (1, 3, 5, 7, 9, 13)
+DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000, 20000)
 DEFAULT_DEFECT_WEIGHT = 0.5
 """Weight of known defects where no other is given."""
 
@@ -93,6 +93,14 @@ class Head:
                 )
             ),
         ]
+
+    @staticmethod
+    def off_choices() -> dict[str, tuple[Choice, ...]]:
+        """Choices that turn off every field of the head that can be off."""
+        return {
+            **{name: (option.off,) for name, option in _OPTIONAL.items()},
+            **{name: (STEPS[name].off,) for name in STEPS},
+        }
 
     @staticmethod
     def level_genes(level: Gene, choices: Mapping[str, Sequence[Choice]]) -> list[Gene]:
@@ -211,9 +219,9 @@ class _Option:
 
 
 _OPTIONAL = {
-    "neighbors": _Option(1, (1,), _check_neighbors, "{} neighbors"),
-    "defects": _Option(None, (None,), _check_defects, "known defects weighted {:g}"),
-    "smoothing": _Option(0, (0,), _check_smoothing, "smoothed by {:g} px"),
+    "neighbors": _Option(1, (1, 3), _check_neighbors, "{} neighbors"),
+    "defects": _Option(None, (None, 0.25, 0.5, 1.0), _check_defects, "known defects weighted {:g}"),
+    "smoothing": _Option(0, (0, 1, 2), _check_smoothing, "smoothed by {:g} px"),
 }
 
 

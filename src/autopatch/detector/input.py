@@ -17,7 +17,7 @@ from autopatch.genes import Choice, Gene, is_integer
 IMAGE_SIZES = range(32, 1025)
 """Allowed image sizes, in pixels."""
 
-DEFAULT_IMAGE_SIZES = (160, 224, 288)
+DEFAULT_IMAGE_SIZES = (160, 224, 288, 320, 448)
 
 
 @dataclass(frozen=True)

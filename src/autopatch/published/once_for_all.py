@@ -76,6 +76,7 @@ PUBLISHED = Preset(
     choices={"image_size": (224,), "patch_size": tuple(range(1, 17)), "bank_size": (None,)},
     own=("image_size", "patch_size"),
     fix_single_choices=True,
+    optional_genes=False,
     from_baseline=False,
     remarks=_differences,
 )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from autopatch.data import Dataset, Reading, Split
-from autopatch.detector import Architecture, patchcore_architecture
+from autopatch.detector import DEFAULT_DEFECT_WEIGHT, Architecture, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import Choice
@@ -30,6 +30,7 @@ from autopatch.search import (
     Plan,
     SearchSpace,
     Trial,
+    can_be_left_out,
     check_settings,
     failed_candidates,
     load_settings,
@@ -208,7 +209,9 @@ def run_search(
     inputs = load_inputs(data, request, source, seed=seed, reading=reading, progress=progress)
     supernet = inputs.supernet
     searched = find_preset(supernet, preset)
-    search_space = find_space(supernet, searched, choices, fixed)
+    search_space = find_space(
+        supernet, searched, _judged(choices, fixed, searched, inputs.split), fixed
+    )
     chosen = resolve_objectives(objectives or searched.objectives)
     table = None
     if any(o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))):
@@ -373,6 +376,28 @@ def _measured_table(
     )
 
 
+def _judged(
+    choices: Mapping[str, Sequence[Choice]] | None,
+    fixed: Mapping[str, Choice] | None,
+    preset: Preset,
+    split: Split,
+) -> Mapping[str, Sequence[Choice]] | None:
+    """The choices without the weight of known defects, if the shots cannot tell what it is worth.
+
+    A shot is scored by a detector that knows the other shots. If there is no other one, the weight
+    has its usual value, because known defects are worth more than none.
+    """
+    given = {**(choices or {}), **(fixed or {})}
+    if not preset.optional_genes or "defects" in given or can_be_left_out(split.validation):
+        return choices
+    logger.info(
+        "with a single anomalous image to search with, the weight of known defects cannot be "
+        "searched; it is %g",
+        DEFAULT_DEFECT_WEIGHT,
+    )
+    return {**(choices or {}), "defects": (DEFAULT_DEFECT_WEIGHT,)}
+
+
 def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
@@ -385,7 +410,11 @@ def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
         return ()
     wanted = setting.head.bank_size
     nearest = min(sizes, key=lambda size: abs(size - wanted))
-    architecture = replace(setting, head=replace(setting.head, bank_size=nearest))
+    head = replace(setting.head, bank_size=nearest)
+    weights = space.choices("head", "defects")
+    if weights and None not in weights:
+        head = replace(head, defects=DEFAULT_DEFECT_WEIGHT)  # there is no candidate without
+    architecture = replace(setting, head=head)
     try:
         space.encode(architecture)
     except InputError:

@@ -45,6 +45,7 @@ from autopatch.search.objectives import (
     resolve_objectives,
 )
 from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler, Score
+from autopatch.search.shots import can_be_left_out
 from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
     Plan,
@@ -83,6 +84,7 @@ __all__ = [
     "StoredStudy",
     "Study",
     "Trial",
+    "can_be_left_out",
     "check_settings",
     "compose_genes",
     "compose_space",

@@ -38,9 +38,7 @@ class Shots:
     @property
     def can_be_scored(self) -> bool:
         """Whether every scored image leaves at least one shot."""
-        return bool(self._masks) and all(
-            len(left_out) < len(self) for left_out in self._left_out or ()
-        )
+        return all(len(left_out) < len(self) for left_out in self._left_out or ())
 
     def anomaly_maps(
         self,
@@ -89,6 +87,11 @@ class Shots:
                 cells = Cells.of(self._masks[len(found)], height, width)
                 found.append(KnownPatches.of(rows, cells, head.memory, head.radius))
         return tuple(found)
+
+
+def can_be_left_out(shots: Sequence[Sample]) -> bool:
+    """Whether each shot can be scored by a detector that knows another one."""
+    return all(len(left_out) < len(shots) for left_out in _left_out(shots, shots))
 
 
 def _left_out(shots: Sequence[Sample], scored: Sequence[Sample]) -> list[frozenset[int]]:

@@ -465,7 +465,8 @@ def compose_genes(
             raise InputError(f"choices of `{field_name}` are {values!r}, expected a list of values")
         if field_name in preset.own:
             raise InputError(f"choices of `{field_name}` are given, but the preset has its own")
-    merged = {**preset.choices, **given}
+    off = {} if preset.optional_genes else Head.off_choices()
+    merged = {**off, **preset.choices, **given}
     whole = [
         *(gene for gene in backbone if gene.slot is None),
         *Input.genes(merged),

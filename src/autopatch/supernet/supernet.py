@@ -36,6 +36,8 @@ class Preset:
         own: Fields whose choices the user cannot change.
         fix_single_choices: Whether fields of the whole architecture with a single choice get no
             gene.
+        optional_genes: Whether the space has the genes of the head that can be off, with their
+            default choices.
         from_baseline: Whether the search begins with the PatchCore baseline.
         mask_resize: Rule for resizing masks, see `autopatch.data.Reading`; None for the split's.
         remarks: Function that returns notes for the user, one line each. Its arguments are the
@@ -46,6 +48,7 @@ class Preset:
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False
+    optional_genes: bool = True
     from_baseline: bool = True
     mask_resize: str | None = None
     remarks: Callable[[Mapping[str, Choice], str], Sequence[str]] = lambda fixed, sampler: ()

@@ -34,7 +34,7 @@ class Distance(Step):
 
     order = 400
     off = "squared_l2"
-    choices = ("squared_l2",)
+    choices = ("squared_l2", "cosine")
 
     def check(self, value: Choice) -> None:
         """Raises InputError unless the value is a distance."""
