@@ -115,7 +115,8 @@ def test_an_objective_of_ones_own(data, tmp_path):
 
     OBJECTIVES.register("rows", Objective("rows", "rows of the bank", "", 1.0, "minimize", rows))
     try:
-        run = run_search(data, tmp_path / "run", **SMALL | {"objectives": ["rows", "rwAP"]})
+        options = {"objectives": ["rows", "rwAP"], "fixed": {"defects": None}}
+        run = run_search(data, tmp_path / "run", **SMALL | options)
     finally:
         OBJECTIVES.unregister("rows")
     assert {t.evaluation.values["rows"] for t in run.trials} <= {20, 40}

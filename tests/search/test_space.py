@@ -405,8 +405,8 @@ def test_composed_in_the_order_of_the_genome() -> None:
         Gene("use_1", (False, True), "backbone", "level", 1, per_level="{}_1"),
     ]
     choices = {"bank_size": (10, 20), "patch_size": (3,)}
-    space = compose_genes("both", backbone, preset=Preset(choices={"image_size": (64,)}),
-                          choices=choices)  # fmt: skip
+    plain = Preset(choices={"image_size": (64,)}, optional_genes=False)
+    space = compose_genes("both", backbone, preset=plain, choices=choices)
     names = ["net", "image_size", "bank_size", "ratio_0", "use_0", "patch_size_0", "ratio_1",
              "use_1", "patch_size_1"]  # fmt: skip
     assert [gene.name for gene in space.genes] == names
@@ -414,10 +414,16 @@ def test_composed_in_the_order_of_the_genome() -> None:
     assert space.fixed == {}
     assert space.choices("head", "bank_size") == [10, 20]
 
-    fixed = compose_genes("both", backbone, preset=Preset(fix_single_choices=True),
-                          choices=choices | {"image_size": (96,)})  # fmt: skip
+    fixing = Preset(fix_single_choices=True, optional_genes=False)
+    fixed = compose_genes("both", backbone, preset=fixing, choices=choices | {"image_size": (96,)})
     assert fixed.fixed == {"input.image_size": 96}
     assert [gene.name for gene in fixed.genes] == [name for name in names if name != "image_size"]
+
+    every = compose_genes("both", backbone, preset=Preset(), choices=choices)
+    optional = ["neighbors", "defects", "smoothing", "distance"]
+    assert [gene.name for gene in every.genes] == [*names[:3], *optional, *names[3:]]
+    for gene in every.genes[3:7]:
+        assert gene.choices[0] == Head.off_choices()[gene.name][0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -286,9 +287,14 @@ def test_names_of_levels(supernet: TimmSupernet) -> None:
     assert same_stride.describe(vit) == "224 px, level 2 p3 + level 4 p1, bank 5000"
 
 
+def of_the_whole(space: SearchSpace) -> int:
+    """Number of combinations of the genes that do not belong to a level."""
+    return math.prod(len(gene.choices) for gene in space.genes if gene.slot is None)
+
+
 def test_search_space(supernet: TimmSupernet) -> None:
     choices = {"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (100, None)}
-    space = compose_space(supernet, choices=choices)
+    space = compose_space(supernet, choices=Head.off_choices() | choices)
     assert space.name == supernet.name
     wanted: list[tuple[str, tuple[object, ...]]] = [
         ("image_size", (64, 96)),
@@ -313,7 +319,7 @@ def test_backbones_of_one_image_size() -> None:
     vit = load_supernet("timm:vit_tiny_patch16_224", "random")
     assert [level.index for level in levels_of(vit)] == list(range(12))
     space = compose_space(vit, choices={"image_size": (224,)})
-    assert space.size() == 5 * (5**12 - 1)
+    assert space.size() == of_the_whole(space) * (7**12 - 1)
     with pytest.raises(InputError, match="160"):
         compose_space(vit)
     assert vit.patchcore() is None
@@ -410,7 +416,8 @@ def test_real_weights(shared_weights: Path, model: str) -> None:
     assert supernet.mean == supernet.std == (0.5, 0.5, 0.5)
     assert not supernet.random_features
     assert f"{model}.safetensors" in supernet.provenance
-    assert compose_space(supernet).size() == 15 * (5**4 - 1)
+    space = compose_space(supernet)
+    assert space.size() == of_the_whole(space) * (7**4 - 1)
     subnet = supernet.get_active_subnet(at(supernet, [1, 2, 3, 4]))
     ramp = torch.linspace(0, 255, 160).to(torch.uint8).expand(1, 3, 160, 160)
     with torch.inference_mode():

@@ -479,6 +479,7 @@ def compose_genes(
         if gene.is_level:
             by_level += Head.level_genes(gene, merged)
     known = {gene.field for gene in (*whole, *by_level) if gene.part != "backbone"}
+    known |= Head.off_choices().keys()
     for field_name in given:
         if field_name not in known:
             raise InputError(f"choices of {field_name!r} are given, expected {sorted(known)}")
