@@ -30,8 +30,8 @@ from autopatch.search.latency.timing import Clock
 from autopatch.search.space import SearchSpace
 from autopatch.supernet import Backbone, Subnet, Supernet
 
-_GOOD_IMAGES, _QUERY_IMAGES = 64, 8
-_PATCHES = 12_000  # of the good images, from which banks are chosen
+_GOOD_IMAGES, _QUERY_IMAGES = 32, 8
+_PATCHES = 10_000  # of the good images, from which banks are chosen
 _MOST_SIZES = 4  # image sizes that are measured; others are interpolated
 _MOST_ROWS = 5_000  # of a measured bank; larger ones are extrapolated
 _SEED = 0
@@ -86,7 +86,7 @@ class Bench:
         self.others = _some(queries, _QUERY_IMAGES)
         self.reader = ImageReader(reading=reading)
         self._maps: dict[tuple[str, int, bool], dict[int, torch.Tensor]] = {}
-        self._shared: dict[tuple[Backbone, int], dict[int, torch.Tensor]] = {}
+        self._shared: dict[tuple[str, int], dict[int, torch.Tensor]] = {}
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -100,19 +100,18 @@ class Bench:
 
     @cached_property
     def patch_sizes(self) -> list[int]:
-        """Patch sizes to measure: the smallest and the largest of the space."""
-        sizes = sorted(int(str(size)) for size in self.space.choices("head", "patch_size"))
-        return sorted({sizes[0], sizes[-1]})
+        """Patch sizes to measure, ascending: the smallest, the largest and one between them."""
+        sizes = sorted({int(str(size)) for size in self.space.choices("head", "patch_size")})
+        return _ends_and_between(sizes, 3)
 
     @cached_property
     def rows(self) -> list[int]:
-        """Bank sizes to measure, ascending: the smallest, the largest and one between them."""
-        given = self.space.choices("head", "bank_size")
-        sizes = sorted(
-            min(_MOST_ROWS, _MOST_ROWS if size is None else int(str(size))) for size in given
-        )
-        middle = round((sizes[0] * sizes[-1]) ** 0.5)
-        return sorted({sizes[0], middle, sizes[-1]})
+        """Bank sizes to measure, ascending: those of the space, at most five."""
+        sizes = {
+            _MOST_ROWS if size is None else min(int(str(size)), _MOST_ROWS)
+            for size in self.space.choices("head", "bank_size")
+        }
+        return _ends_and_between(sorted(sizes), 5)
 
     @cached_property
     def level_sets(self) -> dict[str, Backbone]:
@@ -190,11 +189,15 @@ class Bench:
         (pixels,) = self.reader.batches(images, Input(size), count)
         return list(pixels.to(self.device)[: count - count % self.batch].split(self.batch))
 
+    def shared_key(self, architecture: Architecture) -> tuple[str, int]:
+        """A key that architectures with the same feature maps have in common."""
+        return repr(self.supernet.shared(architecture.backbone)), architecture.input.size
+
     def fitted_maps(self, architecture: Architecture) -> tuple[Subnet, list[torch.Tensor]]:
         """The subnet of an architecture, and the feature maps of the good images."""
         subnet = self.subnet(architecture.backbone, architecture.input.size)
         shared = self.supernet.shared(architecture.backbone)
-        key = (shared, architecture.input.size)
+        key = self.shared_key(architecture)
         if key not in self._shared:
             self._shared.clear()  # one at a time
             whole = self.subnet(shared, architecture.input.size)
@@ -205,7 +208,7 @@ class Bench:
         return subnet, [kept[level] for level in architecture.backbone.levels]
 
     def sampled(self, maps: Sequence[torch.Tensor], patch_sizes: Sequence[int]) -> torch.Tensor:
-        """Patch features `[M, D]` of random patches of all images, as many of each; about 12,000.
+        """Patch features `[M, D]` of random patches of all images, as many of each; about 10,000.
 
         Args:
             maps: Feature maps of images.

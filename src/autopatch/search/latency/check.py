@@ -51,9 +51,11 @@ def random_candidates(bench: Bench, count: int = CANDIDATES) -> list[Candidate]:
         if len(drawn) < min(count, space.size()):
             drawn[space.sample(rng)] = None
     candidates: list[Candidate] = []
-    for genome in drawn:
+    # Candidates that share feature maps follow one another.
+    architectures = sorted(map(space.decode, drawn), key=lambda a: bench.shared_key(a))
+    for architecture in architectures:
         bench.told("candidates", len(candidates), len(drawn))
-        candidates.append(_fitted(space.decode(genome), bench))
+        candidates.append(_fitted(architecture, bench))
     return candidates
 
 

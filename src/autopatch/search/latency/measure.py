@@ -42,7 +42,7 @@ def measure_table(
     Args:
         supernet: The supernet.
         space: The search space.
-        good: Good images; banks are made of at most 64 of them.
+        good: Good images; banks are made of at most 32 of them.
         queries: Other images to search for; at most 8 are used.
         device: Device of the detectors. The number of CPU threads is that of torch.
         batch: Images per batch, at least 1.

@@ -84,7 +84,7 @@ class Timer:
     """
 
     clock: Clock
-    repeats: int = 4
+    repeats: int = 3
     accepted: int = 0
     doubtful: int = 0
     _best: float = field(default=float("inf"), repr=False)
