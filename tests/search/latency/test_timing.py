@@ -42,7 +42,7 @@ def test_works_are_timed_alternately_after_a_warm_up() -> None:
         [pytest.approx(0.02)],
         [pytest.approx(0.3)],
     ]
-    assert machine.ran == ["a", "b"] * 4
+    assert [sorted(machine.ran[i : i + 2]) for i in range(0, 8, 2)] == [["a", "b"]] * 4
     assert timer.disturbed == 0
 
 

@@ -100,9 +100,9 @@ class Bench:
 
     @cached_property
     def patch_sizes(self) -> list[int]:
-        """Patch sizes to measure, ascending: the smallest, the largest and one between them."""
+        """Patch sizes to measure, ascending: the smallest and the largest of the space."""
         sizes = sorted({int(str(size)) for size in self.space.choices("head", "patch_size")})
-        return _ends_and_between(sizes, 3)
+        return sorted({sizes[0], sizes[-1]})
 
     @cached_property
     def rows(self) -> list[int]:
@@ -200,7 +200,8 @@ class Bench:
         key = self.shared_key(architecture)
         if key not in self._shared:
             self._shared.clear()  # one at a time
-            whole = self.subnet(shared, architecture.input.size)
+            alone = shared == architecture.backbone
+            whole = subnet if alone else self.subnet(shared, architecture.input.size)
             batches = feature_maps(whole, architecture.input, self.images, reader=self.reader)
             maps = stack_maps(batches, len(self.images))
             self._shared[key] = dict(zip(shared.levels, maps, strict=True))

@@ -47,8 +47,9 @@ def random_candidates(bench: Bench, count: int = CANDIDATES) -> list[Candidate]:
     space = bench.space
     rng = np.random.default_rng(_SEED)
     drawn: dict[tuple[int, ...], None] = {}
+    wanted = min(count, space.size())
     for _ in range(100 * count):
-        if len(drawn) < min(count, space.size()):
+        if len(drawn) < wanted:
             drawn[space.sample(rng)] = None
     candidates: list[Candidate] = []
     # Candidates that share feature maps follow one another.

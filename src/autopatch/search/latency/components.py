@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _MOST_SETS = 15  # sets of levels that are measured; others are interpolated
 _QUERIES = (64, 512)
-_DRAWS = 1000  # backbones from which those that cover all settings are chosen
+_DRAWS = 500  # backbones from which those that cover all settings are chosen
 _MOST_ENUMERATED = 4096  # sets of levels
 _SEED = 0
 

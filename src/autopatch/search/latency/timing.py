@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ Work = Callable[[], Sequence[float] | None]
 _BATCH_SECONDS = 0.1  # time between two runs of the reference
 _REFERENCE_SECONDS = 0.004
 _TOLERANCE = 0.12  # by which the reference may be slower than its best run
-_TRIES = 4  # samples of a work, per accepted one, before disturbed samples are accepted
+_TRIES = 3  # samples of a work, per accepted one, before disturbed samples are accepted
 
 
 class Clock(Protocol):
@@ -69,11 +70,11 @@ class DeviceClock:
 
 @dataclass
 class Timer:
-    """Times works alternately: one sample of each, then the next of each.
+    """Times works alternately: one sample of each in random order, then the next of each.
 
     Samples are taken in batches of about a tenth of a second, between two runs of a reference. If
     one of them is more than 12 % slower than the best so far, something else used the machine: the
-    samples between them are dropped and taken again, up to four times as many as needed. After
+    samples between them are dropped and taken again, up to three times as many as needed. After
     that they count as well, and `disturbed` tells the share.
 
     Attributes:
@@ -84,7 +85,7 @@ class Timer:
     """
 
     clock: Clock
-    repeats: int = 3
+    repeats: int = 4
     accepted: int = 0
     doubtful: int = 0
     _best: float = field(default=float("inf"), repr=False)
@@ -113,7 +114,9 @@ class Timer:
         spoiled: list[list[Sequence[float]]] = [[] for _ in works]
         before = self._reference()
         pending = list(range(len(works)))
+        random = Random(0)
         while pending:
+            random.shuffle(pending)  # so that a disturbance meets other works each time
             batch: list[tuple[int, Sequence[float]]] = []
             began = started = self.clock.now()
             for position, index in enumerate(pending):
