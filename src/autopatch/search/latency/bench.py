@@ -9,7 +9,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from autopatch.data import DEFAULT_READING, EVALUATION_SIZE, ImageInput, ImageReader, Reading
+from autopatch.data import (
+    DEFAULT_READING,
+    EVALUATION_SIZE,
+    Cache,
+    ImageInput,
+    ImageReader,
+    Reading,
+)
 from autopatch.detector import (
     Architecture,
     Input,
@@ -32,6 +39,7 @@ from autopatch.supernet import Backbone, Subnet, Supernet
 
 _GOOD_IMAGES, _QUERY_IMAGES = 32, 8
 _PATCHES = 10_000  # of the good images, from which banks are chosen
+_PIXEL_BYTES = 256 << 20  # decoded images that are kept
 _MOST_SIZES = 4  # image sizes that are measured; others are interpolated
 _MOST_ROWS = 5_000  # of a measured bank; larger ones are extrapolated
 _SEED = 0
@@ -84,7 +92,7 @@ class Bench:
         self.told = told
         self.images = _some(good, _GOOD_IMAGES)
         self.others = _some(queries, _QUERY_IMAGES)
-        self.reader = ImageReader(reading=reading)
+        self.reader = ImageReader(Cache(_PIXEL_BYTES), reading)
         self._maps: dict[tuple[str, int, bool], dict[int, torch.Tensor]] = {}
         self._shared: dict[tuple[str, int], dict[int, torch.Tensor]] = {}
 

@@ -24,6 +24,7 @@ from autopatch.search.latency.timing import Work
 CANDIDATES = 20
 """Number of candidates that a check times."""
 
+_SHOTS, _DEFECT_ROWS = 2, 200  # known defects of candidates that keep any
 _SEED = 1
 
 
@@ -104,4 +105,7 @@ def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
     images = patches[:, :, None, None].split([m.shape[1] for m in maps], dim=1)
     fitted = fit_head(GoodMaps.of(images), pooled, size=bench.side)
     fitted.aggregator.patch_sizes = head.patch_sizes
+    if head.defects is not None:  # any rows do for known defects: the search takes as long
+        defects = fitted.aggregator([m[:_SHOTS] for m in maps])[:_DEFECT_ROWS]
+        fitted = fitted.knowing(fitted.memory.bank, defects, usual=1.0)
     return Candidate(architecture, PatchFeatureExtractor(subnet, fitted.aggregator), fitted)
