@@ -13,14 +13,16 @@ import pytest
 
 from autopatch.detector import Architecture, Head, Input
 from autopatch.errors import InputError
-from autopatch.search import LatencyTable, SearchSpace, compose_space
+from autopatch.genes import Settings
+from autopatch.search import LatencyTable, SearchSpace, compose_space, measure_table
 from autopatch.search.latency import Case, TimedCandidate
-from autopatch.search.latency.components import (
-    _interpolated,
-    _linear,
+from autopatch.search.latency.curves import interpolated, linear
+from autopatch.search.latency.levels import (
     covering_backbones,
 )
 from autopatch.supernet import Supernet, load_supernet
+
+from .conftest import Ticks
 
 
 def case_of(supernet: Supernet, architecture: Architecture, *banks: int) -> Case:
@@ -66,19 +68,19 @@ def test_a_batch_is_shared_by_its_images(
 
 def test_interpolation_is_linear_in_logarithms() -> None:
     curve = {100: 1.0, 1000: 10.0, 4000: 20.0}
-    assert _interpolated(curve, 316.2278) == pytest.approx(3.162278)
-    assert _interpolated(curve, 2000) == pytest.approx(math.sqrt(200))
-    assert _interpolated(curve, 8000) == pytest.approx(20 * math.sqrt(2))  # goes on
-    assert _interpolated(curve, 8000, clamped=True) == 20
-    assert _interpolated(curve, 10) == pytest.approx(0.1)
-    assert _interpolated({7: 3.0}, 100) == 3
+    assert interpolated(curve, 316.2278) == pytest.approx(3.162278)
+    assert interpolated(curve, 2000) == pytest.approx(math.sqrt(200))
+    assert interpolated(curve, 8000) == pytest.approx(20 * math.sqrt(2))  # goes on
+    assert interpolated(curve, 8000, clamped=True) == 20
+    assert interpolated(curve, 10) == pytest.approx(0.1)
+    assert interpolated({7: 3.0}, 100) == 3
 
 
 def test_queries_are_read_off_a_line() -> None:
-    assert _linear({64: 1.0, 1024: 5.0}, 544) == pytest.approx(3.0)
-    assert _linear({64: 1.0, 1024: 5.0}, 1984) == pytest.approx(9.0)
-    assert _linear({64: 1.0}, 128) == pytest.approx(2.0)
-    assert _linear({64: 2.0, 1024: 1.0}, 2048) == pytest.approx(1.0)  # never less for more
+    assert linear({64: 1.0, 1024: 5.0}, 544) == pytest.approx(3.0)
+    assert linear({64: 1.0, 1024: 5.0}, 1984) == pytest.approx(9.0)
+    assert linear({64: 1.0}, 128) == pytest.approx(2.0)
+    assert linear({64: 2.0, 1024: 1.0}, 2048) == pytest.approx(1.0)  # never less for more
 
 
 def test_a_file_is_the_table(table: LatencyTable, tmp_path: Path) -> None:
@@ -159,6 +161,35 @@ def test_the_check_compares_with_candidates_timed_whole(table: LatencyTable) -> 
         "1 thread, batch 1; error of 3 random candidates timed whole: median 10 %, worst 20 %; "
         "25 % of the samples were disturbed"
     )
+
+
+def test_options_of_the_head_are_covered(supernet: Supernet, images: list[Path]) -> None:
+    choices: dict[str, tuple[Any, ...]] = {
+        "image_size": (64,),
+        "patch_size": (1,),
+        "bank_size": (10,),
+        "neighbors": (1, 3),
+        "smoothing": (0, 2.0),
+        "distance": ("squared_l2", "cosine"),
+        "defects": (None, 0.5),
+    }
+    space = compose_space(supernet, choices=choices)
+    table = measure_table(
+        supernet, space, good=images[:4], queries=images[4:], check=4, clock=Ticks()
+    )
+    table.require(supernet, space, 1, "t")
+    plain = Architecture(Input(64), supernet.largest((2,)), Head((1,), 10))
+    steps = Settings({"distance": "cosine"})
+    rich = replace(plain, head=replace(plain.head, neighbors=3, smoothing=2.0, steps=steps))
+    parts = table.parts(case_of(supernet, rich, 10))
+    assert parts["steps"] == pytest.approx(1e-3)
+    assert parts["nearest_neighbors"] == pytest.approx(1e-3)  # all factors are 1
+    assert table.parts(case_of(supernet, plain, 10))["steps"] == 0
+    with pytest.raises(InputError, match="the latency table has no option 'neighbors 5'"):
+        table.seconds(case_of(supernet, replace(plain, head=replace(plain.head, neighbors=5)), 10))
+    factors = {**table.components["nearest_neighbors"], "factors": {"neighbors 3": 2.0}}
+    slower = replace(table, components={**table.components, "nearest_neighbors": factors})
+    assert slower.parts(case_of(supernet, rich, 10))["nearest_neighbors"] == pytest.approx(2e-3)
 
 
 def test_stages_of_an_elastic_network_are_covered() -> None:

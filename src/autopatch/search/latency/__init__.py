@@ -8,7 +8,7 @@
 """
 
 from autopatch.search.latency.bench import Bench
-from autopatch.search.latency.components import COMPONENTS, Case, Component
+from autopatch.search.latency.component import COMPONENTS, Case, Component
 from autopatch.search.latency.measure import measure_table
 from autopatch.search.latency.table import LatencyTable, Machine, TimedCandidate
 from autopatch.search.latency.timing import Clock

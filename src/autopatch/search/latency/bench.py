@@ -28,7 +28,7 @@ from autopatch.errors import InputError
 from autopatch.genes import Choice
 from autopatch.kernels import aggregate_patches
 from autopatch.progress import Progress
-from autopatch.search.latency.components import (
+from autopatch.search.latency.levels import (
     all_level_sets,
     covering_backbones,
     measured_sets,

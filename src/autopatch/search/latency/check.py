@@ -17,7 +17,7 @@ from autopatch.detector import (
     fit_head,
 )
 from autopatch.search.latency.bench import Bench
-from autopatch.search.latency.components import Case
+from autopatch.search.latency.component import Case
 from autopatch.search.latency.table import LatencyTable, TimedCandidate
 from autopatch.search.latency.timing import Work
 

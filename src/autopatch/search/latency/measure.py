@@ -17,7 +17,7 @@ from autopatch.kernels import native_info
 from autopatch.progress import Progress
 from autopatch.search.latency.bench import Bench
 from autopatch.search.latency.check import CANDIDATES, compared, forward, random_candidates
-from autopatch.search.latency.components import COMPONENTS
+from autopatch.search.latency.component import COMPONENTS
 from autopatch.search.latency.table import LatencyTable, Machine
 from autopatch.search.latency.timing import Clock, DeviceClock, Timer
 from autopatch.search.space import SearchSpace

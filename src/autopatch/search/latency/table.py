@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopatch.errors import InputError, one_line
 from autopatch.files import StrPath, write_json
-from autopatch.search.latency.components import COMPONENTS, Case
+from autopatch.search.latency.component import COMPONENTS, Case
 
 if TYPE_CHECKING:
     from autopatch.search.space import SearchSpace
