@@ -65,6 +65,7 @@ def test_commands_of_the_readme_run(parts: None) -> None:
         arguments = shlex.split(line)[1:]
         if arguments[0] == "search":
             arguments += ["--evaluations", "2", "--image-sizes", "64", "--bank-sizes", "500"]
+            arguments += ["--cost", "total_flops"]  # no latency to measure first
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, (line, result.output)
     assert Path("run/report/report.html").is_file()
@@ -82,6 +83,7 @@ def test_python_of_the_docs(parts: None) -> None:
     whole, alone, known, kernels = blocks(ROOT / "docs" / "python.md", "python")
     names: dict[str, Any] = {}
     choices = 'choices={"image_size": (64,), "bank_size": (500,)}'
+    choices += ', objectives=("total_flops", "rwAP")'  # no latency to measure first
     exec(whole.replace("evaluations=60", f"evaluations=3, {choices}"), names)
     assert names["page"].is_file()
     assert Path("run/detector.safetensors").is_file()

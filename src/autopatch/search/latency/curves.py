@@ -56,8 +56,8 @@ def interpolated(curve: Mapping[int, float], at: float, *, clamped: bool = False
 
 
 def linear(curve: Mapping[int, float], at: float) -> float:
-    """A value on the line through the smallest and the largest measured one, which never falls; of a
-    single measured one, in proportion to it."""
+    """A value on the line through the smallest and the largest measured one, which never falls; if
+    one is measured, in proportion to it."""
     first, last = min(curve), max(curve)
     if first == last:
         return curve[last] * at / last
