@@ -47,8 +47,8 @@ def covering_backbones(supernet: Supernet, space: SearchSpace) -> list[Backbone]
 
 
 def all_level_sets(supernet: Supernet, space: SearchSpace) -> dict[str, Backbone]:
-    """Sets of levels that candidates of a space may have, by name, as the largest backbones with
-    these levels. Sets with the same strides and channels are one."""
+    """Sets of levels that candidates of a space or the PatchCore baseline have, by name, as the
+    largest backbones with these levels. Sets with the same strides and channels are one."""
     found: dict[str, Backbone] = {}
     for network in supernet.networks:
         known = {level.index: level for level in supernet.all_levels(network)}
@@ -66,6 +66,9 @@ def all_level_sets(supernet: Supernet, space: SearchSpace) -> dict[str, Backbone
             if levels:
                 backbone = replace(supernet.largest(sorted(levels)), network=network)
                 found[set_name(supernet.levels(backbone))] = backbone
+    baseline = supernet.patchcore()
+    if baseline is not None:
+        found.setdefault(set_name(supernet.levels(baseline)), baseline)
     return found
 
 

@@ -33,9 +33,10 @@ class Upsampling:
             }
         )
         works: list[tuple[Key, Work]] = []
-        for smoothing in bench.choices("smoothing") or [0]:
+        # Unsmoothed as well: the PatchCore baseline is.
+        for smoothing in sorted({0.0, *(float(str(s)) for s in bench.choices("smoothing"))}):
             head = FittedHead.of(
-                Head((1,), smoothing=float(str(smoothing))),
+                Head((1,), smoothing=smoothing),
                 PatchAggregator((1,)),
                 torch.zeros((1, 1), device=bench.device),
                 radius=0.0,
@@ -43,7 +44,7 @@ class Upsampling:
             )
             for place in sorted({0, len(grids) // 2, len(grids) - 1}):
                 patches = torch.zeros((bench.batch, *grids[place], 1), device=bench.device)
-                key = (str(float(str(smoothing))), str(bench.batch * math.prod(grids[place])))
+                key = (str(smoothing), str(bench.batch * math.prod(grids[place])))
                 works.append((key, whole(partial(self._run, head, patches))))
         return works
 
