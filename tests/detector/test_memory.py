@@ -188,7 +188,7 @@ def test_an_unknown_step():
 
 
 def test_total_flops():
-    assert total_flops(1000, queries=49, bank_rows=10, channels=3) == 1000 + 2 * 49 * 10 * 3
+    assert total_flops(1000, queries=49, rows=10, features=3) == 1000 + 2 * 49 * 10 * 3
 
 
 def test_maps_are_smoothed():

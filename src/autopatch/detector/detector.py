@@ -464,8 +464,8 @@ class Detector(nn.Module):
     def total_flops(self) -> int:
         """FLOPs per image: backbone and nearest neighbors."""
         sizes, backbone_flops = self.extractor.subnet.trace(self.architecture.input.size)
-        rows, channels = self.memory.bank.shape
-        return total_flops(backbone_flops, math.prod(max(sizes)), rows, channels)
+        rows = len(self.memory) + len(self.defects)
+        return total_flops(backbone_flops, math.prod(max(sizes)), rows, self.memory.bank.shape[1])
 
     def get_extra_state(self) -> dict[str, Any]:
         """The part of the state that is not tensors, as JSON values."""

@@ -85,10 +85,10 @@ class MemoryBank(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def total_flops(backbone_flops: int, queries: int, bank_rows: int, channels: int) -> int:
-    """FLOPs per image: backbone, plus two per channel for each pair of patch and bank row.
+def total_flops(backbone_flops: int, queries: int, rows: int, features: int) -> int:
+    """FLOPs per image: backbone, plus two per feature for each pair of patch and row of the banks.
 
     All distances are counted, so that the figure does not depend on the data; `nearest_neighbors`
     skips some.
     """
-    return backbone_flops + 2 * queries * bank_rows * channels
+    return backbone_flops + 2 * queries * rows * features

@@ -192,9 +192,9 @@ def _total_flops(candidate: FittedCandidate) -> float:
     supernet, architecture = candidate.supernet, candidate.architecture
     backbone, size = architecture.backbone, architecture.input.size
     height, width = supernet.grid(backbone, size)
-    channels = sum(level.channels for level in supernet.levels(backbone))
-    flops = supernet.flops(backbone, size)
-    return total_flops(flops, height * width, candidate.bank_rows, channels)
+    rows = candidate.bank_rows + len(candidate.head.defects)
+    features = candidate.head.memory.bank.shape[1]
+    return total_flops(supernet.flops(backbone, size), height * width, rows, features)
 
 
 def _latency(candidate: FittedCandidate) -> float:
