@@ -420,9 +420,12 @@ def test_composed_in_the_order_of_the_genome() -> None:
     assert [gene.name for gene in fixed.genes] == [name for name in names if name != "image_size"]
 
     every = compose_genes("both", backbone, preset=Preset(), choices=choices)
-    optional = ["neighbors", "defects", "smoothing", "distance"]
-    assert [gene.name for gene in every.genes] == [*names[:3], *optional, *names[3:]]
-    for gene in every.genes[3:7]:
+    optional = ["neighbors", "defects", "smoothing", "projection", "distance"]
+    whole, by_level = every.genes[:8], every.genes[8:]
+    assert [gene.name for gene in whole] == [*names[:3], *optional]
+    assert [gene.name for gene in by_level if gene.field != "level_weight"] == names[3:]
+    assert sum(gene.field == "level_weight" for gene in by_level) == 2
+    for gene in every.genes[3:8]:
         assert gene.choices[0] == Head.off_choices()[gene.name][0]
 
 
