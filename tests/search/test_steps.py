@@ -78,8 +78,8 @@ def test_genes_of_steps(steps: None, supernet: Supernet, plain: SearchSpace) -> 
     assert names[:2] == ["image_size", "bank_size"]
     assert "whole" in names[2:first]
     assert names[first : first + 3] == ["use_stride4", "patch_size_stride4", "of_levels_stride4"]
-    # Each level: off, or 6 patch sizes x 2 weights, x 2 values.
-    assert space.size() == 2 * plain.size() * (25**4 - 1) // (13**4 - 1)
+    # Each level: off, or 6 patch sizes x 3 weights, x 2 values.
+    assert space.size() == 2 * plain.size() * (37**4 - 1) // (19**4 - 1)
     assert SearchSpace.from_json(space.to_json()) == space
 
 

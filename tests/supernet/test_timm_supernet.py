@@ -319,7 +319,7 @@ def test_backbones_of_one_image_size() -> None:
     vit = load_supernet("timm:vit_tiny_patch16_224", "random")
     assert [level.index for level in levels_of(vit)] == list(range(12))
     space = compose_space(vit, choices={"image_size": (224,)})
-    assert space.size() == of_the_whole(space) * (13**12 - 1)
+    assert space.size() == of_the_whole(space) * (19**12 - 1)
     with pytest.raises(InputError, match="160"):
         compose_space(vit)
     assert vit.patchcore() is None
@@ -417,7 +417,7 @@ def test_real_weights(shared_weights: Path, model: str) -> None:
     assert not supernet.random_features
     assert f"{model}.safetensors" in supernet.provenance
     space = compose_space(supernet)
-    assert space.size() == of_the_whole(space) * (13**4 - 1)
+    assert space.size() == of_the_whole(space) * (19**4 - 1)
     subnet = supernet.get_active_subnet(at(supernet, [1, 2, 3, 4]))
     ramp = torch.linspace(0, 255, 160).to(torch.uint8).expand(1, 3, 160, 160)
     with torch.inference_mode():

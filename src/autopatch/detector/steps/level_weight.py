@@ -42,7 +42,7 @@ class LevelWeight(Step):
 
     order = 200
     off = 1.0
-    choices = (1.0, 0.5)
+    choices = (1.0, 0.5, 2.0)
     per_level = True
 
     def check(self, value: Choice) -> None:
