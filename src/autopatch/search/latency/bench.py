@@ -113,6 +113,12 @@ class Bench:
         return sorted({sizes[0], sizes[-1]})
 
     @cached_property
+    def usual_patch_size(self) -> int:
+        """The patch size in the middle of those of the space."""
+        sizes = sorted({int(str(size)) for size in self.space.choices("head", "patch_size")})
+        return sizes[(len(sizes) - 1) // 2]
+
+    @cached_property
     def rows(self) -> list[int]:
         """Bank sizes to measure, ascending: those of the space, at most five."""
         sizes = {
