@@ -74,6 +74,10 @@ def test_interpolation_is_linear_in_logarithms() -> None:
     assert interpolated(curve, 8000, clamped=True) == 20
     assert interpolated(curve, 10) == pytest.approx(0.1)
     assert interpolated({7: 3.0}, 100) == 3
+    falling = {500: 5.0, 2000: 2.0}  # a larger bank is searched in another way
+    assert interpolated(falling, 1000) == pytest.approx(math.sqrt(10))
+    assert interpolated(falling, 100) == 5
+    assert interpolated(falling, 9000) == 2
 
 
 def test_queries_are_read_off_a_line() -> None:

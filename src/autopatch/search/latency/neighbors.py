@@ -135,9 +135,12 @@ class NearestNeighbors:
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
-        return sum(self._one(values, case, rows) for rows in case.banks)
+        memory, *others = case.banks
+        neighbors = case.architecture.head.neighbors
+        seconds = self._one(values, case, memory, neighbors)
+        return seconds + sum(self._one(values, case, rows, 1) for rows in others)
 
-    def _one(self, values: Mapping[str, Any], case: Case, rows: int) -> float:
+    def _one(self, values: Mapping[str, Any], case: Case, rows: int, neighbors: int) -> float:
         def of_set(measured: Mapping[str, Any]) -> float:
             curve = {}
             for patch_size, of_rows in measured.items():
@@ -149,7 +152,7 @@ class NearestNeighbors:
             return interpolated(curve, mean_patch_size(case), clamped=True)
 
         head, factors = case.architecture.head, values["factors"]
-        options = [f"neighbors {head.neighbors}"] if head.neighbors != 1 else []
+        options = [f"neighbors {neighbors}"] if neighbors != 1 else []
         for option in options:
             entry(factors, option, "option")
         channels = tuple(level.channels for level in case.levels)
