@@ -74,6 +74,10 @@ def test_interpolation_is_linear_in_logarithms() -> None:
     assert interpolated(curve, 8000, clamped=True) == 20
     assert interpolated(curve, 10) == pytest.approx(0.1)
     assert interpolated({7: 3.0}, 100) == 3
+    falling = {500: 5.0, 2000: 2.0}  # a larger bank is searched in another way
+    assert interpolated(falling, 1000) == pytest.approx(math.sqrt(10))
+    assert interpolated(falling, 100) == 5
+    assert interpolated(falling, 9000) == 2
 
 
 def test_queries_are_read_off_a_line() -> None:
@@ -172,6 +176,7 @@ def test_options_of_the_head_are_covered(supernet: Supernet, images: list[Path])
         "smoothing": (0, 2.0),
         "distance": ("squared_l2", "cosine"),
         "defects": (None, 0.5),
+        "projection": (None, 8),
     }
     space = compose_space(supernet, choices=choices)
     table = measure_table(
@@ -187,9 +192,18 @@ def test_options_of_the_head_are_covered(supernet: Supernet, images: list[Path])
     assert table.parts(case_of(supernet, plain, 10))["steps"] == 0
     with pytest.raises(InputError, match="the latency table has no option 'neighbors 5'"):
         table.seconds(case_of(supernet, replace(plain, head=replace(plain.head, neighbors=5)), 10))
-    factors = {**table.components["nearest_neighbors"], "factors": {"neighbors 3": 2.0}}
+    factors = {**table.components["nearest_neighbors"], "factors": {"neighbors 3": {"10": 2.0}}}
     slower = replace(table, components={**table.components, "nearest_neighbors": factors})
     assert slower.parts(case_of(supernet, rich, 10))["nearest_neighbors"] == pytest.approx(2e-3)
+    assert list(factors["changed"]) == ["projection 8"]
+    few = replace(plain, head=replace(plain.head, steps=Settings({"projection": 8})))
+    fast = {"projection 8": {"1": {"10": {"4": 1e-4}}}}
+    read = replace(
+        table,
+        components={**table.components, "nearest_neighbors": {**factors, "changed": fast}},
+    )
+    case = case_of(supernet, few, 10)
+    assert read.parts(case)["nearest_neighbors"] == pytest.approx(1e-4 * case.queries / 4)
 
 
 def test_stages_of_an_elastic_network_are_covered() -> None:

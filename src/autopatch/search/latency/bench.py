@@ -42,6 +42,7 @@ _PATCHES = 10_000  # of the good images, from which banks are chosen
 _PIXEL_BYTES = 256 << 20  # decoded images that are kept
 _MOST_SIZES = 4  # image sizes that are measured; others are interpolated
 _MOST_ROWS = 5_000  # of a measured bank; larger ones are extrapolated
+_FEW_ROWS = 100  # of a bank of known defects
 _SEED = 0
 
 
@@ -113,13 +114,21 @@ class Bench:
         return sorted({sizes[0], sizes[-1]})
 
     @cached_property
+    def usual_patch_size(self) -> int:
+        """The patch size in the middle of those of the space."""
+        sizes = sorted({int(str(size)) for size in self.space.choices("head", "patch_size")})
+        return sizes[(len(sizes) - 1) // 2]
+
+    @cached_property
     def rows(self) -> list[int]:
-        """Bank sizes to measure, ascending: those of the space, at most five."""
+        """Bank sizes to measure, ascending: those of the space, at most five, and that of a bank of
+        known defects if the space has any."""
         sizes = {
             _MOST_ROWS if size is None else min(int(str(size)), _MOST_ROWS)
             for size in self.space.choices("head", "bank_size")
         }
-        return _ends_and_between(sorted(sizes), 5)
+        few = [_FEW_ROWS] if any(weight is not None for weight in self.choices("defects")) else []
+        return sorted({*few, *_ends_and_between(sorted(sizes), 5)})
 
     @cached_property
     def level_sets(self) -> dict[str, Backbone]:

@@ -30,7 +30,7 @@ class Case:
     Attributes:
         supernet: Its supernet.
         architecture: Its architecture.
-        banks: Number of rows of each bank that its patches are searched in.
+        banks: Number of rows of each bank that its patches are searched in, the memory bank first.
         batch: Images per batch.
     """
 

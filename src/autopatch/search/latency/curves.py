@@ -45,13 +45,15 @@ def numbers(values: Mapping[str, float]) -> dict[int, float]:
 
 def interpolated(curve: Mapping[int, float], at: float, *, clamped: bool = False) -> float:
     """A value between measured ones, linear in the logarithms of both; outside of them the line
-    through the two nearest goes on, unless it is `clamped`."""
+    through the two nearest goes on if it rises, unless it is `clamped`."""
     known = sorted(curve)
     if len(known) == 1 or (clamped and not known[0] < at < known[-1]):
         return curve[known[0] if at <= known[0] else known[-1]]
     after = min(max(bisect_left(known, at), 1), len(known) - 1)
     x0, x1 = math.log(known[after - 1]), math.log(known[after])
     y0, y1 = (math.log(max(curve[known[i]], 1e-9)) for i in (after - 1, after))
+    if not known[0] <= at <= known[-1] and y1 < y0:
+        return curve[known[0] if at < known[0] else known[-1]]
     return math.exp(y0 + (y1 - y0) * (math.log(at) - x0) / (x1 - x0))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from autopatch.detector import STEPS
 from autopatch.kernels import (
     NearestNeighborIndex,
     aggregate_patches,
@@ -39,61 +40,83 @@ class NearestNeighbors:
     in the number of queries; between numbers of rows and patch sizes it is interpolated in
     logarithms.
 
-    Several neighbors and steps on the features change the time by a factor, which is measured on
-    the sets of levels with the fewest and the most channels.
+    Several neighbors, and steps that keep the number of features, change the time by a factor,
+    which depends on the number of rows. It is measured on the sets of levels with the fewest and
+    the most channels. Steps that change the number of features are measured on the latter, and
+    assumed to make all sets alike.
     """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
         """One for each set of levels, patch size, number of rows and number of queries, and for
-        each option with and without it, at the middle image size."""
+        each option, at the middle image size."""
         works: list[tuple[Key, Work]] = []
         for number, (name, backbone) in enumerate(bench.level_sets.items()):
             bench.told("banks", number, len(bench.level_sets))
             for patch_size in bench.patch_sizes:
                 patches, queries = self._patches(bench, backbone, patch_size)
-                rows = _coreset(patches, bench.rows[-1])
-                for count in sorted({min(count, len(rows)) for count in bench.rows}):
-                    index = NearestNeighborIndex(rows[:count])
-                    for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
-                        chosen = queries[_spread(len(queries), asked)]
-                        work = whole(partial(nearest_neighbors, chosen, index))
-                        key = (name, str(patch_size), str(count), str(len(chosen)))
-                        works.append((("sets", *key), work))
+                works += _searches(bench, ("sets", name, str(patch_size)), patches, queries)
         neighbors = [int(str(k)) for k in bench.choices("neighbors") if k != 1]
-        steps = [each for each in step_values(bench.space) if each.features(8, (8,)) is not None]
+        steps = step_values(bench.space)
         for name in bench.extreme_sets if neighbors or steps else ():
             backbone = bench.level_sets[name]
-            patches, queries = self._patches(bench, backbone, bench.patch_sizes[0])
-            queries = queries[_spread(len(queries), min(_QUERIES[-1], len(queries)))]
-            count = min(bench.rows[len(bench.rows) // 2], len(patches))
-            plain = NearestNeighborIndex(_coreset(patches, count))
-            works.append((("factors", "", name), whole(partial(nearest_neighbors, queries, plain))))
-            for k in neighbors:
-                work = whole(partial(nearest_neighbors, queries, plain, min(k, count)))
-                works.append((("factors", f"neighbors {k}", name), work))
             channels = tuple(level.channels for level in bench.supernet.levels(backbone))
+            patches, queries = self._patches(bench, backbone, bench.usual_patch_size)
+            works += self._factors(bench, name, "", patches, queries, 1)
+            for k in neighbors:
+                works += self._factors(bench, name, f"neighbors {k}", patches, queries, k)
             for step in steps:
                 module = step.features(sum(channels), channels)
-                assert module is not None
-                module.to(bench.device).fit([patches])
-                index = NearestNeighborIndex(_coreset(module(patches), count))
-                work = whole(partial(nearest_neighbors, module(queries), index))
-                works.append((("factors", step.name, name), work))
+                if module is not None and module.out_features == sum(channels):
+                    module.to(bench.device).fit([patches])
+                    of_step = step.name, module(patches), module(queries)
+                    works += self._factors(bench, name, *of_step, 1)
+        widest = bench.level_sets[bench.extreme_sets[-1]]
+        channels = tuple(level.channels for level in bench.supernet.levels(widest))
+        for step in steps:
+            module = step.features(sum(channels), channels)
+            if module is not None and module.out_features != sum(channels):
+                for patch_size in bench.patch_sizes:
+                    patches, queries = self._patches(bench, widest, patch_size)
+                    module.to(bench.device).fit([patches])
+                    key = ("changed", step.name, str(patch_size))
+                    works += _searches(bench, key, module(patches), module(queries))
+        return works
+
+    @staticmethod
+    def _factors(
+        bench: Bench,
+        name: str,
+        option: str,
+        patches: torch.Tensor,
+        queries: torch.Tensor,
+        neighbors: int,
+    ) -> list[tuple[Key, Work]]:
+        """The searches of one option in one set of levels, one for each number of rows."""
+        rows = _coreset(patches, bench.rows[-1])
+        chosen = queries[_spread(len(queries), min(_QUERIES[-1], len(queries)))]
+        works: list[tuple[Key, Work]] = []
+        for count in sorted({min(count, len(rows)) for count in bench.rows}):
+            index, k = NearestNeighborIndex(rows[:count]), min(neighbors, count)
+            work = whole(partial(nearest_neighbors, chosen, index, k))
+            works.append((("factors", option, name, str(count)), work))
         return works
 
     def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
-        """Seconds by set of levels, patch size, rows and queries; factors by option."""
+        """Seconds by set of levels, patch size, rows and queries; of steps that change the number
+        of features, by step, patch size, rows and queries; factors by option and rows."""
         parts = nested(timed)
-        factors = parts.pop("factors", {})
-        plain = factors.pop("", {})
-        ratios = {
-            option: [seconds / plain[name] for name, seconds in of_set.items()]
-            for option, of_set in factors.items()
-        }
-        return {
-            **parts,
-            "factors": {option: float(np.prod(r) ** (1 / len(r))) for option, r in ratios.items()},
-        }
+        measured = parts.pop("factors", {})
+        plain = measured.pop("", {})
+        factors: dict[str, dict[str, float]] = {}
+        for option, of_sets in measured.items():
+            ratios: dict[str, list[float]] = {}
+            for name, of_rows in of_sets.items():
+                for count, seconds in of_rows.items():
+                    ratios.setdefault(count, []).append(seconds / plain[name][count])
+            factors[option] = {
+                count: float(np.prod(each) ** (1 / len(each))) for count, each in ratios.items()
+            }
+        return {"changed": {}, **parts, "factors": factors}
 
     def _patches(
         self, bench: Bench, backbone: Backbone, patch_size: int
@@ -112,16 +135,12 @@ class NearestNeighbors:
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
-        head, factors = case.architecture.head, values["factors"]
-        factor = 1.0
-        if head.neighbors != 1:
-            factor *= entry(factors, f"neighbors {head.neighbors}", "option")
-        for name, value in head.active_steps():
-            known = [one for one in each_name(name, value) if one in factors]
-            factor *= max((factors[one] for one in known), default=1.0)
-        return factor * sum(self._one(values["sets"], case, rows) for rows in case.banks)
+        memory, *others = case.banks
+        neighbors = case.architecture.head.neighbors
+        seconds = self._one(values, case, memory, neighbors)
+        return seconds + sum(self._one(values, case, rows, 1) for rows in others)
 
-    def _one(self, values: Mapping[str, Any], case: Case, rows: int) -> float:
+    def _one(self, values: Mapping[str, Any], case: Case, rows: int, neighbors: int) -> float:
         def of_set(measured: Mapping[str, Any]) -> float:
             curve = {}
             for patch_size, of_rows in measured.items():
@@ -132,7 +151,24 @@ class NearestNeighbors:
                 curve[int(patch_size)] = interpolated(of_count, rows)
             return interpolated(curve, mean_patch_size(case), clamped=True)
 
-        return at_levels(values, case.levels, of_set)
+        head, factors = case.architecture.head, values["factors"]
+        options = [f"neighbors {neighbors}"] if neighbors != 1 else []
+        for option in options:
+            entry(factors, option, "option")
+        channels = tuple(level.channels for level in case.levels)
+        seconds, features = None, sum(channels)
+        for name, value in head.active_steps():
+            names = each_name(name, value)
+            options += sorted(set(names) & factors.keys())[:1]
+            changed = [one for one in names if one in values["changed"]]
+            module = STEPS[name].features(value, features, channels) if changed else None
+            if module is not None:
+                seconds, features = of_set(values["changed"][changed[0]]), module.out_features
+        if seconds is None:
+            seconds = at_levels(values["sets"], case.levels, of_set)
+        for option in options:
+            seconds *= interpolated(numbers(factors[option]), rows, clamped=True)
+        return seconds
 
 
 COMPONENT = NearestNeighbors()
@@ -143,6 +179,21 @@ def _coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
     picks, _ = greedy_coreset(patches, min(count, len(patches)), seed=_SEED)
     rows: torch.Tensor = patches[picks]
     return rows
+
+
+def _searches(
+    bench: Bench, key: Key, patches: torch.Tensor, queries: torch.Tensor
+) -> list[tuple[Key, Work]]:
+    """Searches in a bank of the patches, for each number of rows and of queries."""
+    rows = _coreset(patches, bench.rows[-1])
+    works: list[tuple[Key, Work]] = []
+    for count in sorted({min(count, len(rows)) for count in bench.rows}):
+        index = NearestNeighborIndex(rows[:count])
+        for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
+            chosen = queries[_spread(len(queries), asked)]
+            work = whole(partial(nearest_neighbors, chosen, index))
+            works.append(((*key, str(count), str(len(chosen))), work))
+    return works
 
 
 def _spread(count: int, wanted: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from autopatch.detector import STEPS, FeatureTransform, Step
 from autopatch.genes import Choice, Setting
 from autopatch.search.latency.component import Case, Key, whole
-from autopatch.search.latency.curves import entry, interpolated, linear, nested, numbers
+from autopatch.search.latency.curves import entry, linear, nested, numbers
 from autopatch.search.latency.levels import channels_of
 from autopatch.search.latency.timing import Work
 from autopatch.supernet import Supernet
@@ -50,7 +50,7 @@ class StepValue:
 class Steps:
     """The optional steps of the head.
 
-    The time is linear in the number of patches, and interpolated in the number of features. A step
+    The time is linear in the number of patches and in the number of features. A step
     with values for each level is assumed to take as long as its slowest measured value.
     """
 
@@ -63,12 +63,15 @@ class Steps:
                 levels = bench.supernet.levels(bench.level_sets[name])
                 channels = tuple(level.channels for level in levels)
                 for queries in _QUERIES:
-                    key = (step.name, str(sum(channels)), str(queries))
-                    works.append((key, self._work(bench, step, channels, queries)))
+                    work = self._work(bench, step, channels, queries)
+                    if work is not None:
+                        works.append(((step.name, str(sum(channels)), str(queries)), work))
         return works
 
     @staticmethod
-    def _work(bench: Bench, step: StepValue, channels: tuple[int, ...], queries: int) -> Work:
+    def _work(
+        bench: Bench, step: StepValue, channels: tuple[int, ...], queries: int
+    ) -> Work | None:
         generator = torch.Generator("cpu").manual_seed(_SEED)
         patches = torch.rand((queries, sum(channels)), generator=generator, device="cpu")
         patches = patches.to(bench.device)
@@ -81,6 +84,8 @@ class Steps:
             features = transform.out_features
         on_scores = step.step.scores(step.setting(len(channels)), features)
         on_maps = step.step.maps(step.setting(len(channels)), bench.side)
+        if transform is None and on_scores is None and on_maps is None:
+            return None  # the step does nothing to so few features
         transformed = patches if transform is None else transform(patches)
         if on_scores is not None:
             on_scores.to(bench.device).fit([transformed])
@@ -122,7 +127,7 @@ class Steps:
             int(features): linear(numbers(of_queries), case.queries)
             for features, of_queries in measured.items()
         }
-        return interpolated(curve, channels_of(case.levels))
+        return linear(curve, channels_of(case.levels))
 
 
 COMPONENT = Steps()
