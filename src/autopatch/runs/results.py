@@ -178,7 +178,7 @@ def evaluate_run(
         objectives=run.objectives,
         latency_table=run.latency_table,
         shots=run.split.validation,
-        held_out=run.split.holdout,
+        held_out=run.split.calibration,
         cache_bytes=cache_bytes,
         reading=run.reading,
         device=detector.device,

@@ -62,9 +62,9 @@ class Shots:
             each by a head without the image's own patches.
         """
         patches = self._patches(head, shots)
-        distances = [head.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
-        usual = usual_distance(torch.cat(distances))
-        knowing = head.knowing(*Known((), patches).joined(head.memory.bank), usual=usual)
+        knowing = head.knowing(*Known((), patches).joined(head.memory.bank))
+        distances = [knowing.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
+        knowing.defects.usual = usual_distance(torch.cat(distances))
         if self._left_out is None:
             return knowing, knowing.anomaly_maps(scored, told)
         if not self.can_be_scored:
