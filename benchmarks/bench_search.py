@@ -302,7 +302,7 @@ def tables(records: Sequence[Record], split: Split) -> Iterator[str]:
     """The records as Markdown."""
     scored = len(split.holdout) + len(split.validation)
     yield (
-        f"{len(records[0].ours)} random architectures of each space, {IMAGE_SIZE} px, "
+        f"{len(records[0].ours)} random architectures of {records[0].space}, {IMAGE_SIZE} px, "
         f"{len(split.fit)} images to fit, {scored} to score, {torch.get_num_threads()} threads. "
         f"Squared distances differ by at most {max(each.difference for each in records):.0e} of "
         "the largest. Ratio: candidates per minute; median: of the candidates' own ratios. !: "
@@ -366,12 +366,9 @@ def main() -> int:
         if not images.is_dir():
             images = draw_textures(Path(folder) / "textures", train=100, per_type=15)
         split = make_split(MVTecAD.scan(images), shots=1, reserve=4)
-        records = [
-            record
-            for space in arguments.space
-            for record in measured(space, split, arguments.candidates)
-        ]
-        print("\n".join(tables(records, split)))
+        for space in arguments.space:
+            records = measured(space, split, arguments.candidates)
+            print("\n".join(tables(records, split)), end="\n\n", flush=True)
     return 0
 
 

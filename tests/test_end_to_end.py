@@ -14,7 +14,7 @@ from scipy import ndimage
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from autopatch.data import MVTecAD, draw_textures, make_split
-from autopatch.detector import Detector, score_maps
+from autopatch.detector import Detector, Head, score_maps
 from autopatch.search import CandidateEvaluator, Plan, Study, compose_space, load_trials, search
 from autopatch.supernet import load_supernet
 
@@ -52,9 +52,10 @@ def run(model, tmp_path_factory):
     split = make_split(MVTecAD.scan(data), shots=2, reserve=3, seed=SEED)
     supernet = load_supernet(f"timm:{NAME}", str(weights))
     choices = {"image_size": (64, 96), "patch_size": (1, 2, 3, 5), "bank_size": (30, 90)}
-    space = compose_space(supernet, choices=choices)
+    # The calculation by hand knows no optional genes.
+    space = compose_space(supernet, choices=Head.off_choices() | choices)
     evaluator = CandidateEvaluator(
-        supernet, fit=split.fit, scored=(*split.holdout, *split.validation), seed=SEED
+        supernet, fit=split.fit, scored=(*split.holdout, *split.validation)
     )
     plan = Plan(space, evaluations=8, seed=SEED, population=4)
     with Study.create(folder / "study.db", plan) as study:
@@ -127,8 +128,7 @@ def memory_bank(patches, size):
     rows = patches.flatten(0, 2)
     if size >= len(rows):
         return rows
-    generator = torch.Generator().manual_seed(SEED)
-    picks = [int(torch.randint(len(rows), (), generator=generator))]
+    picks = [int((rows - rows.mean(dim=0)).square().sum(dim=1).argmin())]
     nearest = squared_distances(rows[picks], rows)[0]
     while len(picks) < size:
         picks.append(int(nearest.argmax()))

@@ -24,15 +24,14 @@ from autopatch.data import (
 )
 from autopatch.data.decoding import decode
 from autopatch.data.walker import is_hidden
-from autopatch.detector.input import DEFAULT_IMAGE_SIZES
 from autopatch.errors import InputError, one_line
 
 CROP = 96  # pixels
 _SCALES = (0.5, 2.0)  # side of a crop in its image, relative to its final side
 _GREY = 0.4  # share of gray crops
 _LEAST = 64  # smallest side of an image, in pixels
-_LARGEST = max(DEFAULT_IMAGE_SIZES)
-_SHOWN = Square(sorted(DEFAULT_IMAGE_SIZES)[len(DEFAULT_IMAGE_SIZES) // 2])
+_LARGEST = 288  # an image is reduced until its smaller side has at most this many pixels
+_SHOWN = Square(224)
 
 
 def read_images(paths: Sequence[Path]) -> list[torch.Tensor]:

@@ -219,4 +219,5 @@ def test_the_whole_job_on_the_second_gpu(autopatch, search_arguments, textures, 
     ]
     assert detector.keys() == expected_detector.keys()
     for name, tensor in expected_detector.items():
-        assert torch.equal(detector[name], tensor), name
+        # A GPU takes more images at a time, which changes products of matrices by rounding.
+        torch.testing.assert_close(detector[name], tensor, rtol=1e-5, atol=1e-6, msg=name)

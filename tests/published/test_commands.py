@@ -127,7 +127,7 @@ def test_the_default_space_of_the_published_supernets(autopatch, textures, tmp_p
     search = (
         *("search", textures, "--space", NARROW, "--weights", "random", "--reserve", "2"),
         *("--image-sizes", "64", "--bank-sizes", "30,60", "--evaluations", "2"),
-        *("--cost", "total_flops"),
+        *("--cost", "total_flops", "--fixed", "defects=none"),
     )
     code, out, err = autopatch(*search, "--recalibrate-bn", "--out", run)
     assert code == 0, err

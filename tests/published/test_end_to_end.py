@@ -390,5 +390,5 @@ def test_an_architecture(genome, states, supernet, split):
     assert_close(detector.memory.bank, expected.bank)
     assert_close(prediction.anomaly_map, expected.maps)
     assert_close(prediction.pred_score, expected.maps.flatten(1).amax(dim=1))
-    detector.evaluation_size = expected.scores.shape[-1]  # maps of the patch scores themselves
+    detector.upsampling.size = expected.scores.shape[-1]  # maps of the patch scores themselves
     assert_close(detector.predict(paths).anomaly_map, expected.scores)

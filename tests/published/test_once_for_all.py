@@ -148,20 +148,18 @@ def test_published_genes_of_one_network_and_of_several_banks() -> None:
 
 def test_the_default_space(supernet: OnceForAllSupernet) -> None:
     space = choices_of(supernet)
-    assert [gene.name for gene in space.genes[:4]] == [
-        "supernet_name",
-        "image_size",
-        "bank_size",
-        "stage_0_kernel_size",
-    ]
-    assert space.genes[1].choices == (160, 224, 288)
-    assert space.genes[2].choices == (500, 1000, 2000, 5000, 10000)
-    assert space.size() == size_by_hand(2 * 3 * 5, 4, 4)
+    names = [gene.name for gene in space.genes]
+    assert names[:3] == ["supernet_name", "image_size", "bank_size"]
+    whole = [gene for gene in space.genes if gene.slot is None]
+    assert names[len(whole)] == "stage_0_kernel_size"
+    # A level has one of 6 patch sizes and one of 3 weights.
+    assert space.size() == size_by_hand(math.prod(len(gene.choices) for gene in whole), 4, 6 * 3)
     assert published_of(supernet) == published_space()
     assert supernet.presets == {"default": Preset(fix_single_choices=True), "published": PUBLISHED}
 
     alone = OnceForAllSupernet(NARROW, {NARROW: supernet._networks[NARROW]}, provenance="")
-    space = choices_of(alone, image_size=(33,), patch_size=(2,), bank_size=(None,))
+    only = {"image_size": (33,), "patch_size": (2,), "bank_size": (None,)}
+    space = choices_of(alone, **Head.off_choices(), **only)
     assert space.name == NARROW
     assert space.fixed == {"input.image_size": 33, "head.bank_size": None}
     assert len(space.genes) == 20

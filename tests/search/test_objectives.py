@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from autopatch.detector import Architecture, Head, Input
+from autopatch.detector import Architecture, Head, Input, MemoryBank
 from autopatch.errors import InputError
 from autopatch.search import OBJECTIVES, FittedCandidate, Objective, resolve_objectives
 from autopatch.search.objectives import headings, measure_objectives
@@ -17,7 +18,8 @@ ARCHITECTURE = Architecture(Input(64), Backbone("timm:resnet18", (1, 2)), Head((
 
 
 def candidate(**changes: Any) -> FittedCandidate:
-    head = SimpleNamespace(memory=range(changes.pop("bank_rows", 70)))
+    bank = torch.zeros(changes.pop("bank_rows", 70), changes.pop("features", 30))
+    head = SimpleNamespace(memory=MemoryBank(bank), defects=changes.pop("defects", ()))
     values: dict[str, Any] = {"supernet": None, "architecture": ARCHITECTURE, "head": head}
     return FittedCandidate(**(values | {"metrics": {"rwAP": 0.25}} | changes))
 
@@ -93,15 +95,16 @@ def test_total_flops_are_those_of_backbone_and_neighbors() -> None:
     supernet = SimpleNamespace(
         flops=lambda backbone, size: 1000 if (backbone.levels, size) == ((1, 2), 64) else None,
         grid=lambda backbone, size: (size // 8, size // 8),
-        levels=lambda backbone: [SimpleNamespace(channels=10 * i) for i in backbone.levels],
     )
     measured = OBJECTIVES["total_flops"].measure(candidate(supernet=supernet))
     assert measured == 1000 + 2 * 64 * 70 * 30
+    known = candidate(supernet=supernet, defects=range(5))
+    assert OBJECTIVES["total_flops"].measure(known) == 1000 + 2 * 64 * 75 * 30
 
 
 def test_total_flops_of_a_supernet() -> None:
     supernet = load_supernet("timm:resnet18", "random")
-    measured = OBJECTIVES["total_flops"].measure(candidate(supernet=supernet))
+    measured = OBJECTIVES["total_flops"].measure(candidate(supernet=supernet, features=192))
     backbone = supernet.flops(ARCHITECTURE.backbone, 64)
     assert backbone > 0
     assert measured == backbone + 2 * 16 * 16 * 70 * (64 + 128)

@@ -102,7 +102,6 @@ class Detector(nn.Module):
         calibrated_on: Type of the device that computed them, "cpu" or "cuda".
         usual_score: Median pixel of the calibration images' anomaly maps; color scales start
             there.
-        evaluation_size: Side of the anomaly maps, in pixels.
         data_digest: Hash of the images it was fitted on.
         reading: How image files and arrays become pixels.
     """
@@ -135,7 +134,6 @@ class Detector(nn.Module):
         self.register_buffer("calibration_images", calibration_images)
         self.register_buffer("calibration_scores", None)
         self._set_calibration(calibration)
-        self.evaluation_size = head.size
         self.data_digest = data_digest
         self.reading = reading
         self.eval().requires_grad_(False)
@@ -444,6 +442,11 @@ class Detector(nn.Module):
             upsampling=self.upsampling,
             map_steps=self.map_steps,
         )
+
+    @property
+    def evaluation_size(self) -> int:
+        """Side of the anomaly maps, in pixels."""
+        return self.upsampling.size
 
     @property
     def device(self) -> torch.device:

@@ -197,4 +197,4 @@ def _taken(maps: Sequence[torch.Tensor], images: Sequence[int]) -> list[torch.Te
     first = images[0] if images else 0
     if list(images) == list(range(first, first + len(images))):
         return [m[first : first + len(images)] for m in maps]
-    return [m[torch.tensor(images)] for m in maps]
+    return [m[torch.tensor(images).to(m.device)] for m in maps]

@@ -140,9 +140,9 @@ def _anomaly_maps(
     def distances(bank: torch.Tensor, neighbors: int, lacking: Sequence[bool]) -> torch.Tensor:
         """Distances to the nearest rows of a bank `[M, k]`; infinite for images that lack it."""
         found: torch.Tensor = nearest_neighbors(rows, bank, min(neighbors, len(bank)))[0]
+        mask = torch.tensor(lacking).to(found.device)
         found = found.reshape(images, height * width, -1)
-        found[torch.tensor(lacking)] = torch.inf
-        return found.flatten(0, 1)
+        return found.masked_fill(mask[:, None, None], torch.inf).flatten(0, 1)
 
     neighbors = head.memory.neighbors
     good = [nearest_neighbors(rows, head.memory.index, min(neighbors, len(head.memory)))[0]]

@@ -42,11 +42,13 @@ def fitted(name: str, value: object) -> FeatureTransform:
     return module
 
 
-def test_every_step_has_an_off_value_and_is_off_by_default() -> None:
+def test_every_step_has_an_off_value_and_valid_choices() -> None:
     assert list(STEPS) == ["normalization", "level_weight", "projection", "distance"]
     for name in STEPS:
         STEPS[name].check(STEPS[name].off)
-        assert STEPS[name].choices == (STEPS[name].off,)
+        assert STEPS[name].choices[0] == STEPS[name].off
+        for choice in STEPS[name].choices:
+            STEPS[name].check(choice)
 
 
 @pytest.mark.parametrize(("name", "value"), VALUES)
