@@ -14,6 +14,7 @@ CORESET_BYTES = 2 << 30
 
 _KERNEL_BYTES = 128  # working memory of the kernel, per row
 _FIRST_PICKS = 256
+_SUMMED = 2048  # rows copied to float64 at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def choose_coreset(
                     )
             rows = block.new_empty((capacity, dim))
             total = block.new_zeros(dim, dtype=torch.float64)
-        total += block.sum(dim=0, dtype=torch.float64)
+        for part in block.split(_SUMMED):
+            total += part.double().sum(dim=0)
         seen += len(block)
         if lost:
             block = _thinned(block, lost)
