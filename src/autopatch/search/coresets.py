@@ -31,18 +31,19 @@ class Coresets:
         """
         head = architecture.head
         size = good.patches if head.bank_size is None else min(head.bank_size, good.patches)
-        key = (
-            "coreset",
-            replace(
-                architecture,
-                head=replace(head, bank_size=None, neighbors=1, defects=None, smoothing=0),
-            ),
-        )
+        key = "coreset", before_bank(architecture)
         found: tuple[PatchAggregator, Coreset] | None = self._cache.get(key)
         if found is None or size > len(found[1].rows) or _is_all(found, size):
             found = fit_patches(good, head)
             self._cache.put(key, found, found[1].rows.nbytes)
         return found
+
+
+def before_bank(architecture: Architecture) -> Architecture:
+    """The architecture with only what comes before its bank: what its patch features and its
+    coreset depend on."""
+    head = replace(architecture.head, bank_size=None, neighbors=1, defects=None, smoothing=0)
+    return replace(architecture, head=head)
 
 
 def _is_all(found: tuple[PatchAggregator, Coreset], size: int) -> bool:
