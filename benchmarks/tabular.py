@@ -43,6 +43,7 @@ from autopatch.detector import (
     Architecture,
     FittedHead,
     GoodMaps,
+    Head,
     Known,
     KnownPatches,
     batches_of,
@@ -363,8 +364,9 @@ def load_network() -> Supernet:
 
 
 def small_space(supernet: Supernet) -> SearchSpace:
-    """The space of the tables."""
-    return compose_space(supernet, choices=CHOICES).narrowed(dict.fromkeys(LEFT_OUT, False))
+    """The space of the tables; genes without choices in `CHOICES` are off."""
+    space = compose_space(supernet, choices={**Head.off_choices(), **CHOICES})
+    return space.narrowed(dict.fromkeys(LEFT_OUT, False))
 
 
 def all_genomes(space: SearchSpace) -> list[Genome]:

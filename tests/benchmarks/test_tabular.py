@@ -12,6 +12,7 @@ pytest.importorskip("tabular", reason="there are no benchmarks here")
 
 import tabular
 from autopatch.data import MVTecAD, Split, make_split
+from autopatch.detector import Head
 from autopatch.search import (
     CandidateEvaluator,
     LatencyTable,
@@ -41,6 +42,7 @@ def supernet() -> Supernet:
 def space(supernet: Supernet) -> SearchSpace:
     """48 architectures. The largest bank holds all patches of some."""
     choices = {
+        **Head.off_choices(),
         "image_size": (64,),
         "bank_size": (20, 200),
         "neighbors": (1, 3),
