@@ -503,7 +503,12 @@ def main() -> None:
         split = make_split(
             MVTecAD.scan(SHARED / "data" / name), shots=RESERVE, reserve=RESERVE, seed=SEED
         )
-        about = {"set": name, "network": SPACE, "split": f"random, seed {SEED}"}
+        about = {
+            "set": name,
+            "network": SPACE,
+            "split": f"random, seed {SEED}",
+            "fit_images": str(len(split.fit)),
+        }
         found = fill(arguments.out / f"{name}.jsonl", Exhaustive(supernet, split), space, about)
         latency = _latency(arguments.out / f"{name}_latency.json", supernet, space, split)
         assemble(found, supernet, space, latency, about).save(RESULTS / f"{name}.npz")

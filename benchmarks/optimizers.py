@@ -1,0 +1,259 @@
+"""Compares optimizers on the tables of `tabular.py`: the hypervolume of what they have evaluated.
+
+    python benchmarks/optimizers.py --out runs/optimizers > benchmarks/results/optimizers.md
+
+Each configuration of an optimizer searches each table once for each seed and draw of the shots. It
+sees the latency and the validation rwAP of the draw, as in a search. The figure goes to
+`results/optimizers.png`. Results are kept in the folder `--out`, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pymoo.algorithms.moo.sms import SMSEMOA as PymooSMSEMOA  # noqa: N811
+from pymoo.algorithms.moo.spea2 import SPEA2 as PymooSPEA2  # noqa: N811
+from pymoo.algorithms.moo.spea2 import SPEA2Survival
+from pymoo.algorithms.moo.unsga3 import UNSGA3 as PymooUNSGA3  # noqa: N811
+from pymoo.util.ref_dirs import get_reference_directions
+
+from autopatch.detector import DEFAULT_DEFECT_WEIGHT, patchcore_architecture
+from autopatch.genes import Choice
+from autopatch.search import NSGA2, TPE, Optimizer, Score, SearchSpace
+from autopatch.search.genetic import GeneticOptimizer
+from autopatch.search.optimizer import Genome
+from tabular import RESULTS, SETS, Table
+
+EVALUATIONS = 200
+SEEDS = 20
+SHOWN = (25, 50, 100, 200)
+"""Numbers of evaluations whose hypervolume is printed."""
+
+Curve = npt.NDArray[np.float64]
+
+
+class SMSEMOA(GeneticOptimizer):
+    """Survivors are chosen by their contribution to the hypervolume (Beume et al., 2007)."""
+
+    algorithm = PymooSMSEMOA
+
+
+class SPEA2(GeneticOptimizer):
+    """Survivors are chosen by the number of those that dominate them and by density (Zitzler et
+    al., 2001)."""
+
+    @staticmethod
+    def algorithm(**options: Any) -> PymooSPEA2:
+        return PymooSPEA2(survival=SPEA2Survival(normalize=True), **options)
+
+
+class UNSGA3(GeneticOptimizer):
+    """Survivors are chosen by reference directions (Seada & Deb, 2016)."""
+
+    @staticmethod
+    def algorithm(*, pop_size: int, **options: Any) -> PymooUNSGA3:
+        directions = get_reference_directions("das-dennis", 2, n_partitions=pop_size - 1)
+        return PymooUNSGA3(directions, pop_size=pop_size, **options)
+
+
+class RandomSearch:
+    """Draws architectures at random, see `Optimizer`."""
+
+    def __init__(self, space: SearchSpace, *, seed: int, initial: Sequence[Genome] = ()) -> None:
+        self._space = space
+        self._random = np.random.default_rng(seed)
+        self._proposed: set[Genome] = set()
+        self._initial = list(initial)
+
+    def ask(self) -> list[Genome]:
+        """One genome."""
+        genome = self._initial.pop(0) if self._initial else self._space.sample(self._random)
+        while genome in self._proposed:
+            genome = self._space.sample(self._random)
+        self._proposed.add(genome)
+        return [genome]
+
+    def tell(self, scores: Sequence[Score | None]) -> None:
+        """Learns nothing."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A table as a search with one draw of the shots sees it.
+
+    The hypervolume is that of log10 of the latency and of rwAP, with the highest latency of the
+    table and rwAP 0 as the reference point. It is divided by that of the whole table.
+
+    Attributes:
+        table: The table.
+        draw: Number of the draw.
+    """
+
+    table: Table
+    draw: int
+
+    @cached_property
+    def latency(self) -> Curve:
+        """Seconds of each architecture, `[A]`."""
+        return self.table.columns["latency"][:, self.draw]
+
+    @cached_property
+    def quality(self) -> Curve:
+        """Validation rwAP of each architecture, `[A]`."""
+        return self.table.columns["validation"][:, self.draw]
+
+    @cached_property
+    def _points(self) -> Curve:
+        """What the reference point is better by, `[A, 2]`."""
+        cost = np.log10(self.latency)
+        return np.stack([cost.max() - cost, self.quality], axis=1)
+
+    @cached_property
+    def _whole(self) -> float:
+        return _area(self._points)
+
+    def curve(self, optimizer: Optimizer, *, logarithmic: bool) -> Curve:
+        """Hypervolume after each evaluation, `[EVALUATIONS]`.
+
+        Args:
+            optimizer: A new optimizer.
+            logarithmic: Whether it is told the logarithm of the latency.
+        """
+        cost = np.log10(self.latency) if logarithmic else self.latency
+        rows: list[int] = []
+        while len(rows) < EVALUATIONS and (genomes := optimizer.ask()):
+            asked = [self.table.places[genome] for genome in genomes]
+            optimizer.tell([Score((float(cost[i]), float(1 - self.quality[i]))) for i in asked])
+            rows += asked
+        points = self._points[rows[:EVALUATIONS]]
+        found = [_area(points[:count]) / self._whole for count in range(1, len(points) + 1)]
+        return np.array(found + found[-1:] * (EVALUATIONS - len(found)))
+
+
+def _area(points: Curve) -> float:
+    """Area that is dominated by points, `[N, 2]`, both to be maximized, above (0, 0)."""
+    ordered = points[np.lexsort((-points[:, 1], -points[:, 0]))]
+    best = np.maximum.accumulate(ordered[:, 1])
+    widths = ordered[:, 0] - np.append(ordered[1:, 0], 0.0)
+    return float((widths * best).sum())
+
+
+def _genome(space: SearchSpace, strides: Sequence[int], **values: Choice) -> Genome:
+    """The genome with levels of these strides and values by field; the other genes are off."""
+    chosen: dict[str, Choice] = {}
+    for gene in space.genes:
+        if gene.is_level:
+            chosen[gene.name] = gene.name in {f"use_stride{stride}" for stride in strides}
+        else:
+            chosen[gene.name] = values.get(gene.field, gene.choices[0])
+    return space.canonical(tuple(g.choices.index(chosen[g.name]) for g in space.genes))
+
+
+def patchcore(table: Table) -> list[Genome]:
+    """The baseline that a search evaluates first: PatchCore's setting, with the nearest bank."""
+    space, stride, size = table.space, 8, 224
+    rows = int(table.about["fit_images"]) * (size // stride) ** 2 / 10
+    banks = [int(str(bank)) for bank in space.choices("head", "bank_size")]
+    bank = min(banks, key=lambda bank: abs(bank - rows))
+    return [_genome(space, (8, 16), image_size=size, bank_size=bank, patch_size=3)]
+
+
+def named(table: Table) -> list[Genome]:
+    """PatchCore's setting, and the levels of stride 4 and 8 with known defects."""
+    space = table.space
+    fine = {"image_size": 224, "patch_size": 3, "defects": DEFAULT_DEFECT_WEIGHT}
+    sizes = sorted(int(str(bank)) for bank in space.choices("head", "bank_size"))
+    return [
+        *patchcore(table),
+        *(_genome(space, (4, 8), bank_size=size, **fine) for size in (sizes[-1], sizes[0])),
+    ]
+
+
+def corners(table: Table) -> list[Genome]:
+    """With known defects: each level alone with the smallest and the largest values of the other
+    genes of size, and all levels with the largest."""
+    space = table.space
+    strides = (4, 8, 16)
+    ends = []
+    for place in (0, -1):
+        sizes = {
+            name: sorted(int(str(value)) for value in space.choices(part, name))[place]
+            for part, name in (
+                ("input", "image_size"),
+                ("head", "bank_size"),
+                ("head", "patch_size"),
+            )
+        }
+        ends.append({**sizes, "defects": DEFAULT_DEFECT_WEIGHT})
+    smallest, largest = ends
+    alone = [
+        _genome(space, (stride,), **values) for values in (smallest, largest) for stride in strides
+    ]
+    return [*alone, _genome(space, strides, **largest)]
+
+
+WARM_STARTS: dict[str, Callable[[Table], list[Genome]]] = {
+    "nothing": lambda table: [],
+    "PatchCore": patchcore,
+    "named": named,
+    "corners": corners,
+    "named and corners": lambda table: [*named(table), *corners(table)],
+}
+"""What an optimizer evaluates first, by name."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """An optimizer with its settings.
+
+    Attributes:
+        optimizer: The class.
+        options: Arguments of the class beside space, seed and initial genomes.
+        warm: What is evaluated first, a name in `WARM_STARTS`.
+        logarithmic: Whether it is told the logarithm of the latency.
+    """
+
+    optimizer: Callable[..., Optimizer]
+    options: dict[str, Any] = field(default_factory=dict)
+    warm: str = "nothing"
+    logarithmic: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the results."""
+        words = [NAMES[self.optimizer]]
+        words += [f"{name} {value}" for name, value in self.options.items()]
+        words += ["log latency"] * self.logarithmic
+        return ", ".join(words) + (f"; first {self.warm}" if self.warm != "nothing" else "")
+
+    def curve(self, problem: Problem, seed: int) -> Curve:
+        """Hypervolume after each evaluation."""
+        optimizer = self.optimizer(
+            problem.table.space,
+            seed=seed,
+            initial=WARM_STARTS[self.warm](problem.table),
+            **self.options,
+        )
+        return problem.curve(optimizer, logarithmic=self.logarithmic)
+
+
+NAMES: dict[Any, str] = {
+    RandomSearch: "random",
+    TPE: "TPE",
+    NSGA2: "NSGA-II",
+    SMSEMOA: "SMS-EMOA",
+    SPEA2: "SPEA2",
+    UNSGA3: "U-NSGA-III",
+}
+REFERENCE = Configuration(TPE)
