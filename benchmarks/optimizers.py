@@ -2,18 +2,19 @@
 
     python benchmarks/optimizers.py --out runs/optimizers > benchmarks/results/optimizers.md
 
-Each configuration of an optimizer searches each table once for each seed and draw of the shots. It
-sees the latency and the validation rwAP of the draw, as in a search. The figure goes to
-`results/optimizers.png`. Results are kept in the folder `--out`, so that an interrupted run goes on.
+Each configuration of an optimizer searches each table with several seeds, for each number of shots.
+It sees the latency and the validation rwAP of a draw of the shots, as in a search. The figure goes
+to `results/optimizers.png`. Results are kept in the folder `--out`, so that an interrupted run goes
+on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ from pymoo.algorithms.moo.spea2 import SPEA2Survival
 from pymoo.algorithms.moo.unsga3 import UNSGA3 as PymooUNSGA3  # noqa: N811
 from pymoo.util.ref_dirs import get_reference_directions
 
-from autopatch.detector import DEFAULT_DEFECT_WEIGHT, patchcore_architecture
+from autopatch.detector import DEFAULT_DEFECT_WEIGHT
 from autopatch.genes import Choice
 from autopatch.search import NSGA2, TPE, Optimizer, Score, SearchSpace
 from autopatch.search.genetic import GeneticOptimizer
 from autopatch.search.optimizer import Genome
+from record import Record
 from tabular import RESULTS, SETS, Table
 
 EVALUATIONS = 200
@@ -257,3 +259,144 @@ NAMES: dict[Any, str] = {
     UNSGA3: "U-NSGA-III",
 }
 REFERENCE = Configuration(TPE)
+"""What the others are compared with: the optimizer of the published search."""
+
+POPULATIONS = (6, 12, 24)
+
+
+def configurations() -> list[Configuration]:
+    """All configurations."""
+    found = [Configuration(RandomSearch, warm=warm) for warm in ("nothing", "named and corners")]
+    found += [Configuration(TPE, warm=warm) for warm in WARM_STARTS]
+    found += [
+        Configuration(TPE, warm=warm, logarithmic=True) for warm in ("nothing", "named and corners")
+    ]
+    found.append(Configuration(NSGA2, {"population": 12}, "PatchCore"))
+    for optimizer in (NSGA2, SMSEMOA, SPEA2, UNSGA3):
+        for warm in ("nothing", "named", "corners", "named and corners"):
+            for population in POPULATIONS if warm in ("nothing", "named and corners") else (12,):
+                found.append(Configuration(optimizer, {"population": population}, warm))
+        for offspring in (1, 6):
+            options = {"population": 12, "offspring": offspring}
+            found.append(Configuration(optimizer, options, "named and corners"))
+        options = {"population": 12}
+        found.append(Configuration(optimizer, options, "named and corners", logarithmic=True))
+    return found
+
+
+def curves(path: Path, table: Table, chosen: Sequence[Configuration]) -> dict[str, Curve]:
+    """Curves `[runs, EVALUATIONS]` by name of the configuration: `SEEDS` for each number of shots,
+    which take its draws in turn. Missing ones are computed and appended to a file."""
+    record = Record(path, {"table": table.digest, "evaluations": EVALUATIONS})
+    found = {(r["configuration"], r["draw"], r["seed"]): r["curve"] for r in record.results}
+    by_shots: dict[int, list[int]] = {}
+    for number, draw in enumerate(table.draws):
+        by_shots.setdefault(len(draw), []).append(number)
+    runs = [(of[seed % len(of)], seed) for of in by_shots.values() for seed in range(SEEDS)]
+    problems = [Problem(table, draw) for draw in range(len(table.draws))]
+    result = {}
+    for configuration in chosen:
+        name = configuration.name
+        began = time.monotonic()
+        for draw, seed in runs:
+            if (name, draw, seed) not in found:
+                curve = configuration.curve(problems[draw], seed).round(5).tolist()
+                found[name, draw, seed] = curve
+                record.add({"configuration": name, "draw": draw, "seed": seed, "curve": curve})
+        result[name] = np.array([found[name, draw, seed] for draw, seed in runs])
+        print(
+            f"{path.stem}: {name}: {100 * np.median(result[name], axis=0)[SHOWN[2] - 1]:.1f} after "
+            f"{SHOWN[2]}, {time.monotonic() - began:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return result
+
+
+def reached(curve: Curve, goal: float) -> str:
+    """The number of evaluations after which a median curve reaches a hypervolume."""
+    above = np.flatnonzero(curve >= goal)
+    return str(above[0] + 1) if len(above) else f"over {EVALUATIONS}"
+
+
+def print_table(found: Mapping[str, Curve]) -> None:
+    """Prints the configurations of a set, best first.
+
+    Args:
+        found: Curves by configuration.
+    """
+    goal = _median(found[REFERENCE.name])[-1]
+    print(f"| configuration | {' | '.join(map(str, SHOWN))} | as good as TPE after {EVALUATIONS} |")
+    print("|---|" + "---|" * (len(SHOWN) + 1))
+    for name in ranked({"": found}):
+        cells = []
+        for count in SHOWN:
+            low, median, high = 100 * np.percentile(found[name][:, count - 1], (25, 50, 75))
+            cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
+        print(f"| {name} | {' | '.join(cells)} | {reached(_median(found[name]), goal)} |")
+
+
+def _median(curves: Curve) -> Curve:
+    return np.median(curves, axis=0)
+
+
+def ranked(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
+    """Configurations by the median hypervolume after 100 evaluations, best mean of the sets
+    first."""
+    at = SHOWN[2] - 1
+
+    def mean(name: str) -> float:
+        return float(np.mean([np.median(of_set[name][:, at]) for of_set in found.values()]))
+
+    return sorted(next(iter(found.values())), key=mean, reverse=True)
+
+
+def draw_figure(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """Plots median and quartiles of TPE, and of the best configuration of each optimizer."""
+    best: dict[str, str] = {}
+    for name in ranked(found):
+        best.setdefault(name.split(",")[0].split(";")[0], name)
+    shown = list(dict.fromkeys((REFERENCE.name, *best.values())))
+    figure = Figure(figsize=(12.5, 5.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    counts = np.arange(1, EVALUATIONS + 1)
+    for axes, (of_set, by_name) in zip(panels, found.items(), strict=True):
+        for name in shown:
+            low, median, high = 100 * np.percentile(by_name[name], (25, 50, 75), axis=0)
+            (line,) = axes.plot(counts, median, label=name, lw=1.6)
+            axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.12, lw=0)
+        goal = 100 * np.median(by_name[REFERENCE.name], axis=0)[-1]
+        axes.axhline(goal, color="#8c8c8c", lw=0.8, ls="--")
+        axes.set_title(of_set)
+        axes.set_xlabel("evaluations")
+        axes.set_xlim(1, EVALUATIONS)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("hypervolume (%)")
+    panels[0].set_ylim(bottom=60)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    arguments = parser.parse_args()
+    found = {}
+    for name in arguments.sets:
+        table = Table.load(RESULTS / f"{name}.npz")
+        found[name] = curves(arguments.out / f"{name}.jsonl", table, configurations())
+    print(
+        "Hypervolume of log10 latency and validation rwAP after so many evaluations, in percent of "
+        f"that of all {len(table.genomes):,} architectures; the reference point is the highest "
+        f"latency and rwAP 0. Median (quartiles) of {SEEDS} seeds for each of 1, 2 and 4 shots."
+    )
+    for name, of_set in found.items():
+        print(f"\n## {name}\n")
+        print_table(of_set)
+    draw_figure(found, RESULTS.parent / "optimizers.png")
+
+
+if __name__ == "__main__":
+    main()

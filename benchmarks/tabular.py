@@ -15,6 +15,7 @@ defects and draw.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -67,6 +68,7 @@ from autopatch.search.optimizer import Genome
 from autopatch.search.shots import ShotDistances, Shots
 from autopatch.supernet import Supernet, load_supernet
 from features import SHARED
+from record import Record
 
 SPACE = "timm:mobilenetv2_100"
 SETS = ("magnetic_tile", "mvtec_bottle")
@@ -114,6 +116,12 @@ class Table:
     def places(self) -> dict[Genome, int]:
         """The row of each genome."""
         return {tuple(genome): row for row, genome in enumerate(self.genomes.tolist())}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what a search sees, hexadecimal."""
+        seen = [self.genomes, self.columns["latency"], self.columns["validation"]]
+        return hashlib.sha256(b"".join(array.tobytes() for array in seen)).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes the table to a compressed file."""
@@ -391,7 +399,7 @@ def fill(
     """Evaluates the architectures that a file lacks, and appends them to it.
 
     Args:
-        path: A file with a JSON document on each line: first the setting, then groups.
+        path: The file, see `Record`; each result is a group.
         evaluate: The evaluator.
         space: The space.
         about: The setting.
@@ -399,19 +407,11 @@ def fill(
     Returns:
         The values of every architecture.
     """
-    setting = {"space": space.to_json(), "draws": [list(draw) for draw in DRAWS], **about}
+    setting = {"space": space.to_json(), "draws": DRAWS, **about}
+    record = Record(path, setting)
     found: dict[Genome, dict[str, list[float]]] = {}
-    if path.is_file():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-        path.write_text("".join(lines))  # without the rest of an interrupted line
-        first, *others = map(json.loads, lines)
-        if first != setting:
-            raise SystemExit(f"{path}: holds values of another setting; remove it or give --out")
-        for line in others:
-            found.update(_values(line))
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(setting) + "\n")
+    for line in record.results:
+        found.update(_values(line))
     every = groups(space)
     missing = [group for group in every if group[0] not in found]
     patches = [_patches(evaluate.supernet, space.decode(group[0])) for group in missing]
@@ -422,8 +422,7 @@ def fill(
             "columns": evaluate([space.decode(genome) for genome in group]),
         }
         found.update(_values(line))
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        record.add(line)
         seconds = time.monotonic() - began
         left = seconds / sum(patches[:done]) * sum(patches[done:])
         print(
