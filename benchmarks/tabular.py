@@ -145,43 +145,71 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What is scored for one draw.
+
+    Attributes:
+        images: The images.
+        known: Which sets of shots each is scored with, bool `[images, sets]`.
+        all_known: The sets of all shots of the draw, bool `[1, sets]`.
+    """
+
+    images: list[int]
+    known: torch.Tensor
+    all_known: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Part:
-    """Images that are scored together, for each draw.
+    """Images that are scored together.
 
     Attributes:
         samples: The images.
         sets: Sets of shots, by their places, whose rows need not be told apart.
-        draws: For each draw, the images that are scored, and which sets each is scored with, bool
-            `[images, sets]`.
+        held_out: The images that show the usual distance of good patches.
+        draws: What is scored for each draw.
     """
 
     samples: tuple[Sample, ...]
     sets: tuple[tuple[int, ...], ...]
-    draws: tuple[tuple[list[int], torch.Tensor], ...]
+    held_out: list[int]
+    draws: tuple[Scored, ...]
 
     @classmethod
-    def unseen(cls, samples: Sequence[Sample], shots: Sequence[Sample]) -> Part:
-        """Images that are no shots: all are scored with all shots of a draw."""
+    def test(cls, split: Split) -> Part:
+        """The test set, scored by the detector that is fitted: all images with all shots of a draw,
+        and the usual distance of the calibration images."""
+        images = list(range(len(split.test)))
         draws = []
         for draw in DRAWS:
-            known = torch.tensor([place in draw for place in range(RESERVE)])
-            draws.append((list(range(len(samples))), known.expand(len(samples), -1)))
-        sets = (_drawn(shots, (place,)) for place in range(RESERVE))
-        return cls(tuple(samples), tuple(map(tuple, sets)), tuple(draws))
+            known = torch.tensor([[place in draw for place in range(RESERVE)]])
+            draws.append(Scored(images, known.expand(len(images), -1), known))
+        return cls(
+            samples=(*split.test, *split.calibration),
+            sets=tuple(tuple(_drawn(split.validation, (place,))) for place in range(RESERVE)),
+            held_out=list(range(len(images), len(images) + len(split.calibration))),
+            draws=tuple(draws),
+        )
 
     @classmethod
-    def validation(cls, held_out: Sequence[Sample], shots: Sequence[Sample]) -> Part:
-        """What a search is scored on: good images, and the shots of the draw."""
+    def validation(cls, split: Split) -> Part:
+        """What a search is scored on: the hold-out images and the shots of the draw."""
+        shots = split.validation
+        held_out = list(range(len(split.holdout)))
         draws = []
         for draw in DRAWS:
             drawn = _drawn(shots, draw)
-            images = [*range(len(held_out)), *(len(held_out) + shot for shot in drawn)]
+            images = [*held_out, *(len(held_out) + shot for shot in drawn)]
             among = [shots[shot] for shot in drawn]
             known = torch.zeros((len(images), len(shots)), dtype=torch.bool)
-            known[:, drawn] = Shots(among, (*held_out, *among), DEFAULT_READING).known
-            draws.append((images, known))
-        sets = tuple((shot,) for shot in range(len(shots)))
-        return cls((*held_out, *shots), sets, tuple(draws))
+            known[:, drawn] = Shots(among, (*split.holdout, *among), DEFAULT_READING).known
+            draws.append(Scored(images, known, known.any(dim=0, keepdim=True)))
+        return cls(
+            samples=(*split.holdout, *shots),
+            sets=tuple((shot,) for shot in range(len(shots))),
+            held_out=held_out,
+            draws=tuple(draws),
+        )
 
 
 def _drawn(shots: Sequence[Sample], draw: Sequence[int]) -> list[int]:
@@ -199,21 +227,16 @@ class Exhaustive:
 
     def __init__(self, supernet: Supernet, split: Split) -> None:
         self.supernet = supernet
-        shots = split.validation
-        self.parts = {
-            "test": Part.unseen(split.test, shots),
-            "validation": Part.validation(split.holdout, shots),
-        }
-        scored = list(dict.fromkeys(s for part in self.parts.values() for s in part.samples))
+        self.parts = {"test": Part.test(split), "validation": Part.validation(split)}
+        scored = [sample for part in self.parts.values() for sample in part.samples]
         self._fit = len(split.fit)
-        self._held_out = len(split.holdout)
         self._places = {
             name: torch.tensor([self._fit + scored.index(sample) for sample in part.samples])
             for name, part in self.parts.items()
         }
         self._masks = {name: load_masks(part.samples) for name, part in self.parts.items()}
-        self._shots = Shots(shots, (), DEFAULT_READING)
-        self._of_shots = slice(self._held_out, None)  # of the validation part
+        self._shots = Shots(split.validation, (), DEFAULT_READING)
+        self._of_shots = slice(len(split.holdout), None)  # of the validation part
         cache = Cache(_CACHE_BYTES)
         self._maps = FeatureMaps(supernet, fit=split.fit, scored=scored, cache=cache)
         self._coresets = Coresets(Cache(_CACHE_BYTES))
@@ -262,6 +285,7 @@ class Exhaustive:
         shot_maps = [m[self._of_shots] for m in of_parts["validation"]]
         patches = self._shots.patches(head, shot_maps)
         most = max(architecture.head.neighbors for architecture in architectures)
+        grid = max((m.shape[2], m.shape[3]) for m in shot_maps)
         distances = {}
         for name, part in self.parts.items():
             rows = torch.cat([head.aggregator(batch) for batch in batches_of(of_parts[name])])
@@ -282,64 +306,48 @@ class Exhaustive:
             key = architecture.head.neighbors, architecture.head.defects
             alike.setdefault(key, []).append(architecture)
         for (neighbors, weight), members in alike.items():
-            usual = usual_distance(_mean(distances["validation"].good[: self._held_out], neighbors))
-            rwap = {}
-            for name in self.parts:
-                rwap[name] = self._rwap(
-                    name,
-                    distances[name],
-                    max((m.shape[2], m.shape[3]) for m in of_parts[name]),
-                    neighbors=neighbors,
-                    weight=weight,
-                    usual=usual,
-                    smoothings=[architecture.head.smoothing for architecture in members],
-                )
-            of_costs = [both[weight is not None] for both in costs]
+            smoothings = [architecture.head.smoothing for architecture in members]
+            rwap = {
+                name: self._rwap(name, distances[name], grid, neighbors, weight, smoothings)
+                for name in self.parts
+            }
+            of_draws = [both[weight is not None] for both in costs]
+            found = {name: [of_draw[name] for of_draw in of_draws] for name in of_draws[0]}
             for place, architecture in enumerate(members):
-                yield (
-                    architecture,
-                    {
-                        **{name: [each[place] for each in rwap[name]] for name in self.parts},
-                        **{
-                            name: [each[name] for each in of_costs] for name in (*_MEASURED, *_ROWS)
-                        },
-                    },
-                )
+                of_parts = {name: [each[place] for each in rwap[name]] for name in rwap}
+                yield architecture, {**of_parts, **found}
 
     def _rwap(
         self,
         name: str,
         distances: ShotDistances,
         grid: tuple[int, int],
-        *,
         neighbors: int,
         weight: float | None,
-        usual: float,
         smoothings: Sequence[float],
     ) -> list[list[float]]:
         """rwAP on a part for each draw and smoothing."""
         part = self.parts[name]
         types = [sample.type for sample in part.samples]
-        found: dict[Any, list[float]] = {}
-        keys = []
-        for images, known in part.draws:
-            keys.append((tuple(images), weight is not None and known.numpy().tobytes()))
-            if keys[-1] in found:
-                continue
-            if weight is None:
-                scores = _mean(distances.good[images], neighbors)
-            else:
-                scores = _of_images(distances, images).scores(
-                    known, neighbors=neighbors, weight=weight, usual=usual
+        found: dict[tuple[int, ...], list[float]] = {}
+        of_draws = []
+        for draw, scored in enumerate(part.draws):
+            # Without known defects, draws differ only in what is scored.
+            key = tuple(scored.images) if weight is None else (draw,)
+            if key not in found:
+                scores = _scores(distances, part.held_out, scored, neighbors, weight)
+                of_draw = (
+                    self._masks[name][scored.images],
+                    [types[image] for image in scored.images],
                 )
-            of_draw = self._masks[name][images], [types[image] for image in images]
-            found[keys[-1]] = [
-                region_weighted_average_precision(
-                    Upsampling(EVALUATION_SIZE, smoothing)(scores.reshape(-1, *grid)), *of_draw
-                )
-                for smoothing in smoothings
-            ]
-        return [found[key] for key in keys]
+                found[key] = [
+                    region_weighted_average_precision(
+                        Upsampling(EVALUATION_SIZE, smoothing)(scores.reshape(-1, *grid)), *of_draw
+                    )
+                    for smoothing in smoothings
+                ]
+            of_draws.append(found[key])
+        return of_draws
 
     def _costs(self, architecture: Architecture, head: FittedHead) -> dict[str, float]:
         candidate = FittedCandidate(self.supernet, architecture, head, metrics={})
@@ -353,17 +361,28 @@ def _joined(patches: Sequence[KnownPatches]) -> KnownPatches:
     )
 
 
+def _scores(
+    distances: ShotDistances,
+    held_out: Sequence[int],
+    scored: Scored,
+    neighbors: int,
+    weight: float | None,
+) -> torch.Tensor:
+    """Scores of the patches of the images of a draw."""
+    of_scored = _of_images(distances, scored.images)
+    if weight is None:
+        return of_scored.means(torch.zeros_like(scored.known), neighbors=neighbors)
+    all_known = scored.all_known.expand(len(held_out), -1)
+    usual = usual_distance(_of_images(distances, held_out).means(all_known, neighbors=neighbors))
+    return of_scored.scores(scored.known, neighbors=neighbors, weight=weight, usual=usual)
+
+
 def _of_images(distances: ShotDistances, images: Sequence[int]) -> ShotDistances:
     return ShotDistances(
         distances.good[images],
         tuple(added[images] for added in distances.added),
         distances.defects[images],
     )
-
-
-def _mean(distances: torch.Tensor, neighbors: int) -> torch.Tensor:
-    """Mean distance of patches to their nearest good rows, one dimension, float32."""
-    return distances[..., :neighbors].mean(dim=-1, dtype=torch.float64).float().flatten()
 
 
 def load_network() -> Supernet:

@@ -96,13 +96,16 @@ def test_its_values_are_those_of_the_evaluator_of_a_search(
 ) -> None:
     shots = [shot for place, shot in enumerate(split.validation) if place % RESERVE in DRAWS[draw]]
     rows = np.random.default_rng(draw).choice(len(table.genomes), 6, replace=False)
-    for column, scored in (("test", split.test), ("validation", (*split.holdout, *shots))):
+    for column, scored, held_out in (
+        ("test", split.test, split.calibration),
+        ("validation", (*split.holdout, *shots), split.holdout),
+    ):
         evaluate = CandidateEvaluator(
             supernet,
             fit=split.fit,
             scored=scored,
             shots=shots,
-            held_out=split.holdout,
+            held_out=held_out,
             objectives=OBJECTIVES,
             latency_table=latency,
         )
