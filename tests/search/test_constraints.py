@@ -103,7 +103,7 @@ def bounded(evaluate: Evaluate) -> Evaluate:
     return evaluation
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_the_optimizer_looks_where_the_constraints_are_met(
     space: SearchSpace, evaluate: Evaluate, sampler: str
 ) -> None:

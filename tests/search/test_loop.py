@@ -104,7 +104,7 @@ def test_evaluates_each_architecture_once(
     )
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_initial_architectures_come_first(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate, sampler: str
 ) -> None:
@@ -302,7 +302,7 @@ def test_failed_candidates_count_and_keep_their_reason(
     assert all(0 not in trial.architecture.backbone.levels for trial in front.trials)
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_all_fail(tmp_path: Path, space: SearchSpace, sampler: str) -> None:
     def broken(architecture: Architecture) -> Evaluation:
         raise ArithmeticError
@@ -323,7 +323,7 @@ def test_all_fail(tmp_path: Path, space: SearchSpace, sampler: str) -> None:
     assert len(load_trials(path)) == 5
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_all_of_a_small_space_fail(tmp_path: Path, small_space: SearchSpace, sampler: str) -> None:
     def broken(architecture: Architecture) -> Evaluation:
         raise ArithmeticError
@@ -485,7 +485,7 @@ class Reversed(Executor):
         self.thread.shutdown(wait, cancel_futures=cancel_futures)
 
 
-@pytest.fixture(scope="module", params=["nsga2", "tpe"])
+@pytest.fixture(scope="module", params=["gp", "nsga2", "tpe"])
 def generations(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -506,7 +506,7 @@ def test_results_in_another_order(
 ) -> None:
     plan, reference, expected = generations
     path = tmp_path / "study.db"
-    at_once = 3 if plan.sampler == "nsga2" else 1  # TPE proposes no more
+    at_once = 3 if plan.sampler == "nsga2" else 1  # the others propose no more
     with Study.create(path, plan) as study, Reversed(at_once) as executor:
         front = search(
             broken_level, study, progress=executor.progress, executor=executor, workers=3
@@ -654,7 +654,7 @@ def test_workers_out_of_range(
         search(evaluate, study, workers=workers)
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_three_objectives(
     tmp_path: Path,
     space: SearchSpace,

@@ -409,7 +409,7 @@ def test_create_is_all_or_nothing(
         ("evaluations", 0, "at least 1"),
         ("seed", -1, "at least 0"),
         ("population", 1, "at least 2"),
-        ("sampler", "random", "one of 'nsga2', 'tpe'"),
+        ("sampler", "random", "one of 'gp', 'nsga2', 'tpe'"),
     ],
 )
 def test_plans_out_of_range(

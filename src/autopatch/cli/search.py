@@ -88,7 +88,8 @@ def search(
     ] = None,
     batch: Batch = 1,
     sampler: Annotated[
-        str, typer.Option(help="Optimizer: 'nsga2', or 'tpe' as published.")
+        str,
+        typer.Option(help="Optimizer: 'nsga2', 'gp', or 'tpe' as published."),
     ] = "nsga2",
     shots: Shots = 1,
     evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 60,

@@ -124,7 +124,7 @@ def run_search(
             one of its networks, or a registered one.
         weights: See `load_supernet`.
         preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
-        sampler: "nsga2", or "tpe" as in the published search.
+        sampler: "nsga2", "gp", or "tpe" as in the published search.
         objectives: Names of registered objectives; the first is the cost, the last the quality. If
             None, the preset's objectives: latency and rwAP by default.
         constraints: Bounds by name of a registered objective, such as {"latency": 0.01, "memory":

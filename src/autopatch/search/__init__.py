@@ -18,8 +18,8 @@
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
   the Pareto front of trials. `failed_candidates`: the failures among trials. `none_feasible`: that
   no trial meets the constraints, in words.
-- `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface. `SAMPLERS`,
-  `Sampler`: optimizers by name.
+- `GP`, `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface.
+  `SAMPLERS`, `Sampler`: optimizers by name.
 """
 
 from autopatch.search.candidates import CandidateEvaluator
@@ -34,6 +34,7 @@ from autopatch.search.front import (
     non_dominated,
     none_feasible,
 )
+from autopatch.search.gp import GP
 from autopatch.search.latency import LatencyTable, measure_table
 from autopatch.search.loop import SearchError, SearchProgress, search
 from autopatch.search.nsga2 import NSGA2
@@ -60,6 +61,7 @@ from autopatch.search.tpe import TPE
 
 __all__ = [
     "DEFAULT_OBJECTIVES",
+    "GP",
     "NSGA2",
     "OBJECTIVES",
     "SAMPLERS",

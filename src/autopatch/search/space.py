@@ -258,7 +258,9 @@ class SearchSpace:
 
     def active(self, genome: Sequence[int]) -> tuple[bool, ...]:
         """Whether each gene is active in this genome."""
-        genome = self._indices(genome)
+        return self._active(self._indices(genome))
+
+    def _active(self, genome: tuple[int, ...]) -> tuple[bool, ...]:
         chosen = {
             gene.name
             for gene, choice in zip(self.genes, genome, strict=True)
@@ -271,16 +273,23 @@ class SearchSpace:
     def canonical(self, genome: Sequence[int]) -> tuple[int, ...]:
         """The genome with its inert genes set to 0."""
         genome = self._indices(genome)
-        active = self.active(genome)
+        active = self._active(genome)
         return tuple(choice if used else 0 for choice, used in zip(genome, active, strict=True))
 
     def is_valid(self, genome: Sequence[int]) -> bool:
-        """Whether the genome has the right length, indices in range and at least one level."""
+        """Whether the genome has the right length, indices in range, and at least one level, none
+        twice."""
         try:
-            self.decode(genome)
+            genome = self._indices(genome)
         except InputError:
             return False
-        return True
+        levels = [
+            gene.level(choice)
+            for gene, choice in zip(self.genes, genome, strict=True)
+            if gene.is_level
+        ]
+        chosen = [level for level in levels if level is not None]
+        return bool(chosen) and len(set(chosen)) == len(chosen)
 
     def parameters(self, genome: Sequence[int]) -> dict[str, Choice]:
         """Values of the active genes by name; `genome` is the inverse."""

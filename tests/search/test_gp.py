@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pymoo.indicators.hv import HV
+
+from autopatch.detector import Architecture
+from autopatch.search import GP, NSGA2, Evaluation, Optimizer, Score, SearchSpace, gp
+from autopatch.search import resolve_objectives as resolved
+
+Evaluate = Callable[[Architecture], Evaluation]
+Genome = tuple[int, ...]
+
+OBJECTIVES = resolved(["total_flops", "rwAP"])
+
+
+def propose(
+    optimizer: Optimizer, space: SearchSpace, evaluate: Evaluate, *, count: int
+) -> tuple[list[Genome], list[tuple[float, ...]]]:
+    genomes: list[Genome] = []
+    losses: list[tuple[float, ...]] = []
+    while len(genomes) < count and (asked := optimizer.ask()):
+        told = [evaluate(space.decode(genome)).losses(OBJECTIVES) for genome in asked]
+        optimizer.tell([Score(each) for each in told])
+        genomes += asked
+        losses += told
+    return genomes, losses
+
+
+def test_proposes_valid_canonical_genomes_once(space: SearchSpace, evaluate: Evaluate) -> None:
+    genomes, _ = propose(GP(space, seed=0), space, evaluate, count=25)
+    assert len(set(genomes)) == 25
+    assert all(space.is_valid(genome) for genome in genomes)
+    assert all(space.canonical(genome) == genome for genome in genomes)
+
+
+def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
+    def disturbing(architecture: Architecture) -> Evaluation:
+        np.random.seed(0)  # what an evaluator draws must not matter
+        return evaluate(architecture)
+
+    first, _ = propose(GP(space, seed=3), space, evaluate, count=20)
+    second, _ = propose(GP(space, seed=3), space, disturbing, count=20)
+    other, _ = propose(GP(space, seed=4), space, evaluate, count=20)
+    assert first == second
+    assert first != other
+
+
+def test_rounding_does_not_change_the_proposals(space: SearchSpace, evaluate: Evaluate) -> None:
+    """Other numbers of threads and other processors round differently."""
+
+    class Rounded(GP):
+        def _distances(self, rows: gp.Array, columns: gp.Array) -> gp.Array:
+            exact = super()._distances(rows, columns)
+            shape = (len(exact), *exact.shape[1:])
+            noise = np.random.default_rng(5).uniform(-1e-13, 1e-13, shape)
+            if noise.shape[1] == noise.shape[2]:
+                noise = (noise + noise.transpose(0, 2, 1)) / 2
+            return exact * (1 + noise)
+
+    exact, _ = propose(GP(space, seed=1), space, evaluate, count=40)
+    rounded, _ = propose(Rounded(space, seed=1), space, evaluate, count=40)
+    assert exact == rounded
+
+
+def test_initial_genomes_come_first(space: SearchSpace, evaluate: Evaluate) -> None:
+    initial, _ = propose(GP(space, seed=9), space, evaluate, count=3)
+    optimizer = GP(space, seed=0, initial=[*initial, initial[0]])
+    genomes, _ = propose(optimizer, space, evaluate, count=6)
+    assert genomes[:3] == initial
+    assert len(set(genomes)) == 6
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_proposes_all_of_a_small_space_and_then_nothing(
+    small_space: SearchSpace, evaluate: Evaluate, failing: bool
+) -> None:
+    optimizer = GP(small_space, seed=0)
+    genomes: list[Genome] = []
+    while asked := optimizer.ask():
+        genomes += asked
+        losses = evaluate(small_space.decode(asked[0])).losses(OBJECTIVES)
+        optimizer.tell([None if failing else Score(losses)])
+    assert len(genomes) == len(set(genomes)) == small_space.size() == 16
+    assert optimizer.ask() == []
+
+
+def test_failed_candidates_are_avoided(space: SearchSpace, evaluate: Evaluate) -> None:
+    optimizer = GP(space, seed=0)
+    broken: list[bool] = []
+    for _ in range(60):
+        (genome,) = optimizer.ask()
+        architecture = space.decode(genome)
+        broken.append(0 in architecture.backbone.levels)
+        losses = evaluate(architecture).losses(OBJECTIVES)
+        optimizer.tell([None if broken[-1] else Score(losses)])
+    # Half of all random genomes have the level.
+    assert sum(broken[30:]) < 0.3 * len(broken[30:])
+
+
+@pytest.mark.parametrize("flops", [0.0, 1e9])
+def test_losses_that_do_not_vary(space: SearchSpace, flops: float) -> None:
+    """Also where there is no logarithm."""
+    same = Evaluation({"total_flops": flops, "rwAP": 0.5})
+    genomes, _ = propose(GP(space, seed=0), space, lambda _: same, count=20)
+    assert len(set(genomes)) == 20
+
+
+def test_the_improvement_is_that_of_the_hypervolume() -> None:
+    random = np.random.default_rng(1)
+    front = random.random((30, 2))
+    front = np.concatenate([front, [[0, 1], [1, 0]]])  # the range
+    points = random.random((20, 2)) - 0.1
+    volume = HV(ref_point=np.full(2, 1.1))
+    expected = [volume(np.concatenate([front, [point]])) - volume(front) for point in points]
+    certain = np.zeros_like(points)
+    found = gp.expected_improvement(points, certain, front, front)
+    # The area of a circular sector is half the square of its radius times its angle.
+    np.testing.assert_allclose(found * np.pi / 4, expected, atol=3e-3)
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+
+
+def test_uncertain_points_may_improve_more() -> None:
+    front = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    means = np.array([[0.6, 0.6]] * 3)
+    deviations = np.array([[0.0, 0.0], [0.0, 0.2], [0.0, 0.4]])
+    none, some, more = gp.expected_improvement(means, deviations, front, front)
+    assert none == 0 < some < more
+
+
+def test_a_model_learns_which_genes_matter() -> None:
+    random = np.random.default_rng(0)
+    genomes = random.integers(0, 4, (80, 3))
+    values = np.array([0.0, 2.0, -1.0, 1.0])[genomes[:, 1]] + 0.01 * genomes[:, 0]
+    model = gp.GaussianProcess(3)
+    among = (genomes.T[:, :, None] != genomes.T[:, None]).astype(float)
+    for _ in range(8):
+        model.fit(among, values, range(4))
+    weights = gp._WEIGHTS[model._parameters[:-1]]
+    assert weights[1] == max(weights) > min(weights) == weights[2]
+    others = random.integers(0, 4, (50, 3))
+    distances = (genomes.T[:, :, None] != others.T[:, None]).astype(float)
+    means, deviations = model.predict(distances)
+    expected = np.array([0.0, 2.0, -1.0, 1.0])[others[:, 1]] + 0.01 * others[:, 0]
+    np.testing.assert_allclose(means, expected, atol=0.05)
+    assert (deviations > 0).all()
+
+
+def test_beats_nsga2(space: SearchSpace, evaluate: Evaluate) -> None:
+    def volume(losses: list[tuple[float, ...]]) -> float:
+        flops, others = np.array(losses).T
+        scaled = (np.log10(flops) - 7) / 5  # 1e7 to 1e12 FLOPs
+        return float(HV(ref_point=np.ones(2))(np.stack([scaled, others], axis=1)))
+
+    def found(make: Callable[[int], Optimizer], count: int) -> float:
+        return float(
+            np.mean([volume(propose(make(s), space, evaluate, count=count)[1]) for s in range(2)])
+        )
+
+    half = found(lambda seed: GP(space, seed=seed), 30)
+    assert half > found(lambda seed: NSGA2(space, seed=seed, population=8), 60)
