@@ -143,8 +143,8 @@ def test_results_are_kept(
     chosen = [Configuration(RandomSearch), Configuration(NSGA2, {"population": 12}, "named")]
     found = optimizers.curves(tmp_path / "made.jsonl", table, chosen)
     assert {name: of.shape for name, of in found.items()} == {
-        "random": (4, 100),
-        "NSGA-II, population 12; first named": (4, 100),
+        "random": (2, 100),
+        "NSGA-II, population 12; first named": (2, 100),
     }
     monkeypatch.setattr(Configuration, "curve", None)  # nothing is computed anew
     again = optimizers.curves(tmp_path / "made.jsonl", table, chosen)
