@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from autopatch.cli.options import share, with_unit
-from autopatch.cli.search import objectives_of
+from autopatch.cli.search import latency_bound, objectives_of
 from autopatch.errors import InputError
 from autopatch.runs import Run
 from autopatch.runs import latency as command
@@ -37,9 +38,25 @@ def test_units(text, units, value):
     ["10", "ms", "10 ms", "10MS", "10min", "-10ms", "0ms", "1e3ms", "10ms ", "nan ms", ".5s"],
 )
 def test_other_units_are_refused(text):
-    message = r"^--max-latency is '.*', expected a number above 0 with a unit: 10ms or 10s$"
+    message = r"^--x is '.*', expected a number above 0 with a unit: 10ms or 10s$"
     with pytest.raises(InputError, match=message):
-        with_unit("--max-latency", text, SECONDS)
+        with_unit("--x", text, SECONDS)
+    message = r"^--max-latency is '.*', expected a time such as 10ms, a multiple of the PatchCore "
+    with pytest.raises(InputError, match=message):
+        latency_bound(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, (None, None)),
+        ("none", (None, math.inf)),
+        ("2.5x", (None, 2.5)),
+        ("2s", (2.0, None)),
+    ],
+)
+def test_bounds_on_the_latency(text, expected):
+    assert latency_bound(text) == expected
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.5, 90])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,45 @@ def test_total_flops_need_no_table(textures: Path, tmp_path: Path, table_file: P
         run_search(textures, tmp_path / "run", **SETTINGS, resume=True)
     with pytest.raises(InputError, match="`latency_table` is given, but nothing in the search"):
         run_search(textures, tmp_path / "other", **flops, latency_table=table_file)
+
+
+def test_detectors_take_at_most_a_multiple_of_the_baseline(
+    textures: Path, tmp_path: Path, table_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    # Known defects add rows that are not counted before a detector is fitted.
+    settings = {**SETTINGS, "choices": {**SPACE["choices"], "defects": (None,)}}
+    options = {**settings, "latency_table": table_file}
+    usual = run_search(textures, tmp_path / "usual", **options)
+    (bound,) = usual.constraints
+    assert bound.name == "latency"
+    assert f"at most {1e3 * bound.bound:.1f} ms per image, 4 times the PatchCore" in caplog.text
+
+    factor = 0.99 * max(_latencies(usual)) / (bound.bound / 4)
+    faster = run_search(textures, tmp_path / "faster", **options, latency_factor=factor)
+    assert max(_latencies(faster)) < 0.99 * max(_latencies(usual)) * (1 + 1e-12)
+    assert len(faster.trials) == len(usual.trials)
+    half = {**options, "evaluations": 2, "latency_factor": factor}
+    run_search(textures, tmp_path / "half", **half)
+    resumed = run_search(
+        textures, tmp_path / "half", **settings, latency_factor=factor, resume=True
+    )
+    assert results(resumed) == results(faster)
+
+    free = run_search(textures, tmp_path / "free", **options, latency_factor=math.inf)
+    assert free.constraints == ()
+    for arguments, message in (
+        ({"latency_factor": 0.0}, "`latency_factor` is 0.0, expected a number above 0"),
+        ({"latency_factor": 1.0, "constraints": {"latency": 1.0}}, "bound the latency already"),
+        ({"latency_factor": 1e-3}, "but the fastest of 5,000 random architectures takes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_search(textures, tmp_path / "none", **options, **arguments)
+    assert not (tmp_path / "none").exists()
+
+
+def _latencies(run: Run) -> list[float]:
+    return [trial.evaluation.values["latency"] for trial in run.trials if trial.evaluation]
 
 
 def test_constraints_of_a_search(textures: Path, tmp_path: Path, table_file: Path) -> None:

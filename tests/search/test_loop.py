@@ -105,6 +105,19 @@ def test_evaluates_each_architecture_once(
 
 
 @pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
+def test_only_allowed_architectures_are_evaluated(
+    tmp_path: Path, space: SearchSpace, evaluate: Evaluate, sampler: str
+) -> None:
+    small = replace(space, allows=lambda architecture: architecture.head.bank_size == 500)
+    spy = Interrupting(evaluate, at=0)
+    plan = Plan(small, evaluations=30, population=6, sampler=sampler)
+    with Study.create(tmp_path / "study.db", plan) as study:
+        search(spy, study)
+    assert len(spy.asked) == 30
+    assert {architecture.head.bank_size for architecture in spy.asked} == {500}
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "tpe"])
 def test_initial_architectures_come_first(
     tmp_path: Path, space: SearchSpace, evaluate: Evaluate, sampler: str
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -332,6 +333,17 @@ def test_samples_are_valid_canonical_and_reach_every_architecture(space: SearchS
     assert len(set(samples)) == space.size()
     again = np.random.default_rng(0)
     assert samples[:20] == [space.sample(again) for _ in range(20)]
+
+
+def test_only_allowed_architectures_are_valid(space: SearchSpace) -> None:
+    small = replace(space, allows=lambda architecture: architecture.input.size == 64)
+    valid = [genome for genome in all_genomes(space) if space.is_valid(genome)]
+    allowed = [genome for genome in valid if small.is_valid(genome)]
+    assert len(allowed) == len(valid) / 2
+    rng = np.random.default_rng(0)
+    assert {small.decode(small.sample(rng)).input.size for _ in range(50)} == {64}
+    assert small == space
+    assert small.to_json() == space.to_json()
 
 
 def test_json_round_trip(space: SearchSpace, staged_space: SearchSpace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,11 @@ def search(
     ] = None,
     max_latency: Annotated[
         str | None,
-        typer.Option(help="Only detectors that take at most so long per image, such as 10ms."),
+        typer.Option(
+            help="Only detectors that take at most so long per image: a time such as 10ms, a "
+            "multiple of the PatchCore baseline such as 2x, or 'none' for no bound; default: 4x if "
+            "the cost is the latency."
+        ),
     ] = None,
     max_memory: Annotated[
         str | None,
@@ -120,9 +125,10 @@ def search(
     """Searches for the detectors with the best trade-offs of cost and rwAP."""
     from autopatch.runs import run_search
 
-    seconds, byte = {"ms": 1e-3, "s": 1.0}, {"MB": 1e6, "MiB": 2.0**20, "GB": 1e9, "GiB": 2.0**30}
+    byte = {"MB": 1e6, "MiB": 2.0**20, "GB": 1e9, "GiB": 2.0**30}
+    seconds, factor = latency_bound(max_latency)
     constraints = {
-        "latency": with_unit("--max-latency", max_latency, seconds),
+        "latency": seconds,
         "memory": with_unit("--max-memory", max_memory, byte),
         "image_AUROC": share("--min-image-auroc", min_image_auroc),
     }
@@ -136,6 +142,7 @@ def search(
             sampler=sampler,
             objectives=None if cost is None else objectives_of(cost),
             constraints={name: bound for name, bound in constraints.items() if bound is not None},
+            latency_factor=factor,
             latency_table=latency_table,
             batch=batch,
             choices=choices_by_field(image_size, patch_size, bank_size),
@@ -182,6 +189,27 @@ def objectives_of(cost: str) -> tuple[str, str]:
         known = [name for name in OBJECTIVES if not OBJECTIVES[name].is_maximized]
         raise InputError(f"`cost` is '{cost}', expected {' or '.join(known)}")
     return names[0], DEFAULT_OBJECTIVES[-1]
+
+
+def latency_bound(text: str | None) -> tuple[float | None, float | None]:
+    """Parses `--max-latency`: seconds, or a factor of the PatchCore baseline.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    if text is None:
+        return None, None
+    if text == "none":
+        return None, math.inf
+    try:
+        if text.endswith("x"):
+            return None, with_unit("", text, {"x": 1.0})
+        return with_unit("", text, {"ms": 1e-3, "s": 1.0}), None
+    except InputError:
+        raise InputError(
+            f"--max-latency is '{text}', expected a time such as 10ms, a multiple of the PatchCore "
+            "baseline such as 2x, or none"
+        ) from None
 
 
 def print_next(out: Path) -> None:

@@ -14,7 +14,7 @@ PATCH_SIZES = range(1, 17)
 """Allowed patch sizes."""
 
 DEFAULT_PATCH_SIZES = (1, 3, 5, 7, 9, 13)
-DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000, 20000)
+DEFAULT_BANK_SIZES = (500, 1000, 2000, 5000, 10000, 20000, 40000, None)
 DEFAULT_DEFECT_WEIGHT = 0.5
 """Weight of known defects where no other is given."""
 

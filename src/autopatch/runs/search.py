@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -26,7 +27,9 @@ from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
     CandidateEvaluator,
+    Constraint,
     LatencyTable,
+    Objective,
     Plan,
     SearchSpace,
     Trial,
@@ -39,11 +42,15 @@ from autopatch.search import (
     resolve_objectives,
     search,
 )
+from autopatch.search.latency import LatencyLimit
+from autopatch.search.objectives import LATENCY
 from autopatch.search.study import stored_table
 from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
 
+_LATENCY_FACTOR = 4.0  # default bound, in multiples of the PatchCore baseline
+_DRAWS = 5_000  # random architectures, until none is thought to meet the bound
 _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is reported
 
 
@@ -85,6 +92,7 @@ def run_search(
     sampler: str = "nsga2",
     objectives: Sequence[str] | None = None,
     constraints: Mapping[str, float] | None = None,
+    latency_factor: float | None = None,
     latency_table: StrPath | LatencyTable | None = None,
     batch: int = 1,
     choices: Mapping[str, Sequence[Choice]] | None = None,
@@ -130,7 +138,11 @@ def run_search(
         constraints: Bounds by name of a registered objective, such as {"latency": 0.01, "memory":
             32e6, "image_AUROC": 0.9}, in seconds, bytes and shares of 1: upper bounds of what is
             minimized, lower bounds of what is maximized. Candidates that violate one are recorded,
-            but are neither on the front nor picked while another meets all.
+            but are neither on the front nor picked while another meets all. Candidates that the
+            latency table shows to be too slow are not even fitted.
+        latency_factor: Bound on the latency, in multiples of that of the PatchCore baseline, if
+            `constraints` have none; math.inf for no bound. If None, it is 4 in a search whose
+            objectives include the latency, and there is none in others.
         latency_table: Table of `measure_latency`, or its file, if an objective or a constraint is
             the latency; it may come from another machine. If None, the table is measured on this
             machine before the search. The record stores it.
@@ -187,6 +199,7 @@ def run_search(
     if objectives:
         resolve_objectives(objectives)
     bounds = resolve_constraints(constraints or {})
+    _check_factor(latency_factor, constraints or {})
     given_table = _read_table(latency_table)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
@@ -214,7 +227,9 @@ def run_search(
     )
     chosen = resolve_objectives(objectives or searched.objectives)
     table = None
-    if any(o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))):
+    if (latency_factor or math.inf) < math.inf or any(
+        o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))
+    ):
         if given_table is None and resume:
             table = _stored_table(out)
             table.require_batch(batch, str(out))
@@ -222,6 +237,8 @@ def run_search(
             table = given_table or _measured_table(inputs, search_space, machine, batch, progress)
             table.require(supernet, search_space, batch, "`latency_table`")
         logger.info("latency: %s", table.describe())
+        bounds = _bounded_latency(bounds, latency_factor, chosen, table, inputs)
+        search_space = _fast_enough(search_space, bounds, table, inputs)
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
     plan = Plan(
@@ -376,6 +393,69 @@ def _measured_table(
     )
 
 
+def _check_factor(factor: float | None, constraints: Mapping[str, float]) -> None:
+    if factor is None:
+        return
+    if LATENCY.name in constraints:
+        raise InputError("`latency_factor` is given, but `constraints` bound the latency already")
+    if not factor > 0:
+        raise InputError(f"`latency_factor` is {factor}, expected a number above 0")
+
+
+def _bounded_latency(
+    bounds: tuple[Constraint, ...],
+    factor: float | None,
+    objectives: Sequence[Objective],
+    table: LatencyTable,
+    inputs: Inputs,
+) -> tuple[Constraint, ...]:
+    """The constraints, with one on the latency relative to the PatchCore baseline if it is due."""
+    if factor is None and LATENCY in objectives:
+        factor = _LATENCY_FACTOR
+    bounded = any(bound.objective == LATENCY for bound in bounds)
+    if bounded or factor is None or math.isinf(factor):
+        return bounds
+    images = len(inputs.split.fit)
+    baseline = patchcore_architecture(inputs.supernet, images=images)
+    if baseline is None:
+        logger.info("no bound on the latency, since the backbone has no PatchCore baseline")
+        return bounds
+    limit = LatencyLimit(table, inputs.supernet, images=images, seconds=math.inf)
+    seconds = limit.seconds(baseline)
+    logger.info(
+        "detectors take at most %.1f ms per image, %g times the PatchCore baseline (%.1f ms)",
+        1e3 * factor * seconds,
+        factor,
+        1e3 * seconds,
+    )
+    return (*bounds, Constraint(LATENCY, factor * seconds))
+
+
+def _fast_enough(
+    space: SearchSpace, bounds: Sequence[Constraint], table: LatencyTable, inputs: Inputs
+) -> SearchSpace:
+    """The space without the architectures that are known to be too slow.
+
+    Raises:
+        InputError: Random architectures are all too slow.
+    """
+    for bound in bounds:
+        if bound.objective == LATENCY:
+            limit = LatencyLimit(
+                table, inputs.supernet, images=len(inputs.split.fit), seconds=bound.bound
+            )
+            rng, least = np.random.default_rng(0), math.inf
+            for _ in range(_DRAWS):
+                least = min(least, limit.seconds(space.decode(space.sample(rng))))
+                if least <= bound.bound:
+                    return replace(space, allows=limit)
+            raise InputError(
+                f"the bound on the latency is {1e3 * bound.bound:.2f} ms, but the fastest of "
+                f"{_DRAWS:,} random architectures takes {1e3 * least:.2f} ms"
+            )
+    return space
+
+
 def _judged(
     choices: Mapping[str, Sequence[Choice]] | None,
     fixed: Mapping[str, Choice] | None,
@@ -402,7 +482,8 @@ def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
     This is the PatchCore baseline, with the nearest bank size of the space, so that the pick is
-    never worse than it on the validation set. Empty if the space does not contain this setting.
+    never worse than it on the validation set. Empty if the space does not contain this setting, or
+    it is too slow.
     """
     setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
@@ -416,10 +497,10 @@ def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
         head = replace(head, defects=DEFAULT_DEFECT_WEIGHT)  # there is no candidate without
     architecture = replace(setting, head=head)
     try:
-        space.encode(architecture)
+        genome = space.encode(architecture)
     except InputError:
         return ()
-    return (architecture,)
+    return (architecture,) if space.is_valid(genome) else ()
 
 
 def _warn_of_large_maps(

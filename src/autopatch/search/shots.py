@@ -83,7 +83,8 @@ class ShotDistances:
             `[N * P]`, float32.
         """
         asked, unknown = self._asked(known)
-        defects = self.defects[..., asked].masked_fill(unknown[:, None], torch.inf)
+        places = torch.tensor(asked).to(self.defects.device)
+        defects = self.defects[..., places].masked_fill(unknown[:, None], torch.inf)
         return combined_scores(
             self.means(known, neighbors=neighbors),
             defects.flatten(0, 1).amin(dim=1),

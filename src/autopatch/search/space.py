@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -23,13 +23,15 @@ class SearchSpace:
     """A finite set of architectures, addressed by integer genomes.
 
     A genome holds one index into the choices of each gene. It is valid if it chooses at least one
-    level. Valid genomes that differ only in inert genes encode the same architecture; `canonical`
-    maps them to one form.
+    level, and `allows` its architecture. Valid genomes that differ only in inert genes encode the
+    same architecture; `canonical` maps them to one form.
 
     Attributes:
         name: Name of the space; also the network, unless a gene chooses the network.
         genes: The genes, in the order of the genome.
         fixed: Fixed values of fields without a gene, by part and field, such as "head.bank_size".
+        allows: Tells which architectures are proposed; all if None. It is not part of the stored
+            space, and `size` does not regard it.
 
     Raises:
         InputError: If genes contradict each other or a choice is out of its range.
@@ -38,6 +40,7 @@ class SearchSpace:
     name: str
     genes: tuple[Gene, ...]
     fixed: Mapping[str, Choice] = field(default_factory=dict)
+    allows: Callable[[Architecture], bool] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [gene.name for gene in self.genes]
@@ -277,8 +280,8 @@ class SearchSpace:
         return tuple(choice if used else 0 for choice, used in zip(genome, active, strict=True))
 
     def is_valid(self, genome: Sequence[int]) -> bool:
-        """Whether the genome has the right length, indices in range, and at least one level, none
-        twice."""
+        """Whether the genome has the right length, indices in range, at least one level, none
+        twice, and an architecture that is allowed."""
         try:
             genome = self._indices(genome)
         except InputError:
@@ -289,7 +292,9 @@ class SearchSpace:
             if gene.is_level
         ]
         chosen = [level for level in levels if level is not None]
-        return bool(chosen) and len(set(chosen)) == len(chosen)
+        if not chosen or len(set(chosen)) != len(chosen):
+            return False
+        return self.allows is None or self.allows(self.decode(genome))
 
     def parameters(self, genome: Sequence[int]) -> dict[str, Choice]:
         """Values of the active genes by name; `genome` is the inverse."""

@@ -4,11 +4,13 @@
   `TimedCandidate`: a candidate that was timed whole to check it.
 - `measure_table`: measures and checks a table.
 - `COMPONENTS`, `Component`: the parts of the latency, by name.
+- `LatencyLimit`: which architectures are fast enough to be fitted.
 - `Bench`: what components are measured with. `Clock`: the clock of a measurement.
 """
 
 from autopatch.search.latency.bench import Bench
 from autopatch.search.latency.component import COMPONENTS, Case, Component
+from autopatch.search.latency.limit import LatencyLimit
 from autopatch.search.latency.measure import measure_table
 from autopatch.search.latency.table import LatencyTable, Machine, TimedCandidate
 from autopatch.search.latency.timing import Clock
@@ -19,6 +21,7 @@ __all__ = [
     "Case",
     "Clock",
     "Component",
+    "LatencyLimit",
     "LatencyTable",
     "Machine",
     "TimedCandidate",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _QUERIES = (64, 512)
 _SEED = 0
+_ALL_PATCHES = "all patches"
 
 
 class NearestNeighbors:
@@ -40,10 +41,10 @@ class NearestNeighbors:
     in the number of queries; between numbers of rows and patch sizes it is interpolated in
     logarithms.
 
-    Several neighbors, and steps that keep the number of features, change the time by a factor,
-    which depends on the number of rows. It is measured on the sets of levels with the fewest and
-    the most channels. Steps that change the number of features are measured on the latter, and
-    assumed to make all sets alike.
+    Several neighbors, a bank of all patches instead of a coreset, and steps that keep the number of
+    features change the time by a factor, which depends on the number of rows. It is measured on the
+    sets of levels with the fewest and the most channels. Steps that change the number of features
+    are measured on the latter, and assumed to make all sets alike.
     """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
@@ -57,19 +58,21 @@ class NearestNeighbors:
                 works += _searches(bench, ("sets", name, str(patch_size)), patches, queries)
         neighbors = [int(str(k)) for k in bench.choices("neighbors") if k != 1]
         steps = step_values(bench.space)
-        for name in bench.extreme_sets if neighbors or steps else ():
+        for name in bench.extreme_sets:
             backbone = bench.level_sets[name]
             channels = tuple(level.channels for level in bench.supernet.levels(backbone))
             patches, queries = self._patches(bench, backbone, bench.usual_patch_size)
-            works += self._factors(bench, name, "", patches, queries, 1)
+            coreset = _coreset(patches, bench.rows[-1])
+            works += self._factors(bench, name, "", coreset, queries, 1)
+            works += self._factors(bench, name, _ALL_PATCHES, _shuffled(patches), queries, 1)
             for k in neighbors:
-                works += self._factors(bench, name, f"neighbors {k}", patches, queries, k)
+                works += self._factors(bench, name, f"neighbors {k}", coreset, queries, k)
             for step in steps:
                 module = step.features(sum(channels), channels)
                 if module is not None and module.out_features == sum(channels):
                     module.to(bench.device).fit([patches])
-                    of_step = step.name, module(patches), module(queries)
-                    works += self._factors(bench, name, *of_step, 1)
+                    rows = _coreset(module(patches), bench.rows[-1])
+                    works += self._factors(bench, name, step.name, rows, module(queries), 1)
         widest = bench.level_sets[bench.extreme_sets[-1]]
         channels = tuple(level.channels for level in bench.supernet.levels(widest))
         for step in steps:
@@ -87,12 +90,11 @@ class NearestNeighbors:
         bench: Bench,
         name: str,
         option: str,
-        patches: torch.Tensor,
+        rows: torch.Tensor,
         queries: torch.Tensor,
         neighbors: int,
     ) -> list[tuple[Key, Work]]:
         """The searches of one option in one set of levels, one for each number of rows."""
-        rows = _coreset(patches, bench.rows[-1])
         chosen = queries[_spread(len(queries), min(_QUERIES[-1], len(queries)))]
         works: list[tuple[Key, Work]] = []
         for count in sorted({min(count, len(rows)) for count in bench.rows}):
@@ -136,11 +138,17 @@ class NearestNeighbors:
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
         memory, *others = case.banks
-        neighbors = case.architecture.head.neighbors
-        seconds = self._one(values, case, memory, neighbors)
-        return seconds + sum(self._one(values, case, rows, 1) for rows in others)
+        head, options = case.architecture.head, []
+        if head.neighbors != 1:
+            options.append(f"neighbors {head.neighbors}")
+        if head.bank_size is None:
+            options.append(_ALL_PATCHES)
+        seconds = self._one(values, case, memory, options)
+        return seconds + sum(self._one(values, case, rows, ()) for rows in others)
 
-    def _one(self, values: Mapping[str, Any], case: Case, rows: int, neighbors: int) -> float:
+    def _one(
+        self, values: Mapping[str, Any], case: Case, rows: int, options: Sequence[str]
+    ) -> float:
         def of_set(measured: Mapping[str, Any]) -> float:
             curve = {}
             for patch_size, of_rows in measured.items():
@@ -152,7 +160,7 @@ class NearestNeighbors:
             return interpolated(curve, mean_patch_size(case), clamped=True)
 
         head, factors = case.architecture.head, values["factors"]
-        options = [f"neighbors {neighbors}"] if neighbors != 1 else []
+        options = list(options)
         for option in options:
             entry(factors, option, "option")
         channels = tuple(level.channels for level in case.levels)
@@ -179,6 +187,13 @@ def _coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
     picks, _ = greedy_coreset(patches, min(count, len(patches)), seed=_SEED)
     rows: torch.Tensor = patches[picks]
     return rows
+
+
+def _shuffled(patches: torch.Tensor) -> torch.Tensor:
+    """The patches in an order that is random but always alike."""
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    order = torch.randperm(len(patches), generator=generator, device="cpu")
+    return patches[order.to(patches.device)]
 
 
 def _searches(
