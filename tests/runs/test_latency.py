@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,7 @@ def test_the_report_tells_the_error_of_the_table(
     page = run.report().read_text(encoding="utf-8")
     assert "error of 2 random candidates timed whole: median" in page
     assert "memory at most 1000.00 MB" in page
+    assert re.search(r"from the cache.*% of the coresets, \d+ % of the feature maps, \d+ %", page)
     results = run.fit() and run.evaluate()
     assert {row.kind for row in results.rows} >= {"fitted", "patchcore"}
     assert all(row.values["latency"] > 0 for row in results.rows)

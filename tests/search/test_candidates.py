@@ -126,3 +126,14 @@ def test_shared_work_is_that_of_the_candidates(split, supernet):
     assert (work.computed, work.reused) == (images, images)
     assert (work.images_read, work.images_reused) == (images, images)
     assert work.seconds == work.seconds_saved > 0
+
+
+def test_an_evaluation_tells_what_was_in_the_cache(split, supernet):
+    evaluator = CandidateEvaluator(supernet, fit=split.fit, scored=split.validation)
+    found = [
+        evaluator(architecture_of(64, (2,), (patch_size,), bank_size)).reuse
+        for patch_size, bank_size in ((1, 40), (3, 40), (3, 20))
+    ]
+    assert [reuse["images"] for reuse in found] == [0, 1, 1]
+    assert [reuse["feature maps"] for reuse in found] == [0, 1, 1]
+    assert [reuse["coresets"] for reuse in found] == [0, 0, 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -70,6 +70,7 @@ class Report:
         candidates: All evaluated candidates, and the PatchCore baseline for comparison.
         constraints: The constraints, in words.
         latency: How the latency was measured, with its error, in words; None if it was not.
+        reuse: Shares of the work that were in the cache, by name of the work.
         failures: Candidates without a result.
         threshold: The threshold and its expected false-alarm rate, in words; None without a fitted
             detector.
@@ -92,6 +93,7 @@ class Report:
     candidates: Sequence[Candidate]
     constraints: Sequence[str] = ()
     latency: str | None = None
+    reuse: Mapping[str, float] = field(default_factory=dict)
     failures: Sequence[Failure] = ()
     threshold: str | None = None
     fitted: str | None = None
@@ -381,6 +383,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         *([("constraints", ", ".join(report.constraints))] if report.constraints else []),
         *([("latency", report.latency)] if report.latency else []),
         ("optimizer", report.optimizer),
+        *([("from the cache", _shares(report.reuse))] if report.reuse else []),
         ("evaluations requested", str(report.evaluations)),
         ("seed", str(report.seed)),
         (
@@ -392,6 +395,10 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("calibration", _images(len(split.calibration), "good")),
         ("test", _part(split.test)),
     ]
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{100 * share:.0f} % of the {name}" for name, share in shares.items())
 
 
 def _write_csv(path: Path, report: Report) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
+from statistics import fmean
 
 from autopatch.data import load_masks
 from autopatch.detector import Detector, patchcore_architecture
@@ -14,7 +16,7 @@ from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
 from autopatch.runs.results import DetectorResult, TestResults
-from autopatch.search import failed_candidates
+from autopatch.search import Trial, failed_candidates
 
 
 def write_run_report(
@@ -53,6 +55,7 @@ def write_run_report(
         objectives=run.objectives,
         constraints=[constraint.describe() for constraint in run.constraints],
         latency=None if run.latency_table is None else run.latency_table.describe(),
+        reuse=_reuse(run.trials),
         optimizer=run.optimizer,
         candidates=_candidates(run, results),
         failures=[
@@ -68,6 +71,15 @@ def write_run_report(
         fit = f"autopatch fit {quote(str(run.path))}"
         notes.append(f"There are no pictures because no detector has been fitted; run {fit}")
     return write_report(run.path / REPORT, report)
+
+
+def _reuse(trials: Sequence[Trial]) -> dict[str, float]:
+    """The mean shares of the work of a search that were in the cache."""
+    shares: dict[str, list[float]] = {}
+    for trial in trials:
+        for name, share in (trial.evaluation.reuse if trial.evaluation else {}).items():
+            shares.setdefault(name, []).append(share)
+    return {name: fmean(of_trials) for name, of_trials in shares.items()}
 
 
 def _results(run: RunRecord, detector: Detector | None, notes: list[str]) -> TestResults | None:

@@ -173,8 +173,8 @@ class Run(RunRecord):
         """All trials as a table.
 
         Columns: number, whether the trial is on the front, whether it is the pick, why it has no
-        result, parameters, values of the objectives and of what is bounded, metrics, and timings in
-        seconds.
+        result, parameters, values of the objectives and of what is bounded, metrics, timings in
+        seconds, and shares of the work that was in the cache.
 
         Raises:
             ImportError: pandas is not installed.
@@ -200,6 +200,7 @@ class Run(RunRecord):
                 row |= {f"bounded.{k}": v for k, v in trial.evaluation.bounded.items()}
                 row |= {f"metrics.{k}": v for k, v in trial.evaluation.metrics.items()}
                 row |= {f"timings.{k}": v for k, v in trial.evaluation.timings.items()}
+                row |= {f"reuse.{k}": v for k, v in trial.evaluation.reuse.items()}
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -121,8 +121,13 @@ class CandidateEvaluator:
         """Evaluates an architecture.
 
         Timings are totals over all fit and scored images; "features" is short if the maps come from
-        the cache. All bank sizes at or above the number of patches give the same detector, which is
-        evaluated once.
+        the cache. `Evaluation.reuse` has the shares of images that were not decoded again
+        ("images"), of segments of the backbone that were not run again ("feature maps"), and of
+        coresets that were not chosen again ("coresets"). If candidates are evaluated in threads,
+        these are the shares of all that run at the same time.
+
+        All bank sizes at or above the number of patches give the same detector, which is evaluated
+        once.
 
         Raises:
             CallbackError: If `progress` raises an exception.
@@ -137,7 +142,7 @@ class CandidateEvaluator:
         return self._scored[architecture]
 
     def _score(self, architecture: Architecture) -> Evaluation:
-        started = self._now()
+        started, work = self._now(), self._counts()
         maps = self._feature_maps.get(architecture)
         seen = self._now()
         good = GoodMaps.of(_taken(maps, self._of_fit))
@@ -176,7 +181,26 @@ class CandidateEvaluator:
                 "neighbors": compared - fitted,
                 "metrics": self._now() - compared,
             },
+            reuse=self._reuse(work),
         )
+
+    def _reuse(self, before: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+        """The shares of the work since `before` that were in the cache."""
+        shares = {}
+        for name, (done, reused) in self._counts().items():
+            done, reused = done - before[name][0], max(reused - before[name][1], 0)
+            if done + reused:
+                shares[name] = reused / (done + reused)
+        return shares
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """How much work was done so far, and how much was not because it was in the cache."""
+        maps = self._feature_maps.work
+        return {
+            "images": (maps.images_read, maps.images_reused),
+            "feature maps": (maps.computed, maps.reused),
+            "coresets": (self._coresets.chosen, self._coresets.reused),
+        }
 
     def _now(self) -> float:
         """Clock time in seconds, read after the device has finished its work."""

@@ -17,9 +17,15 @@ class Coresets:
 
     Args:
         cache: Keeps the rows, perhaps beside other things.
+
+    Attributes:
+        chosen: Number of coresets that were chosen.
+        reused: Number of those that were not, because the cache had them.
     """
 
     def __init__(self, cache: Cache) -> None:
+        self.chosen = 0
+        self.reused = 0
         self._cache = cache
 
     def get(self, architecture: Architecture, good: GoodMaps) -> tuple[PatchAggregator, Coreset]:
@@ -36,6 +42,9 @@ class Coresets:
         if found is None or size > len(found[1].rows) or _is_all(found, size):
             found = fit_patches(good, head)
             self._cache.put(key, found, found[1].rows.nbytes)
+            self.chosen += 1
+        else:
+            self.reused += 1
         return found
 
 

@@ -22,6 +22,7 @@ class Evaluation:
         metrics: Finite metrics by name. Undefined metrics are left out.
         timings: Seconds per step, by name of the step.
         bounded: The value of each constraint of the search, by name of what it bounds.
+        reuse: The share, 0 to 1, of the work that was in the cache, by name of the work.
 
     Raises:
         ValueError: If a value is outside its range. Raised inside an evaluator, it marks the
@@ -32,9 +33,10 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     bounded: Mapping[str, float] = field(default_factory=dict)
+    reuse: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for group in (self.values, self.metrics, self.timings, self.bounded):
+        for group in (self.values, self.metrics, self.timings, self.bounded, self.reuse):
             for name, value in group.items():
                 if not math.isfinite(value):
                     raise ValueError(f"{name} is {value}, expected a finite value")

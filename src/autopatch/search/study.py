@@ -5,8 +5,8 @@ Optuna records every search, whichever library proposes (see `SAMPLERS`). To bro
 
 - the active genes as parameters, and the objectives as values;
 - as user attributes, the genome, its place among the proposals, the architecture, the metrics
-  ("metrics.AP"), the timings ("timings.bank") and the values of the constraints
-  ("bounded.latency");
+  ("metrics.AP"), the timings ("timings.bank"), the values of the constraints ("bounded.latency")
+  and what was in the cache ("reuse.images");
 - after a failure, the user attribute "reason", and "failure" if the machine failed.
 
 The study's user attributes are the settings of the search. A system attribute holds the numbers of
@@ -346,6 +346,7 @@ class Study:
         attributes = {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
         attributes |= {f"timings.{name}": value for name, value in evaluation.timings.items()}
         attributes |= {f"bounded.{name}": value for name, value in evaluation.bounded.items()}
+        attributes |= {f"reuse.{name}": value for name, value in evaluation.reuse.items()}
         values = [evaluation.values[name] for name in self._names()]
         return self._finish(number, TrialState.COMPLETE, attributes, values)
 
@@ -685,6 +686,7 @@ def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Tria
             metrics=_prefixed(attributes, "metrics."),
             timings=_prefixed(attributes, "timings."),
             bounded=_prefixed(attributes, "bounded."),
+            reuse=_prefixed(attributes, "reuse."),
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")
