@@ -23,7 +23,15 @@ def test_within_the_memory_it_is_the_coreset_of_all():
     rows = patches()
     start = int((rows - rows.mean(0)).square().sum(1).argmin())
     indices, radii = reference.greedy_coreset(rows, 50, start=start)
-    found = choose_coreset(rows.split(300), 50, patches=2000, memory_bytes=2000 * BYTES)
+    told: list[tuple[int, int]] = []
+    found = choose_coreset(
+        rows.split(300),
+        50,
+        patches=2000,
+        memory_bytes=2000 * BYTES,
+        told=lambda *numbers: told.append(numbers),
+    )
+    assert told == [(0, 50), (50, 50)]
     assert torch.equal(found.rows, rows[indices])
     assert torch.equal(found.radii, radii)
     assert (found.lost, found.patches) == (0, 2000)

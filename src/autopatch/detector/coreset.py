@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,7 @@ def choose_coreset(
     *,
     patches: int,
     memory_bytes: int = CORESET_BYTES,
+    told: Callable[[int, int], None] | None = None,
 ) -> Coreset:
     """Chooses `count` patches by the greedy k-center rule.
 
@@ -67,6 +68,7 @@ def choose_coreset(
         patches: Number of patches in all blocks.
         memory_bytes: Memory for the patches and the working memory of the kernel. All patches are
             kept without regard to it if `count` is None.
+        told: Called before and after the choice with the number of rows chosen, and their total.
 
     Raises:
         ValueError: The memory does not hold twice `count` patches, or there is no patch.
@@ -107,7 +109,11 @@ def choose_coreset(
         raise ValueError("`blocks` has no patch")
     if count is None or count >= patches:
         return Coreset(rows, rows.new_zeros(len(rows)), 0.0, seen)
+    if told is not None:
+        told(0, count)
     chosen, radii = _greedy(rows[:filled], count, total / seen)
+    if told is not None:
+        told(count, count)
     return Coreset(chosen, radii, lost, seen)
 
 

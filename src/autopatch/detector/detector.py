@@ -227,7 +227,12 @@ class Detector(nn.Module):
             device=device,
         )
         try:
-            head = fit_head(maps_of_good, architecture.head, size=evaluation_size)
+            head = fit_head(
+                maps_of_good,
+                architecture.head,
+                size=evaluation_size,
+                told=_told(progress, "choose the memory bank"),
+            )
         except ValueError as error:
             raise InputError(f"the architecture cannot be fitted: {error}") from error
         pixels = torch.cat(list(reader.batches(held_out, architecture.input, 1)))

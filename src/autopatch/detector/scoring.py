@@ -186,7 +186,12 @@ class FittedHead:
 
 
 def fit_head(
-    good: GoodMaps, head: Head, *, size: int, memory_bytes: int = CORESET_BYTES
+    good: GoodMaps,
+    head: Head,
+    *,
+    size: int,
+    memory_bytes: int = CORESET_BYTES,
+    told: Callable[[int, int], None] | None = None,
 ) -> FittedHead:
     """Fits the steps and the memory bank of a head.
 
@@ -196,16 +201,21 @@ def fit_head(
         head: The settings.
         size: Side of the anomaly maps in pixels.
         memory_bytes: Memory for choosing the bank, see `choose_coreset`.
+        told: Called when the bank is chosen, see `choose_coreset`.
 
     Raises:
         ValueError: The memory is too small for the bank size.
     """
-    aggregator, coreset = fit_patches(good, head, memory_bytes=memory_bytes)
+    aggregator, coreset = fit_patches(good, head, memory_bytes=memory_bytes, told=told)
     return head_of_coreset(good, head, aggregator, coreset, size=size)
 
 
 def fit_patches(
-    good: GoodMaps, head: Head, *, memory_bytes: int = CORESET_BYTES
+    good: GoodMaps,
+    head: Head,
+    *,
+    memory_bytes: int = CORESET_BYTES,
+    told: Callable[[int, int], None] | None = None,
 ) -> tuple[PatchAggregator, Coreset]:
     """Fits the steps on features and chooses the coreset, see `fit_head`. Both depend only on patch
     sizes, bank size and steps of the head."""
@@ -213,7 +223,7 @@ def fit_patches(
     pool = PatchAggregator(head.patch_sizes)
     blocks = aggregator.fit(Repeatable(partial(map, pool, good.batches)))
     coreset = choose_coreset(
-        blocks, head.bank_size, patches=good.patches, memory_bytes=memory_bytes
+        blocks, head.bank_size, patches=good.patches, memory_bytes=memory_bytes, told=told
     )
     return aggregator, coreset
 
