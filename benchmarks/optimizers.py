@@ -267,13 +267,7 @@ POPULATIONS = (4, 6, 12, 24)
 
 def configurations() -> list[Configuration]:
     """All configurations."""
-    found = [Configuration(RandomSearch)]
-    for optimizer in (TPE, GP):
-        found += [
-            Configuration(optimizer, warm=warm)
-            for warm in ("nothing", "PatchCore", "named and corners")
-        ]
-    found.append(Configuration(TPE, logarithmic=True))
+    found = [Configuration(RandomSearch), REFERENCE]
     found.append(Configuration(NSGA2, {"population": 12}, "PatchCore"))
     for optimizer in (NSGA2, SMSEMOA, SPEA2, UNSGA3):
         found += [Configuration(optimizer, {"population": n}) for n in POPULATIONS]
@@ -283,7 +277,13 @@ def configurations() -> list[Configuration]:
         for options in ({"population": 6, "offspring": 1}, {"population": 12, "offspring": 6}):
             found.append(Configuration(optimizer, options))
         found.append(Configuration(optimizer, {"population": 12}, logarithmic=True))
-    return found
+    for optimizer in (GP, TPE):
+        found += [
+            Configuration(optimizer, warm=warm)
+            for warm in ("nothing", "PatchCore", "named and corners")
+        ]
+    found.append(Configuration(TPE, logarithmic=True))
+    return list({configuration.name: configuration for configuration in found}.values())
 
 
 def curves(path: Path, table: Table, chosen: Sequence[Configuration]) -> dict[str, Curve]:

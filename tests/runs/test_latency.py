@@ -14,7 +14,7 @@ import autopatch
 from autopatch.errors import InputError
 from autopatch.runs import Run, measure_latency, run_search
 from autopatch.runs import latency as command
-from autopatch.runs import search as searching
+from autopatch.runs import latency_bound as searching
 from autopatch.search import LatencyTable, measure_table
 
 SPACE: dict[str, Any] = {

@@ -21,36 +21,34 @@ from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.folder import STUDY, open_search, require_new, require_resumable
+from autopatch.runs.folder import open_search, require_new, require_resumable
 from autopatch.runs.latency import check_batch, find_preset, find_space
+from autopatch.runs.latency_bound import (
+    check_factor,
+    find_table,
+    read_table,
+    with_latency_bound,
+    without_slow,
+)
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
     CandidateEvaluator,
-    Constraint,
     LatencyTable,
-    Objective,
     Plan,
     SearchSpace,
     Trial,
     can_be_left_out,
     check_settings,
     failed_candidates,
-    load_settings,
-    measure_table,
     resolve_constraints,
     resolve_objectives,
     search,
 )
-from autopatch.search.latency import LatencyLimit
-from autopatch.search.objectives import LATENCY
-from autopatch.search.study import stored_table
 from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
 
-_LATENCY_FACTOR = 4.0  # default bound, in multiples of the PatchCore baseline
-_DRAWS = 5_000  # random architectures, until none is thought to meet the bound
 _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is reported
 
 
@@ -199,8 +197,8 @@ def run_search(
     if objectives:
         resolve_objectives(objectives)
     bounds = resolve_constraints(constraints or {})
-    _check_factor(latency_factor, constraints or {})
-    given_table = _read_table(latency_table)
+    check_factor(latency_factor, constraints or {})
+    given_table = read_table(latency_table)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), executor, workers, lock)
     source = SupernetSource.find(
@@ -230,15 +228,18 @@ def run_search(
     if (latency_factor or math.inf) < math.inf or any(
         o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))
     ):
-        if given_table is None and resume:
-            table = _stored_table(out)
-            table.require_batch(batch, str(out))
-        else:
-            table = given_table or _measured_table(inputs, search_space, machine, batch, progress)
-            table.require(supernet, search_space, batch, "`latency_table`")
-        logger.info("latency: %s", table.describe())
-        bounds = _bounded_latency(bounds, latency_factor, chosen, table, inputs)
-        search_space = _fast_enough(search_space, bounds, table, inputs)
+        table = find_table(
+            out,
+            inputs,
+            search_space,
+            given=given_table,
+            resume=resume,
+            device=machine.device,
+            batch=batch,
+            progress=progress,
+        )
+        bounds = with_latency_bound(bounds, latency_factor, chosen, table, inputs)
+        search_space = without_slow(search_space, bounds, table, inputs)
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
     plan = Plan(
@@ -359,101 +360,6 @@ def check_new_run(out: StrPath, *, shots: int, resume: bool, lock: bool = True) 
         require_resumable(Path(out), lock=lock)
     else:
         require_new(Path(out))
-
-
-def _read_table(table: StrPath | LatencyTable | None) -> LatencyTable | None:
-    return table if table is None or isinstance(table, LatencyTable) else LatencyTable.load(table)
-
-
-def _stored_table(run: Path) -> LatencyTable:
-    """The latency table of a search that is resumed."""
-    table = stored_table(load_settings(run / STUDY))
-    if table is None:
-        raise InputError(f"{run}: the search was started without a latency, cannot resume with one")
-    return table
-
-
-def _measured_table(
-    inputs: Inputs,
-    space: SearchSpace,
-    machine: Machine,
-    batch: int,
-    progress: Progress | None,
-) -> LatencyTable:
-    split = inputs.split
-    return measure_table(
-        inputs.supernet,
-        space,
-        good=[sample.image for sample in split.fit],
-        queries=[sample.image for sample in (*split.holdout, *split.validation)],
-        device=machine.device,
-        batch=batch,
-        reading=inputs.findings.reading,
-        progress=progress,
-    )
-
-
-def _check_factor(factor: float | None, constraints: Mapping[str, float]) -> None:
-    if factor is None:
-        return
-    if LATENCY.name in constraints:
-        raise InputError("`latency_factor` is given, but `constraints` bound the latency already")
-    if not factor > 0:
-        raise InputError(f"`latency_factor` is {factor}, expected a number above 0")
-
-
-def _bounded_latency(
-    bounds: tuple[Constraint, ...],
-    factor: float | None,
-    objectives: Sequence[Objective],
-    table: LatencyTable,
-    inputs: Inputs,
-) -> tuple[Constraint, ...]:
-    """The constraints, with one on the latency relative to the PatchCore baseline if it is due."""
-    if factor is None and LATENCY in objectives:
-        factor = _LATENCY_FACTOR
-    bounded = any(bound.objective == LATENCY for bound in bounds)
-    if bounded or factor is None or math.isinf(factor):
-        return bounds
-    images = len(inputs.split.fit)
-    baseline = patchcore_architecture(inputs.supernet, images=images)
-    if baseline is None:
-        logger.info("no bound on the latency, since the backbone has no PatchCore baseline")
-        return bounds
-    limit = LatencyLimit(table, inputs.supernet, images=images, seconds=math.inf)
-    seconds = limit.seconds(baseline)
-    logger.info(
-        "detectors take at most %.1f ms per image, %g times the PatchCore baseline (%.1f ms)",
-        1e3 * factor * seconds,
-        factor,
-        1e3 * seconds,
-    )
-    return (*bounds, Constraint(LATENCY, factor * seconds))
-
-
-def _fast_enough(
-    space: SearchSpace, bounds: Sequence[Constraint], table: LatencyTable, inputs: Inputs
-) -> SearchSpace:
-    """The space without the architectures that are known to be too slow.
-
-    Raises:
-        InputError: Random architectures are all too slow.
-    """
-    for bound in bounds:
-        if bound.objective == LATENCY:
-            limit = LatencyLimit(
-                table, inputs.supernet, images=len(inputs.split.fit), seconds=bound.bound
-            )
-            rng, least = np.random.default_rng(0), math.inf
-            for _ in range(_DRAWS):
-                least = min(least, limit.seconds(space.decode(space.sample(rng))))
-                if least <= bound.bound:
-                    return replace(space, allows=limit)
-            raise InputError(
-                f"the bound on the latency is {1e3 * bound.bound:.2f} ms, but the fastest of "
-                f"{_DRAWS:,} random architectures takes {1e3 * least:.2f} ms"
-            )
-    return space
 
 
 def _judged(

@@ -1,0 +1,154 @@
+"""The latency in a search: its table, and the bound on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autopatch.detector import patchcore_architecture
+from autopatch.errors import InputError
+from autopatch.files import StrPath
+from autopatch.progress import Progress
+from autopatch.runs.folder import STUDY
+from autopatch.runs.source import Inputs
+from autopatch.search import (
+    Constraint,
+    LatencyTable,
+    Objective,
+    SearchSpace,
+    load_settings,
+    measure_table,
+)
+from autopatch.search.latency import LatencyLimit
+from autopatch.search.objectives import LATENCY
+from autopatch.search.study import stored_table
+
+logger = logging.getLogger(__name__)
+
+LATENCY_FACTOR = 4.0
+"""Default bound on the latency, in multiples of the PatchCore baseline."""
+
+_DRAWS = 5_000  # random architectures, until none is thought to meet the bound
+
+
+def check_factor(factor: float | None, constraints: Mapping[str, float]) -> None:
+    """Raises InputError if a bound relative to the PatchCore baseline is out of its range, or
+    another bound is given too."""
+    if factor is None:
+        return
+    if LATENCY.name in constraints:
+        raise InputError("`latency_factor` is given, but `constraints` bound the latency already")
+    if not factor > 0:
+        raise InputError(f"`latency_factor` is {factor}, expected a number above 0")
+
+
+def read_table(table: StrPath | LatencyTable | None) -> LatencyTable | None:
+    """The table of an argument of `run_search`.
+
+    Raises:
+        InputError: The file is not a table.
+    """
+    return table if table is None or isinstance(table, LatencyTable) else LatencyTable.load(table)
+
+
+def find_table(
+    run: Path,
+    inputs: Inputs,
+    space: SearchSpace,
+    *,
+    given: LatencyTable | None,
+    resume: bool,
+    device: torch.device | str,
+    batch: int,
+    progress: Progress | None,
+) -> LatencyTable:
+    """The table of a search: the given one, that of the search that is resumed, or one that is
+    measured now.
+
+    Raises:
+        InputError: It does not fit the search, or the resumed search has none.
+    """
+    if given is None and resume:
+        stored = stored_table(load_settings(run / STUDY))
+        if stored is None:
+            raise InputError(
+                f"{run}: the search was started without a latency, cannot resume with one"
+            )
+        stored.require_batch(batch, str(run))
+        table = stored
+    else:
+        split = inputs.split
+        table = given or measure_table(
+            inputs.supernet,
+            space,
+            good=[sample.image for sample in split.fit],
+            queries=[sample.image for sample in (*split.holdout, *split.validation)],
+            device=device,
+            batch=batch,
+            reading=inputs.findings.reading,
+            progress=progress,
+        )
+        table.require(inputs.supernet, space, batch, "`latency_table`")
+    logger.info("latency: %s", table.describe())
+    return table
+
+
+def with_latency_bound(
+    constraints: tuple[Constraint, ...],
+    factor: float | None,
+    objectives: Sequence[Objective],
+    table: LatencyTable,
+    inputs: Inputs,
+) -> tuple[Constraint, ...]:
+    """The constraints of a search, with one on the latency relative to the PatchCore baseline if it
+    is due; see `run_search`."""
+    if factor is None and LATENCY in objectives:
+        factor = LATENCY_FACTOR
+    bounded = any(constraint.objective == LATENCY for constraint in constraints)
+    if bounded or factor is None or math.isinf(factor):
+        return constraints
+    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
+    if baseline is None:
+        logger.info("no bound on the latency, since the backbone has no PatchCore baseline")
+        return constraints
+    seconds = _limit(math.inf, table, inputs).seconds(baseline)
+    logger.info(
+        "detectors take at most %.1f ms per image, %g times the PatchCore baseline (%.1f ms)",
+        1e3 * factor * seconds,
+        factor,
+        1e3 * seconds,
+    )
+    return (*constraints, Constraint(LATENCY, factor * seconds))
+
+
+def without_slow(
+    space: SearchSpace, constraints: Sequence[Constraint], table: LatencyTable, inputs: Inputs
+) -> SearchSpace:
+    """The space without the architectures that are known to be too slow.
+
+    Raises:
+        InputError: Random architectures are all too slow.
+    """
+    bound = min((c.bound for c in constraints if c.objective == LATENCY), default=math.inf)
+    if math.isinf(bound):
+        return space
+    limit = _limit(bound, table, inputs)
+    rng, least = np.random.default_rng(0), math.inf
+    for _ in range(_DRAWS):
+        least = min(least, limit.seconds(space.decode(space.sample(rng))))
+        if least <= bound:
+            return replace(space, allows=limit)
+    raise InputError(
+        f"the bound on the latency is {1e3 * bound:.2f} ms, but the fastest of {_DRAWS:,} random "
+        f"architectures takes {1e3 * least:.2f} ms"
+    )
+
+
+def _limit(seconds: float, table: LatencyTable, inputs: Inputs) -> LatencyLimit:
+    return LatencyLimit(table, inputs.supernet, images=len(inputs.split.fit), seconds=seconds)
