@@ -81,7 +81,7 @@ def test_an_interrupted_candidate_is_none_of_the_report(
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     assert "8 of 8 architectures were evaluated;" in page
     assert "without a result" not in page
-    assert "nsga2 (pymoo " in page
+    assert "gp (scipy " in page
 
 
 def test_images_that_changed_since_the_search(autopatch, search_arguments, tmp_path):

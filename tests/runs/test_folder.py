@@ -43,7 +43,7 @@ def test_the_folder_gives_back_what_it_was_made_of(finished, arguments, moved):
     assert finished.objectives == arguments["plan"].objectives
     assert finished.data == moved / "data"
     assert (finished.seed, finished.evaluations) == (4, 4)
-    assert finished.optimizer.startswith("nsga2 (pymoo ")
+    assert finished.optimizer.startswith("gp (scipy ")
     assert len(finished.trials) == 4
     files = {path.name for path in finished.path.iterdir()}
     assert files >= {"study.db", "split.json", "manifest.json"}

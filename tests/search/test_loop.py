@@ -39,7 +39,7 @@ Evaluate = Callable[[Architecture], Evaluation]
 Told = list[tuple[int, int, int, int]]
 
 
-EIGHT: dict[str, Any] = {"evaluations": 8, "population": 3}
+EIGHT: dict[str, Any] = {"evaluations": 8, "population": 3, "sampler": "nsga2"}
 
 
 class Interrupting:
@@ -219,7 +219,7 @@ def test_more_evaluations_later_or_at_once(
     uninterrupted: tuple[Path, Front],
 ) -> None:
     path = tmp_path / "study.db"
-    with Study.create(path, Plan(space, evaluations=4, population=3)) as study:
+    with Study.create(path, Plan(space, evaluations=4, population=3, sampler="nsga2")) as study:
         search(broken_level, study)
     with Study.resume(path, Plan(space, **EIGHT)) as study:
         front = search(broken_level, study)
@@ -575,7 +575,7 @@ def test_an_input_error_ends_all_in_flight(
     path = tmp_path / "study.db"
     spy = Interrupting(evaluate, at=1, error=InputError)
     with (
-        Study.create(path, Plan(space, evaluations=6, population=6)) as study,
+        Study.create(path, Plan(space, evaluations=6, population=6, sampler="nsga2")) as study,
         Reversed(3) as executor,
         pytest.raises(InputError, match="stop"),
     ):
@@ -591,7 +591,7 @@ def test_an_interrupted_callback_ends_all_in_flight(
 
     path = tmp_path / "study.db"
     with (
-        Study.create(path, Plan(space, evaluations=6, population=6)) as study,
+        Study.create(path, Plan(space, evaluations=6, population=6, sampler="nsga2")) as study,
         Reversed(3) as executor,
         pytest.raises(KeyboardInterrupt),
     ):

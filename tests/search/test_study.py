@@ -240,7 +240,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path
         ({"evaluations": 4}, "evaluations = 5, cannot resume it with 4"),
         ({"seed": 1}, "seed = 0, cannot resume it with 1"),
         ({"population": 6}, "population = 12, cannot resume it with 6"),
-        ({"sampler": "tpe"}, 'sampler = "nsga2", cannot resume it with "tpe"'),
+        ({"sampler": "tpe"}, 'sampler = "gp", cannot resume it with "tpe"'),
         (
             {"objectives": (OTHER, *resolve_objectives(["rwAP"]))},
             'objectives = ["total_flops", "rwAP"], cannot resume it with ["cost", "rwAP"]',

@@ -87,7 +87,7 @@ def run_search(
     space: str = DEFAULT_SPACE,
     weights: StrPath = "auto",
     preset: str = "default",
-    sampler: str = "nsga2",
+    sampler: str = "gp",
     objectives: Sequence[str] | None = None,
     constraints: Mapping[str, float] | None = None,
     latency_factor: float | None = None,
@@ -96,7 +96,7 @@ def run_search(
     choices: Mapping[str, Sequence[Choice]] | None = None,
     fixed: Mapping[str, Choice] | None = None,
     shots: int = 1,
-    evaluations: int = 60,
+    evaluations: int = 100,
     seed: int = 0,
     split_seed: int | None = None,
     population: int = 12,
@@ -130,7 +130,7 @@ def run_search(
             one of its networks, or a registered one.
         weights: See `load_supernet`.
         preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
-        sampler: "nsga2", "gp", or "tpe" as in the published search.
+        sampler: The optimizer: "gp", "nsga2", or "tpe" as in the published search.
         objectives: Names of registered objectives; the first is the cost, the last the quality. If
             None, the preset's objectives: latency and rwAP by default.
         constraints: Bounds by name of a registered objective, such as {"latency": 0.01, "memory":
@@ -152,7 +152,8 @@ def run_search(
         evaluations: Number of architectures to evaluate.
         seed: Seed of the optimizer and of random weights; by default also of the split.
         split_seed: Seed of the split; `seed` if None.
-        population: Architectures per generation.
+        population: Architectures per generation of "nsga2". A search also ends if so many
+            candidates fail at its start.
         reserve: Images of each anomaly type that are never in the test set.
         protocol: How to split: "random", or "autopatch" as published.
         group_regex: Regular expression for file names. Images with the same first match group stay

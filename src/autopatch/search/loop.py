@@ -77,7 +77,7 @@ def search(
         executor: Runs the evaluations; if None, they run in this process, one at a time. With
             processes the evaluator must be picklable. The executor is not shut down.
         workers: Maximum number of evaluations in flight. It is limited by the number of genomes
-            that the optimizer proposes at a time: one for "tpe".
+            that the optimizer proposes at a time: one, but a generation for "nsga2".
 
     Raises:
         SearchError: If all candidates of the first generation fail; with an optimizer that proposes

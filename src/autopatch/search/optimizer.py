@@ -92,5 +92,6 @@ SAMPLERS: Registry[Sampler] = Registry(
         "tpe": "autopatch.search.tpe:SAMPLER",
     },
 )
-"""Samplers by name. "nsga2" is the default; "gp" needs the fewest evaluations; "tpe" is the sampler
-of the published protocol. Optuna records every search, whichever sampler proposes."""
+"""Samplers by name. "gp" is the default, since it needs the fewest evaluations; "nsga2" proposes a
+generation at a time; "tpe" is the sampler of the published protocol. Optuna records every search,
+whichever sampler proposes."""

@@ -115,7 +115,7 @@ class Plan:
     seed: int = 0
     population: int = 12
     initial: Sequence[Architecture] = ()
-    sampler: str = "nsga2"
+    sampler: str = "gp"
     objectives: tuple[Objective, ...] = field(
         default_factory=lambda: resolve_objectives(DEFAULT_OBJECTIVES)
     )
