@@ -9,7 +9,36 @@ import pytest
 
 from autopatch.detector import Architecture
 from autopatch.genes import Gene
-from autopatch.search import Evaluation, Objective, SearchSpace, resolve_objectives
+from autopatch.search import (
+    Evaluation,
+    Objective,
+    Optimizer,
+    Score,
+    SearchSpace,
+    resolve_objectives,
+)
+from autopatch.search.optimizer import Genome
+
+OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
+"""The objectives that `evaluate` measures."""
+
+
+def propose(
+    optimizer: Optimizer,
+    space: SearchSpace,
+    evaluate: Callable[[Architecture], Evaluation],
+    *,
+    count: int,
+) -> tuple[list[Genome], list[tuple[float, ...]]]:
+    """The first `count` genomes that an optimizer proposes, or all there are, and their losses."""
+    genomes: list[Genome] = []
+    losses: list[tuple[float, ...]] = []
+    while len(genomes) < count and (asked := optimizer.ask()):
+        told = [evaluate(space.decode(genome)).losses(OBJECTIVES) for genome in asked]
+        optimizer.tell([Score(each) for each in told])
+        genomes += asked
+        losses += told
+    return genomes[:count], losses[:count]
 
 
 def space_of(
@@ -52,8 +81,8 @@ def small_space() -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def objectives() -> tuple[Objective, ...]:
-    """The objectives that `evaluate` measures."""
-    return resolve_objectives(["total_flops", "rwAP"])
+    """See `OBJECTIVES`."""
+    return OBJECTIVES
 
 
 @pytest.fixture(scope="session")

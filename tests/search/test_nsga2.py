@@ -9,73 +9,25 @@ import pytest
 from pymoo.indicators.hv import HV
 
 from autopatch.detector import Architecture
-from autopatch.search import NSGA2, Evaluation, Score, SearchSpace, resolve_objectives
+from autopatch.search import NSGA2, Evaluation, Score, SearchSpace
+
+from .conftest import OBJECTIVES, propose
 
 Evaluate = Callable[[Architecture], Evaluation]
 Genome = tuple[int, ...]
 
-OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
 EQUAL = Evaluation({"total_flops": 1, "rwAP": 0.5})
-
-
-def propose(
-    space: SearchSpace, evaluate: Evaluate, *, seed: int, population: int, count: int
-) -> tuple[list[Genome], list[tuple[float, ...]]]:
-    optimizer = NSGA2(space, seed=seed, population=population)
-    genomes: list[Genome] = []
-    objectives: list[tuple[float, ...]] = []
-    while len(genomes) < count:
-        asked = optimizer.ask()
-        told = [evaluate(space.decode(genome)).losses(OBJECTIVES) for genome in asked]
-        optimizer.tell([Score(losses) for losses in told])
-        genomes += asked
-        objectives += told
-    return genomes[:count], objectives[:count]
-
-
-def test_proposes_valid_canonical_genomes_once(space: SearchSpace, evaluate: Evaluate) -> None:
-    genomes, _ = propose(space, evaluate, seed=0, population=12, count=240)
-    assert len(set(genomes)) == 240
-    assert all(space.is_valid(genome) for genome in genomes)
-    assert all(space.canonical(genome) == genome for genome in genomes)
-
-
-def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
-    def disturbing(architecture: Architecture) -> Evaluation:
-        np.random.seed(0)  # what an evaluator draws must not matter
-        return evaluate(architecture)
-
-    first, _ = propose(space, evaluate, seed=3, population=6, count=36)
-    second, _ = propose(space, disturbing, seed=3, population=6, count=36)
-    other, _ = propose(space, evaluate, seed=4, population=6, count=36)
-    assert first == second
-    assert first != other
 
 
 @pytest.mark.parametrize("count", [1, 6, 9])
 def test_initial_genomes_come_first(space: SearchSpace, count: int) -> None:
-    initial, _ = propose(space, lambda _: EQUAL, seed=9, population=12,
-                         count=count)  # fmt: skip
+    initial, _ = propose(NSGA2(space, seed=9, population=12), space, lambda _: EQUAL, count=count)
     optimizer = NSGA2(space, seed=0, population=6, initial=[*initial, initial[0]])
     asked = optimizer.ask()
     assert asked[:count] == initial
     assert len(asked) == len(set(asked)) == max(6, count)
     optimizer.tell([Score((1.0, 0.5))] * len(asked))
     assert len(optimizer.ask()) == 6
-
-
-def test_proposes_all_of_a_small_space_and_then_nothing(
-    small_space: SearchSpace, evaluate: Evaluate
-) -> None:
-    optimizer = NSGA2(small_space, seed=0, population=5)
-    genomes: list[Genome] = []
-    while asked := optimizer.ask():
-        genomes += asked
-        optimizer.tell(
-            [Score(evaluate(small_space.decode(genome)).losses(OBJECTIVES)) for genome in asked]
-        )
-    assert len(genomes) == len(set(genomes)) == small_space.size() == 16
-    assert optimizer.ask() == []
 
 
 def test_population_larger_than_the_space(small_space: SearchSpace) -> None:
@@ -106,7 +58,7 @@ def test_failed_candidates_do_not_survive(space: SearchSpace, evaluate: Evaluate
 def test_golden_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
     if pymoo.__version__ != "0.6.2":
         pytest.skip(f"the genomes are those of pymoo 0.6.2, this is {pymoo.__version__}")
-    genomes, _ = propose(space, evaluate, seed=0, population=4, count=16)
+    genomes, _ = propose(NSGA2(space, seed=0, population=4), space, evaluate, count=16)
     assert ["".join(map(str, genome)) for genome in genomes] == [
         *("1412000010", "0100000012", "1010000000", "0000110011"),
         *("1412000012", "0110000010", "0100001012", "1410000010"),
@@ -117,7 +69,9 @@ def test_golden_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
 
 def test_beats_random_search(space: SearchSpace, evaluate: Evaluate) -> None:
     def volume(seed: int, population: int) -> float:
-        _, objectives = propose(space, evaluate, seed=seed, population=population, count=60)
+        _, objectives = propose(
+            NSGA2(space, seed=seed, population=population), space, evaluate, count=60
+        )
         flops, losses = np.array(objectives).T
         scaled = (np.log10(flops) - 7) / 5  # 1e7 to 1e12 FLOPs
         return float(HV(ref_point=np.ones(2))(np.stack([scaled, losses], axis=1)))

@@ -20,27 +20,14 @@ from autopatch.search import (
     Score,
     SearchSpace,
     compose_genes,
-    resolve_objectives,
 )
 from autopatch.search.storage import quiet
 from autopatch.search.tpe import _distribution
 
+from .conftest import OBJECTIVES, propose
+
 Evaluate = Callable[[Architecture], Evaluation]
 Genome = tuple[int, ...]
-
-OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
-
-
-def propose(
-    optimizer: TPE, space: SearchSpace, evaluate: Evaluate, *, count: int
-) -> tuple[list[Genome], list[tuple[float, ...]]]:
-    genomes: list[Genome] = []
-    objectives: list[tuple[float, ...]] = []
-    while len(genomes) < count and (asked := optimizer.ask()):
-        genomes += asked
-        objectives.append(evaluate(space.decode(asked[0])).losses(OBJECTIVES))
-        optimizer.tell([Score(objectives[-1])])
-    return genomes, objectives
 
 
 def test_is_the_published_search() -> None:
@@ -106,34 +93,6 @@ def test_numbers_and_labels(space: SearchSpace) -> None:
 def test_labels(space: SearchSpace, choices: tuple[object, ...]) -> None:
     gene = replace(space.genes[0], choices=choices)
     assert _distribution(gene) == CategoricalDistribution(choices)
-
-
-def test_proposes_valid_canonical_genomes_once(space: SearchSpace, evaluate: Evaluate) -> None:
-    optimizer = TPE(space, seed=0)
-    genomes, _ = propose(optimizer, space, evaluate, count=40)
-    assert len(set(genomes)) == 40
-    assert all(space.is_valid(genome) for genome in genomes)
-    assert all(space.canonical(genome) == genome for genome in genomes)
-
-
-def test_same_seed_same_genomes(space: SearchSpace, evaluate: Evaluate) -> None:
-    def disturbing(architecture: Architecture) -> Evaluation:
-        np.random.seed(0)  # what an evaluator draws must not matter
-        return evaluate(architecture)
-
-    first, _ = propose(TPE(space, seed=3), space, evaluate, count=30)
-    second, _ = propose(TPE(space, seed=3), space, disturbing, count=30)
-    other, _ = propose(TPE(space, seed=4), space, evaluate, count=30)
-    assert first == second
-    assert first != other
-
-
-def test_initial_genomes_come_first(space: SearchSpace, evaluate: Evaluate) -> None:
-    initial, _ = propose(TPE(space, seed=9), space, evaluate, count=3)
-    optimizer = TPE(space, seed=0, initial=[*initial, initial[0]])
-    genomes, _ = propose(optimizer, space, evaluate, count=6)
-    assert genomes[:3] == initial
-    assert len(set(genomes)) == 6
 
 
 def test_proposed_again_is_told_again(small_space: SearchSpace, evaluate: Evaluate) -> None:
