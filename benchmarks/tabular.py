@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -473,7 +473,15 @@ def assemble(
     latency: LatencyTable,
     about: Mapping[str, str],
 ) -> Table:
-    """The table of all values, with the latency of each architecture."""
+    """The table of all values, with the latency of each architecture.
+
+    Args:
+        found: The values of each genome.
+        supernet: The network.
+        space: The space.
+        latency: What the latency is read from.
+        about: The setting; "fit_images" is the number of good images for the banks.
+    """
     genomes = all_genomes(space)
     columns = {
         name: np.array([found[genome][name] for genome in genomes], dtype=np.float64)
@@ -483,6 +491,8 @@ def assemble(
     seconds = []
     for genome, of_draws in zip(genomes, rows, strict=True):
         architecture = space.decode(genome)
+        patches = int(about["fit_images"]) * _patches(supernet, architecture)
+        architecture = replace(architecture, head=architecture.head.for_patches(patches))
         cases = [
             Case(supernet, architecture, tuple(count for count in banks if count))
             for banks in zip(*of_draws, strict=True)

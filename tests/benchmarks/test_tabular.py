@@ -72,12 +72,14 @@ def table(
     exhaustive: Exhaustive,
     supernet: Supernet,
     space: SearchSpace,
+    split: Split,
     latency: LatencyTable,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Table:
     path = tmp_path_factory.mktemp("table") / "textures"
     found = tabular.fill(path.with_suffix(".jsonl"), exhaustive, space, {})
-    made = tabular.assemble(found, supernet, space, latency, {"set": "textures"})
+    about = {"set": "textures", "fit_images": str(len(split.fit))}
+    made = tabular.assemble(found, supernet, space, latency, about)
     made.save(path.with_suffix(".npz"))
     return Table.load(path.with_suffix(".npz"))
 

@@ -372,7 +372,7 @@ def test_remarks(tmp_path: Path) -> None:
     assert remarks.lines() == (
         "1 image is brighter than the bit depth allows (values up to 1500 are clipped at 1023): "
         "images[0]; fit again with `bit_depth` 12",
-        f"the alpha channel of 2 images is dropped: images[2], {file}; blend with a background "
+        f"the alpha channel of 2 images is dropped: {file}, images[2]; blend with a background "
         "first if it matters",
     )
     assert Remarks().lines() == ()

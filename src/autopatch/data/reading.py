@@ -202,7 +202,7 @@ class Remarks:
                 self._with_alpha[name] = None
 
     def lines(self) -> tuple[str, ...]:
-        """One line per kind of note, with names of the images."""
+        """One line per kind of note, with the first names of the images in alphabetical order."""
         found = []
         with self._lock:
             if self._bright:
@@ -211,13 +211,13 @@ class Remarks:
                 found.append(
                     f"{counted(len(self._bright), 'image')} {verb} brighter than the bit depth "
                     f"allows (values up to {most} are clipped at {self._highest}): "
-                    f"{first_names([*self._bright])}; {self._advice.format(_bits(most))}"
+                    f"{first_names(sorted(self._bright))}; {self._advice.format(_bits(most))}"
                 )
             if self._with_alpha:
                 found.append(
                     f"the alpha channel of {counted(len(self._with_alpha), 'image')} is "
-                    f"dropped: {first_names([*self._with_alpha])}; blend with a background first "
-                    "if it matters"
+                    f"dropped: {first_names(sorted(self._with_alpha))}; blend with a background "
+                    "first if it matters"
                 )
         return tuple(found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from autopatch.detector.steps import STEPS
@@ -70,6 +70,12 @@ class Head:
             if any(each != step.off for each in values):
                 on[name] = value
         object.__setattr__(self, "steps", Settings(on))
+
+    def for_patches(self, patches: int) -> Head:
+        """The same settings for a number of patches: a bank at least as large keeps all of them."""
+        if self.bank_size is None or self.bank_size < patches:
+            return self
+        return replace(self, bank_size=None)
 
     def active_steps(self) -> list[tuple[str, Setting]]:
         """Names and values of the steps that are on, in the order in which they run."""

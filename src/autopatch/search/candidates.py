@@ -134,9 +134,7 @@ class CandidateEvaluator:
         """
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
         patches = len(self._of_fit) * height * width
-        head = architecture.head
-        if head.bank_size is not None and head.bank_size >= patches:
-            architecture = replace(architecture, head=replace(head, bank_size=None))
+        architecture = replace(architecture, head=architecture.head.for_patches(patches))
         if architecture not in self._scored:
             self._scored[architecture] = self._score(architecture)
         return self._scored[architecture]

@@ -47,11 +47,8 @@ class LatencyLimit:
         if architecture not in self._found:
             grid = self._supernet.grid(architecture.backbone, architecture.input.size)
             patches = self._images * math.prod(grid)
-            head, rows = architecture.head, patches
-            if head.bank_size is not None and head.bank_size < patches:
-                rows = head.bank_size
-            elif head.bank_size is not None:  # a coreset of all patches is all of them
-                head = replace(head, bank_size=None)
+            head = architecture.head.for_patches(patches)
+            rows = patches if head.bank_size is None else head.bank_size
             case = Case(self._supernet, replace(architecture, head=head), (rows,))
             self._found[architecture] = self._table.seconds(case)
         return self._found[architecture]
