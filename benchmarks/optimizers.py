@@ -33,7 +33,7 @@ from autopatch.detector import DEFAULT_DEFECT_WEIGHT
 from autopatch.genes import Choice
 from autopatch.search import GP, NSGA2, TPE, Optimizer, Score, SearchSpace
 from autopatch.search.genetic import GeneticOptimizer
-from autopatch.search.optimizer import Genome
+from autopatch.search.space import Genome
 from record import Record
 from tabular import RESULTS, SETS, Table
 

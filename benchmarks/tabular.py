@@ -64,8 +64,8 @@ from autopatch.search import (
 from autopatch.search.coresets import Coresets, before_bank
 from autopatch.search.feature_maps import FeatureMaps
 from autopatch.search.latency import Case
-from autopatch.search.optimizer import Genome
 from autopatch.search.shots import ShotDistances, Shots
+from autopatch.search.space import Genome
 from autopatch.supernet import Supernet, load_supernet
 from features import SHARED
 from record import Record

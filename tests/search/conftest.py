@@ -17,7 +17,7 @@ from autopatch.search import (
     SearchSpace,
     resolve_objectives,
 )
-from autopatch.search.optimizer import Genome
+from autopatch.search.space import Genome
 
 OBJECTIVES = resolve_objectives(["total_flops", "rwAP"])
 """The objectives that `evaluate` measures."""

@@ -7,6 +7,7 @@ import pytest
 from pymoo.indicators.hv import HV
 
 from autopatch.detector import Architecture
+from autopatch.genes import Choice
 from autopatch.search import GP, NSGA2, Evaluation, Optimizer, Score, SearchSpace, gp
 
 from .conftest import OBJECTIVES, propose
@@ -115,3 +116,46 @@ def test_beats_nsga2(space: SearchSpace, evaluate: Evaluate) -> None:
 
     half = found(lambda seed: GP(space, seed=seed), 30)
     assert half > found(lambda seed: NSGA2(space, seed=seed, population=8), 60)
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ((1.0, 0.5, 2.0), [0.5, 0.0, 1.0]),
+        ((500, 1000, None), [0.0, 0.5, 1.0]),
+        ((None, 0.25, 0.5), [0.0, 0.5, 1.0]),
+        ((None, 64, 32), [1.0, 0.5, 0.0]),
+        ((False, True), None),
+        (("a", None), None),
+        ((1, "a", None), None),
+        ((3,), None),
+    ],
+)
+def test_ranks(choices: tuple[Choice, ...], expected: list[float] | None) -> None:
+    assert gp._ranks(choices) == expected
+
+
+def test_the_unit_of_a_loss_does_not_matter(space: SearchSpace, evaluate: Evaluate) -> None:
+    def proposals(unit: float) -> list[Genome]:
+        def scaled(architecture: Architecture) -> Evaluation:
+            values = evaluate(architecture).values
+            return Evaluation({**values, "total_flops": unit * values["total_flops"]})
+
+        optimizer = GP(space, seed=0, logarithmic=(False, False))
+        return propose(optimizer, space, scaled, count=30)[0]
+
+    assert proposals(2.0**-30) == proposals(1.0) == proposals(2.0**10)
+
+
+def test_a_constraint_that_is_never_met_does_not_hide_the_losses(
+    space: SearchSpace, evaluate: Evaluate
+) -> None:
+    optimizer = GP(space, seed=0)
+    sizes: list[int] = []
+    for _ in range(50):
+        (genome,) = optimizer.ask()
+        architecture = space.decode(genome)
+        sizes.append(architecture.input.size)
+        optimizer.tell([Score(evaluate(architecture).losses(OBJECTIVES), (3.0,))])
+    # The losses of one size are the best; a third of all random genomes have it.
+    assert sizes[20:].count(224) > 15

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autopatch.detector import Architecture
 from autopatch.search import SAMPLERS, Evaluation, Optimizer, SearchSpace
-from autopatch.search.optimizer import Genome
+from autopatch.search.space import Genome
 
 from .conftest import OBJECTIVES, propose
 
@@ -70,3 +71,26 @@ def test_proposes_all_of_a_small_space_and_then_nothing(
     genomes, _ = propose(optimizer, small_space, evaluate, count=99)
     assert len(genomes) == len(set(genomes)) == small_space.size() == 16
     assert optimizer.ask() == []
+
+
+def test_proposes_all_that_are_allowed_and_then_nothing(
+    small_space: SearchSpace, evaluate: Evaluate, sampler: str
+) -> None:
+    allowed = replace(small_space, allows=lambda architecture: architecture.input.size == 64)
+    optimizer = make(sampler, allowed)
+    genomes, _ = propose(optimizer, allowed, evaluate, count=99)
+    assert len(genomes) == len(set(genomes)) == 8
+    assert all(map(allowed.is_allowed, genomes))
+    assert optimizer.ask() == []
+
+
+def test_finds_the_few_that_are_allowed(
+    space: SearchSpace, evaluate: Evaluate, sampler: str
+) -> None:
+    rare = replace(
+        space,
+        allows=lambda a: (a.backbone.levels, a.head.patch_sizes) == ((0, 1, 2, 3), (1, 3, 5, 7)),
+    )
+    genomes, _ = propose(make(sampler, rare), rare, evaluate, count=5)
+    assert len(set(genomes)) == 5
+    assert all(map(rare.is_allowed, genomes))

@@ -24,8 +24,8 @@ from pymoo.problems.static import StaticProblem
 
 from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
-from autopatch.search.optimizer import Genome, Sampler, Score
-from autopatch.search.space import SearchSpace
+from autopatch.search.optimizer import Sampler, Score
+from autopatch.search.space import Genome, SearchSpace
 
 # Silences pymoo's hint about missing compiled modules: sorting a dozen individuals is fast without
 # them.
@@ -36,12 +36,9 @@ IntArray = npt.NDArray[np.int64]
 # Loss and excess of a failed candidate: finite, so that it can be sorted, and worse than any other.
 _PENALTY = 1e30
 
-# The space counts as exhausted after this many successive random draws without a new architecture.
-_DRAWS = 100_000
-
 
 class _NewArchitectures(DuplicateElimination):  # type: ignore[misc]
-    """Drops invalid genomes and genomes whose architecture was proposed before.
+    """Drops genomes that are not allowed, and genomes whose architecture was proposed before.
 
     pymoo repeats the mating until a generation is full, so genomes need no repair.
     """
@@ -188,14 +185,12 @@ class GeneticOptimizer:
     def _sample(self, count: int) -> list[Genome]:
         """At most `count` new random genomes, marked as proposed."""
         genomes: list[Genome] = []
-        draws = 0
-        while len(genomes) < count and len(self._proposed) < self._size and draws < _DRAWS:
-            draws += 1
-            genome = self._space.sample(self._random)
-            if genome not in self._proposed:
-                self._proposed.add(genome)
-                genomes.append(genome)
-                draws = 0
+        while len(genomes) < count and len(self._proposed) < self._size:
+            genome = self._space.sample_new(self._random, self._proposed)
+            if genome is None:
+                break
+            self._proposed.add(genome)
+            genomes.append(genome)
         return genomes
 
 
@@ -205,7 +200,7 @@ def _genome(x: Sequence[int] | IntArray) -> Genome:
 
 def _canonical(space: SearchSpace, x: Sequence[int] | IntArray) -> Genome | None:
     genome = _genome(x)
-    return space.canonical(genome) if space.is_valid(genome) else None
+    return space.canonical(genome) if space.is_allowed(genome) else None
 
 
 def sampler_of(optimizer: type[GeneticOptimizer]) -> Sampler:

@@ -14,22 +14,23 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr
 
+from autopatch.genes import Choice
 from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
-from autopatch.search.optimizer import Genome, Sampler, Score
-from autopatch.search.space import SearchSpace
+from autopatch.search.optimizer import Sampler, Score
+from autopatch.search.space import Genome, SearchSpace
 
 Array = npt.NDArray[np.float64]
 
 _RANDOM = 10  # evaluations before the first model, at least
 _POOL = 200  # random genomes, and as many variants of the best ones, to choose from
 _TRIES = 2  # draws for each of them
-_DRAWS = 100_000  # of random genomes, until the space counts as exhausted
 _DIRECTIONS = 64
 _SAMPLES = 32
 _SWEPT = 12  # parameters of a model that are reconsidered at a time
 _LEAST = 1e-9  # weight of the deviations in the improvement
-_DIGITS = 6  # of the logarithm of what a genome is worth; more would let rounding decide
+_DIGITS = 6  # of the acquisition function; more would let rounding decide
+_FARTHEST = 8.0  # deviations between a mean and 0 that count, so that an improvement still counts
 
 # Choices for the parameters of a model.
 _WEIGHTS = np.array([0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
@@ -39,10 +40,10 @@ _USUAL_WEIGHT, _WEIGHT_SPREAD = np.log(0.3), 1.5
 
 class GaussianProcess:
     """A model of one loss: a Gaussian process whose covariance is exp(-sum_g w_g d_g), with the
-    distances d_g of two genomes in each gene g.
+    distances d_g of two genomes in each gene g and inverse length scales w_g.
 
-    The weights w_g and the noise maximize the posterior density. Each `fit` improves some of them
-    by a step on a grid, so that rounding hardly ever changes them.
+    The inverse length scales and the noise maximize the posterior density. Each `fit` improves some
+    of them by a step on a grid, so that rounding hardly ever changes them.
 
     Args:
         genes: Number of genes.
@@ -99,7 +100,8 @@ class GaussianProcess:
         return self._mean + self._scale * mean, self._scale * np.sqrt(variance)
 
     def _posterior(self, total: Array, parameters: npt.NDArray[np.int64], values: Array) -> float:
-        """Log density of the parameters, but for a constant; the variance is the best one."""
+        """Log posterior density of the parameters, up to a constant, with the variance that
+        maximizes it."""
         factor = self._covariance(total, parameters)
         variance = float(values @ cho_solve((factor, True), values)) / len(values)
         likelihood = -0.5 * len(values) * np.log(max(variance, 1e-12))
@@ -142,13 +144,12 @@ class GP:
         self._initial = list(dict.fromkeys(space.canonical(genome) for genome in initial))
         self._logarithmic = np.array(logarithmic)
         self._genes = [place for place, gene in enumerate(space.genes) if len(gene.choices) > 1]
-        self._ordered = np.array(
-            [
-                all(type(choice) in (int, float) for choice in space.genes[place].choices)
-                for place in self._genes
-            ]
-        )
-        self._steps = np.array([len(space.genes[place].choices) - 1 for place in self._genes])
+        ranks = [_ranks(space.genes[place].choices) for place in self._genes]
+        self._ordered = np.array([of_gene is not None for of_gene in ranks])
+        self._codes: list[Sequence[float]] = [
+            of_gene or range(len(space.genes[place].choices))
+            for place, of_gene in zip(self._genes, ranks, strict=True)
+        ]
         self._genomes: list[Genome] = []
         self._scores: list[Score | None] = []
         self._models: dict[tuple[str, int], GaussianProcess] = {}
@@ -178,7 +179,8 @@ class GP:
         losses, excesses = self._known()
         feasible = np.asarray((excesses <= 0).all(axis=1))
         evaluated = [self._genomes[place] for place in np.flatnonzero(finished)]
-        pool = self._pool(_parents(evaluated, losses, feasible), proposed)
+        violations = np.maximum(excesses, 0.0).sum(axis=1)
+        pool = self._pool(_parents(evaluated, losses, violations), proposed)
         if not pool:
             return None
         known = self._encoded(self._genomes)
@@ -187,24 +189,27 @@ class GP:
 
         def predicted(name: str, targets: Array, rows: npt.NDArray[np.bool_]) -> tuple[Array, ...]:
             """Means and deviations `[N, targets]`."""
+            among_rows, rows_to_pool = among[:, rows][:, :, rows], to_pool[:, rows]
             found = []
             for number, values in enumerate(targets.T):
                 model = self._models.setdefault((name, number), GaussianProcess(len(self._genes)))
                 swept = self._random.permutation(len(self._genes) + 1)[:_SWEPT].tolist()
-                model.fit(among[:, rows][:, :, rows], values, swept)
-                found.append(model.predict(to_pool[:, rows]))
+                model.fit(among_rows, values, swept)
+                found.append(model.predict(rows_to_pool))
             return tuple(np.stack(each, axis=1) for each in zip(*found, strict=True))
 
         means, deviations = predicted("losses", losses, finished)
         gain = expected_improvement(means, deviations, losses, losses[feasible])
         # Where nothing improves, the least known genome is next.
-        worth = np.log(gain + _LEAST * deviations.sum(axis=1))
+        ranges = np.ptp(losses, axis=0)
+        unknown = (deviations / np.where(ranges > 0, ranges, 1.0)).sum(axis=1)
+        acquisition = np.log(gain + _LEAST * unknown)
         if excesses.size:
-            worth += _below_0(*predicted("excesses", excesses, finished))
+            acquisition += _below_0(*predicted("excesses", excesses, finished))
         if not finished.all():
             failed = np.where(finished, -1.0, 1.0)[:, None]
-            worth += _below_0(*predicted("failed", failed, np.ones_like(finished)))
-        return pool[int(worth.round(_DIGITS).argmax())]
+            acquisition += _below_0(*predicted("failed", failed, np.ones_like(finished)))
+        return pool[int(acquisition.round(_DIGITS).argmax())]
 
     def _known(self) -> tuple[Array, Array]:
         """Losses `[n, objectives]` and excesses `[n, constraints]` of all genomes with a score, as
@@ -224,7 +229,9 @@ class GP:
             wanted = len(pool) + _POOL
             for _ in range(_TRIES * _POOL):
                 genome = draw(self._random)
-                if genome is not None and genome not in proposed:
+                if genome is None or genome in proposed or genome in pool:
+                    continue
+                if self._space.is_allowed(genome):
                     pool[genome] = None
                     if len(pool) == wanted:
                         break
@@ -242,25 +249,28 @@ class GP:
 
     def _new(self, proposed: set[Genome]) -> Genome | None:
         """A random new genome; None if there seems to be none."""
-        for _ in range(_DRAWS if len(proposed) < self._size else 0):
-            genome = self._space.sample(self._random)
-            if genome not in proposed:
-                return genome
-        return None
+        if len(proposed) == self._size:
+            return None
+        return self._space.sample_new(self._random, proposed)
 
     def _encoded(self, genomes: Sequence[Genome]) -> Array:
-        """Choices of the genes that have several, `[n, G]`; -1 for inert genes."""
+        """Codes of the genes that have several choices, `[n, G]`; -1 for inert genes."""
         rows = []
         for genome in genomes:
             active = self._space.active(genome)
-            rows.append([genome[place] if active[place] else -1 for place in self._genes])
+            rows.append(
+                [
+                    codes[genome[place]] if active[place] else -1.0
+                    for place, codes in zip(self._genes, self._codes, strict=True)
+                ]
+            )
         return np.array(rows, dtype=np.float64)
 
     def _distances(self, rows: Array, columns: Array) -> Array:
-        """Distances in each gene, `[G, n, N]`: from 0 to 1 by rank for numbers, else 0 or 1; 1 if
-        the gene is inert in one of both, and 0 if in both."""
+        """Distances in each gene, `[G, n, N]`: from 0 to 1 by rank if it is ordered (see `_ranks`),
+        else 0 or 1; 1 if the gene is inert in one of both, and 0 if in both."""
         one, other = rows.T[:, :, None], columns.T[:, None, :]
-        by_rank = np.abs(one - other) / self._steps[:, None, None]
+        by_rank = np.abs(one - other)
         unequal = (one != other).astype(np.float64)
         differ = (one < 0) != (other < 0)
         found: Array = np.where(self._ordered[:, None, None] & ~differ, by_rank, unequal)
@@ -268,8 +278,8 @@ class GP:
 
 
 def expected_improvement(means: Array, deviations: Array, known: Array, front: Array) -> Array:
-    """By how much a new point is expected to improve the hypervolume, relative to that of all
-    known losses.
+    """By how much a new point is expected to improve the hypervolume, up to a constant factor, with
+    each loss divided by the range of the known ones.
 
     The hypervolume is a mean over directions (Golovin & Zhang, "Random hypervolume scalarizations
     for provable multi-objective black box optimization", 2020), and the expectation a mean over
@@ -316,15 +326,31 @@ def expected_improvement(means: Array, deviations: Array, known: Array, front: A
 def _below_0(means: Array, deviations: Array) -> Array:
     """Logarithm of the probability that all values are below 0, `[N]`; means and deviations are
     `[N, values]`."""
-    found: Array = log_ndtr(-means / deviations).sum(axis=1)
+    found: Array = log_ndtr(np.maximum(-means / deviations, -_FARTHEST)).sum(axis=1)
     return found
 
 
-def _parents(
-    genomes: Sequence[Genome], losses: Array, feasible: npt.NDArray[np.bool_]
-) -> list[Genome]:
-    """The genomes that no other dominates, among the feasible ones if there are any."""
-    among = np.flatnonzero(feasible) if feasible.any() else np.arange(len(losses))
+def _ranks(choices: Sequence[Choice]) -> list[float] | None:
+    """The ranks of choices, from 0 to 1, if they are numbers and perhaps one None: None comes next
+    to the number beside it in the list. Other choices have no order."""
+    numbers = sorted(
+        choice
+        for choice in choices
+        if isinstance(choice, int | float) and not isinstance(choice, bool)
+    )
+    if len(choices) - len(numbers) > (None in choices) or len(choices) < 2 or not numbers:
+        return None
+    order: list[Choice] = [*numbers]
+    if None in choices:
+        place = list(choices).index(None)
+        beside = choices[place - 1] if place else choices[1]
+        order.insert(len(order) if beside == numbers[-1] else 0, None)
+    return [order.index(choice) / (len(order) - 1) for choice in choices]
+
+
+def _parents(genomes: Sequence[Genome], losses: Array, violations: Array) -> list[Genome]:
+    """The genomes that no other dominates, among those with the smallest violation."""
+    among = np.flatnonzero(violations == violations.min())
     values = losses[among]
     no_worse = (values[:, None] <= values[None]).all(axis=2)
     better = (values[:, None] < values[None]).any(axis=2)

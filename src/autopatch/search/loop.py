@@ -18,7 +18,8 @@ from autopatch.errors import (
 from autopatch.search.evaluation import CallbackError, Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.front import Front, Trial, non_dominated, none_feasible
-from autopatch.search.optimizer import SAMPLERS, Genome, Score
+from autopatch.search.optimizer import SAMPLERS, Score
+from autopatch.search.space import Genome
 from autopatch.search.study import Plan, Study
 
 FAILURES_IN_A_ROW = 3

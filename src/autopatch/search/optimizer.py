@@ -9,9 +9,7 @@ from typing import Protocol, TypeAlias
 from autopatch.registry import Registry
 from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import Objective
-from autopatch.search.space import SearchSpace
-
-Genome: TypeAlias = tuple[int, ...]
+from autopatch.search.space import Genome, SearchSpace
 
 Losses: TypeAlias = tuple[float, ...]
 """The losses of a candidate, to be minimized, in the order of the search's objectives."""

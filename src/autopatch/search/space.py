@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from autopatch.errors import InputError
 from autopatch.genes import PARTS, Choice, Gene, Setting, Settings
 from autopatch.supernet import Backbone, Preset, Supernet, check_level
 
+Genome: TypeAlias = tuple[int, ...]
+
 _REQUIRED = {"input.image_size", "head.bank_size"}
+_DRAWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,15 @@ class SearchSpace:
     """A finite set of architectures, addressed by integer genomes.
 
     A genome holds one index into the choices of each gene. It is valid if it chooses at least one
-    level, and `allows` its architecture. Valid genomes that differ only in inert genes encode the
-    same architecture; `canonical` maps them to one form.
+    level. Valid genomes that differ only in inert genes encode the same architecture; `canonical`
+    maps them to one form.
 
     Attributes:
         name: Name of the space; also the network, unless a gene chooses the network.
         genes: The genes, in the order of the genome.
         fixed: Fixed values of fields without a gene, by part and field, such as "head.bank_size".
-        allows: Tells which architectures are proposed; all if None. It is not part of the stored
-            space, and `size` does not regard it.
+        allows: Tells which architectures a search may propose; all if None. It is not part of the
+            stored space.
 
     Raises:
         InputError: If genes contradict each other or a choice is out of its range.
@@ -280,8 +283,8 @@ class SearchSpace:
         return tuple(choice if used else 0 for choice, used in zip(genome, active, strict=True))
 
     def is_valid(self, genome: Sequence[int]) -> bool:
-        """Whether the genome has the right length, indices in range, at least one level, none
-        twice, and an architecture that is allowed."""
+        """Whether the genome has the right length, indices in range, and at least one level, none
+        twice."""
         try:
             genome = self._indices(genome)
         except InputError:
@@ -292,7 +295,11 @@ class SearchSpace:
             if gene.is_level
         ]
         chosen = [level for level in levels if level is not None]
-        if not chosen or len(set(chosen)) != len(chosen):
+        return bool(chosen) and len(set(chosen)) == len(chosen)
+
+    def is_allowed(self, genome: Sequence[int]) -> bool:
+        """Whether a search may propose the genome: it is valid, and `allows` its architecture."""
+        if not self.is_valid(genome):
             return False
         return self.allows is None or self.allows(self.decode(genome))
 
@@ -333,8 +340,20 @@ class SearchSpace:
             if self.is_valid(genome):
                 return self.canonical(genome)
 
+    def sample_new(self, rng: np.random.Generator, taken: Container[Genome]) -> Genome | None:
+        """A random allowed genome, in canonical form, that is not taken.
+
+        None if there seems to be none: 100 draws for each architecture of the space, at most
+        100,000, give no new one.
+        """
+        for _ in range(min(_DRAWS, 100 * self.size())):
+            genome = self.sample(rng)
+            if genome not in taken and self.is_allowed(genome):
+                return genome
+        return None
+
     def size(self) -> int:
-        """Exact number of distinct architectures."""
+        """Exact number of distinct architectures, allowed or not."""
         # On/off patterns are enumerated only within groups of level genes that share a dependent
         # gene: a backbone with 24 levels has 2^24 patterns in total.
         groups = [{gene.name} for gene in self.genes if gene.is_level]

@@ -46,8 +46,8 @@ from autopatch.search.objectives import (
     checked_objectives,
     resolve_objectives,
 )
-from autopatch.search.optimizer import SAMPLERS, Genome
-from autopatch.search.space import SearchSpace
+from autopatch.search.optimizer import SAMPLERS
+from autopatch.search.space import Genome, SearchSpace
 from autopatch.search.storage import (
     DATABASE_ERRORS,
     close_storage,

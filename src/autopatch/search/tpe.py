@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import TPESampler
@@ -19,8 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autopatch.genes import Gene
 from autopatch.search.constraints import Constraint
 from autopatch.search.objectives import MAXIMIZE, MINIMIZE, Objective
-from autopatch.search.optimizer import Genome, Sampler, Score
-from autopatch.search.space import SearchSpace
+from autopatch.search.optimizer import Sampler, Score
+from autopatch.search.space import Genome, SearchSpace
 from autopatch.search.storage import quiet
 
 # The search ends after this many successive proposals without a new architecture.
@@ -60,6 +61,7 @@ class TPE:
         self._distributions = {gene.name: _distribution(gene) for gene in space.genes}
         self._results: dict[Genome, Score | None] = {}
         self._asked: tuple[Trial, Genome] | None = None
+        self._random = np.random.default_rng(seed)
         with quiet():
             # As in the published search, maximized objectives stay as they are. As losses they
             # would change the reference point of the hypervolume that ranks trials of equal rank.
@@ -78,9 +80,11 @@ class TPE:
     def ask(self) -> list[Genome]:
         """One canonical genome that has not been proposed before.
 
-        If the sampler repeats a genome, it receives the known result; if a genome has no level, it
-        receives a failure. Then it proposes again, as in the published search. The list is empty if
-        all architectures were proposed, or if many successive proposals were not new.
+        If the sampler repeats a genome, it receives the known result; if a genome has no level or
+        is not allowed, it receives a failure. Then it proposes again, as in the published search.
+        The list is empty if all architectures were proposed, or if many successive proposals were
+        not new. If the space allows some architectures only, a random one takes the place of the
+        latter.
         """
         for _ in range(_PROPOSALS if len(self._results) < self._size else 0):
             trial = self._study.ask(self._distributions)
@@ -89,7 +93,14 @@ class TPE:
                 self._asked = trial, genome
                 return [genome]
             self._finish(trial, None if genome is None else self._results[genome])
-        return []
+        if self._space.allows is None or len(self._results) == self._size:
+            return []
+        genome = self._space.sample_new(self._random, self._results)
+        if genome is None:
+            return []
+        self._study.enqueue_trial(self._space.parameters(genome))
+        self._asked = self._study.ask(self._distributions), genome
+        return [genome]
 
     def tell(self, scores: Sequence[Score | None]) -> None:
         """Takes the score of the last proposed genome; None for a failed candidate."""
@@ -100,7 +111,7 @@ class TPE:
 
     def _genome(self, trial: Trial) -> Genome | None:
         genome = tuple(gene.choices.index(trial.params[gene.name]) for gene in self._space.genes)
-        return self._space.canonical(genome) if self._space.is_valid(genome) else None
+        return self._space.canonical(genome) if self._space.is_allowed(genome) else None
 
     def _finish(self, trial: Trial, score: Score | None) -> None:
         if score is None:

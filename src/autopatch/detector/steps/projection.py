@@ -62,7 +62,7 @@ class Projection(Step):
     """Number of features after a random projection; features that are not more stay as they are."""
 
     order = 300
-    choices = (None, 32, 64)
+    choices = (None, 64, 32)
 
     def check(self, value: Choice) -> None:
         """Raises InputError unless the value is a number of features."""

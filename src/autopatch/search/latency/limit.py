@@ -32,7 +32,6 @@ class LatencyLimit:
         self._table = table
         self._supernet = supernet
         self._images = images
-        self._found: dict[Architecture, float] = {}
 
     def __call__(self, architecture: Architecture) -> bool:
         """Whether an architecture is within the limit."""
@@ -44,11 +43,8 @@ class LatencyLimit:
         Raises:
             InputError: The table does not cover it.
         """
-        if architecture not in self._found:
-            grid = self._supernet.grid(architecture.backbone, architecture.input.size)
-            patches = self._images * math.prod(grid)
-            head = architecture.head.for_patches(patches)
-            rows = patches if head.bank_size is None else head.bank_size
-            case = Case(self._supernet, replace(architecture, head=head), (rows,))
-            self._found[architecture] = self._table.seconds(case)
-        return self._found[architecture]
+        grid = self._supernet.grid(architecture.backbone, architecture.input.size)
+        patches = self._images * math.prod(grid)
+        head = architecture.head.for_patches(patches)
+        rows = patches if head.bank_size is None else head.bank_size
+        return self._table.seconds(Case(self._supernet, replace(architecture, head=head), (rows,)))
