@@ -65,12 +65,13 @@ def search(
             "(FLOPs of ofa_mbv3 as published); default: latency, unless the preset has its own."
         ),
     ] = None,
-    max_latency: Annotated[
+    latency_factor: Annotated[
         str | None,
         typer.Option(
+            "--max-latency",
             help="Only detectors that take at most so long per image: a time such as 10ms, a "
             "multiple of the PatchCore baseline such as 2x, or 'none' for no bound; default: 4x if "
-            "the cost is the latency."
+            "the cost is the latency.",
         ),
     ] = None,
     max_memory: Annotated[
@@ -94,7 +95,7 @@ def search(
     batch: Batch = 1,
     sampler: Annotated[
         str,
-        typer.Option(help="Optimizer: 'gp', 'nsga2', or 'tpe' as published."),
+        typer.Option(help="Optimizer: 'gp' (Gaussian processes), 'nsga2', or 'tpe' as published."),
     ] = "gp",
     shots: Shots = 1,
     evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 100,
@@ -126,7 +127,7 @@ def search(
     from autopatch.runs import run_search
 
     byte = {"MB": 1e6, "MiB": 2.0**20, "GB": 1e9, "GiB": 2.0**30}
-    seconds, factor = latency_bound(max_latency)
+    seconds, factor = latency_bound(latency_factor)
     constraints = {
         "latency": seconds,
         "memory": with_unit("--max-memory", max_memory, byte),

@@ -68,7 +68,8 @@ def choose_coreset(
         patches: Number of patches in all blocks.
         memory_bytes: Memory for the patches and the working memory of the kernel. All patches are
             kept without regard to it if `count` is None.
-        told: Called before and after the choice with the number of rows chosen, and their total.
+        told: Called before and after the rows are chosen with the number of rows chosen, and their
+            total; not if all patches are kept.
 
     Raises:
         ValueError: The memory does not hold twice `count` patches, or there is no patch.

@@ -398,7 +398,9 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{100 * share:.0f} % of the {name}" for name, share in shares.items())
+    return ", ".join(
+        f"{100 * share:.0f} % of the {name.replace('_', ' ')}" for name, share in shares.items()
+    )
 
 
 def _write_csv(path: Path, report: Report) -> None:

@@ -105,18 +105,33 @@ def with_latency_bound(
     objectives: Sequence[Objective],
     table: LatencyTable,
     inputs: Inputs,
+    resumed: Path | None,
 ) -> tuple[Constraint, ...]:
     """The constraints of a search, with one on the latency relative to the PatchCore baseline if it
-    is due; see `run_search`."""
-    if factor is None and LATENCY in objectives:
-        factor = LATENCY_FACTOR
-    bounded = any(constraint.objective == LATENCY for constraint in constraints)
-    if bounded or factor is None or math.isinf(factor):
+    is due; see `run_search`. A resumed search keeps its bound if no other one is asked for.
+
+    Raises:
+        InputError: A factor is given, but the backbone has no PatchCore baseline.
+    """
+    if any(constraint.objective == LATENCY for constraint in constraints):
+        return constraints
+    if factor is None and resumed is not None:
+        stored = map(Constraint.from_json, load_settings(resumed / STUDY)["constraints"])
+        return (*constraints, *(bound for bound in stored if bound.objective == LATENCY))
+    if factor is None and LATENCY not in objectives:
+        return constraints
+    if factor is not None and math.isinf(factor):
         return constraints
     baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     if baseline is None:
+        if factor is not None:
+            raise InputError(
+                f"`latency_factor` is {factor:g}, but {inputs.supernet.name} has no PatchCore "
+                "baseline to compare with; give the bound in seconds"
+            )
         logger.info("no bound on the latency, since the backbone has no PatchCore baseline")
         return constraints
+    factor = LATENCY_FACTOR if factor is None else factor
     seconds = _limit(math.inf, table, inputs).seconds(baseline)
     logger.info(
         "detectors take at most %.1f ms per image, %g times the PatchCore baseline (%.1f ms)",
@@ -130,24 +145,24 @@ def with_latency_bound(
 def without_slow(
     space: SearchSpace, constraints: Sequence[Constraint], table: LatencyTable, inputs: Inputs
 ) -> SearchSpace:
-    """The space without the architectures that are known to be too slow.
+    """The space, allowing only architectures that are not known to be too slow.
 
     Raises:
         InputError: Random architectures are all too slow.
     """
-    bound = min((c.bound for c in constraints if c.objective == LATENCY), default=math.inf)
-    if math.isinf(bound):
-        return space
-    limit = _limit(bound, table, inputs)
-    rng, least = np.random.default_rng(0), math.inf
-    for _ in range(_DRAWS):
-        least = min(least, limit.seconds(space.decode(space.sample(rng))))
-        if least <= bound:
-            return replace(space, allows=limit)
-    raise InputError(
-        f"the bound on the latency is {1e3 * bound:.2f} ms, but the fastest of {_DRAWS:,} random "
-        f"architectures takes {1e3 * least:.2f} ms"
-    )
+    for bound in constraints:
+        if bound.objective == LATENCY:
+            limit = _limit(bound.bound, table, inputs)
+            rng, least = np.random.default_rng(0), math.inf
+            for _ in range(_DRAWS):
+                least = min(least, limit.seconds(space.decode(space.sample(rng))))
+                if least <= bound.bound:
+                    return replace(space, allows=limit)
+            raise InputError(
+                f"{bound.describe()}: expected a higher bound, since the fastest of {_DRAWS:,} "
+                f"random architectures takes {1e3 * least:.2f} ms"
+            )
+    return space
 
 
 def _limit(seconds: float, table: LatencyTable, inputs: Inputs) -> LatencyLimit:

@@ -61,7 +61,8 @@ class Machine:
         cache_gib: Memory for decoded images and feature maps that candidates share, in GiB.
         device: "cpu", "cuda" or "cuda:<number>".
         executor: Evaluates the candidates; None to evaluate them one by one in this process.
-        workers: Number of candidates submitted to the executor at a time.
+        workers: Number of candidates submitted to the executor at a time; more than one has an
+            effect with the sampler "nsga2" only.
         lock: Whether to lock the run folder, so that only one process searches in it.
 
     Raises:
@@ -139,8 +140,9 @@ def run_search(
             but are neither on the front nor picked while another meets all. Candidates that the
             latency table shows to be too slow are not even fitted.
         latency_factor: Bound on the latency, in multiples of that of the PatchCore baseline, if
-            `constraints` have none; math.inf for no bound. If None, it is 4 in a search whose
-            objectives include the latency, and there is none in others.
+            `constraints` have none; math.inf for no bound. If None, it is 4 in a new search whose
+            objectives include the latency, there is none in others, and a resumed search keeps its
+            bound.
         latency_table: Table of `measure_latency`, or its file, if an objective or a constraint is
             the latency; it may come from another machine. If None, the table is measured on this
             machine before the search. The record stores it.
@@ -174,7 +176,8 @@ def run_search(
         device: "cpu", "cuda" or "cuda:<number>". Images are always read on the CPU.
         executor: Evaluates the candidates in threads, which share the feature maps. If None, they
             are evaluated one by one in this process.
-        workers: Number of candidates submitted to the executor at a time.
+        workers: Number of candidates submitted to the executor at a time; more than one has an
+            effect with the sampler "nsga2" only.
         resume: Whether to continue the search in `out`. The result is the same as without the
             interruption.
         lock: Whether to lock `out` while searching. Use False on a file system without locks, and
@@ -226,9 +229,9 @@ def run_search(
     )
     chosen = resolve_objectives(objectives or searched.objectives)
     table = None
-    if (latency_factor or math.inf) < math.inf or any(
-        o.needs_latency_table for o in (*chosen, *(bound.objective for bound in bounds))
-    ):
+    is_bounded = latency_factor is not None and not math.isinf(latency_factor)
+    needing = [o for o in (*chosen, *(b.objective for b in bounds)) if o.needs_latency_table]
+    if is_bounded or needing:
         table = find_table(
             out,
             inputs,
@@ -239,7 +242,9 @@ def run_search(
             batch=batch,
             progress=progress,
         )
-        bounds = with_latency_bound(bounds, latency_factor, chosen, table, inputs)
+        bounds = with_latency_bound(
+            bounds, latency_factor, chosen, table, inputs, out if resume else None
+        )
         search_space = without_slow(search_space, bounds, table, inputs)
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
@@ -407,7 +412,7 @@ def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
         genome = space.encode(architecture)
     except InputError:
         return ()
-    return (architecture,) if space.is_valid(genome) else ()
+    return (architecture,) if space.is_allowed(genome) else ()
 
 
 def _warn_of_large_maps(

@@ -122,12 +122,12 @@ class CandidateEvaluator:
 
         Timings are totals over all fit and scored images; "features" is short if the maps come from
         the cache. `Evaluation.reuse` has the shares of images that were not decoded again
-        ("images"), of segments of the backbone that were not run again ("feature maps"), and of
+        ("images"), of segments of the backbone that were not run again ("feature_maps"), and of
         coresets that were not chosen again ("coresets"). If candidates are evaluated in threads,
         these are the shares of all that run at the same time.
 
         All bank sizes at or above the number of patches give the same detector, which is evaluated
-        once.
+        once; later results have no timings and shares.
 
         Raises:
             CallbackError: If `progress` raises an exception.
@@ -135,8 +135,9 @@ class CandidateEvaluator:
         height, width = self._supernet.grid(architecture.backbone, architecture.input.size)
         patches = len(self._of_fit) * height * width
         architecture = replace(architecture, head=architecture.head.for_patches(patches))
-        if architecture not in self._scored:
-            self._scored[architecture] = self._score(architecture)
+        if architecture in self._scored:
+            return replace(self._scored[architecture], timings={}, reuse={})
+        self._scored[architecture] = self._score(architecture)
         return self._scored[architecture]
 
     def _score(self, architecture: Architecture) -> Evaluation:
@@ -196,7 +197,7 @@ class CandidateEvaluator:
         maps = self._feature_maps.work
         return {
             "images": (maps.images_read, maps.images_reused),
-            "feature maps": (maps.computed, maps.reused),
+            "feature_maps": (maps.computed, maps.reused),
             "coresets": (self._coresets.chosen, self._coresets.reused),
         }
 

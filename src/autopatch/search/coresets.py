@@ -20,7 +20,7 @@ class Coresets:
 
     Attributes:
         chosen: Number of coresets that were chosen.
-        reused: Number of those that were not, because the cache had them.
+        reused: Number of those that the cache already had.
     """
 
     def __init__(self, cache: Cache) -> None:

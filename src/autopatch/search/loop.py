@@ -151,6 +151,8 @@ def search(
 
 def _without_result(outcomes: Collection[Trial]) -> SearchError | MachineError:
     """The error of a search in which every candidate failed."""
+    if not outcomes:
+        return SearchError("the optimizer proposed no architecture that is allowed")
     first = min(outcomes, key=lambda trial: trial.place)
     count = len(outcomes)
     if any(trial.counts for trial in outcomes):
@@ -175,7 +177,11 @@ def _note(plan: Plan, evaluated: int) -> str | None:
     size = plan.space.size()
     if evaluated == size:
         return ended + f"no architecture of the space's {size} is left that was not evaluated"
-    return ended + f"the optimizer proposes nothing new among the space's {size} architectures"
+    allowed = "" if plan.space.allows is None else " that are allowed"
+    return (
+        ended
+        + f"the optimizer proposes nothing new among the space's {size} architectures{allowed}"
+    )
 
 
 def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
@@ -187,7 +193,7 @@ def _require_none_left(study: Study, recorded: dict[Genome, Trial]) -> None:
         raise InputError(
             f"{study.path}: trial {trial.number} holds an architecture that the optimizer does "
             "not propose there; the record was made with other versions of autopatch, pymoo, "
-            "optuna or numpy"
+            "optuna, scipy or numpy"
         )
 
 

@@ -142,7 +142,8 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Number of architectures to evaluate: `evaluations`, but at most the size of the space."""
+        """Largest number of architectures to evaluate: `evaluations`, or the size of the space if
+        that is less."""
         return min(self.evaluations, self.space.size())
 
     def genomes(self) -> list[Genome]:

@@ -134,6 +134,9 @@ class NearestNeighbors:
         """See `Component`."""
         for backbone in all_level_sets(supernet, space).values():
             require_levels(values["sets"], supernet.levels(backbone))
+        several = {k for k in space.choices("head", "neighbors") if k != 1}
+        for option in (_ALL_PATCHES, *(f"neighbors {k}" for k in sorted(map(str, several)))):
+            entry(values["factors"], option, "option")
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
