@@ -28,15 +28,16 @@ class Record:
         self._path = path
         self.results: list[dict[str, Any]] = []
         head = json.loads(json.dumps(setting))
-        if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            path.write_text("".join(whole))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.seek(0)
+            whole = [line for line in file if line.endswith(b"\n")]
+            file.truncate(sum(map(len, whole)))
+        if whole:
             first, *self.results = map(json.loads, whole)
             if first != head:
                 raise SystemExit(f"{path}: holds results of another setting; remove it")
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(head) + "\n")
 
     def add(self, result: Mapping[str, Any]) -> None:

@@ -186,7 +186,7 @@ class Part:
             draws.append(Scored(images, known.expand(len(images), -1), known))
         return cls(
             samples=(*split.test, *split.calibration),
-            sets=tuple(tuple(_drawn(split.validation, (place,))) for place in range(RESERVE)),
+            sets=tuple(tuple(_drawn(len(split.validation), (place,))) for place in range(RESERVE)),
             held_out=list(range(len(images), len(images) + len(split.calibration))),
             draws=tuple(draws),
         )
@@ -198,7 +198,7 @@ class Part:
         held_out = list(range(len(split.holdout)))
         draws = []
         for draw in DRAWS:
-            drawn = _drawn(shots, draw)
+            drawn = _drawn(len(shots), draw)
             images = [*held_out, *(len(held_out) + shot for shot in drawn)]
             among = [shots[shot] for shot in drawn]
             known = torch.zeros((len(images), len(shots)), dtype=torch.bool)
@@ -212,9 +212,9 @@ class Part:
         )
 
 
-def _drawn(shots: Sequence[Sample], draw: Sequence[int]) -> list[int]:
-    """The shots of a draw; `RESERVE` successive shots are of one type."""
-    return [shot for shot in range(len(shots)) if shot % RESERVE in draw]
+def _drawn(shots: int, draw: Sequence[int]) -> list[int]:
+    """The shots of a draw, of so many; `RESERVE` successive shots are of one type."""
+    return [shot for shot in range(shots) if shot % RESERVE in draw]
 
 
 class Exhaustive:
@@ -296,7 +296,7 @@ class Exhaustive:
             defects[name] = distances[name].defects
         knowing = [
             head.knowing(*Known((), tuple(patches[i] for i in drawn)).joined(head.memory.bank))
-            for drawn in (_drawn(patches, draw) for draw in DRAWS)
+            for drawn in (_drawn(len(patches), draw) for draw in DRAWS)
         ]
         costs = [
             [self._costs(architectures[0], knows) for knows in (head, each)] for each in knowing

@@ -22,6 +22,7 @@ from autopatch.search import (
     resolve_objectives,
 )
 from autopatch.supernet import Supernet, load_supernet
+from record import Record
 from tabular import DRAWS, RESERVE, Exhaustive, Table
 
 OBJECTIVES = resolve_objectives(["total_flops", "memory", "latency", "rwAP"])
@@ -138,3 +139,15 @@ def test_an_interrupted_run_goes_on(supernet: Supernet, space: SearchSpace, tmp_
     assert path.read_text().splitlines(keepends=True) == lines
     with pytest.raises(SystemExit, match="another setting"):
         tabular.fill(path, evaluate, space, {"split": "another"})
+
+
+@pytest.mark.parametrize("left", [0, 5, 9, 17, 18])
+def test_a_record_without_its_last_lines_goes_on(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "record.jsonl"
+    Record(path, {"a": 1}).add({"b": 2})
+    path.write_bytes(path.read_bytes()[:left])
+    record = Record(path, {"a": 1})
+    record.add({"b": 3})
+    assert Record(path, {"a": 1}).results == [*([{"b": 2}] if left == 18 else []), {"b": 3}]
+    with pytest.raises(SystemExit, match="holds results of another setting"):
+        Record(path, {"a": 2})
