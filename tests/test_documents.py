@@ -84,7 +84,7 @@ def test_python_of_the_docs(parts: None) -> None:
     names: dict[str, Any] = {}
     choices = 'choices={"image_size": (64,), "bank_size": (500,)}'
     choices += ', objectives=("total_flops", "rwAP")'  # no latency to measure first
-    exec(whole.replace("evaluations=60", f"evaluations=3, {choices}"), names)
+    exec(whole.replace("evaluations=100", f"evaluations=3, {choices}"), names)
     assert names["page"].is_file()
     assert Path("run/detector.safetensors").is_file()
     assert Path("run/evaluation.json").is_file()
