@@ -71,7 +71,7 @@ def test_the_improvement_is_that_of_the_hypervolume() -> None:
     volume = HV(ref_point=np.full(2, 1.1))
     expected = [volume(np.concatenate([front, [point]])) - volume(front) for point in points]
     certain = np.zeros_like(points)
-    found = gp.expected_improvement(points, certain, front, front)
+    found = gp.expected_improvement(points, certain, front, front, np.full(2, 0.1))
     # The area of a circular sector is half the square of its radius times its angle.
     np.testing.assert_allclose(found * np.pi / 4, expected, atol=3e-3)
     assert np.corrcoef(found, expected)[0, 1] > 0.99
@@ -81,7 +81,8 @@ def test_uncertain_points_may_improve_more() -> None:
     front = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
     means = np.array([[0.6, 0.6]] * 3)
     deviations = np.array([[0.0, 0.0], [0.0, 0.2], [0.0, 0.4]])
-    none, some, more = gp.expected_improvement(means, deviations, front, front)
+    margins = np.full(2, 0.1)
+    none, some, more = gp.expected_improvement(means, deviations, front, front, margins)
     assert none == 0 < some < more
 
 

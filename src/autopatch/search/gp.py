@@ -28,6 +28,7 @@ _TRIES = 2  # draws for each of them
 _DIRECTIONS = 64
 _SAMPLES = 32
 _SWEPT = 12  # parameters of a model that are reconsidered at a time
+_MARGIN = 0.1  # of the reference point, for costs
 _LEAST = 1e-9  # weight of the deviations in the improvement
 _DIGITS = 6  # of the acquisition function; more would let rounding decide
 _FARTHEST = 8.0  # deviations between a mean and 0 that count, so that an improvement still counts
@@ -127,7 +128,9 @@ class GP:
         space: The space to search.
         seed: The same seed and the same scores give the same genomes.
         initial: Genomes proposed first.
-        logarithmic: For each loss, whether its logarithm counts; if all are above 0.
+        logarithmic: For each loss, whether it is a cost. The logarithm of a cost counts, if all are
+            above 0, and the highest known cost is no reason to refuse a good candidate. Of other
+            losses, the worst known value is worth nothing, however low the cost.
     """
 
     def __init__(
@@ -199,7 +202,8 @@ class GP:
             return tuple(np.stack(each, axis=1) for each in zip(*found, strict=True))
 
         means, deviations = predicted("losses", losses, finished)
-        gain = expected_improvement(means, deviations, losses, losses[feasible])
+        margins = np.where(self._logarithmic, _MARGIN, 0.0)
+        gain = expected_improvement(means, deviations, losses, losses[feasible], margins)
         # Where nothing improves, the least known genome is next.
         ranges = np.ptp(losses, axis=0)
         unknown = (deviations / np.where(ranges > 0, ranges, 1.0)).sum(axis=1)
@@ -277,20 +281,23 @@ class GP:
         return found
 
 
-def expected_improvement(means: Array, deviations: Array, known: Array, front: Array) -> Array:
+def expected_improvement(
+    means: Array, deviations: Array, known: Array, front: Array, margins: Array
+) -> Array:
     """By how much a new point is expected to improve the hypervolume, up to a constant factor, with
     each loss divided by the range of the known ones.
 
     The hypervolume is a mean over directions (Golovin & Zhang, "Random hypervolume scalarizations
     for provable multi-objective black box optimization", 2020), and the expectation a mean over
-    samples that are the same for all points. The reference point is a tenth of the range worse than
-    the worst known losses.
+    samples that are the same for all points. The reference point is worse than the worst known
+    losses by a margin.
 
     Args:
         means: Means of the losses of new points, `[N, m]`.
         deviations: Their standard deviations, `[N, m]`.
         known: All known losses, `[n, m]`; they set the range.
         front: Losses that are improved on, `[f, m]`; may be empty.
+        margins: Margin of each loss, as a share of its range, `[m]`.
 
     Returns:
         `[N]`.
@@ -309,7 +316,7 @@ def expected_improvement(means: Array, deviations: Array, known: Array, front: A
     def lengths(losses: Array) -> Array:
         """How far each direction reaches from the reference point within what losses `[..., m]`
         dominate, `[..., directions]`."""
-        better = np.maximum(1.1 - (losses - best) / span, 0.0)
+        better = np.maximum(1.0 + margins - (losses - best) / span, 0.0)
         reach = np.full((*losses.shape[:-1], _DIRECTIONS), np.inf)
         for place in range(count):
             np.minimum(reach, better[..., place, None] / directions[:, place], out=reach)
