@@ -7,6 +7,7 @@ import typer
 
 from autopatch.cli import arguments
 from autopatch.cli.app import app
+from autopatch.cli.options import choices_by_name
 from autopatch.data import Reading, check_folder
 from autopatch.errors import InputError
 from autopatch.published.imported import import_study
@@ -64,6 +65,7 @@ def test_parameters_of_commands_are_arguments_of_the_calls(name):
         ({"legacy_order": "x"}, "`legacy_order` is x", "--legacy-order is x"),
         ({"group_regex": "("}, "`group_regex` is '('", "--group-regex is '('"),
         ({"fixed": {"a": 1}}, "`fixed`: ", "--fixed: "),
+        ({"fixed": {"smoothing": 99.5}}, "smoothing is 99.5, expected", "smoothing is 99.5, ex"),
     ],
 )
 def test_an_argument_that_is_wrong(autopatch, textures, tmp_path, options, python, command):
@@ -82,6 +84,12 @@ def test_an_argument_that_is_wrong(autopatch, textures, tmp_path, options, pytho
     assert command in err
     assert "`" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_values_of_genes():
+    entries = ["a=7", "b=0.5", "c=none", "d=true", "e=ofa_w1.2"]
+    values = {"a": 7, "b": 0.5, "c": None, "d": True, "e": "ofa_w1.2"}
+    assert choices_by_name("--fixed", entries) == values
 
 
 def test_a_folder_that_exists(autopatch, textures, tmp_path):

@@ -198,6 +198,7 @@ def test_a_table_of_another_search_is_refused(
         ({"batch": 0}, "`batch` is 0, expected at least 1"),
         ({"preset": "x"}, "`preset` is 'x'"),
         ({"fixed": {"x": 1}}, "`fixed`: "),
+        ({"fixed": {"smoothing": 99}}, "smoothing is 99, expected 0 to 32 pixels"),
         ({"images": "nowhere"}, "nowhere: no such folder, expected images"),
         ({"images": ["one.png"]}, "`images` has 1, expected at least two good images"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from autopatch.data import MVTecAD, Sample
 from autopatch.errors import InputError, MachineError
 from autopatch.runs import Run, run_search
+from autopatch.runs.latency import find_space
 from autopatch.search import (
     OBJECTIVES,
     CandidateEvaluator,
@@ -17,6 +18,7 @@ from autopatch.search import (
     Objective,
     load_trials,
 )
+from autopatch.supernet import load_supernet
 
 SMALL = {
     "space": "timm:test_efficientnet",
@@ -161,6 +163,16 @@ def test_mistakes_leave_nothing_behind(data, tmp_path, other, fragment):
         run_search(data, tmp_path / "run", **SMALL | other)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_field_of_the_head_is_fixed_to_any_value():
+    supernet = load_supernet("timm:test_efficientnet", "random")
+    fixed = {"defects": None, "smoothing": 1.5, "level_weight": 3.0, "image_size": 224}
+    space = find_space(supernet, supernet.presets["default"], None, fixed)
+    assert space.choices("head", "defects") == []  # off
+    assert space.choices("head", "smoothing") == [1.5]
+    assert set(space.choices("head", "level_weight")) == {3.0}
+    assert space.choices("input", "image_size") == [224]
 
 
 def test_a_resumed_search_counts_and_names_what_failed(data, tmp_path, monkeypatch, caplog):

@@ -84,7 +84,8 @@ def test_genes_of_steps(steps: None, supernet: Supernet, plain: SearchSpace) -> 
 
 
 def test_architectures_with_steps(steps: None, supernet: Supernet, plain: SearchSpace) -> None:
-    space = compose_space(supernet, choices={"whole": (1, 2), "of_levels": (1, 2)})
+    choices = {"whole": (1, 2), "of_levels": (1, 2), "defects": (None,)}
+    space = compose_space(supernet, choices=choices)
     backbone = supernet.patchcore()
     assert backbone is not None
     for steps_on in ({}, {"whole": 2}, {"of_levels": (2, 1)}, {"whole": 2, "of_levels": (1, 2)}):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from autopatch.errors import InputError
+from autopatch.genes import Choice
 
 Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder written by `search`.", metavar="RUN")]
@@ -248,21 +249,26 @@ def floats(name: str, text: str | None) -> tuple[float, ...] | None:
     return values
 
 
-def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, int | str | bool | None]:
-    """Parses entries such as "kernel_size=7" or "stage_0_block=none".
+def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, Choice]:
+    """Parses entries such as "kernel_size=7", "smoothing=0.5" or "defects=none".
 
     Raises:
         InputError: An entry is malformed, or a name is given twice.
     """
     words = {"none": None, "true": True, "false": False}
-    values: dict[str, int | str | bool | None] = {}
+    values: dict[str, Choice] = {}
     for entry in entries:
         key, _, value = entry.partition("=")
         if not key or not value:
             raise InputError(f"{name} is '{entry}', expected a name and a value: kernel_size=7")
         if key in values:
             raise InputError(f"{name} gives {key} twice, expected one value")
-        values[key] = int(value) if value.isdecimal() else words.get(value, value)
+        if re.fullmatch(r"\d+", value, re.ASCII):
+            values[key] = int(value)
+        elif re.fullmatch(r"\d*\.\d+", value, re.ASCII):
+            values[key] = float(value)
+        else:
+            values[key] = words.get(value, value)
     return values
 
 

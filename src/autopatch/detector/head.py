@@ -226,7 +226,7 @@ class _Option:
 
 _OPTIONAL = {
     "neighbors": _Option(1, (1, 3), _check_neighbors, "{} neighbors"),
-    "defects": _Option(None, (None, 0.25, 0.5, 1.0), _check_defects, "known defects weighted {:g}"),
+    "defects": _Option(None, (0.25, 0.5, 1.0), _check_defects, "known defects weighted {:g}"),
     "smoothing": _Option(0, (0, 1, 2), _check_smoothing, "smoothed by {:g} px"),
 }
 

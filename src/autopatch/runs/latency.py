@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from autopatch.data import Reading, decide, folder_images
+from autopatch.detector import Head
 from autopatch.errors import InputError
 from autopatch.files import StrPath, path_kind, require_writable_file
 from autopatch.genes import Choice
@@ -142,14 +143,21 @@ def find_space(
 ) -> SearchSpace:
     """The search space of `run_search`'s arguments.
 
+    A field of the head that can be off can be fixed to any value, be it one of the choices or not.
+
     Raises:
         InputError: A name or a choice is wrong.
     """
-    space = compose_space(supernet, preset=preset, choices=choices)
-    if not fixed:
+    given = dict(choices or {})
+    rest = dict(fixed or {})
+    for name in Head.off_choices():
+        if name in rest and name not in given:
+            given[name] = (rest.pop(name),)
+    space = compose_space(supernet, preset=preset, choices=given)
+    if not rest:
         return space
     try:
-        return space.narrowed(fixed)
+        return space.narrowed(rest)
     except InputError as error:
         raise InputError(f"`fixed`: {error}") from None
 
