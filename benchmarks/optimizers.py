@@ -172,14 +172,16 @@ def patchcore(table: Table) -> list[Genome]:
 
 
 def named(table: Table) -> list[Genome]:
-    """PatchCore's setting, and the levels of stride 4 and 8 with known defects."""
-    space = table.space
-    fine = {"image_size": 224, "patch_size": 3, "defects": DEFAULT_DEFECT_WEIGHT}
-    sizes = sorted(int(str(bank)) for bank in space.choices("head", "bank_size"))
-    return [
-        *patchcore(table),
-        *(_genome(space, (4, 8), bank_size=size, **fine) for size in (sizes[-1], sizes[0])),
-    ]
+    """PatchCore's setting, and with known defects that one and two other sets of levels, at each
+    image size, as a search evaluates them first."""
+    (baseline,) = patchcore(table)
+    head = table.space.decode(baseline).head
+    found = [baseline]
+    for size in sorted(table.space.choices("input", "image_size"), key=int, reverse=True):
+        values = {"image_size": size, "bank_size": head.bank_size, "patch_size": 3}
+        for strides in ((8, 16), (4, 8), (4, 8, 16)):
+            found.append(_genome(table.space, strides, defects=DEFAULT_DEFECT_WEIGHT, **values))
+    return found
 
 
 def corners(table: Table) -> list[Genome]:
@@ -278,10 +280,7 @@ def configurations() -> list[Configuration]:
             found.append(Configuration(optimizer, options))
         found.append(Configuration(optimizer, {"population": 12}, logarithmic=True))
     for optimizer in (GP, TPE):
-        found += [
-            Configuration(optimizer, warm=warm)
-            for warm in ("nothing", "PatchCore", "named and corners")
-        ]
+        found += [Configuration(optimizer, warm=warm) for warm in WARM_STARTS if warm != "corners"]
     found.append(Configuration(TPE, logarithmic=True))
     return list({configuration.name: configuration for configuration in found}.values())
 
@@ -325,13 +324,18 @@ def print_table(found: Mapping[str, Curve]) -> None:
         found: Curves by configuration.
     """
     goal = _median(found[REFERENCE.name])[-1]
-    print(f"| configuration | {' | '.join(map(str, SHOWN))} | as good as TPE after {EVALUATIONS} |")
-    print("|---|" + "---|" * (len(SHOWN) + 1))
+    print(
+        f"| configuration | {' | '.join(map(str, SHOWN))} | mean of {' / '.join(map(str, SHOWN[2:]))} "
+        f"| as good as TPE after {EVALUATIONS} |"
+    )
+    print("|---|" + "---|" * (len(SHOWN) + 2))
     for name in ranked({"": found}):
         cells = []
         for count in SHOWN:
             low, median, high = 100 * np.percentile(found[name][:, count - 1], (25, 50, 75))
             cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
+        means = 100 * found[name].mean(axis=0)
+        cells.append(" / ".join(f"{means[count - 1]:.1f}" for count in SHOWN[2:]))
         print(f"| {name} | {' | '.join(cells)} | {reached(_median(found[name]), goal)} |")
 
 

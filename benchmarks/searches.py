@@ -132,12 +132,12 @@ class _Told:
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.last = ""
+        self.told: set[str] = set()
 
     def __call__(self, step: str, done: int, total: int) -> None:
         words = step.partition(":")[0]
-        if words != self.last:
-            self.last = words
+        if words not in self.told:
+            self.told.add(words)
             print(f"{self.where}: {words}", file=sys.stderr, flush=True)
 
 

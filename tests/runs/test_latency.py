@@ -20,7 +20,7 @@ from autopatch.search import LatencyTable, measure_table
 SPACE: dict[str, Any] = {
     "space": "timm:test_efficientnet",
     "weights": "random",
-    "choices": {"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (20, 40)},
+    "choices": {"image_size": (64, 96), "patch_size": (1, 5), "bank_size": (20, 40)},
 }
 SETTINGS: dict[str, Any] = {**SPACE, "reserve": 2, "evaluations": 3, "population": 2}
 

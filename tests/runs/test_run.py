@@ -52,17 +52,26 @@ def test_the_patchcore_setting_is_evaluated_first(finished):
     assert setting.backbone.levels == (2, 3)
     assert setting.head.bank_size == round(len(fit) * 28 * 28 / 10)
     first = finished.trials[0].architecture
-    assert first == replace(setting, head=replace(setting.head, bank_size=80))
+    assert first == replace(setting, head=replace(setting.head, bank_size=80, defects=0.5))
     rwap = finished.pick.evaluation.metrics["rwAP"]
     assert rwap >= finished.trials[0].evaluation.metrics["rwAP"]
 
 
-def test_no_baseline_where_the_space_lacks_it(finished):
+def test_what_is_evaluated_first(finished):
     choices = {"image_size": (64,), "patch_size": (1, 3), "bank_size": (40,)}
     small = compose_space(finished.supernet, choices=choices)
+    lacking = compose_space(finished.supernet, choices=choices | {"patch_size": (1,)})
     request = SplitRequest(shots=1, reserve=2, seed=4)
     inputs = load_inputs(finished.data, request, finished.source)
-    assert search._baselines(small, inputs) == ()
+    first = search._first_architectures(small, inputs)
+    assert [a.backbone.levels for a in first] == [(2, 3), (1, 2), (1, 2, 3)]
+    assert {(a.input.size, a.head.patch_sizes[0], a.head.bank_size) for a in first} == {(64, 3, 40)}
+    assert search._first_architectures(lacking, inputs) == ()
+    sizes = compose_space(finished.supernet, choices={"image_size": (160, 224, 288, 192)})
+    first = search._first_architectures(sizes, inputs)
+    assert [a.input.size for a in first[::3]] == [224, 192, 160, 288]
+    allowed = replace(sizes, allows=lambda a: a.input.size < 224)
+    assert [a.input.size for a in search._first_architectures(allowed, inputs)[::3]] == [192, 160]
 
 
 def test_front_and_pick(finished):

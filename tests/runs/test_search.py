@@ -27,7 +27,7 @@ SMALL = {
     "evaluations": 4,
     "population": 3,
     "objectives": ("total_flops", "rwAP"),
-    "choices": {"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (20, 40)},
+    "choices": {"image_size": (64, 96), "patch_size": (1, 5), "bank_size": (20, 40)},
 }
 
 

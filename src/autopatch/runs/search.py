@@ -49,6 +49,7 @@ from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
 
+_USUAL_STRIDES = ((8, 16), (4, 8), (4, 8, 16))  # of levels, beginning with those of PatchCore
 _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is reported
 
 
@@ -253,7 +254,7 @@ def run_search(
         evaluations=evaluations,
         seed=seed,
         population=population,
-        initial=_baselines(search_space, inputs) if searched.from_baseline else (),
+        initial=_first_architectures(search_space, inputs) if searched.from_baseline else (),
         sampler=sampler,
         objectives=chosen,
         constraints=bounds,
@@ -390,29 +391,41 @@ def _judged(
     return {**(choices or {}), "defects": (DEFAULT_DEFECT_WEIGHT,)}
 
 
-def _baselines(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
+def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
     """The architectures that a search evaluates first.
 
-    This is the PatchCore baseline, with the nearest bank size of the space, so that the pick is
-    never worse than it on the validation set. Empty if the space does not contain this setting, or
-    it is too slow.
+    The PatchCore baseline, with the nearest bank size of the space, is the first, so that the pick
+    is never worse than it on the validation set. The others are the baseline with the usual sets of
+    levels, at each image size of the space, beginning with those nearest to that of the baseline.
+    Architectures that the space does not contain, or that are too slow, are left out.
     """
-    setting = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
+    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
-    if setting is None or not sizes or setting.head.bank_size is None:
+    if baseline is None or not sizes or baseline.head.bank_size is None:
         return ()
-    wanted = setting.head.bank_size
-    nearest = min(sizes, key=lambda size: abs(size - wanted))
-    head = replace(setting.head, bank_size=nearest)
+    rows, pixels = baseline.head.bank_size, baseline.input.size
+    head = replace(baseline.head, bank_size=min(sizes, key=lambda size: abs(size - rows)))
     weights = space.choices("head", "defects")
     if weights and None not in weights:
         head = replace(head, defects=DEFAULT_DEFECT_WEIGHT)  # there is no candidate without
-    architecture = replace(setting, head=head)
-    try:
-        genome = space.encode(architecture)
-    except InputError:
-        return ()
-    return (architecture,) if space.is_allowed(genome) else ()
+    backbones = [inputs.supernet.of_strides(strides) for strides in _USUAL_STRIDES]
+    image_sizes = [size for size in space.choices("input", "image_size") if isinstance(size, int)]
+    found = []
+    for size in sorted(image_sizes, key=lambda size: abs(size - pixels)):
+        for backbone in backbones:
+            if backbone is None:
+                continue
+            patch_sizes = baseline.head.patch_sizes[:1] * len(backbone.levels)
+            architecture = Architecture(
+                replace(baseline.input, size=size), backbone, replace(head, patch_sizes=patch_sizes)
+            )
+            try:
+                genome = space.encode(architecture)
+            except InputError:
+                continue
+            if space.is_allowed(genome):
+                found.append(architecture)
+    return tuple(found)
 
 
 def _warn_of_large_maps(

@@ -38,7 +38,7 @@ class Preset:
             gene.
         optional_genes: Whether the space has the genes of the head that can be off, with their
             default choices.
-        from_baseline: Whether the search begins with the PatchCore baseline.
+        from_baseline: Whether the search begins with the PatchCore baseline and its variants.
         mask_resize: Rule for resizing masks, see `autopatch.data.Reading`; None for the split's.
         remarks: Function that returns notes for the user, one line each. Its arguments are the
             values that no gene sets, by "part.field", and the name of the sampler.
@@ -250,22 +250,18 @@ class Supernet(ABC):
                     )
 
     def patchcore(self) -> Backbone | None:
-        """PatchCore's usual choice: the largest subnet with its deepest level of stride 8 and its
-        deepest level of stride 16. None if there are no such levels.
+        """PatchCore's usual choice: the levels of stride 8 and 16, see `of_strides`.
 
         Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
         """
-        levels = []
-        for stride in (8, 16):
-            found = [
-                level.index
-                for level in self.all_levels(self.largest().network)
-                if level.stride == stride
-            ]
-            if not found:
-                return None
-            levels.append(found[-1])
-        return self.largest(sorted(levels))
+        return self.of_strides((8, 16))
+
+    def of_strides(self, strides: Sequence[int]) -> Backbone | None:
+        """The largest subnet with its deepest level of each stride. None if one has no level."""
+        deepest = {level.stride: level.index for level in self.all_levels(self.largest().network)}
+        if not deepest.keys() >= set(strides):
+            return None
+        return self.largest(sorted(deepest[stride] for stride in strides))
 
     def check_network(self, backbone: Backbone) -> None:
         """Raises InputError unless the backbone belongs to one of these networks."""
