@@ -263,13 +263,15 @@ NAMES: dict[Any, str] = {
 }
 REFERENCE = Configuration(TPE)
 """What the others are compared with: the optimizer of the published search."""
+DEFAULT = Configuration(GP, warm="named")
+"""What a search does by default."""
 
 POPULATIONS = (4, 6, 12, 24)
 
 
 def configurations() -> list[Configuration]:
     """All configurations."""
-    found = [Configuration(RandomSearch), REFERENCE]
+    found = [Configuration(RandomSearch), REFERENCE, DEFAULT]
     found.append(Configuration(NSGA2, {"population": 12}, "PatchCore"))
     for optimizer in (NSGA2, SMSEMOA, SPEA2, UNSGA3):
         found += [Configuration(optimizer, {"population": n}) for n in POPULATIONS]
@@ -280,7 +282,7 @@ def configurations() -> list[Configuration]:
             found.append(Configuration(optimizer, options))
         found.append(Configuration(optimizer, {"population": 12}, logarithmic=True))
     for optimizer in (GP, TPE):
-        found += [Configuration(optimizer, warm=warm) for warm in WARM_STARTS if warm != "corners"]
+        found += [Configuration(optimizer, warm=warm) for warm in ("nothing", "PatchCore", "named")]
     found.append(Configuration(TPE, logarithmic=True))
     return list({configuration.name: configuration for configuration in found}.values())
 
@@ -324,18 +326,16 @@ def print_table(found: Mapping[str, Curve]) -> None:
         found: Curves by configuration.
     """
     goal = _median(found[REFERENCE.name])[-1]
-    print(
-        f"| configuration | {' | '.join(map(str, SHOWN))} | mean of {' / '.join(map(str, SHOWN[2:]))} "
-        f"| as good as TPE after {EVALUATIONS} |"
-    )
+    counts, means = " | ".join(map(str, SHOWN)), " / ".join(map(str, SHOWN[2:]))
+    print(f"| configuration | {counts} | mean of {means} | as good as TPE after {EVALUATIONS} |")
     print("|---|" + "---|" * (len(SHOWN) + 2))
     for name in ranked({"": found}):
         cells = []
         for count in SHOWN:
             low, median, high = 100 * np.percentile(found[name][:, count - 1], (25, 50, 75))
             cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
-        means = 100 * found[name].mean(axis=0)
-        cells.append(" / ".join(f"{means[count - 1]:.1f}" for count in SHOWN[2:]))
+        mean = 100 * found[name].mean(axis=0)
+        cells.append(" / ".join(f"{mean[count - 1]:.1f}" for count in SHOWN[2:]))
         print(f"| {name} | {' | '.join(cells)} | {reached(_median(found[name]), goal)} |")
 
 
@@ -355,16 +355,16 @@ def ranked(found: Mapping[str, Mapping[str, Curve]]) -> list[str]:
 
 
 def draw_figure(found: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
-    """Plots median and quartiles of TPE, and of the best configuration of each optimizer."""
-    best: dict[str, str] = {}
-    for name in ranked(found):
-        best.setdefault(name.split(",")[0].split(";")[0], name)
-    shown = list(dict.fromkeys((REFERENCE.name, *best.values())))
+    """Plots median and quartiles of the default, of TPE, and of the best configuration of each
+    other optimizer."""
+    shown: dict[str, str] = {}
+    for name in (DEFAULT.name, REFERENCE.name, *ranked(found)):
+        shown.setdefault(name.split(",")[0].split(";")[0], name)
     figure = Figure(figsize=(12.5, 5.2), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     counts = np.arange(1, EVALUATIONS + 1)
     for axes, (of_set, by_name) in zip(panels, found.items(), strict=True):
-        for name in shown:
+        for name in shown.values():
             low, median, high = 100 * np.percentile(by_name[name], (25, 50, 75), axis=0)
             (line,) = axes.plot(counts, median, label=name, lw=1.6)
             axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.12, lw=0)

@@ -141,6 +141,7 @@ def test_results_are_kept(
     monkeypatch.setattr(optimizers, "SEEDS", 2)
     monkeypatch.setattr(optimizers, "REFERENCE", Configuration(RandomSearch))
     chosen = [Configuration(RandomSearch), Configuration(NSGA2, {"population": 12}, "named")]
+    monkeypatch.setattr(optimizers, "DEFAULT", chosen[1])
     found = optimizers.curves(tmp_path / "made.jsonl", table, chosen)
     assert {name: of.shape for name, of in found.items()} == {
         "random": (2, 100),
