@@ -41,7 +41,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{SETTING}; one split; test results in percent; {arguments.threads} thread\n")
+    print(
+        f"{SETTING}; one split; test results in percent; {arguments.threads} thread. The covering "
+        "radius is that of all patches, the bound that of those that a coreset is chosen from.\n"
+    )
     print(
         "| set | bank | seconds to choose | covering radius | bound | rwAP | AP | image AUROC | "
         "nearest neighbors, ms an image |"
