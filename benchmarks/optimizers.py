@@ -163,7 +163,7 @@ def _genome(space: SearchSpace, strides: Sequence[int], **values: Choice) -> Gen
 
 
 def patchcore(table: Table) -> list[Genome]:
-    """The baseline that a search evaluates first: PatchCore's setting, with the nearest bank."""
+    """PatchCore's setting without known defects, with the nearest bank."""
     space, stride, size = table.space, 8, 224
     rows = int(table.about["fit_images"]) * (size // stride) ** 2 / 10
     banks = [int(str(bank)) for bank in space.choices("head", "bank_size")]
@@ -172,8 +172,8 @@ def patchcore(table: Table) -> list[Genome]:
 
 
 def named(table: Table) -> list[Genome]:
-    """PatchCore's setting, and with known defects that one and two other sets of levels, at each
-    image size, as a search evaluates them first."""
+    """PatchCore's setting; then, with known defects, it and two other sets of levels at each image
+    size."""
     (baseline,) = patchcore(table)
     head = table.space.decode(baseline).head
     found = [baseline]
@@ -264,7 +264,7 @@ NAMES: dict[Any, str] = {
 REFERENCE = Configuration(TPE)
 """What the others are compared with: the optimizer of the published search."""
 DEFAULT = Configuration(GP, warm="named")
-"""What a search does by default."""
+"""What a search does by default, which has no first architecture without known defects, though."""
 
 POPULATIONS = (4, 6, 12, 24)
 

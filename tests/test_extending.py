@@ -60,7 +60,7 @@ def test_the_examples(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, str(PAGE), "exec"), names)
 
     run, detector = names["run"], names["detector"]
-    assert len([trial for trial in run.trials if trial.evaluation]) == 8
+    assert len([trial for trial in run.trials if trial.evaluation]) == 20
     for trial in run.trials:
         features = 8 * len(trial.architecture.backbone.levels)
         rows = trial.evaluation.values["bank_bytes"] / 4 / features

@@ -67,6 +67,16 @@ def test_what_is_evaluated_first(finished):
     assert [a.backbone.levels for a in first] == [(2, 3), (1, 2), (1, 2, 3)]
     assert {(a.input.size, a.head.patch_sizes[0], a.head.bank_size) for a in first} == {(64, 3, 40)}
     assert search._first_architectures(lacking, inputs) == ()
+    one = {
+        "defects": (0.3, 1.0),
+        "distance": ("cosine",),
+        "level_weight": (2.0,),
+        "neighbors": (3,),
+    }
+    fixed = compose_space(finished.supernet, choices=choices | one)
+    heads = [a.head for a in search._first_architectures(fixed, inputs)]
+    assert [head.steps["level_weight"] for head in heads] == [(2.0, 2.0), (2.0, 2.0), (2.0,) * 3]
+    assert {(h.defects, h.neighbors, h.steps["distance"]) for h in heads} == {(0.3, 3, "cosine")}
     sizes = compose_space(finished.supernet, choices={"image_size": (160, 224, 288, 192)})
     first = search._first_architectures(sizes, inputs)
     assert [a.input.size for a in first[::3]] == [224, 192, 160, 288]

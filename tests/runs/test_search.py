@@ -1,7 +1,7 @@
 """One call for a search."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +173,18 @@ def test_a_field_of_the_head_is_fixed_to_any_value():
     assert space.choices("head", "smoothing") == [1.5]
     assert set(space.choices("head", "level_weight")) == {3.0}
     assert space.choices("input", "image_size") == [224]
+
+
+def test_fixed_genes_of_a_fixed_field():
+    supernet = load_supernet("timm:test_efficientnet", "random")
+    preset = supernet.presets["default"]
+    gene = next(g.name for g in supernet.genes() if g.is_level).replace("use", "level_weight")
+    space = find_space(supernet, preset, None, {"level_weight": 1, gene: 2.0})
+    values = {g.name: g.choices for g in space.genes if g.field == "level_weight"}
+    assert values[gene] == (2.0,)
+    assert {of for name, of in values.items() if name != gene} == {(1.0,)}
+    with pytest.raises(InputError, match=r"`fixed`: .*smoothing"):
+        find_space(supernet, replace(preset, optional_genes=False), None, {"smoothing": 1.5})
 
 
 def test_a_resumed_search_counts_and_names_what_failed(data, tmp_path, monkeypatch, caplog):

@@ -63,18 +63,29 @@ def test_losses_that_do_not_vary(space: SearchSpace, flops: float) -> None:
     assert len(set(genomes)) == 20
 
 
-def test_the_improvement_is_that_of_the_hypervolume() -> None:
+@pytest.mark.parametrize("margins", [(0.1, 0.1), (0.1, 0.0)])
+def test_the_improvement_is_that_of_the_hypervolume(margins: tuple[float, float]) -> None:
     random = np.random.default_rng(1)
     front = random.random((30, 2))
     front = np.concatenate([front, [[0, 1], [1, 0]]])  # the range
     points = random.random((20, 2)) - 0.1
-    volume = HV(ref_point=np.full(2, 1.1))
+    volume = HV(ref_point=1 + np.array(margins))
     expected = [volume(np.concatenate([front, [point]])) - volume(front) for point in points]
     certain = np.zeros_like(points)
-    found = gp.expected_improvement(points, certain, front, front, np.full(2, 0.1))
+    found = gp.expected_improvement(points, certain, front, front, np.array(margins))
     # The area of a circular sector is half the square of its radius times its angle.
     np.testing.assert_allclose(found * np.pi / 4, expected, atol=3e-3)
     assert np.corrcoef(found, expected)[0, 1] > 0.99
+
+
+def test_the_worst_known_quality_is_worth_nothing(space: SearchSpace) -> None:
+    """However low the cost; but a good candidate may cost more than all known ones."""
+    front = np.array([[1.0, 0.2], [0.5, 0.6], [0.0, 1.0]])
+    points = np.array([[-5.0, 1.0], [1.05, 0.0]])
+    cheap, good = gp.expected_improvement(
+        points, np.zeros((2, 2)), front, front, GP(space, seed=0).margins
+    )
+    assert cheap == 0 < good
 
 
 def test_uncertain_points_may_improve_more() -> None:

@@ -143,21 +143,27 @@ def find_space(
 ) -> SearchSpace:
     """The search space of `run_search`'s arguments.
 
-    A field of the head that can be off can be fixed to any value, be it one of the choices or not.
+    If the preset has the optional fields of the head, each can be fixed to any value, be it one of
+    the choices or not.
 
     Raises:
         InputError: A name or a choice is wrong.
     """
-    given = dict(choices or {})
-    rest = dict(fixed or {})
-    for name in Head.off_choices():
-        if name in rest and name not in given:
-            given[name] = (rest.pop(name),)
-    space = compose_space(supernet, preset=preset, choices=given)
-    if not rest:
+    space = compose_space(supernet, preset=preset, choices=choices)
+    if not fixed:
         return space
+    given = dict(choices or {})
+    optional = Head.off_choices().keys() - given.keys() if preset.optional_genes else set()
+    rest: dict[str, Choice] = {}
+    for name, value in fixed.items():
+        if name not in optional:
+            rest[name] = value
+        elif same := [choice for choice in space.choices("head", name) if choice == value]:
+            rest[name] = same[0]  # 2.0, if it is fixed to 2
+        else:
+            given[name] = (value,)
     try:
-        return space.narrowed(rest)
+        return compose_space(supernet, preset=preset, choices=given).narrowed(rest)
     except InputError as error:
         raise InputError(f"`fixed`: {error}") from None
 

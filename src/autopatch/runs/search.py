@@ -15,7 +15,13 @@ import numpy as np
 import torch
 
 from autopatch.data import Dataset, Reading, Split
-from autopatch.detector import DEFAULT_DEFECT_WEIGHT, Architecture, patchcore_architecture
+from autopatch.detector import (
+    DEFAULT_DEFECT_WEIGHT,
+    STEPS,
+    Architecture,
+    Head,
+    patchcore_architecture,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import Choice
@@ -249,12 +255,15 @@ def run_search(
         search_space = without_slow(search_space, bounds, table, inputs)
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
+    first = _first_architectures(search_space, inputs) if searched.from_baseline else ()
+    if sampler != "gp":
+        first = first[:1]  # other optimizers gain nothing from the variants
     plan = Plan(
         search_space,
         evaluations=evaluations,
         seed=seed,
         population=population,
-        initial=_first_architectures(search_space, inputs) if searched.from_baseline else (),
+        initial=first,
         sampler=sampler,
         objectives=chosen,
         constraints=bounds,
@@ -392,12 +401,13 @@ def _judged(
 
 
 def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
-    """The architectures that a search evaluates first.
+    """Architectures to evaluate first.
 
-    The PatchCore baseline, with the nearest bank size of the space, is the first, so that the pick
-    is never worse than it on the validation set. The others are the baseline with the usual sets of
-    levels, at each image size of the space, beginning with those nearest to that of the baseline.
-    Architectures that the space does not contain, or that are too slow, are left out.
+    The first is the PatchCore baseline with the nearest bank size of the space, and with known
+    defects if the space has no detectors without. So the pick is never worse than it on the
+    validation set. The others are the same with the usual sets of levels, at each image size of the
+    space, beginning with those nearest to that of the baseline. Architectures that the space does
+    not contain, or that are too slow, are left out.
     """
     baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
@@ -405,9 +415,6 @@ def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architectu
         return ()
     rows, pixels = baseline.head.bank_size, baseline.input.size
     head = replace(baseline.head, bank_size=min(sizes, key=lambda size: abs(size - rows)))
-    weights = space.choices("head", "defects")
-    if weights and None not in weights:
-        head = replace(head, defects=DEFAULT_DEFECT_WEIGHT)  # there is no candidate without
     backbones = [inputs.supernet.of_strides(strides) for strides in _USUAL_STRIDES]
     image_sizes = [size for size in space.choices("input", "image_size") if isinstance(size, int)]
     found = []
@@ -415,9 +422,11 @@ def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architectu
         for backbone in backbones:
             if backbone is None:
                 continue
-            patch_sizes = baseline.head.patch_sizes[:1] * len(backbone.levels)
+            patch_sizes = head.patch_sizes[:1] * len(backbone.levels)
             architecture = Architecture(
-                replace(baseline.input, size=size), backbone, replace(head, patch_sizes=patch_sizes)
+                replace(baseline.input, size=size),
+                backbone,
+                _with_only_choices(replace(head, patch_sizes=patch_sizes), space),
             )
             try:
                 genome = space.encode(architecture)
@@ -426,6 +435,27 @@ def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architectu
             if space.is_allowed(genome):
                 found.append(architecture)
     return tuple(found)
+
+
+def _with_only_choices(head: Head, space: SearchSpace) -> Head:
+    """The head with the values of optional fields that are the only ones in the space, and with
+    about the usual weight for known defects if the space has no detectors without."""
+    fields: dict[str, Any] = {}
+    steps = dict(head.steps)
+    for name in Head.off_choices():
+        values = set(space.choices("head", name))
+        if name == "defects" and None not in values:
+            weights = [value for value in values if isinstance(value, int | float)]
+            values = set(sorted(weights, key=lambda w: abs(w - DEFAULT_DEFECT_WEIGHT))[:1])
+        if len(values) != 1:
+            continue
+        (value,) = values
+        if name not in STEPS:
+            fields[name] = value
+        else:
+            levels = len(head.patch_sizes)
+            steps[name] = (value,) * levels if STEPS[name].per_level else value
+    return replace(head, steps=steps, **fields)
 
 
 def _warn_of_large_maps(

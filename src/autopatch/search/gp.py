@@ -131,6 +131,10 @@ class GP:
         logarithmic: For each loss, whether it is a cost. The logarithm of a cost counts, if all are
             above 0, and the highest known cost is no reason to refuse a good candidate. Of other
             losses, the worst known value is worth nothing, however low the cost.
+
+    Attributes:
+        margins: How much worse the reference point is than the worst known losses, as shares of
+            their ranges, `[m]`.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class GP:
         self._random = np.random.default_rng(seed)
         self._initial = list(dict.fromkeys(space.canonical(genome) for genome in initial))
         self._logarithmic = np.array(logarithmic)
+        self.margins = np.where(self._logarithmic, _MARGIN, 0.0)
         self._genes = [place for place, gene in enumerate(space.genes) if len(gene.choices) > 1]
         ranks = [_ranks(space.genes[place].choices) for place in self._genes]
         self._ordered = np.array([of_gene is not None for of_gene in ranks])
@@ -202,8 +207,7 @@ class GP:
             return tuple(np.stack(each, axis=1) for each in zip(*found, strict=True))
 
         means, deviations = predicted("losses", losses, finished)
-        margins = np.where(self._logarithmic, _MARGIN, 0.0)
-        gain = expected_improvement(means, deviations, losses, losses[feasible], margins)
+        gain = expected_improvement(means, deviations, losses, losses[feasible], self.margins)
         # Where nothing improves, the least known genome is next.
         ranges = np.ptp(losses, axis=0)
         unknown = (deviations / np.where(ranges > 0, ranges, 1.0)).sum(axis=1)
