@@ -212,7 +212,7 @@ WARM_STARTS: dict[str, Callable[[Table], list[Genome]]] = {
     "PatchCore": patchcore,
     "named": named,
     "corners": corners,
-    "named and corners": lambda table: [*named(table), *corners(table)],
+    "named and corners": lambda table: list(dict.fromkeys([*named(table), *corners(table)])),
 }
 """What an optimizer evaluates first, by name."""
 
