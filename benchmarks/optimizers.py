@@ -31,6 +31,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 from autopatch.detector import DEFAULT_DEFECT_WEIGHT
 from autopatch.genes import Choice
+from autopatch.runs.initial import USUAL_STRIDES
 from autopatch.search import GP, NSGA2, TPE, Optimizer, Score, SearchSpace
 from autopatch.search.genetic import GeneticOptimizer
 from autopatch.search.space import Genome
@@ -179,7 +180,7 @@ def named(table: Table) -> list[Genome]:
     found = [baseline]
     for size in sorted(table.space.choices("input", "image_size"), key=int, reverse=True):
         values = {"image_size": size, "bank_size": head.bank_size, "patch_size": 3}
-        for strides in ((8, 16), (4, 8), (4, 8, 16)):
+        for strides in USUAL_STRIDES:
             found.append(_genome(table.space, strides, defects=DEFAULT_DEFECT_WEIGHT, **values))
     return found
 
@@ -264,7 +265,7 @@ NAMES: dict[Any, str] = {
 REFERENCE = Configuration(TPE)
 """What the others are compared with: the optimizer of the published search."""
 DEFAULT = Configuration(GP, warm="named")
-"""What a search does by default, which has no first architecture without known defects, though."""
+"""What a search does by default; but there, every detector keeps known defects."""
 
 POPULATIONS = (4, 6, 12, 24)
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.runs import Run, SplitRequest, load_inputs, run_search, search
+from autopatch.runs import Run, SplitRequest, load_inputs, run_search
+from autopatch.runs.initial import initial_architectures
 from autopatch.search import compose_space, load_study
 
 
@@ -63,10 +64,10 @@ def test_what_is_evaluated_first(finished):
     lacking = compose_space(finished.supernet, choices=choices | {"patch_size": (1,)})
     request = SplitRequest(shots=1, reserve=2, seed=4)
     inputs = load_inputs(finished.data, request, finished.source)
-    first = search._first_architectures(small, inputs)
+    first = initial_architectures(small, inputs)
     assert [a.backbone.levels for a in first] == [(2, 3), (1, 2), (1, 2, 3)]
     assert {(a.input.size, a.head.patch_sizes[0], a.head.bank_size) for a in first} == {(64, 3, 40)}
-    assert search._first_architectures(lacking, inputs) == ()
+    assert initial_architectures(lacking, inputs) == ()
     one = {
         "defects": (0.3, 1.0),
         "distance": ("cosine",),
@@ -74,14 +75,14 @@ def test_what_is_evaluated_first(finished):
         "neighbors": (3,),
     }
     fixed = compose_space(finished.supernet, choices=choices | one)
-    heads = [a.head for a in search._first_architectures(fixed, inputs)]
+    heads = [a.head for a in initial_architectures(fixed, inputs)]
     assert [head.steps["level_weight"] for head in heads] == [(2.0, 2.0), (2.0, 2.0), (2.0,) * 3]
     assert {(h.defects, h.neighbors, h.steps["distance"]) for h in heads} == {(0.3, 3, "cosine")}
     sizes = compose_space(finished.supernet, choices={"image_size": (160, 224, 288, 192)})
-    first = search._first_architectures(sizes, inputs)
+    first = initial_architectures(sizes, inputs)
     assert [a.input.size for a in first[::3]] == [224, 192, 160, 288]
     allowed = replace(sizes, allows=lambda a: a.input.size < 224)
-    assert [a.input.size for a in search._first_architectures(allowed, inputs)[::3]] == [192, 160]
+    assert [a.input.size for a in initial_architectures(allowed, inputs)[::3]] == [192, 160]
 
 
 def test_front_and_pick(finished):

@@ -153,7 +153,7 @@ def test_the_unit_of_a_loss_does_not_matter(space: SearchSpace, evaluate: Evalua
             values = evaluate(architecture).values
             return Evaluation({**values, "total_flops": unit * values["total_flops"]})
 
-        optimizer = GP(space, seed=0, logarithmic=(False, False))
+        optimizer = GP(space, seed=0, costs=(False, False))
         return propose(optimizer, space, scaled, count=30)[0]
 
     assert proposals(2.0**-30) == proposals(1.0) == proposals(2.0**10)

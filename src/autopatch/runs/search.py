@@ -15,19 +15,14 @@ import numpy as np
 import torch
 
 from autopatch.data import Dataset, Reading, Split
-from autopatch.detector import (
-    DEFAULT_DEFECT_WEIGHT,
-    STEPS,
-    Architecture,
-    Head,
-    patchcore_architecture,
-)
+from autopatch.detector import DEFAULT_DEFECT_WEIGHT
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.runs.folder import open_search, require_new, require_resumable
+from autopatch.runs.initial import initial_architectures
 from autopatch.runs.latency import check_batch, find_preset, find_space
 from autopatch.runs.latency_bound import (
     check_factor,
@@ -55,7 +50,7 @@ from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
 
-_USUAL_STRIDES = ((8, 16), (4, 8), (4, 8, 16))  # of levels, beginning with those of PatchCore
+_DRAWS = 200  # random architectures that show which image sizes the search may come to
 _QUIET_SECONDS = 5.0  # after this time, the progress within a candidate is reported
 
 
@@ -255,7 +250,7 @@ def run_search(
         search_space = without_slow(search_space, bounds, table, inputs)
     elif given_table is not None:
         raise InputError("`latency_table` is given, but nothing in the search is a latency")
-    first = _first_architectures(search_space, inputs) if searched.from_baseline else ()
+    first = initial_architectures(search_space, inputs) if searched.from_baseline else ()
     if sampler != "gp":
         first = first[:1]  # other optimizers gain nothing from the variants
     plan = Plan(
@@ -400,74 +395,14 @@ def _judged(
     return {**(choices or {}), "defects": (DEFAULT_DEFECT_WEIGHT,)}
 
 
-def _first_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architecture, ...]:
-    """Architectures to evaluate first.
-
-    The first is the PatchCore baseline with the nearest bank size of the space, and with known
-    defects if the space has no detectors without. So the pick is never worse than it on the
-    validation set. The others are the same with the usual sets of levels, at each image size of the
-    space, beginning with those nearest to that of the baseline. Architectures that the space does
-    not contain, or that are too slow, are left out.
-    """
-    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
-    sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
-    if baseline is None or not sizes or baseline.head.bank_size is None:
-        return ()
-    rows, pixels = baseline.head.bank_size, baseline.input.size
-    head = replace(baseline.head, bank_size=min(sizes, key=lambda size: abs(size - rows)))
-    backbones = [inputs.supernet.of_strides(strides) for strides in _USUAL_STRIDES]
-    image_sizes = [size for size in space.choices("input", "image_size") if isinstance(size, int)]
-    found = []
-    for size in sorted(image_sizes, key=lambda size: abs(size - pixels)):
-        for backbone in backbones:
-            if backbone is None:
-                continue
-            patch_sizes = head.patch_sizes[:1] * len(backbone.levels)
-            architecture = Architecture(
-                replace(baseline.input, size=size),
-                backbone,
-                _with_only_choices(replace(head, patch_sizes=patch_sizes), space),
-            )
-            try:
-                genome = space.encode(architecture)
-            except InputError:
-                continue
-            if space.is_allowed(genome):
-                found.append(architecture)
-    return tuple(found)
-
-
-def _with_only_choices(head: Head, space: SearchSpace) -> Head:
-    """The head with the values of optional fields that are the only ones in the space, and with
-    about the usual weight for known defects if the space has no detectors without."""
-    fields: dict[str, Any] = {}
-    steps = dict(head.steps)
-    for name in Head.off_choices():
-        values = set(space.choices("head", name))
-        if name == "defects" and None not in values:
-            weights = [value for value in values if isinstance(value, int | float)]
-            values = set(sorted(weights, key=lambda w: abs(w - DEFAULT_DEFECT_WEIGHT))[:1])
-        if len(values) != 1:
-            continue
-        (value,) = values
-        if name not in STEPS:
-            fields[name] = value
-        else:
-            levels = len(head.patch_sizes)
-            steps[name] = (value,) * levels if STEPS[name].per_level else value
-    return replace(head, steps=steps, **fields)
-
-
 def _warn_of_large_maps(
     evaluator: CandidateEvaluator, space: SearchSpace, cache_gib: float
 ) -> None:
-    any_one = space.decode(space.sample(np.random.default_rng(0)))
-    of_each_size = [
-        replace(any_one, input=replace(any_one.input, size=size))
-        for size in space.choices("input", "image_size")
-        if isinstance(size, int)
-    ]
-    for size, needed in evaluator.too_large_to_keep(of_each_size).items():
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(_DRAWS)]
+    allowed = [space.decode(genome) for genome in drawn if space.is_allowed(genome)]
+    of_each_size = {architecture.input.size: architecture for architecture in allowed}
+    for size, needed in sorted(evaluator.too_large_to_keep(of_each_size.values()).items()):
         logger.info(
             "feature maps at %d px need %.1f GiB, more than `cache_gib` %g: they are recomputed "
             "for each candidate",

@@ -128,7 +128,7 @@ class GP:
         space: The space to search.
         seed: The same seed and the same scores give the same genomes.
         initial: Genomes proposed first.
-        logarithmic: For each loss, whether it is a cost. The logarithm of a cost counts, if all are
+        costs: For each loss, whether it is a cost. The logarithm of a cost counts, if all are
             above 0, and the highest known cost is no reason to refuse a good candidate. Of other
             losses, the worst known value is worth nothing, however low the cost.
 
@@ -143,14 +143,14 @@ class GP:
         *,
         seed: int,
         initial: Sequence[Genome] = (),
-        logarithmic: Sequence[bool] = (True, False),
+        costs: Sequence[bool] = (True, False),
     ) -> None:
         self._space = space
         self._size = space.size()
         self._random = np.random.default_rng(seed)
         self._initial = list(dict.fromkeys(space.canonical(genome) for genome in initial))
-        self._logarithmic = np.array(logarithmic)
-        self.margins = np.where(self._logarithmic, _MARGIN, 0.0)
+        self._costs = np.array(costs)
+        self.margins = np.where(self._costs, _MARGIN, 0.0)
         self._genes = [place for place, gene in enumerate(space.genes) if len(gene.choices) > 1]
         ranks = [_ranks(space.genes[place].choices) for place in self._genes]
         self._ordered = np.array([of_gene is not None for of_gene in ranks])
@@ -224,8 +224,8 @@ class GP:
         they are modeled: large excesses do not count in full."""
         scores = [score for score in self._scores if score is not None]
         losses = np.array([score.losses for score in scores], dtype=np.float64)
-        for place, logarithmic in enumerate(self._logarithmic):
-            if logarithmic and (losses[:, place] > 0).all():
+        for place, is_cost in enumerate(self._costs):
+            if is_cost and (losses[:, place] > 0).all():
                 losses[:, place] = np.log(losses[:, place])
         excesses = np.array([score.excesses for score in scores], dtype=np.float64)
         return losses, np.arcsinh(excesses).reshape(len(scores), -1)
@@ -378,8 +378,8 @@ def _make(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],  # the scores tell
 ) -> GP:
-    logarithmic = [not objective.is_maximized for objective in objectives]
-    return GP(space, seed=seed, initial=initial, logarithmic=logarithmic)
+    costs = [not objective.is_maximized for objective in objectives]
+    return GP(space, seed=seed, initial=initial, costs=costs)
 
 
 SAMPLER = Sampler(library="scipy", make=_make)
