@@ -87,7 +87,7 @@ def test_an_argument_that_is_wrong(autopatch, textures, tmp_path, options, pytho
 
 
 def test_values_of_genes():
-    entries = ["a=7", "b=0.5", "c=none", "d=true", "e=ofa_w1.2"]
+    entries = ["a=7", "b=0.5", "c=None", "d=true", "e=ofa_w1.2"]
     values = {"a": 7, "b": 0.5, "c": None, "d": True, "e": "ofa_w1.2"}
     assert choices_by_name("--fixed", entries) == values
 

@@ -162,7 +162,7 @@ def test_constraints_of_a_search(textures: Path, tmp_path: Path, table_file: Pat
     run = run_search(textures, tmp_path / "run", **options, constraints=memory)
     assert run.front.note is not None
     assert "none of 2 candidates meets the constraints; the nearest is trial" in run.front.note
-    assert "MB (at most 0.00 MB)" in run.front.note
+    assert "MB (at most 1e-06 MB)" in run.front.note
     bytes_held = [t.evaluation.bounded["memory"] for t in run.trials if t.evaluation]
     assert len(run.front.trials) == 1
     least = min(bytes_held)

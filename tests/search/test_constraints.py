@@ -45,6 +45,7 @@ def test_bounds_are_upper_for_what_is_minimized_and_lower_for_what_is_maximized(
     assert quality.excess(0.6) == pytest.approx(0.25)
     assert quality.excess(0.9) < 0
     assert latency.describe() == "latency at most 10.00 ms"
+    assert replace(latency, bound=1.25e-6).describe() == "latency at most 0.0013 ms"
     assert latency.describe(0.0121) == "latency 12.10 ms (at most 10.00 ms)"
     assert quality.describe(0.5) == "image AUROC 50.00 % (at least 80.00 %)"
     assert Constraint.from_json(quality.to_json()) == quality

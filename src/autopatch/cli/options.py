@@ -268,7 +268,7 @@ def choices_by_name(name: str, entries: Sequence[str]) -> dict[str, Choice]:
         elif re.fullmatch(r"\d*\.\d+", value, re.ASCII):
             values[key] = float(value)
         else:
-            values[key] = words.get(value, value)
+            values[key] = words.get(value.lower(), value)
     return values
 
 

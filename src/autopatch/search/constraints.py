@@ -54,7 +54,8 @@ class Constraint:
 
     def _displayed(self, value: float) -> str:
         number, unit = self.objective.display(value), self.objective.unit
-        return f"{number:.2f} {unit}".rstrip()
+        digits = f"{number:.2f}" if number == 0 or abs(number) >= 0.01 else f"{number:.2g}"
+        return f"{digits} {unit}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """The constraint as JSON values."""

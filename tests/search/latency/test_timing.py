@@ -79,6 +79,16 @@ def test_progress_counts_samples() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_progress_ends_on_a_machine_that_stays_disturbed() -> None:
+    machine, told = Machine({range(2, 10**6): 2.0}), []
+    Timer(machine, repeats=2).medians(
+        [machine.work("a", 0.2), machine.work("b", 0.2)],
+        lambda done, total: told.append((done, total)),
+    )
+    assert told == sorted(told)
+    assert told[-1] == (4, 4)
+
+
 def test_the_clock_of_a_device(device: torch.device) -> None:
     clock = DeviceClock(device)
     assert 0 < clock.reference() < 10

@@ -102,7 +102,8 @@ class Timer:
 
         Args:
             works: What to time.
-            told: Called after every batch with the number of samples that count, and their total.
+            told: Called after every batch with the number of samples that are done, and their
+                total. Disturbed samples are done by as much as they bring a work nearer to its end.
 
         Returns:
             For each work the median seconds of each of its parts; of a work without parts, of the
@@ -130,17 +131,21 @@ class Timer:
                         (samples if quiet else spoiled)[number].append(parts)
                     before, batch = after, []
                     if told is not None:
-                        counted = sum(min(len(each), self.repeats) for each in samples)
-                        told(counted, len(works) * self.repeats)
+                        done = map(self._done, samples, spoiled)
+                        told(sum(done), len(works) * self.repeats)
                     began = self.clock.now()
                 started = self.clock.now()
             pending = [
                 index
                 for index in pending
-                if len(samples[index]) < self.repeats
-                and len(samples[index]) + len(spoiled[index]) < _TRIES * self.repeats
+                if self._done(samples[index], spoiled[index]) < self.repeats
             ]
         return [self._median(*each) for each in zip(samples, spoiled, strict=True)]
+
+    def _done(self, samples: Sequence[object], spoiled: Sequence[object]) -> int:
+        """How many of the repeats of a work are done: all of them, if no more samples are taken."""
+        tries = (len(samples) + len(spoiled)) // _TRIES
+        return min(max(len(samples), tries), self.repeats)
 
     def _reference(self) -> float:
         seconds = self.clock.reference()
