@@ -1,5 +1,6 @@
 #include "core/parallel.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -121,22 +122,42 @@ class ThreadPool {
 // Never destroyed: workers sleep in it until the process ends. A forked child has no workers and
 // may inherit locked mutexes, so it abandons the old pool and creates a new one.
 std::atomic<ThreadPool*> pool_of_process{nullptr};
+std::atomic<bool> is_forked{false};
 
 ThreadPool& pool() {
   static std::once_flag once;
   std::call_once(once, [] {
     pool_of_process.store(new ThreadPool);
-    pthread_atfork(nullptr, nullptr, [] { pool_of_process.store(new ThreadPool); });
+    pthread_atfork(nullptr, nullptr, [] {
+      pool_of_process.store(new ThreadPool);
+      is_forked.store(true);
+    });
   });
   return *pool_of_process.load();
+}
+
+using RunTeam = void (*)(void (*work)(void*), void* data, unsigned num_threads, unsigned flags);
+
+/// Runs a function on each thread of the OpenMP runtime that the process has loaded, which is that
+/// of torch. Null if there is none, if it has another number of threads, which it would have to
+/// start or end, and in a forked child, where it may hang.
+///
+/// After an operator, torch's threads spin for some milliseconds. Those of another pool would have
+/// to share the cores with them. `GOMP_parallel` is part of the binary interface of libgomp, which
+/// the runtimes of LLVM and Intel have as well.
+RunTeam openmp_team(int num_threads) {
+  static const auto run = reinterpret_cast<RunTeam>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  static const auto size = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+  const bool is_there = run != nullptr && size != nullptr && !is_forked.load();
+  return is_there && size() == num_threads ? run : nullptr;
 }
 
 }  // namespace
 
 void parallel_for(std::int64_t count, int num_threads,
                   const std::function<void(std::int64_t)>& task) {
-  const auto helpers =
-      static_cast<int>(std::min<std::int64_t>({count, num_threads, kMaxThreads}) - 1);
+  const int threads = std::min(num_threads, kMaxThreads);
+  const auto helpers = static_cast<int>(std::min<std::int64_t>(count, threads) - 1);
   if (helpers > 0) {
     ThreadPool& shared = pool();
     // In a nested call this thread already holds the mutex. Calling try_lock again would be
@@ -152,7 +173,14 @@ void parallel_for(std::int64_t count, int num_threads,
           held.leave();
         }
       } exit{shared, inside};
-      shared.run(count, helpers, task);
+      if (const RunTeam run_team = openmp_team(threads)) {
+        Job job(count, helpers, task);
+        run_team([](void* data) { static_cast<Job*>(data)->take_tasks(); }, &job,
+                 static_cast<unsigned>(threads), 0);
+        if (job.error) std::rethrow_exception(job.error);
+      } else {
+        shared.run(count, helpers, task);
+      }
       return;
     }
   }
