@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -16,7 +17,7 @@ Work = Callable[[], Sequence[float] | None]
 
 _BATCH_SECONDS = 0.1  # time between two runs of the reference
 _REFERENCE_SECONDS = 0.004
-_TOLERANCE = 0.12  # by which the reference may be slower than its best run
+_TOLERANCE = 0.12  # by which the reference may be slower than usual
 _TRIES = 3  # samples of a work, per accepted one, before disturbed samples are accepted
 
 
@@ -73,9 +74,10 @@ class Timer:
     """Times works alternately: one sample of each in random order, then the next of each.
 
     Samples are taken in batches of about a tenth of a second, between two runs of a reference. If
-    one of them is more than 12 % slower than the best so far, something else used the machine: the
-    samples between them are dropped and taken again, up to three times as many as needed. After
-    that they count as well, and `disturbed` tells the share.
+    one of them is more than 12 % slower than the lower quartile of all so far, something else used
+    the machine: the samples between them are dropped and taken again, up to three times as many as
+    needed. After that they count as well, and `disturbed` tells the share. (The fastest run is no
+    measure: a processor may run faster for a moment.)
 
     Attributes:
         clock: The clock.
@@ -88,7 +90,7 @@ class Timer:
     repeats: int = 4
     accepted: int = 0
     doubtful: int = 0
-    _best: float = field(default=float("inf"), repr=False)
+    _references: list[float] = field(default_factory=list, repr=False)
 
     @property
     def disturbed(self) -> float:
@@ -111,6 +113,7 @@ class Timer:
         """
         for work in works:
             work()
+            self._reference()
         samples: list[list[Sequence[float]]] = [[] for _ in works]
         spoiled: list[list[Sequence[float]]] = [[] for _ in works]
         before = self._reference()
@@ -126,7 +129,7 @@ class Timer:
                 batch.append((index, [ended - started] if parts is None else parts))
                 if ended - began >= _BATCH_SECONDS or position == len(pending) - 1:
                     after = self._reference()
-                    quiet = max(before, after) <= self._best * (1 + _TOLERANCE)
+                    quiet = max(before, after) <= self._usual * (1 + _TOLERANCE)
                     for number, parts in batch:
                         (samples if quiet else spoiled)[number].append(parts)
                     before, batch = after, []
@@ -149,8 +152,12 @@ class Timer:
 
     def _reference(self) -> float:
         seconds = self.clock.reference()
-        self._best = min(self._best, seconds)
+        insort(self._references, seconds)
         return seconds
+
+    @property
+    def _usual(self) -> float:
+        return self._references[len(self._references) // 4]
 
     def _median(
         self, samples: Sequence[Sequence[float]], spoiled: Sequence[Sequence[float]]
