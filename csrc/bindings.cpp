@@ -126,15 +126,19 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "nearest_neighbors",
       [](Address queries, Size num_queries, Address bank, Size num_rows, Size dim, Address screen,
-         Size k, Address distances, Address indices, int num_threads) {
+         Size k, Address distances, Address indices, Address counts, int num_threads) {
         nearest_neighbors_cpu(at<const float>(queries), num_queries, at<const float>(bank),
                               num_rows, dim, at<const void>(screen), k, at<float>(distances),
-                              at<Size>(indices), num_threads);
+                              at<Size>(indices), at<SearchCounts>(counts), num_threads);
       },
       release_gil());
   m.def("screen_bytes", &screen_bytes);
   m.def("is_screen", [](Address screen, Size bytes, Size num_rows, Size dim) {
     return is_screen(at<const void>(screen), bytes, num_rows, dim);
+  });
+  m.def("screen_shape", [](Address screen) {
+    const ScreenHeader& header = *view_screen(at<const void>(screen)).header;
+    return py::make_tuple(header.width, header.num_panels, header.is_projected != 0);
   });
   m.def(
       "build_screen",

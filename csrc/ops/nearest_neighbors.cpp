@@ -1,6 +1,7 @@
 #include "ops/nearest_neighbors.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -96,6 +97,9 @@ class ScreenedSearch {
     }
   }
 
+  /// What was done in all runs.
+  const SearchCounts& counts() const { return counts_; }
+
  private:
   NearestList list(std::int64_t q) const { return {distances_ + q * k_, indices_ + q * k_, k_}; }
   float farthest(std::int64_t q) const { return list(q).farthest(); }
@@ -132,6 +136,8 @@ class ScreenedSearch {
     found_.erase(std::remove_if(found_.begin(), found_.end(), is_none), found_.end());
     const auto count = static_cast<std::int64_t>(found_.size());
     found_distances_.resize(found_.size());
+    counts_.distances += count;
+    ++counts_.visits;
     distances_to_(queries_ + q * header_.dim, bank_, header_.dim, found_.data(), count,
                   found_distances_.data());
     NearestList nearest = list(q);
@@ -281,6 +287,7 @@ class ScreenedSearch {
   std::vector<std::int64_t> found_;
   std::vector<float> found_distances_;
   std::vector<std::int16_t> workspace_;
+  SearchCounts counts_{};
 };
 
 /// Searches all rows of the bank for one query.
@@ -303,7 +310,7 @@ void search_all(const float* query, const float* bank, std::int64_t num_rows, st
 void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const float* bank,
                            std::int64_t num_rows, std::int64_t dim, const void* screen,
                            std::int64_t k, float* distances, std::int64_t* indices,
-                           int num_threads) {
+                           SearchCounts* counts, int num_threads) {
   std::fill(distances, distances + num_queries * k, std::numeric_limits<float>::infinity());
   std::fill(indices, indices + num_queries * k, std::int64_t{-1});
   if (screen == nullptr) {
@@ -317,12 +324,20 @@ void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const
     const std::int64_t blocks =
         std::max<std::int64_t>(divide_up(num_queries, at_once), 1) * num_threads;
     const std::int64_t block = std::max<std::int64_t>(divide_up(num_queries, blocks), 1);
+    std::atomic<std::int64_t> computed{0};
+    std::atomic<std::int64_t> visits{0};
     parallel_for(divide_up(num_queries, block), num_threads, [&](std::int64_t b) {
       const std::int64_t first = b * block;
-      ScreenedSearch(view, bank, k)
-          .run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,
-               indices + first * k);
+      ScreenedSearch search(view, bank, k);
+      search.run(queries + first * dim, std::min(block, num_queries - first), distances + first * k,
+                 indices + first * k);
+      computed += search.counts().distances;
+      visits += search.counts().visits;
     });
+    if (counts != nullptr) {
+      counts->distances += computed;
+      counts->visits += visits;
+    }
   }
   for (std::int64_t q = 0; q < num_queries; ++q) {
     if (indices[q * k + k - 1] < 0) {

@@ -4,18 +4,25 @@
 
 namespace autopatch {
 
+/// What a screened search did for all of its queries together.
+struct SearchCounts {
+  std::int64_t distances;  // distances computed in full
+  std::int64_t visits;     // pairs of a query and a panel or cluster with at least one of them
+};
+
 /// k nearest rows of `bank` for every row of `queries` by squared Euclidean distance.
 ///
 /// All arrays are contiguous and row-major: queries [num_queries, dim], bank [num_rows, dim],
 /// distances and indices [num_queries, k], 1 <= k <= num_rows. `screen` is the bank's screen from
 /// `build_screen`, or null to compute every distance. Distances are sums of squared differences in
 /// float32, ascending; equal distances are ordered by row index. The sum of a pair does not depend
-/// on its position, so identical rows have identical distances. Throws std::invalid_argument if a
-/// query has fewer than k finite distances.
+/// on its position, so identical rows have identical distances. What a screened search did is added
+/// to `counts` unless it is null. Throws std::invalid_argument if a query has fewer than k finite
+/// distances.
 void nearest_neighbors_cpu(const float* queries, std::int64_t num_queries, const float* bank,
                            std::int64_t num_rows, std::int64_t dim, const void* screen,
                            std::int64_t k, float* distances, std::int64_t* indices,
-                           int num_threads);
+                           SearchCounts* counts, int num_threads);
 
 /// Maximum number of neighbors in a screened search on a CUDA device: one for each lane of a warp.
 constexpr std::int64_t kMaxScreenedNeighbors = 32;

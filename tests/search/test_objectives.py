@@ -21,7 +21,7 @@ def candidate(**changes: Any) -> FittedCandidate:
     bank = torch.zeros(changes.pop("bank_rows", 70), changes.pop("features", 30))
     head = SimpleNamespace(memory=MemoryBank(bank), defects=changes.pop("defects", ()))
     values: dict[str, Any] = {"supernet": None, "architecture": ARCHITECTURE, "head": head}
-    return FittedCandidate(**(values | {"metrics": {"rwAP": 0.25}} | changes))
+    return FittedCandidate(**(values | {"metrics": {"rwAP": 0.25}, "maps": ()} | changes))
 
 
 def seconds(**changes: Any) -> Objective:

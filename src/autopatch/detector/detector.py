@@ -617,9 +617,8 @@ class Detector(nn.Module):
         levels = tuple(level.index for level in self.extractor.subnet.levels)
         if levels != self.architecture.backbone.levels:
             raise ValueError(f"levels {levels} for those of {self.architecture}")
-        features = sum(level.channels for level in self.extractor.subnet.levels)
-        for transform in self.extractor.aggregator.transforms:
-            features = int(transform.out_features)  # type: ignore[arg-type]
+        channels = sum(level.channels for level in self.extractor.subnet.levels)
+        features = self.extractor.aggregator.out_features(channels)
         for bank in (self.memory.bank, self.defects.bank):
             if bank.ndim != 2 or bank.shape[1] != features:
                 raise ValueError(f"a bank of shape {list(bank.shape)}, expected {features} columns")

@@ -101,6 +101,13 @@ class PatchAggregator(nn.Module):
                 features = transform.out_features
         return cls(head.patch_sizes, transforms)
 
+    def out_features(self, channels: int) -> int:
+        """Number of features of a patch whose levels have so many channels together."""
+        for transform in self.transforms:
+            assert isinstance(transform, FeatureTransform)
+            channels = transform.out_features
+        return channels
+
     def fit(self, patches: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
         """Fits the steps in order.
 

@@ -3,7 +3,8 @@
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
 - `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank; `mean_distances`: mean
-  over several neighbors.
+  over several neighbors; `search_work`: what a search does, in numbers that do not depend on the
+  machine.
 - `defect_scores`: scores from the distances to good patches and to known defects;
   `combined_scores`: the same from given distances.
 - `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets and
@@ -26,19 +27,23 @@ from autopatch.kernels.metrics import (
     region_weighted_average_precision,
 )
 from autopatch.kernels.nearest import NearestNeighborIndex, nearest_neighbors
+from autopatch.kernels.work import SearchWork, least_search_work, search_work
 
 __all__ = [
     "NativeInfo",
     "NearestNeighborIndex",
     "PixelMetrics",
+    "SearchWork",
     "aggregate_patches",
     "combined_scores",
     "defect_scores",
     "greedy_coreset",
+    "least_search_work",
     "mean_distances",
     "native_info",
     "nearest_neighbors",
     "pixel_metrics",
     "region_weighted_average_precision",
+    "search_work",
     "usable_device",
 ]

@@ -81,6 +81,14 @@ def choose_coding(rows: torch.Tensor, max_width: int | None = None) -> Coding:
     return Coding(mean, basis, basis.shape[1], _deviation(basis[:, :-1]))
 
 
+def least_width(count: int, dim: int) -> int:
+    """The fewest codes that a row of a bank `[count, dim]` can have."""
+    all_features = -(-dim // 4) * 4
+    if count < _MIN_ROWS and all_features <= _C.max_screen_width:
+        return all_features
+    return min(all_features, _WIDTHS[0])
+
+
 def coreset_coding(features: torch.Tensor, count: int) -> Coding | None:
     """The coding for a greedy coreset of `count` rows; None if it would cost more than it saves or
     take too much memory."""

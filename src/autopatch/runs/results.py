@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import load_images, load_masks
+from autopatch.data import ImageReader, load_images, load_masks
 from autopatch.detector import (
     Architecture,
     Detector,
     TypeResult,
+    feature_maps,
     patchcore_architecture,
     score_by_type,
     score_maps,
+    stack_maps,
 )
 from autopatch.errors import InputError
 from autopatch.files import StrPath, write_json
@@ -229,11 +231,19 @@ def _measured(
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size, run.reading)
     metrics = score_maps(maps, masks, [sample.type for sample in test])
+    unseen = [sample.image for sample in run.split.holdout or test]
+    batches = feature_maps(
+        detector.extractor.subnet,
+        detector.architecture.input,
+        unseen,
+        reader=ImageReader(reading=run.reading),
+    )
     candidate = FittedCandidate(
         supernet=run.supernet,
         architecture=detector.architecture,
         head=detector.head,
         metrics=metrics,
+        maps=stack_maps(batches, len(unseen)),
         latency_table=run.latency_table,
     )
     label = detector.architecture.describe(run.supernet)

@@ -245,7 +245,14 @@ def run_search(
             progress=progress,
         )
         bounds = with_latency_bound(
-            bounds, latency_factor, chosen, table, inputs, out if resume else None
+            bounds,
+            latency_factor,
+            chosen,
+            table,
+            inputs,
+            out if resume else None,
+            device=machine.device,
+            progress=progress,
         )
         search_space = without_slow(search_space, bounds, table, inputs)
     elif given_table is not None:

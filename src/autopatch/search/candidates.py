@@ -82,6 +82,8 @@ class CandidateEvaluator:
         self._of_scored, self._of_shots, self._of_held_out = (
             [place[sample] for sample in part] for part in (scored, shots, held_out)
         )
+        unseen = [sample for sample in (*held_out, *scored) if not sample.label] or list(scored)
+        self._of_unseen = [place[sample] for sample in dict.fromkeys(unseen)]
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size, reading).to(device)
         cache = Cache(cache_bytes)
@@ -168,6 +170,7 @@ class CandidateEvaluator:
             architecture=architecture,
             head=head,
             metrics=metrics,
+            maps=_taken(maps, self._of_unseen),
             latency_table=self._latency_table,
         )
         return Evaluation(

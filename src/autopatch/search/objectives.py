@@ -10,6 +10,8 @@ from autopatch.errors import InputError
 from autopatch.registry import Registry
 
 if TYPE_CHECKING:
+    import torch
+
     from autopatch.detector import Architecture, FittedHead
     from autopatch.search.latency import LatencyTable
     from autopatch.supernet import Supernet
@@ -27,6 +29,7 @@ class FittedCandidate:
         architecture: Its architecture.
         head: Its fitted head, on the search's device.
         metrics: Its metrics on the scored images by name, such as "rwAP".
+        maps: Feature maps of some images that its memory bank does not have, one tensor per level.
         latency_table: The latency table of the search; None if no objective needs one.
     """
 
@@ -34,6 +37,7 @@ class FittedCandidate:
     architecture: Architecture
     head: FittedHead
     metrics: Mapping[str, float]
+    maps: Sequence[torch.Tensor]
     latency_table: LatencyTable | None = None
 
     @property
@@ -203,7 +207,14 @@ def _latency(candidate: FittedCandidate) -> float:
     table = candidate.latency_table
     if table is None:
         raise InputError("the latency is read off a latency table, but there is none")
-    return table.seconds(Case.of(candidate.supernet, candidate.architecture, candidate.head))
+    case = Case.of(
+        candidate.supernet,
+        candidate.architecture,
+        candidate.head,
+        candidate.maps,
+        counted=table.needs_counts,
+    )
+    return table.seconds(case)
 
 
 def _memory(candidate: FittedCandidate) -> float:

@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from autopatch.detector import Architecture, Head, Input
+from autopatch.detector import Architecture, GoodMaps, Head, Input, fit_head
 from autopatch.errors import InputError
 from autopatch.genes import Settings
+from autopatch.kernels import SearchWork, least_search_work, search_work
 from autopatch.search import LatencyTable, SearchSpace, compose_space, measure_table
-from autopatch.search.latency import Case, TimedCandidate
+from autopatch.search.latency import COMPONENTS, Case, TimedCandidate
 from autopatch.search.latency.curves import interpolated, linear
-from autopatch.search.latency.levels import (
-    covering_backbones,
-)
+from autopatch.search.latency.levels import covering_backbones
+from autopatch.search.latency.neighbors import amounts
 from autopatch.supernet import Supernet, load_supernet
 
 from .conftest import Ticks
 
 
 def case_of(supernet: Supernet, architecture: Architecture, *banks: int) -> Case:
-    return Case(supernet, architecture, banks or (40,))
+    features = sum(level.channels for level in supernet.levels(architecture.backbone))
+    works = tuple(least_search_work(rows, features) for rows in banks or (40,))
+    return Case(supernet, architecture, works)
 
 
 def candidates(supernet: Supernet, space: SearchSpace, count: int = 20) -> list[Case]:
@@ -100,7 +103,7 @@ def test_a_file_is_the_table(table: LatencyTable, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"kind": "recipe"}, "not a latency table, expected a file of `autopatch measure-lat"),
-        ({"version": 99}, "a latency table of version 99, expected 1; measure it again"),
+        ({"version": 1}, "a latency table of version 1, expected 2; measure it again"),
         ({"machine": {}}, "a damaged latency table"),
         ({"components": {"fan": {}}}, "a latency table with the unknown component 'fan'"),
     ],
@@ -188,22 +191,79 @@ def test_options_of_the_head_are_covered(supernet: Supernet, images: list[Path])
     rich = replace(plain, head=replace(plain.head, neighbors=3, smoothing=2.0, steps=steps))
     parts = table.parts(case_of(supernet, rich, 10))
     assert parts["steps"] == pytest.approx(1e-3)
-    assert parts["nearest_neighbors"] == pytest.approx(1e-3)  # all factors are 1
     assert table.parts(case_of(supernet, plain, 10))["steps"] == 0
-    with pytest.raises(InputError, match="the latency table has no option 'neighbors 5'"):
-        table.seconds(case_of(supernet, replace(plain, head=replace(plain.head, neighbors=5)), 10))
-    factors = {**table.components["nearest_neighbors"], "factors": {"neighbors 3": {"10": 2.0}}}
-    slower = replace(table, components={**table.components, "nearest_neighbors": factors})
-    assert slower.parts(case_of(supernet, rich, 10))["nearest_neighbors"] == pytest.approx(2e-3)
-    assert list(factors["changed"]) == ["projection 8"]
     few = replace(plain, head=replace(plain.head, steps=Settings({"projection": 8})))
-    fast = {"projection 8": {"1": {"10": {"4": 1e-4}}}}
-    read = replace(
-        table,
-        components={**table.components, "nearest_neighbors": {**factors, "changed": fast}},
+    assert table.parts(case_of(supernet, few, 10))["steps"] == pytest.approx(1e-3)
+    unknown = replace(plain, head=replace(plain.head, steps=Settings({"projection": 16})))
+    with pytest.raises(InputError, match="the latency table has no step 'projection 16'"):
+        table.seconds(case_of(supernet, unknown))
+
+
+RATES = {
+    "call": 5e-5,
+    "query": 3e-7,
+    "feature": 1e-10,
+    "product": 1e-10,
+    "group": 8e-9,
+    "code": 2e-11,
+    "visit": 4e-8,
+    "distance": 3e-9,
+    "difference": 1e-10,
+}
+
+
+def seconds_of(queries: int, work: SearchWork) -> float:
+    per_query = (
+        RATES["query"]
+        + RATES["feature"] * work.features
+        + RATES["product"] * work.features * work.codes * work.is_projected
+        + work.groups * (RATES["group"] + 64 * RATES["code"] * work.codes)
+        + RATES["visit"] * work.visits
+        + work.distances * (RATES["distance"] + RATES["difference"] * work.features)
     )
-    case = case_of(supernet, few, 10)
-    assert read.parts(case)["nearest_neighbors"] == pytest.approx(1e-4 * case.queries / 4)
+    return RATES["call"] + queries * per_query
+
+
+def test_the_rates_of_searches_are_found_from_their_work(supernet: Supernet) -> None:
+    rng = np.random.default_rng(0)
+    searches = []
+    for features, codes in ((32, 32), (64, 16), (300, 300), (448, 48)) * 10:
+        rows = int(rng.choice((100, 1000, 20_000, 300_000)))
+        work = SearchWork(
+            rows,
+            features,
+            codes,
+            codes < features,
+            groups=-(-rows // 64),
+            distances=float(rng.uniform(1, 500)),
+            visits=float(rng.uniform(1, 40)),
+        )
+        searches.append((int(rng.choice((16, 128, 1024))), work))
+    component = COMPONENTS["nearest_neighbors"]
+    rates = component.values([(amounts(*each), [seconds_of(*each)]) for each in searches])
+    assert rates == pytest.approx(RATES, rel=1e-6)
+    architecture = Architecture(Input(64), supernet.largest((2,)), Head((3,), 40))
+    works = tuple(work for _, work in searches[:2])
+    case = Case(supernet, architecture, works)
+    expected = sum(seconds_of(case.queries, work) for work in works)
+    assert component.seconds(rates, case) == pytest.approx(expected)
+
+
+def test_what_a_candidate_does_is_counted(supernet: Supernet) -> None:
+    maps = [torch.rand(12, 5, 16, 16, generator=torch.Generator().manual_seed(0))]
+    head = Head((3,), 200, neighbors=3, defects=0.5)
+    fitted = fit_head(GoodMaps.of([m[:4] for m in maps]), head, size=32)
+    known = fitted.knowing(fitted.memory.bank, fitted.memory.bank[:20], usual=1.0)
+    architecture = Architecture(Input(64), supernet.largest((2,)), head)
+    case = Case.of(supernet, architecture, known, [m[4:] for m in maps], counted=True)
+    memory, defects = case.searches
+    queries = known.aggregator([m[4:] for m in maps])
+    assert (memory.rows, memory.features, defects.rows) == (200, 5, 20)
+    exact = search_work(queries, known.memory.index, 3)
+    assert memory.distances == pytest.approx(exact.distances, rel=0.1)  # of a sample
+    assert memory.distances > search_work(queries, known.memory.index, 1).distances
+    least = Case.of(supernet, architecture, known, [m[4:] for m in maps], counted=False)
+    assert least.searches == (least_search_work(200, 5), least_search_work(20, 5))
 
 
 def test_stages_of_an_elastic_network_are_covered() -> None:

@@ -42,6 +42,7 @@ def _cpu(
         k,
         distances.data_ptr(),
         indices.data_ptr(),
+        0,
         threads(num_threads),
     )
     return distances, indices

@@ -38,12 +38,12 @@ from autopatch.search.space import SearchSpace
 from autopatch.supernet import Backbone, Subnet, Supernet
 
 _GOOD_IMAGES, _QUERY_IMAGES = 32, 8
-_PATCHES = 10_000  # of the good images, from which banks are chosen
 _PIXEL_BYTES = 256 << 20  # decoded images that are kept
 _MOST_SIZES = 4  # image sizes that are measured; others are interpolated
-_MOST_ROWS = 5_000  # of a measured bank; larger ones are extrapolated
-_FEW_ROWS = 100  # of a bank of known defects
 _SEED = 0
+
+USUAL_PATCHES = 10_000
+"""Usual number of patches of good images, from which banks are chosen."""
 
 
 class Bench:
@@ -120,17 +120,6 @@ class Bench:
         return sizes[(len(sizes) - 1) // 2]
 
     @cached_property
-    def rows(self) -> list[int]:
-        """Bank sizes to measure, ascending: those of the space, at most five, and that of a bank of
-        known defects if the space has any."""
-        sizes = {
-            _MOST_ROWS if size is None else min(int(str(size)), _MOST_ROWS)
-            for size in self.space.choices("head", "bank_size")
-        }
-        few = [_FEW_ROWS] if any(weight is not None for weight in self.choices("defects")) else []
-        return sorted({*few, *_ends_and_between(sorted(sizes), 5)})
-
-    @cached_property
     def level_sets(self) -> dict[str, Backbone]:
         """Sets of levels to measure, by name, as backbones."""
         return measured_sets(self.supernet, all_level_sets(self.supernet, self.space))
@@ -144,6 +133,11 @@ class Bench:
         }
         names = sorted(channels, key=lambda name: (channels[name], name))
         return list(dict.fromkeys((names[0], names[-1])))
+
+    @property
+    def counts_work(self) -> bool:
+        """Whether the time of searches is read from counts; see `LatencyTable.needs_counts`."""
+        return self.device.type == "cpu"
 
     def choices(self, field: str) -> list[Choice]:
         """The choices of a field of the head; none if the space does not have it."""
@@ -210,8 +204,10 @@ class Bench:
         """A key that architectures with the same feature maps have in common."""
         return repr(self.supernet.shared(architecture.backbone)), architecture.input.size
 
-    def fitted_maps(self, architecture: Architecture) -> tuple[Subnet, list[torch.Tensor]]:
-        """The subnet of an architecture, and the feature maps of the good images."""
+    def fitted_maps(
+        self, architecture: Architecture
+    ) -> tuple[Subnet, list[torch.Tensor], list[torch.Tensor]]:
+        """The subnet of an architecture, and the feature maps of the good and the other images."""
         subnet = self.subnet(architecture.backbone, architecture.input.size)
         shared = self.supernet.shared(architecture.backbone)
         key = self.shared_key(architecture)
@@ -219,21 +215,30 @@ class Bench:
             self._shared.clear()  # one at a time
             alone = shared == architecture.backbone
             whole = subnet if alone else self.subnet(shared, architecture.input.size)
-            batches = feature_maps(whole, architecture.input, self.images, reader=self.reader)
-            maps = stack_maps(batches, len(self.images))
+            images = [*self.images, *self.others]
+            batches = feature_maps(whole, architecture.input, images, reader=self.reader)
+            maps = stack_maps(batches, len(images))
             self._shared[key] = dict(zip(shared.levels, maps, strict=True))
-        kept = self._shared[key]
-        return subnet, [kept[level] for level in architecture.backbone.levels]
+        kept = [self._shared[key][level] for level in architecture.backbone.levels]
+        good = len(self.images)
+        return subnet, [m[:good] for m in kept], [m[good:] for m in kept]
 
-    def sampled(self, maps: Sequence[torch.Tensor], patch_sizes: Sequence[int]) -> torch.Tensor:
-        """Patch features `[M, D]` of random patches of all images, as many of each; about 10,000.
+    def sampled(
+        self,
+        maps: Sequence[torch.Tensor],
+        patch_sizes: Sequence[int],
+        *,
+        most: int = USUAL_PATCHES,
+    ) -> torch.Tensor:
+        """Patch features `[M, D]` of random patches of all images, as many of each.
 
         Args:
             maps: Feature maps of images.
             patch_sizes: Patch size of each level.
+            most: Number of patches, about; all if there are fewer.
         """
         generator = torch.Generator("cpu").manual_seed(_SEED)
-        share = -(-_PATCHES // len(maps[0]))
+        share = -(-most // len(maps[0]))
         patches = []
         for one in zip(*(m.split(1) for m in maps), strict=True):
             of_image = aggregate_patches(one, patch_sizes)

@@ -16,7 +16,7 @@ from autopatch.detector import (
     PatchFeatureExtractor,
     fit_head,
 )
-from autopatch.search.latency.bench import Bench
+from autopatch.search.latency.bench import USUAL_PATCHES, Bench
 from autopatch.search.latency.component import Case
 from autopatch.search.latency.table import LatencyTable, TimedCandidate
 from autopatch.search.latency.timing import Work
@@ -24,6 +24,7 @@ from autopatch.search.latency.timing import Work
 CANDIDATES = 20
 """Number of candidates that a check times."""
 
+_MOST_VALUES = 1 << 24  # of the patches that a bank is chosen from
 _SHOTS, _DEFECT_ROWS = 2, 200  # known defects of candidates that keep any
 _SEED = 1
 
@@ -33,18 +34,18 @@ class Candidate:
     """A fitted candidate.
 
     Attributes:
-        architecture: Its architecture.
+        case: What its latency is read for.
         extractor: Turns pixels into patch features.
         head: Turns patch features into anomaly maps.
     """
 
-    architecture: Architecture
+    case: Case
     extractor: PatchFeatureExtractor
     head: FittedHead
 
 
 def random_candidates(bench: Bench, count: int = CANDIDATES) -> list[Candidate]:
-    """Fits random candidates of the space on a sample of the patches of the good images."""
+    """Fits random candidates of the space on patches of the good images."""
     space = bench.space
     rng = np.random.default_rng(_SEED)
     drawn: dict[tuple[int, ...], None] = {}
@@ -63,7 +64,7 @@ def random_candidates(bench: Bench, count: int = CANDIDATES) -> list[Candidate]:
 
 def forward(candidate: Candidate, bench: Bench) -> Work:
     """A work: all that `Detector.forward` does, on one batch after the other."""
-    batches = cycle(bench.query_pixels(candidate.architecture.input.size))
+    batches = cycle(bench.query_pixels(candidate.case.size))
 
     def work() -> None:
         with torch.inference_mode():
@@ -86,10 +87,8 @@ def compared(
     """
     return tuple(
         TimedCandidate(
-            architecture=candidate.architecture.describe(bench.supernet),
-            predicted=table.seconds(
-                Case.of(bench.supernet, candidate.architecture, candidate.head)
-            ),
+            architecture=candidate.case.architecture.describe(bench.supernet),
+            predicted=table.seconds(candidate.case),
             measured=measured / bench.batch,
         )
         for candidate, measured in zip(candidates, seconds, strict=True)
@@ -97,9 +96,12 @@ def compared(
 
 
 def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
-    subnet, maps = bench.fitted_maps(architecture)
+    subnet, maps, queries = bench.fitted_maps(architecture)
     head = architecture.head
-    patches = bench.sampled(maps, head.patch_sizes)
+    most = _MOST_VALUES // sum(m.shape[1] for m in maps)
+    if head.bank_size is not None:
+        most = min(max(USUAL_PATCHES, 2 * head.bank_size), most)
+    patches = bench.sampled(maps, head.patch_sizes, most=most)
     # The sampled patches are given as images of a single patch, which are pooled already.
     pooled = replace(head, patch_sizes=(1,) * len(maps))
     images = patches[:, :, None, None].split([m.shape[1] for m in maps], dim=1)
@@ -108,4 +110,5 @@ def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
     if head.defects is not None:  # any rows do for known defects: the search takes as long
         defects = fitted.aggregator([m[:_SHOTS] for m in maps])[:_DEFECT_ROWS]
         fitted = fitted.knowing(fitted.memory.bank, defects, usual=1.0)
-    return Candidate(architecture, PatchFeatureExtractor(subnet, fitted.aggregator), fitted)
+    case = Case.of(bench.supernet, architecture, fitted, queries, counted=bench.counts_work)
+    return Candidate(case, PatchFeatureExtractor(subnet, fitted.aggregator), fitted)

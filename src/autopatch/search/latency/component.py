@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from autopatch.detector import Architecture, FittedHead
+from autopatch.kernels import SearchWork, least_search_work, search_work
 from autopatch.registry import Registry
 from autopatch.search.latency.timing import Work
 from autopatch.supernet import Level, Supernet
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from autopatch.search.space import SearchSpace
 
 
-Key = tuple[str, ...]
-"""What a work is, such as set of levels, patch size, rows and queries."""
+Key = tuple[Any, ...]
+"""What a work is, such as set of levels, patch size and image size."""
+
+_QUERY_IMAGES, _QUERIES = 8, 512  # whose searches are counted
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,45 @@ class Case:
     Attributes:
         supernet: Its supernet.
         architecture: Its architecture.
-        banks: Number of rows of each bank that its patches are searched in, the memory bank first.
+        searches: What the search in each bank does for one patch, the memory bank first.
         batch: Images per batch.
     """
 
     supernet: Supernet
     architecture: Architecture
-    banks: tuple[int, ...]
+    searches: tuple[SearchWork, ...]
     batch: int = 1
 
     @classmethod
-    def of(cls, supernet: Supernet, architecture: Architecture, head: FittedHead) -> Case:
-        """The case of a fitted candidate."""
-        banks = (len(head.memory), len(head.defects))
-        return cls(supernet, architecture, tuple(rows for rows in banks if rows))
+    def of(
+        cls,
+        supernet: Supernet,
+        architecture: Architecture,
+        head: FittedHead,
+        maps: Sequence[torch.Tensor],
+        *,
+        counted: bool,
+    ) -> Case:
+        """The case of a fitted candidate.
+
+        Args:
+            supernet: Its supernet.
+            architecture: Its architecture.
+            head: Its head.
+            maps: Feature maps of images that are not in its banks, good ones if possible; one
+                tensor per level. Up to 512 patches of eight images are searched for.
+            counted: Whether to count what the searches do, see `LatencyTable.needs_counts`. If not,
+                `searches` has the least.
+        """
+        banks = [(head.memory.index, min(head.memory.neighbors, len(head.memory)))]
+        if len(head.defects):
+            banks.append((head.defects.index, 1))
+        if not counted:
+            shapes = [index.bank.shape for index, _ in banks]
+            return cls(supernet, architecture, tuple(least_search_work(*each) for each in shapes))
+        queries = _some_patches(head, maps)
+        works = tuple(search_work(queries, index, k) for index, k in banks)
+        return cls(supernet, architecture, works)
 
     @property
     def size(self) -> int:
@@ -111,3 +139,32 @@ def whole(run: Callable[[], object]) -> Work:
             run()
 
     return work
+
+
+def _some_patches(head: FittedHead, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Patch features `[Q, D]` of runs of neighboring patches of some images."""
+    images = evenly(len(maps[0]), min(_QUERY_IMAGES, len(maps[0])))
+    found = []
+    for image in images.tolist():
+        patches: torch.Tensor = head.aggregator([m[image : image + 1] for m in maps])
+        found.append(patches[some_queries(len(patches), _QUERIES // len(images))])
+    return torch.cat(found)
+
+
+def some_queries(count: int, wanted: int) -> torch.Tensor:
+    """Indices of about `wanted` of `count` patches: up to eight runs of neighbors, evenly spaced.
+
+    Patches that are searched together are neighbors in an image.
+    """
+    runs = min(8, max(wanted // 8, 1))
+    length = min(max(wanted // runs, 1), count)
+    starts = evenly(count - length + 1, runs)
+    places = starts[:, None] + torch.arange(length, device="cpu")
+    found: torch.Tensor = places.unique()
+    return found
+
+
+def evenly(count: int, wanted: int) -> torch.Tensor:
+    """At most `wanted` indices below `count`, evenly spaced, with both ends."""
+    found: torch.Tensor = torch.linspace(0, count - 1, wanted, device="cpu").long().unique()
+    return found

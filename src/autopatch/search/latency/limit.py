@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
-from autopatch.detector import Architecture
+from autopatch.detector import Architecture, Head, PatchAggregator
+from autopatch.genes import Settings
+from autopatch.kernels import least_search_work
 from autopatch.search.latency.component import Case
 from autopatch.search.latency.table import LatencyTable
 from autopatch.supernet import Supernet
 
 
 class LatencyLimit:
-    """Tells which architectures are fast enough to be fitted.
+    """Tells which architectures may be fast enough to be fitted.
 
-    The latency is read off a table for a detector without known defects, whose number is not known
-    before it is fitted. So a detector may still turn out slower than the limit, but none that would
-    be within it is kept out.
+    What the search for nearest neighbors does is not known before a detector is fitted, nor is the
+    number of known defects. So the latency is that of the least it can do, without known defects. A
+    detector may turn out slower than the limit, but none that would be within it is kept out.
 
     Args:
         table: The table.
@@ -34,11 +37,11 @@ class LatencyLimit:
         self._images = images
 
     def __call__(self, architecture: Architecture) -> bool:
-        """Whether an architecture is within the limit."""
+        """Whether an architecture may be within the limit."""
         return self.seconds(architecture) <= self.limit
 
     def seconds(self, architecture: Architecture) -> float:
-        """Seconds per image of an architecture.
+        """The least seconds per image of an architecture.
 
         Raises:
             InputError: The table does not cover it.
@@ -47,4 +50,14 @@ class LatencyLimit:
         patches = self._images * math.prod(grid)
         head = architecture.head.for_patches(patches)
         rows = patches if head.bank_size is None else head.bank_size
-        return self._table.seconds(Case(self._supernet, replace(architecture, head=head), (rows,)))
+        levels = self._supernet.levels(architecture.backbone)
+        features = _features(head.steps, tuple(level.channels for level in levels))
+        work = least_search_work(rows, features)
+        return self._table.seconds(Case(self._supernet, replace(architecture, head=head), (work,)))
+
+
+@lru_cache(maxsize=4096)
+def _features(steps: Settings, channels: tuple[int, ...]) -> int:
+    """Features of a patch of levels with so many channels, after the steps of a head."""
+    aggregator = PatchAggregator.of(Head((1,) * len(channels), steps=steps), channels)
+    return aggregator.out_features(sum(channels))

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
-from autopatch.detector import STEPS
+from autopatch.detector import FeatureTransform
 from autopatch.kernels import (
     NearestNeighborIndex,
+    SearchWork,
     aggregate_patches,
     greedy_coreset,
+    least_search_work,
     nearest_neighbors,
+    search_work,
 )
-from autopatch.search.latency.aggregation import mean_patch_size
-from autopatch.search.latency.component import Case, Key, whole
-from autopatch.search.latency.curves import entry, interpolated, linear, nested, numbers
-from autopatch.search.latency.levels import all_level_sets, at_levels, require_levels
-from autopatch.search.latency.steps import each_name, step_values
+from autopatch.kernels.work import GROUP_ROWS
+from autopatch.search.latency.component import Case, Key, some_queries, whole
+from autopatch.search.latency.curves import entry
+from autopatch.search.latency.steps import step_values
 from autopatch.search.latency.timing import Work
 from autopatch.supernet import Backbone, Supernet
 
@@ -28,195 +31,129 @@ if TYPE_CHECKING:
     from autopatch.search.latency.bench import Bench
     from autopatch.search.space import SearchSpace
 
-_QUERIES = (64, 512)
+_QUERIES = (16, 128, 1024)  # searched for at once
+_ROWS = (100, 1_000, 5_000)  # of coresets
+_MOST_VALUES = 1 << 24  # of a bank of all patches
 _SEED = 0
-_ALL_PATCHES = "all patches"
 
 
 class NearestNeighbors:
     """The search of the patches in the memory bank, and in the bank of known defects.
 
-    Banks are coresets of patches of good images, and queries are patches of other images, because
-    the kernel skips rows that cannot be near: how many depends on the features. The time is linear
-    in the number of queries; between numbers of rows and patch sizes it is interpolated in
-    logarithms.
+    How long a search takes depends on how many rows its codes rule out, and so on the features. So
+    what it does is counted for each candidate (`autopatch.kernels.search_work`), and the table has
+    the seconds of each kind of work: of a call, of a query, of a group of rows that is compared by
+    its codes, of a distance that is computed, and so on. These rates are fitted to searches for
+    real patches in banks of many sizes, with the least relative error and none below zero
+    (non-negative least squares).
 
-    Several neighbors, a bank of all patches instead of a coreset, and steps that keep the number of
-    features change the time by a factor, which depends on the number of rows. It is measured on the
-    sets of levels with the fewest and the most channels. Steps that change the number of features
-    are measured on the latter, and assumed to make all sets alike.
+    A GPU compares all rows, so there the kinds are a call, a query, a row and a feature of a row.
     """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
-        """One for each set of levels, patch size, number of rows and number of queries, and for
-        each option, at the middle image size."""
+        """One for each set of levels, number of rows and number of queries; sets with the fewest
+        and the most channels also with each step on features, and in banks of all patches."""
         works: list[tuple[Key, Work]] = []
+        steps = step_values(bench.space)
         for number, (name, backbone) in enumerate(bench.level_sets.items()):
             bench.told("banks", number, len(bench.level_sets))
-            for patch_size in bench.patch_sizes:
-                patches, queries = self._patches(bench, backbone, patch_size)
-                works += _searches(bench, ("sets", name, str(patch_size)), patches, queries)
-        neighbors = [int(str(k)) for k in bench.choices("neighbors") if k != 1]
-        steps = step_values(bench.space)
-        for name in bench.extreme_sets:
-            backbone = bench.level_sets[name]
-            channels = tuple(level.channels for level in bench.supernet.levels(backbone))
-            patches, queries = self._patches(bench, backbone, bench.usual_patch_size)
-            coreset = _coreset(patches, bench.rows[-1])
-            works += self._factors(bench, name, "", coreset, queries, 1)
-            works += self._factors(bench, name, _ALL_PATCHES, _shuffled(patches), queries, 1)
-            for k in neighbors:
-                works += self._factors(bench, name, f"neighbors {k}", coreset, queries, k)
-            for step in steps:
-                module = step.features(sum(channels), channels)
-                if module is not None and module.out_features == sum(channels):
-                    module.to(bench.device).fit([patches])
-                    rows = _coreset(module(patches), bench.rows[-1])
-                    works += self._factors(bench, name, step.name, rows, module(queries), 1)
-        widest = bench.level_sets[bench.extreme_sets[-1]]
-        channels = tuple(level.channels for level in bench.supernet.levels(widest))
-        for step in steps:
-            module = step.features(sum(channels), channels)
-            if module is not None and module.out_features != sum(channels):
-                for patch_size in bench.patch_sizes:
-                    patches, queries = self._patches(bench, widest, patch_size)
-                    module.to(bench.device).fit([patches])
-                    key = ("changed", step.name, str(patch_size))
-                    works += _searches(bench, key, module(patches), module(queries))
+            is_extreme = name in bench.extreme_sets
+            works += self._searches(bench, backbone, None, with_all=is_extreme)
+            if is_extreme:
+                channels = tuple(level.channels for level in bench.supernet.levels(backbone))
+                for step in steps:
+                    transform = step.features(sum(channels), channels)
+                    if transform is not None:
+                        works += self._searches(bench, backbone, transform, with_all=True)
         return works
 
     @staticmethod
-    def _factors(
-        bench: Bench,
-        name: str,
-        option: str,
-        rows: torch.Tensor,
-        queries: torch.Tensor,
-        neighbors: int,
+    def _searches(
+        bench: Bench, backbone: Backbone, transform: FeatureTransform | None, *, with_all: bool
     ) -> list[tuple[Key, Work]]:
-        """The searches of one option in one set of levels, one for each number of rows."""
-        chosen = queries[_spread(len(queries), min(_QUERIES[-1], len(queries)))]
+        """Searches for patches of other images in banks of patches of good images, at the middle
+        image size.
+
+        Args:
+            bench: What is measured with.
+            backbone: The levels.
+            transform: A step on the features.
+            with_all: Whether to search in a bank of all patches too.
+        """
+        size = bench.sizes[len(bench.sizes) // 2]
+        sides = (bench.usual_patch_size,) * len(backbone.levels)
+        maps = bench.good_maps(backbone, size)
+        patches = bench.sampled(maps, sides)
+        queries: torch.Tensor = aggregate_patches(bench.query_maps(backbone, size), sides)
+        features = patches.shape[1]
+        if transform is not None:
+            transform.to(bench.device).fit([patches])
+            patches, queries = transform(patches), transform(queries)
+        picks, _ = greedy_coreset(patches, min(_ROWS[-1], len(patches)), seed=_SEED)
+        banks = [patches[picks[:rows]] for rows in sorted({min(r, len(picks)) for r in _ROWS})]
+        if with_all:
+            rows = bench.sampled(maps, sides, most=_MOST_VALUES // features)
+            banks.append(rows if transform is None else transform(rows))
         works: list[tuple[Key, Work]] = []
-        for count in sorted({min(count, len(rows)) for count in bench.rows}):
-            index, k = NearestNeighborIndex(rows[:count]), min(neighbors, count)
-            work = whole(partial(nearest_neighbors, chosen, index, k))
-            works.append((("factors", option, name, str(count)), work))
+        for bank in banks:
+            index = NearestNeighborIndex(bank)
+            for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
+                chosen = queries[some_queries(len(queries), asked)]
+                if bench.counts_work:
+                    key = amounts(len(chosen), search_work(chosen, index))
+                else:
+                    key = amounts(len(chosen), least_search_work(*bank.shape), on_gpu=True)
+                works.append((key, whole(partial(nearest_neighbors, chosen, index))))
         return works
 
     def values(self, timed: Sequence[tuple[Key, Sequence[float]]]) -> dict[str, Any]:
-        """Seconds by set of levels, patch size, rows and queries; of steps that change the number
-        of features, by step, patch size, rows and queries; factors by option and rows."""
-        parts = nested(timed)
-        measured = parts.pop("factors", {})
-        plain = measured.pop("", {})
-        factors: dict[str, dict[str, float]] = {}
-        for option, of_sets in measured.items():
-            ratios: dict[str, list[float]] = {}
-            for name, of_rows in of_sets.items():
-                for count, seconds in of_rows.items():
-                    ratios.setdefault(count, []).append(seconds / plain[name][count])
-            factors[option] = {
-                count: float(np.prod(each) ** (1 / len(each))) for count, each in ratios.items()
-            }
-        return {"changed": {}, **parts, "factors": factors}
-
-    def _patches(
-        self, bench: Bench, backbone: Backbone, patch_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches of good images, and queries."""
-        size = bench.sizes[len(bench.sizes) // 2]
-        sides = (patch_size,) * len(backbone.levels)
-        patches = bench.sampled(bench.good_maps(backbone, size), sides)
-        queries: torch.Tensor = aggregate_patches(bench.query_maps(backbone, size), sides)
-        return patches, queries
+        """Seconds by kind of work."""
+        kinds = [kind for kind, _ in timed[0][0]]
+        done = np.array([[amount for _, amount in key] for key, _ in timed])
+        seconds = np.array([each for _, (each,) in timed])
+        largest = done.max(axis=0).clip(min=1)
+        rates, _ = nnls(done / largest / seconds[:, None], np.ones(len(seconds)))
+        return dict(zip(kinds, (rates / largest).tolist(), strict=True))
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
-        for backbone in all_level_sets(supernet, space).values():
-            require_levels(values["sets"], supernet.levels(backbone))
-        several = {k for k in space.choices("head", "neighbors") if k != 1}
-        for option in (_ALL_PATCHES, *(f"neighbors {k}" for k in sorted(map(str, several)))):
-            entry(values["factors"], option, "option")
+        entry(values, "call", "rate of nearest neighbors")
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""
-        memory, *others = case.banks
-        head, options = case.architecture.head, []
-        if head.neighbors != 1:
-            options.append(f"neighbors {head.neighbors}")
-        if head.bank_size is None:
-            options.append(_ALL_PATCHES)
-        seconds = self._one(values, case, memory, options)
-        return seconds + sum(self._one(values, case, rows, ()) for rows in others)
-
-    def _one(
-        self, values: Mapping[str, Any], case: Case, rows: int, options: Sequence[str]
-    ) -> float:
-        def of_set(measured: Mapping[str, Any]) -> float:
-            curve = {}
-            for patch_size, of_rows in measured.items():
-                of_count = {
-                    int(count): linear(numbers(of_queries), case.queries)
-                    for count, of_queries in of_rows.items()
-                }
-                curve[int(patch_size)] = interpolated(of_count, rows)
-            return interpolated(curve, mean_patch_size(case), clamped=True)
-
-        head, factors = case.architecture.head, values["factors"]
-        options = list(options)
-        for option in options:
-            entry(factors, option, "option")
-        channels = tuple(level.channels for level in case.levels)
-        seconds, features = None, sum(channels)
-        for name, value in head.active_steps():
-            names = each_name(name, value)
-            options += sorted(set(names) & factors.keys())[:1]
-            changed = [one for one in names if one in values["changed"]]
-            module = STEPS[name].features(value, features, channels) if changed else None
-            if module is not None:
-                seconds, features = of_set(values["changed"][changed[0]]), module.out_features
-        if seconds is None:
-            seconds = at_levels(values["sets"], case.levels, of_set)
-        for option in options:
-            seconds *= interpolated(numbers(factors[option]), rows, clamped=True)
-        return seconds
+        total = 0.0
+        for work in case.searches:
+            done = {**_on_cpu(work, case.queries), **_on_gpu(work, case.queries)}
+            total += sum(rate * done[kind] for kind, rate in values.items())
+        return total
 
 
 COMPONENT = NearestNeighbors()
 
 
-def _coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
-    """At most `count` rows, in the order in which they are picked."""
-    picks, _ = greedy_coreset(patches, min(count, len(patches)), seed=_SEED)
-    rows: torch.Tensor = patches[picks]
-    return rows
+def amounts(queries: int, work: SearchWork, *, on_gpu: bool = False) -> Key:
+    """The amount of each kind of work in a search for so many patches."""
+    return tuple((_on_gpu if on_gpu else _on_cpu)(work, queries).items())
 
 
-def _shuffled(patches: torch.Tensor) -> torch.Tensor:
-    """The patches in an order that is random but always alike."""
-    generator = torch.Generator("cpu").manual_seed(_SEED)
-    order = torch.randperm(len(patches), generator=generator, device="cpu")
-    return patches[order.to(patches.device)]
+def _on_cpu(work: SearchWork, queries: int) -> dict[str, float]:
+    return {
+        "call": 1,
+        "query": queries,
+        "feature": queries * work.features,
+        "product": queries * work.features * work.codes * work.is_projected,
+        "group": queries * work.groups,
+        "code": queries * work.groups * GROUP_ROWS * work.codes,
+        "visit": queries * work.visits,
+        "distance": queries * work.distances,
+        "difference": queries * work.distances * work.features,
+    }
 
 
-def _searches(
-    bench: Bench, key: Key, patches: torch.Tensor, queries: torch.Tensor
-) -> list[tuple[Key, Work]]:
-    """Searches in a bank of the patches, for each number of rows and of queries."""
-    rows = _coreset(patches, bench.rows[-1])
-    works: list[tuple[Key, Work]] = []
-    for count in sorted({min(count, len(rows)) for count in bench.rows}):
-        index = NearestNeighborIndex(rows[:count])
-        for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
-            chosen = queries[_spread(len(queries), asked)]
-            work = whole(partial(nearest_neighbors, chosen, index))
-            works.append(((*key, str(count), str(len(chosen))), work))
-    return works
-
-
-def _spread(count: int, wanted: int) -> torch.Tensor:
-    """Indices of `wanted` of `count` queries: eight runs of neighbors."""
-    runs = 8 if wanted >= 64 else 1
-    starts = torch.linspace(0, max(count - wanted // runs, 0), runs, device="cpu").long()
-    places = starts[:, None] + torch.arange(wanted // runs, device="cpu")
-    return torch.tensor(sorted(set(places.flatten().tolist())), device="cpu")
+def _on_gpu(work: SearchWork, queries: int) -> dict[str, float]:
+    return {
+        "call": 1,
+        "query": queries,
+        "row": queries * work.rows,
+        "value": queries * work.rows * work.features,
+    }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autopatch.search.space import SearchSpace
     from autopatch.supernet import Supernet
 
-_VERSION = 1
+_VERSION = 2
 _KIND = "autopatch latency table"
 
 
@@ -80,8 +80,7 @@ class LatencyTable:
 
     Attributes:
         space: Name of the search space.
-        weights_sha256: `Supernet.weights_sha256`. How long the search for nearest neighbors takes
-            depends on the features.
+        weights_sha256: `Supernet.weights_sha256`.
         machine: Where it was measured.
         components: Measured values by the name of the component; each component reads its own.
         disturbed: Share of the samples during which something else used the machine, 0 to 1.
@@ -152,6 +151,12 @@ class LatencyTable:
                 f"{name}: a table of batches of {self.machine.batch}, expected those of {batch}; "
                 "give `batch`"
             )
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the time of a search for nearest neighbors is read from what it does, which is
+        counted for each candidate. On a GPU it depends on the size of the bank alone."""
+        return self.machine.device == "cpu"
 
     @property
     def median_error(self) -> float | None:
