@@ -89,7 +89,6 @@ DRAWS = ((0,), (1,), (2,), (3,), (0, 1), (2, 3), (0, 1, 2, 3))
 """The shots of each draw: places among the reserved images of each type."""
 
 _MEASURED = ("total_flops", "memory")
-_ROWS = ("bank_rows", "defect_rows")
 _CACHE_BYTES = 2 << 30
 
 
@@ -223,10 +222,12 @@ class Exhaustive:
     Args:
         supernet: The supernet.
         split: The images; all of the reserve are shots.
+        latency: What the latency is read from.
     """
 
-    def __init__(self, supernet: Supernet, split: Split) -> None:
+    def __init__(self, supernet: Supernet, split: Split, latency: LatencyTable) -> None:
         self.supernet = supernet
+        self._latency = latency
         self.parts = {"test": Part.test(split), "validation": Part.validation(split)}
         scored = [sample for part in self.parts.values() for sample in part.samples]
         self._fit = len(split.fit)
@@ -236,7 +237,8 @@ class Exhaustive:
         }
         self._masks = {name: load_masks(part.samples) for name, part in self.parts.items()}
         self._shots = Shots(split.validation, (), DEFAULT_READING)
-        self._of_shots = slice(len(split.holdout), None)  # of the validation part
+        self._of_holdout = slice(len(split.holdout))  # of the validation part
+        self._of_shots = slice(len(split.holdout), None)
         cache = Cache(_CACHE_BYTES)
         self._maps = FeatureMaps(supernet, fit=split.fit, scored=scored, cache=cache)
         self._coresets = Coresets(Cache(_CACHE_BYTES))
@@ -263,7 +265,7 @@ class Exhaustive:
                 found[architecture] = values
         return {
             name: [found[architecture][name] for architecture in architectures]
-            for name in (*self.parts, *_MEASURED, *_ROWS)
+            for name in (*self.parts, *_MEASURED, "latency")
         }
 
     def _of_bank(
@@ -313,9 +315,26 @@ class Exhaustive:
             }
             of_draws = [both[weight is not None] for both in costs]
             found = {name: [of_draw[name] for of_draw in of_draws] for name in of_draws[0]}
+            holdout = [m[self._of_holdout] for m in of_parts["validation"]]
+            cases = [
+                self._case(members[0], head if weight is None else each, holdout)
+                for each in knowing
+            ]
             for place, architecture in enumerate(members):
-                of_parts = {name: [each[place] for each in rwap[name]] for name in rwap}
-                yield architecture, {**of_parts, **found}
+                of_scored = {name: [each[place] for each in rwap[name]] for name in rwap}
+                seconds = [
+                    self._latency.seconds(replace(case, architecture=architecture))
+                    for case in cases
+                ]
+                yield architecture, {**of_scored, **found, "latency": seconds}
+
+    def _case(
+        self, architecture: Architecture, head: FittedHead, maps: Sequence[torch.Tensor]
+    ) -> Case:
+        """The case of an architecture; the head may have another number of neighbors."""
+        head.memory.neighbors = architecture.head.neighbors
+        counted = self._latency.needs_counts
+        return Case.of(self.supernet, architecture, head, maps, counted=counted)
 
     def _rwap(
         self,
@@ -350,9 +369,8 @@ class Exhaustive:
         return of_draws
 
     def _costs(self, architecture: Architecture, head: FittedHead) -> dict[str, float]:
-        candidate = FittedCandidate(self.supernet, architecture, head, metrics={})
-        rows = dict(zip(_ROWS, (len(head.memory), len(head.defects)), strict=True))
-        return {**{name: OBJECTIVES[name].measure(candidate) for name in _MEASURED}, **rows}
+        candidate = FittedCandidate(self.supernet, architecture, head, metrics={}, maps=())
+        return {name: OBJECTIVES[name].measure(candidate) for name in _MEASURED}
 
 
 def _joined(patches: Sequence[KnownPatches]) -> KnownPatches:
@@ -468,38 +486,21 @@ def _patches(supernet: Supernet, architecture: Architecture) -> int:
 
 def assemble(
     found: Mapping[Genome, Mapping[str, Sequence[float]]],
-    supernet: Supernet,
     space: SearchSpace,
-    latency: LatencyTable,
     about: Mapping[str, str],
 ) -> Table:
-    """The table of all values, with the latency of each architecture.
+    """The table of all values.
 
     Args:
         found: The values of each genome.
-        supernet: The network.
         space: The space.
-        latency: What the latency is read from.
-        about: The setting; "fit_images" is the number of good images for the banks.
+        about: The setting.
     """
     genomes = all_genomes(space)
     columns = {
         name: np.array([found[genome][name] for genome in genomes], dtype=np.float64)
         for name in found[genomes[0]]
     }
-    rows = zip(*(columns[name].astype(int).tolist() for name in _ROWS), strict=True)
-    seconds = []
-    for genome, of_draws in zip(genomes, rows, strict=True):
-        architecture = space.decode(genome)
-        patches = int(about["fit_images"]) * _patches(supernet, architecture)
-        architecture = replace(architecture, head=architecture.head.for_patches(patches))
-        cases = [
-            Case(supernet, architecture, tuple(count for count in banks if count))
-            for banks in zip(*of_draws, strict=True)
-        ]
-        seconds.append([latency.seconds(case) for case in cases])
-    columns["latency"] = np.array(seconds)
-    about = {**about, "latency": latency.describe()}
     return Table(space, DRAWS, np.array(genomes, dtype=np.uint8), columns, about)
 
 
@@ -531,15 +532,17 @@ def main() -> None:
         split = make_split(
             MVTecAD.scan(SHARED / "data" / name), shots=RESERVE, reserve=RESERVE, seed=SEED
         )
+        latency = _latency(arguments.out / f"{name}_latency.json", supernet, space, split)
         about = {
             "set": name,
             "network": SPACE,
             "split": f"random, seed {SEED}",
             "fit_images": str(len(split.fit)),
+            "latency": latency.describe(),
         }
-        found = fill(arguments.out / f"{name}.jsonl", Exhaustive(supernet, split), space, about)
-        latency = _latency(arguments.out / f"{name}_latency.json", supernet, space, split)
-        assemble(found, supernet, space, latency, about).save(RESULTS / f"{name}.npz")
+        evaluate = Exhaustive(supernet, split, latency)
+        found = fill(arguments.out / f"{name}.jsonl", evaluate, space, about)
+        assemble(found, space, about).save(RESULTS / f"{name}.npz")
 
 
 if __name__ == "__main__":
