@@ -69,15 +69,23 @@ class DeviceClock:
         return self.now() - started
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """The seconds of each part of a work, and the slower of the references beside it."""
+
+    parts: Sequence[float]
+    reference: float
+
+
 @dataclass
 class Timer:
     """Times works alternately: one sample of each in random order, then the next of each.
 
     Samples are taken in batches of about a tenth of a second, between two runs of a reference. If
-    one of them is more than 12 % slower than the lower quartile of all so far, something else used
-    the machine: the samples between them are dropped and taken again, up to three times as many as
-    needed. After that they count as well, and `disturbed` tells the share. (The fastest run is no
-    measure: a processor may run faster for a moment.)
+    one of them is more than 12 % slower than the lower quartile of all, something else used the
+    machine: the samples between them do not count and are taken again, up to three times as many as
+    needed. After that the fastest of them count as well, and `disturbed` tells the share. (The
+    fastest run is no measure: a processor may run faster for a moment.)
 
     Attributes:
         clock: The clock.
@@ -113,12 +121,11 @@ class Timer:
         """
         for work in works:
             work()
-            self._reference()
-        samples: list[list[Sequence[float]]] = [[] for _ in works]
-        spoiled: list[list[Sequence[float]]] = [[] for _ in works]
+        samples: list[list[_Sample]] = [[] for _ in works]
         before = self._reference()
         pending = list(range(len(works)))
         random = Random(0)
+        done = 0
         while pending:
             random.shuffle(pending)  # so that a disturbance meets other works each time
             batch: list[tuple[int, Sequence[float]]] = []
@@ -129,41 +136,36 @@ class Timer:
                 batch.append((index, [ended - started] if parts is None else parts))
                 if ended - began >= _BATCH_SECONDS or position == len(pending) - 1:
                     after = self._reference()
-                    quiet = max(before, after) <= self._usual * (1 + _TOLERANCE)
                     for number, parts in batch:
-                        (samples if quiet else spoiled)[number].append(parts)
+                        samples[number].append(_Sample(parts, max(before, after)))
                     before, batch = after, []
                     if told is not None:
-                        done = map(self._done, samples, spoiled)
-                        told(sum(done), len(works) * self.repeats)
+                        done = max(done, sum(map(self._done, samples)))  # "usual" may change
+                        told(done, len(works) * self.repeats)
                     began = self.clock.now()
                 started = self.clock.now()
-            pending = [
-                index
-                for index in pending
-                if self._done(samples[index], spoiled[index]) < self.repeats
-            ]
-        return [self._median(*each) for each in zip(samples, spoiled, strict=True)]
+            pending = [index for index in pending if self._done(samples[index]) < self.repeats]
+        return [self._median(each) for each in samples]
 
-    def _done(self, samples: Sequence[object], spoiled: Sequence[object]) -> int:
+    def _done(self, samples: Sequence[_Sample]) -> int:
         """How many of the repeats of a work are done: all of them, if no more samples are taken."""
-        tries = (len(samples) + len(spoiled)) // _TRIES
-        return min(max(len(samples), tries), self.repeats)
+        quiet = sum(map(self._is_quiet, samples))
+        return min(max(quiet, len(samples) // _TRIES), self.repeats)
+
+    def _is_quiet(self, sample: _Sample) -> bool:
+        usual = self._references[len(self._references) // 4]
+        return sample.reference <= usual * (1 + _TOLERANCE)
 
     def _reference(self) -> float:
         seconds = self.clock.reference()
         insort(self._references, seconds)
         return seconds
 
-    @property
-    def _usual(self) -> float:
-        return self._references[len(self._references) // 4]
-
-    def _median(
-        self, samples: Sequence[Sequence[float]], spoiled: Sequence[Sequence[float]]
-    ) -> list[float]:
-        missing = max(self.repeats - len(samples), 0)
-        self.accepted += len(samples) + missing
-        self.doubtful += missing
-        counted = [*samples, *sorted(spoiled, key=sum)[:missing]]
-        return [statistics.median(part) for part in zip(*counted, strict=True)]
+    def _median(self, samples: Sequence[_Sample]) -> list[float]:
+        # The quiet ones first, then the fastest.
+        ordered = sorted(samples, key=lambda one: (not self._is_quiet(one), sum(one.parts)))
+        quiet = sum(map(self._is_quiet, samples))
+        counted = ordered[: max(quiet, self.repeats)]
+        self.accepted += len(counted)
+        self.doubtful += len(counted) - quiet
+        return [statistics.median(part) for part in zip(*(o.parts for o in counted), strict=True)]
