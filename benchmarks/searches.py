@@ -4,7 +4,7 @@
 
 Beside each pick there are the same detector without its known defects, and the PatchCore baseline
 of the same backbone at its own image size and at the one of the pick. All of them are timed
-alternately. An interrupted run goes on.
+alternately, each right after another image. An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -27,7 +27,7 @@ from autopatch.data import load_images, load_masks
 from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
 from autopatch.runs import Run, run_search
 from autopatch.search.latency.measure import this_machine
-from autopatch.search.latency.timing import DeviceClock, Timer, Work
+from autopatch.search.latency.timing import DeviceClock, Timer, as_in_use
 from features import SHARED
 from record import Record
 from scenes import SETS, spread
@@ -67,8 +67,11 @@ def searched(name: str, seed: int, out: Path, options: dict[str, Any]) -> dict[s
     }
     metrics = {key: measured(run, each) for key, each in detectors.items()}
     metrics["best"] = {metric: results.best_of_front.metrics[metric] for metric in METRICS}
-    timer = Timer(DeviceClock(torch.device("cpu")), repeats=REPEATS)
-    medians = timer.medians([predictions(run, each) for each in detectors.values()])
+    clock = DeviceClock(torch.device("cpu"))
+    timer = Timer(clock, repeats=REPEATS)
+    medians = timer.medians(
+        [as_in_use(predictions(run, each), clock) for each in detectors.values()]
+    )
     pick = run.pick.evaluation
     assert pick is not None
     return {
@@ -116,15 +119,15 @@ def measured(run: Run, detector: Detector) -> dict[str, float]:
     return {metric: found[metric] for metric in METRICS}
 
 
-def predictions(run: Run, detector: Detector) -> Work:
-    """A work: the prediction of one decoded image after the other."""
+def predictions(run: Run, detector: Detector) -> Callable[[], None]:
+    """Predicts one decoded image after the other."""
     paths = [sample.image for sample in run.split.test[:TIMED_IMAGES]]
     images = cycle(load_images(paths, detector.architecture.input.size, run.reading).split(1))
 
-    def work() -> None:
+    def run_once() -> None:
         detector.predict(next(images)).pred_score.tolist()
 
-    return work
+    return run_once
 
 
 class _Told:

@@ -19,7 +19,7 @@ from autopatch.detector import (
 from autopatch.search.latency.bench import USUAL_PATCHES, Bench
 from autopatch.search.latency.component import Case
 from autopatch.search.latency.table import LatencyTable, TimedCandidate
-from autopatch.search.latency.timing import Work
+from autopatch.search.latency.timing import Work, as_in_use
 
 CANDIDATES = 20
 """Number of candidates that a check times."""
@@ -71,13 +71,7 @@ def forward(candidate: Candidate, bench: Bench) -> Work:
             maps = candidate.head.score(candidate.extractor(next(batches)))
             maps.flatten(1).amax(dim=1)
 
-    def work() -> list[float]:
-        run()  # in use, the image before is one of the same detector
-        started = bench.clock.now()
-        run()
-        return [bench.clock.now() - started]
-
-    return work
+    return as_in_use(run, bench.clock)
 
 
 def compared(

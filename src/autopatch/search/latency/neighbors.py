@@ -110,7 +110,7 @@ class NearestNeighbors:
         """Seconds by kind of work."""
         kinds = [kind for kind, _ in timed[0][0]]
         done = np.array([[amount for _, amount in key] for key, _ in timed])
-        seconds = np.array([each for _, (each,) in timed])
+        seconds = np.array([each for _, (each,) in timed]).clip(min=1e-9)
         largest = done.max(axis=0).clip(min=1)
         rates, _ = nnls(done / largest / seconds[:, None], np.ones(len(seconds)))
         return dict(zip(kinds, (rates / largest).tolist(), strict=True))

@@ -69,6 +69,18 @@ class DeviceClock:
         return self.now() - started
 
 
+def as_in_use(run: Callable[[], object], clock: Clock) -> Work:
+    """A work that is timed right after it ran before, as that of a detector on a line."""
+
+    def work() -> list[float]:
+        run()
+        started = clock.now()
+        run()
+        return [clock.now() - started]
+
+    return work
+
+
 @dataclass(frozen=True)
 class _Sample:
     """The seconds of each part of a work, and the slower of the references beside it."""
