@@ -15,6 +15,7 @@ defects and draw.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import sys
@@ -64,6 +65,7 @@ from autopatch.search import (
 from autopatch.search.coresets import Coresets, before_bank
 from autopatch.search.feature_maps import FeatureMaps
 from autopatch.search.latency import Case
+from autopatch.search.objectives import unseen
 from autopatch.search.shots import ShotDistances, Shots
 from autopatch.search.space import Genome
 from autopatch.supernet import Supernet, load_supernet
@@ -237,8 +239,9 @@ class Exhaustive:
         }
         self._masks = {name: load_masks(part.samples) for name, part in self.parts.items()}
         self._shots = Shots(split.validation, (), DEFAULT_READING)
-        self._of_holdout = slice(len(split.holdout))  # of the validation part
-        self._of_shots = slice(len(split.holdout), None)
+        self._of_shots = slice(len(split.holdout), None)  # of the validation part
+        validation = self.parts["validation"].samples
+        self._of_unseen = [validation.index(sample) for sample in unseen(split.holdout)]
         cache = Cache(_CACHE_BYTES)
         self._maps = FeatureMaps(supernet, fit=split.fit, scored=scored, cache=cache)
         self._coresets = Coresets(Cache(_CACHE_BYTES))
@@ -315,11 +318,11 @@ class Exhaustive:
             }
             of_draws = [both[weight is not None] for both in costs]
             found = {name: [of_draw[name] for of_draw in of_draws] for name in of_draws[0]}
-            holdout = [m[self._of_holdout] for m in of_parts["validation"]]
-            cases = [
-                self._case(members[0], head if weight is None else each, holdout)
-                for each in knowing
-            ]
+            tried = [m[self._of_unseen] for m in of_parts["validation"]]
+            if weight is None:
+                cases = [self._case(members[0], head, tried)] * len(DRAWS)
+            else:
+                cases = [self._case(members[0], each, tried) for each in knowing]
             for place, architecture in enumerate(members):
                 of_scored = {name: [each[place] for each in rwap[name]] for name in rwap}
                 seconds = [
@@ -332,9 +335,15 @@ class Exhaustive:
         self, architecture: Architecture, head: FittedHead, maps: Sequence[torch.Tensor]
     ) -> Case:
         """The case of an architecture; the head may have another number of neighbors."""
-        head.memory.neighbors = architecture.head.neighbors
-        counted = self._latency.needs_counts
-        return Case.of(self.supernet, architecture, head, maps, counted=counted)
+        memory = copy.copy(head.memory)
+        memory.neighbors = architecture.head.neighbors
+        return Case.of(
+            self.supernet,
+            architecture,
+            replace(head, memory=memory),
+            maps,
+            counted=self._latency.needs_counts,
+        )
 
     def _rwap(
         self,

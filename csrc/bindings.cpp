@@ -15,6 +15,7 @@
 #include "ops/all_finite.hpp"
 #include "ops/codes.hpp"
 #include "ops/cpu/aggregate_patches.hpp"
+#include "ops/cpu/screen.hpp"
 #include "ops/greedy_coreset.hpp"
 #include "ops/nearest_neighbors.hpp"
 #include "ops/pixel_metrics.hpp"
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("max_threads") = kMaxThreads;
   m.attr("max_patch_size") = kMaxPatch;
   m.attr("max_screen_width") = kMaxWidth;
+  m.attr("panel_rows") = kPanelRows;
   m.attr("max_screened_neighbors") = kMaxScreenedNeighbors;
   m.attr("max_cuda_columns") = kMaxCudaColumns;
   m.attr("max_cuda_pixels") = kMaxCudaPixels;

@@ -29,8 +29,8 @@ inline void relax() {
 #endif
 }
 
-// One call of parallel_for. Threads claim tasks one at a time, so a worker that is not scheduled
-// delays nobody: the other threads do its share.
+// One call of parallel_for. Threads claim tasks one at a time, so the others do the share of a
+// worker that is not scheduled. The pool does not wait for it; an OpenMP team does.
 struct Job {
   Job(std::int64_t num_tasks, int num_helpers, const std::function<void(std::int64_t)>& function)
       : count(num_tasks), places(num_helpers), task(function) {}
@@ -121,20 +121,13 @@ class ThreadPool {
 
 // Never destroyed: workers sleep in it until the process ends. A forked child has no workers and
 // may inherit locked mutexes, so it abandons the old pool and creates a new one.
-std::atomic<ThreadPool*> pool_of_process{nullptr};
+std::atomic<ThreadPool*> pool_of_process{new ThreadPool};
 std::atomic<bool> is_forked{false};
 
-ThreadPool& pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    pool_of_process.store(new ThreadPool);
-    pthread_atfork(nullptr, nullptr, [] {
-      pool_of_process.store(new ThreadPool);
-      is_forked.store(true);
-    });
-  });
-  return *pool_of_process.load();
-}
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] {
+  pool_of_process.store(new ThreadPool);
+  is_forked.store(true);
+});
 
 using RunTeam = void (*)(void (*work)(void*), void* data, unsigned num_threads, unsigned flags);
 
@@ -159,7 +152,7 @@ void parallel_for(std::int64_t count, int num_threads,
   const int threads = std::min(num_threads, kMaxThreads);
   const auto helpers = static_cast<int>(std::min<std::int64_t>(count, threads) - 1);
   if (helpers > 0) {
-    ThreadPool& shared = pool();
+    ThreadPool& shared = *pool_of_process.load();
     // In a nested call this thread already holds the mutex. Calling try_lock again would be
     // undefined behavior, hence the flag.
     static thread_local bool inside = false;

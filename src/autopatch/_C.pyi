@@ -7,6 +7,7 @@ cuda_reason: str  # why not, else empty
 max_patch_size: int
 max_threads: int
 max_screen_width: int
+panel_rows: int
 max_screened_neighbors: int
 max_cuda_columns: int
 max_cuda_pixels: int

@@ -253,6 +253,35 @@ def test_the_pool_works_after_fork(python: Python) -> None:
     assert result.stdout == "done\n", result.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_does_not_wait_for_the_threads_of_torch(python: Python) -> None:
+    # The child's first call is its process's first call with several threads.
+    result = python(
+        """
+        import os
+        import signal
+        import torch
+
+        torch.set_num_threads(3)
+        from autopatch.kernels import nearest_neighbors
+
+        torch.rand(3_000_000).exp()  # starts torch's threads, which a child does not have
+        x = torch.randn(700, 16, generator=torch.Generator().manual_seed(0))
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                found = nearest_neighbors(x, x)[1][:, 0]
+                os._exit(0 if torch.equal(found, torch.arange(700)) else 1)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            nearest_neighbors(x, x)
+        print("done")
+        """
+    )
+    assert result.stdout == "done\n", result.stderr
+
+
 def test_concurrent_calls_from_python_threads(isa: str) -> None:
     x = normal(800, 24)
     maps = [normal(4, 24, 14, 14)]

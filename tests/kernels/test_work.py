@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -98,6 +99,32 @@ def test_no_search_does_less_than_the_least(rows: int, features: int) -> None:
         assert getattr(done, name) >= getattr(least, name)
     if rows < 1024:
         assert done.codes == least.codes
+
+
+def test_layout_does_not_matter() -> None:
+    bank, queries = normal(3000, 40), normal(50, 40, seed=1)
+    index = NearestNeighborIndex(bank)
+    turned = NearestNeighborIndex.of_parts(bank.T.contiguous().T, index.screen)
+    expected = search_work(queries, index)
+    assert search_work(queries, turned) == expected
+    assert search_work(queries.T.contiguous().T, index) == expected
+
+
+def test_an_index_may_change_meanwhile() -> None:
+    index, queries = NearestNeighborIndex(normal(3000, 40)), normal(50, 40, seed=1)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            index.add(normal(500, 40, seed=2))
+            index.remove(torch.arange(500))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    for _ in range(50):
+        assert search_work(queries, index).rows in (3000, 3500)
+    stop.set()
+    thread.join()
 
 
 def test_a_projection_is_told() -> None:

@@ -3,8 +3,8 @@
 - `aggregate_patches`: feature maps to patch features.
 - `greedy_coreset`: k-center subsampling of a memory bank.
 - `nearest_neighbors`, `NearestNeighborIndex`: exact search in a memory bank; `mean_distances`: mean
-  over several neighbors; `search_work`: what a search does, in numbers that do not depend on the
-  machine.
+  over several neighbors; `search_work`, `SearchWork`: what a search does, in numbers
+  that do not depend on the machine; `least_search_work`: the least it can do.
 - `defect_scores`: scores from the distances to good patches and to known defects;
   `combined_scores`: the same from given distances.
 - `usable_device`: a device by name, if kernels can run on it; `native_info`: instruction sets and

@@ -54,6 +54,11 @@ class NearestNeighborIndex:
         return index
 
     @property
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`bank` and `screen`, which belong together even if another thread changes the index."""
+        return self._parts
+
+    @property
     def bank(self) -> torch.Tensor:
         """The rows, `[N, D]`, float32."""
         return self._parts[0]
@@ -174,7 +179,7 @@ def nearest_neighbors(
     """
     query_tensor = to_float32("queries", queries)
     if isinstance(bank, NearestNeighborIndex):
-        (bank_tensor, screen), bank_is_finite = bank._parts, True
+        (bank_tensor, screen), bank_is_finite = bank.parts, True
     else:
         bank_tensor, screen, bank_is_finite = to_float32("bank", bank), None, False
     distances, indices = torch.ops.autopatch.nearest_neighbors(

@@ -13,7 +13,7 @@ from autopatch.kernels._codes import least_width
 from autopatch.kernels.nearest import NearestNeighborIndex
 from autopatch.kernels.operators.library import threads
 
-GROUP_ROWS = 64
+GROUP_ROWS: int = _C.panel_rows
 """Rows of a bank whose codes are compared with a query at once."""
 
 
@@ -32,7 +32,8 @@ class SearchWork:
             are computed for each query.
         groups: Number of groups. Of identical rows only one is in a group.
         distances: Distances that are computed.
-        visits: Groups to whose rows at least one distance is computed.
+        visits: Groups to whose rows at least one distance is computed. The rows around the nearest
+            pivot, which are searched first, count as a group.
     """
 
     rows: int
@@ -47,8 +48,8 @@ class SearchWork:
 def search_work(queries: Array, index: NearestNeighborIndex, k: int = 1) -> SearchWork:
     """Counts what `nearest_neighbors` does on the CPU.
 
-    The counts are the same for any number of threads and any order of the queries. Between
-    instruction sets they may differ as far as rounded distances do.
+    For one index, the counts are the same for any number of threads and any order of the queries.
+    Between instruction sets they may differ as far as rounded distances do.
 
     Args:
         queries: `[Q, D]`, see `nearest_neighbors`; at least one.
@@ -59,23 +60,25 @@ def search_work(queries: Array, index: NearestNeighborIndex, k: int = 1) -> Sear
         TypeError, NotImplementedError, ValueError: See `nearest_neighbors`. `queries` is empty.
     """
     tensor = to_float32("queries", queries)
-    _checks.check_nearest(tensor, index.bank, k)
+    bank, screen = index.parts  # read once: another thread may change the index
+    _checks.check_nearest(tensor, bank, k)
     if not len(tensor):
         raise ValueError("`queries` has no rows, expected at least one")
-    if index.bank.is_cuda:
-        tensor, index = tensor.cpu(), NearestNeighborIndex(index.bank.cpu())
-    tensor, screen = tensor.contiguous(), index.screen
+    if bank.is_cuda:
+        tensor = tensor.cpu()
+        bank, screen = NearestNeighborIndex(bank.cpu()).parts
     if screen is None:
         raise NotImplementedError("work on meta cannot be counted: there are no values")
-    _checks.check_cpu_screen(screen, index.bank)
-    asked, (rows, features) = len(tensor), index.bank.shape
+    _checks.check_cpu_screen(screen, bank)
+    tensor, bank = tensor.contiguous(), bank.contiguous()
+    asked, (rows, features) = len(tensor), bank.shape
     distances = torch.empty((asked, k), dtype=torch.float32, device="cpu")
     indices = torch.empty((asked, k), dtype=torch.int64, device="cpu")
     counts = torch.zeros(2, dtype=torch.int64, device="cpu")
     _C.nearest_neighbors(
         tensor.data_ptr(),
         asked,
-        index.bank.data_ptr(),
+        bank.data_ptr(),
         rows,
         features,
         screen.data_ptr(),

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autopatch.data import EVALUATION_SIZE, ImageReader
+from autopatch.data import ImageReader
 from autopatch.detector import (
     Architecture,
-    GoodMaps,
-    cut_subnet,
+    Detector,
     feature_maps,
-    fit_head,
     patchcore_architecture,
     stack_maps,
 )
@@ -35,13 +33,15 @@ from autopatch.search import (
     measure_table,
 )
 from autopatch.search.latency import Case, LatencyLimit
-from autopatch.search.objectives import LATENCY
+from autopatch.search.objectives import LATENCY, unseen
 from autopatch.search.study import stored_table
 
 logger = logging.getLogger(__name__)
 
 LATENCY_FACTOR = 4.0
 """Default bound on the latency, in multiples of the PatchCore baseline."""
+
+_SAME_BOUND = 0.01  # relative difference of bounds that are the same
 
 _DRAWS = 5_000  # random architectures, until none is thought to meet the bound
 
@@ -127,9 +127,12 @@ def with_latency_bound(
     """
     if any(constraint.objective == LATENCY for constraint in constraints):
         return constraints
+    stored: list[Constraint] = []
+    if resumed is not None:
+        every = map(Constraint.from_json, load_settings(resumed / STUDY)["constraints"])
+        stored = [bound for bound in every if bound.objective == LATENCY]
     if factor is None and resumed is not None:
-        stored = map(Constraint.from_json, load_settings(resumed / STUDY)["constraints"])
-        return (*constraints, *(bound for bound in stored if bound.objective == LATENCY))
+        return (*constraints, *stored)
     if factor is None and LATENCY not in objectives:
         return constraints
     if factor is not None and math.isinf(factor):
@@ -151,7 +154,11 @@ def with_latency_bound(
         factor,
         1e3 * seconds,
     )
-    return (*constraints, Constraint(LATENCY, factor * seconds))
+    bound = Constraint(LATENCY, factor * seconds)
+    for earlier in stored:  # counts may differ in the last digits on another machine
+        if math.isclose(earlier.bound, bound.bound, rel_tol=_SAME_BOUND):
+            bound = earlier
+    return (*constraints, bound)
 
 
 def _seconds(
@@ -163,24 +170,26 @@ def _seconds(
 ) -> float:
     """Seconds per image of an architecture, fitted to the good images of a search."""
 
-    def told(done: int, total: int) -> None:
-        if progress is not None:
-            progress("PatchCore baseline", done, total)
-
-    reader = ImageReader(reading=inputs.findings.reading)
-    fit = [sample.image for sample in inputs.split.fit]
-    others = [sample.image for sample in inputs.split.holdout or inputs.split.validation]
-    subnet = cut_subnet(inputs.supernet, architecture, fit, device, reader=reader)
-    batches = feature_maps(subnet, architecture.input, [*fit, *others], told, reader=reader)
-    maps = stack_maps(batches, len(fit) + len(others))
-    head = fit_head(
-        GoodMaps.of([m[: len(fit)] for m in maps]), architecture.head, size=EVALUATION_SIZE
+    split, reading = inputs.split, inputs.findings.reading
+    detector = Detector.fit(
+        [sample.image for sample in split.fit],
+        supernet=inputs.supernet,
+        architecture=architecture,
+        calibration=[sample.image for sample in split.calibration] or None,
+        reading=reading,
+        warn=False,  # the search warns about these images
+        device=device,
+        progress=progress,
+    )
+    tried = [sample.image for sample in unseen(split.holdout or split.validation)]
+    batches = feature_maps(
+        detector.extractor.subnet, architecture.input, tried, reader=ImageReader(reading=reading)
     )
     case = Case.of(
         inputs.supernet,
         architecture,
-        head,
-        [m[len(fit) :] for m in maps],
+        detector.head,
+        stack_maps(batches, len(tried)),
         counted=table.needs_counts,
     )
     return table.seconds(case)

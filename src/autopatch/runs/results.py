@@ -27,7 +27,7 @@ from autopatch.progress import Progress
 from autopatch.runs.folder import TEST_RESULTS, read_json
 from autopatch.runs.record import RunRecord
 from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
-from autopatch.search.objectives import measure_objectives
+from autopatch.search.objectives import measure_objectives, unseen
 
 logger = logging.getLogger(__name__)
 
@@ -231,11 +231,11 @@ def _measured(
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size, run.reading)
     metrics = score_maps(maps, masks, [sample.type for sample in test])
-    unseen = [sample.image for sample in run.split.holdout or test]
+    tried = [sample.image for sample in unseen(test)]
     batches = feature_maps(
         detector.extractor.subnet,
         detector.architecture.input,
-        unseen,
+        tried,
         reader=ImageReader(reading=run.reading),
     )
     candidate = FittedCandidate(
@@ -243,7 +243,7 @@ def _measured(
         architecture=detector.architecture,
         head=detector.head,
         metrics=metrics,
-        maps=stack_maps(batches, len(unseen)),
+        maps=stack_maps(batches, len(tried)),
         latency_table=run.latency_table,
     )
     label = detector.architecture.describe(run.supernet)

@@ -30,6 +30,7 @@ from autopatch.search.objectives import (
     Objective,
     measure_objectives,
     resolve_objectives,
+    unseen,
 )
 from autopatch.search.shots import Shots
 from autopatch.supernet import Supernet
@@ -82,8 +83,7 @@ class CandidateEvaluator:
         self._of_scored, self._of_shots, self._of_held_out = (
             [place[sample] for sample in part] for part in (scored, shots, held_out)
         )
-        unseen = [sample for sample in (*held_out, *scored) if not sample.label] or list(scored)
-        self._of_unseen = [place[sample] for sample in dict.fromkeys(unseen)]
+        self._of_unseen = [place[sample] for sample in unseen(scored)]
         self._types = [sample.type for sample in scored]
         self._masks = load_masks(scored, evaluation_size, reading).to(device)
         cache = Cache(cache_bytes)
@@ -173,9 +173,10 @@ class CandidateEvaluator:
             maps=_taken(maps, self._of_unseen),
             latency_table=self._latency_table,
         )
+        measured = measure_objectives(dict.fromkeys((*self._objectives, *self._bounded)), candidate)
         return Evaluation(
-            values=measure_objectives(self._objectives, candidate),
-            bounded=measure_objectives(self._bounded, candidate),
+            values={objective.name: measured[objective.name] for objective in self._objectives},
+            bounded={objective.name: measured[objective.name] for objective in self._bounded},
             metrics=metrics,
             timings={
                 "features": seen - started,

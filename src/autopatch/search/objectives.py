@@ -12,12 +12,24 @@ from autopatch.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+    from autopatch.data import Sample
     from autopatch.detector import Architecture, FittedHead
     from autopatch.search.latency import LatencyTable
     from autopatch.supernet import Supernet
 
 MINIMIZE = "minimize"
 MAXIMIZE = "maximize"
+
+
+_UNSEEN = 8  # images on which a detector is tried
+
+
+def unseen(scored: Sequence[Sample]) -> list[Sample]:
+    """The images on which objectives try a detector: up to eight of the good ones among the scored
+    images, evenly spaced; of all if none is good."""
+    images = [sample for sample in scored if not sample.label] or list(scored)
+    count = min(_UNSEEN, len(images))
+    return [images[place * len(images) // count] for place in range(count)]
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class FittedCandidate:
         architecture: Its architecture.
         head: Its fitted head, on the search's device.
         metrics: Its metrics on the scored images by name, such as "rwAP".
-        maps: Feature maps of some images that its memory bank does not have, one tensor per level.
+        maps: Feature maps of the `unseen` of the scored images, one tensor per level.
         latency_table: The latency table of the search; None if no objective needs one.
     """
 

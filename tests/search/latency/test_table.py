@@ -249,6 +249,32 @@ def test_the_rates_of_searches_are_found_from_their_work(supernet: Supernet) -> 
     assert component.seconds(rates, case) == pytest.approx(expected)
 
 
+def test_on_a_gpu_the_size_of_the_bank_counts(table: LatencyTable, supernet: Supernet) -> None:
+    work = least_search_work(1000, 64)
+    assert dict(amounts(10, work, on_gpu=True)) == {
+        "call": 1,
+        "query": 10,
+        "row": 10_000,
+        "value": 640_000,
+    }
+    rates = {"call": 1e-4, "query": 1e-6, "row": 1e-9, "value": 1e-11}
+    of_gpu = replace(
+        table,
+        machine=replace(table.machine, device="NVIDIA H200"),
+        components={"nearest_neighbors": rates},
+    )
+    assert table.needs_counts
+    assert not of_gpu.needs_counts
+    architecture = Architecture(Input(64), supernet.largest((2,)), Head((3,), 40))
+    case = Case(supernet, architecture, (work,))
+    queries = case.queries
+    expected = 1e-4 + queries * (1e-6 + 1000 * 1e-9 + 64_000 * 1e-11)
+    assert of_gpu.seconds(case) == pytest.approx(expected)
+    lacking = {kind: rate for kind, rate in rates.items() if kind != "query"}
+    with pytest.raises(InputError, match="has no rate of nearest neighbors 'query'"):
+        COMPONENTS["nearest_neighbors"].require(lacking, supernet, compose_space(supernet))
+
+
 def test_what_a_candidate_does_is_counted(supernet: Supernet) -> None:
     maps = [torch.rand(12, 5, 16, 16, generator=torch.Generator().manual_seed(0))]
     head = Head((3,), 200, neighbors=3, defects=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autopatch.search.latency.timing import DeviceClock, Timer
+from autopatch.search.latency.timing import DeviceClock, Timer, as_in_use
 
 
 class Machine:
@@ -71,6 +71,16 @@ def test_a_fast_run_of_the_reference_is_not_the_usual_one() -> None:
     assert timer.medians([machine.work("a", 0.2)]) == [[pytest.approx(0.2)]]
     assert timer.disturbed == 0
     assert len(machine.ran) < 1 + 2 * 8
+
+
+def test_a_detector_is_timed_right_after_it_ran() -> None:
+    machine = Machine()
+    seconds = iter((0.5, 0.2))
+
+    def run() -> None:
+        machine.time += next(seconds)
+
+    assert as_in_use(run, machine)() == [pytest.approx(0.2)]
 
 
 def test_parts_of_a_work_have_medians_of_their_own() -> None:

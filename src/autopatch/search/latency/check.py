@@ -107,7 +107,7 @@ def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
     images = patches[:, :, None, None].split([m.shape[1] for m in maps], dim=1)
     fitted = fit_head(GoodMaps.of(images), pooled, size=bench.side)
     fitted.aggregator.patch_sizes = head.patch_sizes
-    if head.defects is not None:  # any rows do for known defects: the search takes as long
+    if head.defects is not None:  # any rows do for known defects: what a search does is counted
         defects = fitted.aggregator([m[:_SHOTS] for m in maps])[:_DEFECT_ROWS]
         fitted = fitted.knowing(fitted.memory.bank, defects, usual=1.0)
     case = Case.of(bench.supernet, architecture, fitted, queries, counted=bench.counts_work)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Key = tuple[Any, ...]
 """What a work is, such as set of levels, patch size and image size."""
 
-_QUERY_IMAGES, _QUERIES = 8, 512  # whose searches are counted
+_QUERIES = 512  # whose searches are counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Case:
             architecture: Its architecture.
             head: Its head.
             maps: Feature maps of images that are not in its banks, good ones if possible; one
-                tensor per level. Up to 512 patches of eight images are searched for.
+                tensor per level. Up to 512 patches are searched for.
             counted: Whether to count what the searches do, see `LatencyTable.needs_counts`. If not,
                 `searches` has the least.
         """
@@ -142,12 +142,12 @@ def whole(run: Callable[[], object]) -> Work:
 
 
 def _some_patches(head: FittedHead, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Patch features `[Q, D]` of runs of neighboring patches of some images."""
-    images = evenly(len(maps[0]), min(_QUERY_IMAGES, len(maps[0])))
+    """Patch features `[Q, D]` of runs of neighboring patches of each image."""
+    images = len(maps[0])
     found = []
-    for image in images.tolist():
+    for image in range(images):
         patches: torch.Tensor = head.aggregator([m[image : image + 1] for m in maps])
-        found.append(patches[some_queries(len(patches), _QUERIES // len(images))])
+        found.append(patches[some_queries(len(patches), max(_QUERIES // images, 1))])
     return torch.cat(found)
 
 
@@ -158,13 +158,6 @@ def some_queries(count: int, wanted: int) -> torch.Tensor:
     """
     runs = min(8, max(wanted // 8, 1))
     length = min(max(wanted // runs, 1), count)
-    starts = evenly(count - length + 1, runs)
-    places = starts[:, None] + torch.arange(length, device="cpu")
-    found: torch.Tensor = places.unique()
-    return found
-
-
-def evenly(count: int, wanted: int) -> torch.Tensor:
-    """At most `wanted` indices below `count`, evenly spaced, with both ends."""
-    found: torch.Tensor = torch.linspace(0, count - 1, wanted, device="cpu").long().unique()
+    starts = torch.linspace(0, count - length, runs, device="cpu").long()
+    found: torch.Tensor = (starts[:, None] + torch.arange(length, device="cpu")).unique()
     return found

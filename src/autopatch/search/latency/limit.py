@@ -19,7 +19,8 @@ class LatencyLimit:
 
     What the search for nearest neighbors does is not known before a detector is fitted, nor is the
     number of known defects. So the latency is that of the least it can do, without known defects. A
-    detector may turn out slower than the limit, but none that would be within it is kept out.
+    detector may turn out slower than the limit. None that would be within it is kept out, unless
+    many rows of its bank are identical.
 
     Args:
         table: The table.

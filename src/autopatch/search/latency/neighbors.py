@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _QUERIES = (16, 128, 1024)  # searched for at once
 _ROWS = (100, 1_000, 5_000)  # of coresets
 _MOST_VALUES = 1 << 24  # of a bank of all patches
+_ITERATIONS = 10_000
 _SEED = 0
 
 
@@ -51,8 +52,9 @@ class NearestNeighbors:
     """
 
     def works(self, bench: Bench) -> list[tuple[Key, Work]]:
-        """One for each set of levels, number of rows and number of queries; sets with the fewest
-        and the most channels also with each step on features, and in banks of all patches."""
+        """One for each set of levels, number of rows and number of queries; for the sets with the
+        fewest and the most channels also with each step on features, and in a bank of all patches.
+        """
         works: list[tuple[Key, Work]] = []
         steps = step_values(bench.space)
         for number, (name, backbone) in enumerate(bench.level_sets.items()):
@@ -64,7 +66,8 @@ class NearestNeighbors:
                 for step in steps:
                     transform = step.features(sum(channels), channels)
                     if transform is not None:
-                        works += self._searches(bench, backbone, transform, with_all=True)
+                        changes = transform.out_features != sum(channels)
+                        works += self._searches(bench, backbone, transform, with_all=changes)
         return works
 
     @staticmethod
@@ -112,12 +115,17 @@ class NearestNeighbors:
         done = np.array([[amount for _, amount in key] for key, _ in timed])
         seconds = np.array([each for _, (each,) in timed]).clip(min=1e-9)
         largest = done.max(axis=0).clip(min=1)
-        rates, _ = nnls(done / largest / seconds[:, None], np.ones(len(seconds)))
+        rates, _ = nnls(
+            done / largest / seconds[:, None], np.ones(len(seconds)), maxiter=_ITERATIONS
+        )
         return dict(zip(kinds, (rates / largest).tolist(), strict=True))
 
     def require(self, values: Mapping[str, Any], supernet: Supernet, space: SearchSpace) -> None:
         """See `Component`."""
-        entry(values, "call", "rate of nearest neighbors")
+        work = least_search_work(1, 1)
+        of_gpu = "row" in values
+        for kind, _ in amounts(1, work, on_gpu=of_gpu):
+            entry(values, kind, "rate of nearest neighbors")
 
     def seconds(self, values: Mapping[str, Any], case: Case) -> float:
         """See `Component`."""

@@ -75,8 +75,8 @@ class TimedCandidate:
 class LatencyTable:
     """How long the parts of a detector take on one machine.
 
-    The latency of a candidate is the sum over its parts, read off the table by interpolation: no
-    clock is involved, so it is the same every time.
+    The latency of a candidate is the sum over its parts, read off the table by interpolation or
+    from counts of what it does: no clock is involved.
 
     Attributes:
         space: Name of the search space.

@@ -97,7 +97,8 @@ class Timer:
     one of them is more than 12 % slower than the lower quartile of all, something else used the
     machine: the samples between them do not count and are taken again, up to three times as many as
     needed. After that the fastest of them count as well, and `disturbed` tells the share. (The
-    fastest run is no measure: a processor may run faster for a moment.)
+    fastest run is no measure: a processor may run faster for a moment. A machine that is disturbed
+    more than three quarters of the time is not noticed.)
 
     Attributes:
         clock: The clock.
