@@ -11,14 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autopatch.data import ImageReader
-from autopatch.detector import (
-    Architecture,
-    Detector,
-    feature_maps,
-    patchcore_architecture,
-    stack_maps,
-)
+from autopatch.detector import Architecture, Detector, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.progress import Progress
@@ -32,8 +25,9 @@ from autopatch.search import (
     load_settings,
     measure_table,
 )
-from autopatch.search.latency import Case, LatencyLimit
-from autopatch.search.objectives import LATENCY, unseen
+from autopatch.search.candidates import candidate_of
+from autopatch.search.latency import LatencyLimit
+from autopatch.search.objectives import LATENCY
 from autopatch.search.study import stored_table
 
 logger = logging.getLogger(__name__)
@@ -169,30 +163,21 @@ def _seconds(
     progress: Progress | None,
 ) -> float:
     """Seconds per image of an architecture, fitted to the good images of a search."""
-
-    split, reading = inputs.split, inputs.findings.reading
+    split = inputs.split
     detector = Detector.fit(
         [sample.image for sample in split.fit],
         supernet=inputs.supernet,
         architecture=architecture,
         calibration=[sample.image for sample in split.calibration] or None,
-        reading=reading,
+        reading=inputs.findings.reading,
         warn=False,  # the search warns about these images
         device=device,
         progress=progress,
     )
-    tried = [sample.image for sample in unseen(split.holdout or split.validation)]
-    batches = feature_maps(
-        detector.extractor.subnet, architecture.input, tried, reader=ImageReader(reading=reading)
+    scored = split.holdout or split.validation
+    return LATENCY.measure(
+        candidate_of(detector, inputs.supernet, scored, metrics={}, latency_table=table)
     )
-    case = Case.of(
-        inputs.supernet,
-        architecture,
-        detector.head,
-        stack_maps(batches, len(tried)),
-        counted=table.needs_counts,
-    )
-    return table.seconds(case)
 
 
 def without_slow(

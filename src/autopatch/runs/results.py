@@ -10,24 +10,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autopatch.data import ImageReader, load_images, load_masks
+from autopatch.data import load_images, load_masks
 from autopatch.detector import (
     Architecture,
     Detector,
     TypeResult,
-    feature_maps,
     patchcore_architecture,
     score_by_type,
     score_maps,
-    stack_maps,
 )
 from autopatch.errors import InputError
 from autopatch.files import StrPath, write_json
 from autopatch.progress import Progress
 from autopatch.runs.folder import TEST_RESULTS, read_json
 from autopatch.runs.record import RunRecord
-from autopatch.search import CandidateEvaluator, FittedCandidate, Objective
-from autopatch.search.objectives import measure_objectives, unseen
+from autopatch.search import CandidateEvaluator, Objective
+from autopatch.search.candidates import candidate_of
+from autopatch.search.objectives import measure_objectives
 
 logger = logging.getLogger(__name__)
 
@@ -231,20 +230,8 @@ def _measured(
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size, run.reading)
     metrics = score_maps(maps, masks, [sample.type for sample in test])
-    tried = [sample.image for sample in unseen(test)]
-    batches = feature_maps(
-        detector.extractor.subnet,
-        detector.architecture.input,
-        tried,
-        reader=ImageReader(reading=run.reading),
-    )
-    candidate = FittedCandidate(
-        supernet=run.supernet,
-        architecture=detector.architecture,
-        head=detector.head,
-        metrics=metrics,
-        maps=stack_maps(batches, len(tried)),
-        latency_table=run.latency_table,
+    candidate = candidate_of(
+        detector, run.supernet, test, metrics=metrics, latency_table=run.latency_table
     )
     label = detector.architecture.describe(run.supernet)
     values: dict[str, float] = {}

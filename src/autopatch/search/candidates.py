@@ -13,11 +13,20 @@ from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
     Cache,
+    ImageReader,
     Reading,
     Sample,
     load_masks,
 )
-from autopatch.detector import Architecture, GoodMaps, head_of_coreset, score_maps
+from autopatch.detector import (
+    Architecture,
+    Detector,
+    GoodMaps,
+    feature_maps,
+    head_of_coreset,
+    score_maps,
+    stack_maps,
+)
 from autopatch.progress import Progress
 from autopatch.search.constraints import Constraint
 from autopatch.search.coresets import Coresets
@@ -210,6 +219,40 @@ class CandidateEvaluator:
         if self._masks.is_cuda:
             torch.cuda.synchronize(self._masks.device)
         return time.perf_counter()
+
+
+def candidate_of(
+    detector: Detector,
+    supernet: Supernet,
+    scored: Sequence[Sample],
+    *,
+    metrics: Mapping[str, float],
+    latency_table: LatencyTable | None,
+) -> FittedCandidate:
+    """A fitted detector as objectives measure it.
+
+    Args:
+        detector: The detector.
+        supernet: The supernet of its backbone.
+        scored: Images that are not in its memory bank.
+        metrics: Its metrics by name.
+        latency_table: What its latency is read from, if an objective needs one.
+    """
+    images = [sample.image for sample in unseen(scored)]
+    batches = feature_maps(
+        detector.extractor.subnet,
+        detector.architecture.input,
+        images,
+        reader=ImageReader(reading=detector.reading),
+    )
+    return FittedCandidate(
+        supernet=supernet,
+        architecture=detector.architecture,
+        head=detector.head,
+        metrics=metrics,
+        maps=stack_maps(batches, len(images)),
+        latency_table=latency_table,
+    )
 
 
 def _report(progress: Progress, done: int, total: int) -> None:

@@ -103,7 +103,10 @@ def test_a_file_is_the_table(table: LatencyTable, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"kind": "recipe"}, "not a latency table, expected a file of `autopatch measure-lat"),
-        ({"version": 1}, "a latency table of version 1, expected 2; measure it again"),
+        (
+            {"version": 1},
+            "a latency table of version 1, expected 2; measure it anew, or search anew",
+        ),
         ({"machine": {}}, "a damaged latency table"),
         ({"components": {"fan": {}}}, "a latency table with the unknown component 'fan'"),
     ],

@@ -135,7 +135,7 @@ class Bench:
         return list(dict.fromkeys((names[0], names[-1])))
 
     @property
-    def counts_work(self) -> bool:
+    def needs_counts(self) -> bool:
         """Whether the time of searches is read from counts; see `LatencyTable.needs_counts`."""
         return self.device.type == "cpu"
 

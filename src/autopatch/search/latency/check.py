@@ -110,5 +110,5 @@ def _fitted(architecture: Architecture, bench: Bench) -> Candidate:
     if head.defects is not None:  # any rows do for known defects: what a search does is counted
         defects = fitted.aggregator([m[:_SHOTS] for m in maps])[:_DEFECT_ROWS]
         fitted = fitted.knowing(fitted.memory.bank, defects, usual=1.0)
-    case = Case.of(bench.supernet, architecture, fitted, queries, counted=bench.counts_work)
+    case = Case.of(bench.supernet, architecture, fitted, queries, counted=bench.needs_counts)
     return Candidate(case, PatchFeatureExtractor(subnet, fitted.aggregator), fitted)

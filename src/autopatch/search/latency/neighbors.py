@@ -102,7 +102,7 @@ class NearestNeighbors:
             index = NearestNeighborIndex(bank)
             for asked in sorted({min(n, len(queries)) for n in _QUERIES}):
                 chosen = queries[some_queries(len(queries), asked)]
-                if bench.counts_work:
+                if bench.needs_counts:
                     key = amounts(len(chosen), search_work(chosen, index))
                 else:
                     key = amounts(len(chosen), least_search_work(*bank.shape), on_gpu=True)

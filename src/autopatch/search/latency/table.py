@@ -211,7 +211,7 @@ class LatencyTable:
         if document.get("version") != _VERSION:
             raise InputError(
                 f"a latency table of version {document.get('version')!r}, expected {_VERSION}; "
-                "measure it again"
+                "measure it anew, or search anew"
             )
         values = {k: v for k, v in document.items() if k not in ("kind", "version")}
         try:
