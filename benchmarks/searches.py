@@ -202,7 +202,7 @@ def main() -> None:
         f"{arguments.space}, one shot of each type, {rows[0]['evaluations']} evaluations "
         f"({rows[0]['optimizer']}); {machine.describe()}. Test results in percent, mean ± standard "
         f"deviation of {arguments.seeds} seeds, which also draw the splits. Times are medians of "
-        f"{REPEATS} images, taken alternately.\n"
+        f"{REPEATS} images, taken alternately, each right after another image.\n"
     )
     print_table(rows, arguments.sets)
     print()
