@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from autopatch.data import GOOD, MVTecAD, Sample, draw_textures
 from autopatch.errors import InputError
@@ -139,13 +140,32 @@ def test_missing_empty_and_incomplete_folders(make_dataset: MakeDataset, tmp_pat
     (empty / "other").mkdir()
     assert_refused(empty, "empty: no folder train/good")
     (empty / "train/good").mkdir(parents=True)
-    assert_refused(empty, "no folder test")
-    (empty / "test").mkdir()
     assert_refused(empty, "train/good: no image")
-    make_dataset(anomalies={})
-    assert_refused(tmp_path / "dataset", r"test: no folder of anomalous images")
-    (tmp_path / "dataset/test/dent").mkdir()
-    assert_refused(tmp_path / "dataset", r"test/dent: no image")
+    make_dataset()
+    (tmp_path / "dataset/test/bend").mkdir()
+    assert_refused(tmp_path / "dataset", r"test/bend: no image")
+
+
+def test_only_good_images(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    root = make_dataset(anomalies={})
+    with_test = MVTecAD.scan(root)
+    assert with_test.types == ()
+    assert {sample.type for sample in with_test.test} == {"good"}
+    shutil.rmtree(root / "test")
+    without_test = MVTecAD.scan(root)
+    assert without_test.test == ()
+    assert without_test.train == with_test.train
+    plain = MVTecAD.scan(root / "train/good")
+    assert [s.image for s in plain.train] == [s.image for s in with_test.train]
+    assert plain.test == ()
+    assert plain.notes == ()
+    (root / "train/good/later").mkdir()
+    Image.new("L", (8, 8)).save(root / "train/good/later/1.png")
+    assert "skipped 1 subfolder (later)" in MVTecAD.scan(root / "train/good").notes[0]
+    # Images of defects that lie elsewhere are not passed over.
+    (root / "defects").mkdir()
+    Image.new("L", (8, 8)).save(root / "defects/1.png")
+    assert_refused(root, "defects should be test/defects")
 
 
 # What other data sets look like, and what the message then ends with.
@@ -170,7 +190,8 @@ _OTHER_LAYOUTS = {
     ),
     "MVTec AD 2": (
         ["train/good/0.png", "test_public/good/0.png", "test_public/ground_truth/bad/0_mask.png"],
-        "no folder test, .* test_public/good should be test/good, test_public/ground_truth/bad "
+        "no folder test/<type> with .* test_public/good should be test/good, "
+        "test_public/ground_truth/bad "
         "should be ground_truth/bad$",
     ),
     "three folders": (
@@ -190,7 +211,7 @@ _OTHER_LAYOUTS = {
     ),
     "images in test itself": (
         ["train/good/0.png", "test/0.png"],
-        "no folder of anomalous images, .*: test should be test/<type>$",
+        "no folder test/<type> with anomalous images; .*: test should be test/<type>$",
     ),
     "images in subfolders": (
         ["train/good/monday/0.png", "train/good/monday/1.png", "test/dent/0.png"],

@@ -25,7 +25,7 @@ from autopatch.errors import InputError
 
 MakeDataset = Callable[..., Path]
 ROOT = Path("dataset")
-GOOD_ROLES = ("fit", "holdout", "calibration")
+GOOD_ROLES = ("fit", "holdout")
 
 
 def samples(folder: str, groups: list[str | None]) -> tuple[Sample, ...]:
@@ -80,10 +80,9 @@ def assert_refused(dataset: MVTecAD, pattern: str, **options: Any) -> None:
 def test_random_roles_divide_the_data() -> None:
     dataset = dataset_of()
     split = make_split(dataset, shots=1)
-    assert (len(split.fit), len(split.holdout), len(split.calibration)) == (26, 6, 8)
-    assert sorted(split.fit + split.holdout + split.calibration, key=str) == sorted(
-        dataset.train, key=str
-    )
+    assert (len(split.fit), len(split.holdout), len(split.calibration)) == (32, 8, 0)
+    assert split.good == split.fit + split.holdout
+    assert sorted(split.fit + split.holdout, key=str) == sorted(dataset.train, key=str)
     assert [sample.type for sample in split.validation] == ["crack", "dent"]
     assert len(split.reserved_unused) == 6
     assert sorted(split.validation + split.reserved_unused + split.test, key=str) == sorted(
@@ -98,7 +97,7 @@ def test_random_roles_divide_the_data() -> None:
 def test_test_part_does_not_depend_on_shots(protocol: str) -> None:
     splits = [make_split(dataset_of(), shots=shots, protocol=protocol) for shots in range(5)]
     assert len({split.test for split in splits}) == 1
-    assert len({split.fit + split.holdout + split.calibration for split in splits}) == 1
+    assert len({split.fit + split.holdout for split in splits}) == 1
     for shots, split in enumerate(splits):
         for kind in ("crack", "dent"):
             chosen = of_type(split.validation, kind)
@@ -111,7 +110,7 @@ def test_seed_decides_the_random_order() -> None:
     dataset = dataset_of()
     assert make_split(dataset, shots=2, seed=3) == make_split(dataset, shots=2, seed=3)
     splits = [make_split(dataset, shots=2, seed=seed) for seed in range(4)]
-    for role in ("fit", "holdout", "calibration", "validation", "test"):
+    for role in ("fit", "holdout", "validation", "test"):
         assert len({getattr(split, role) for split in splits}) > 1
 
 
@@ -119,7 +118,7 @@ def test_known_order() -> None:
     """The order of a seed is part of what a stored result means."""
     split = make_split(dataset_of(), shots=2, seed=0)
     assert [int(sample.image.stem) for sample in split.validation] == [2, 3, 2, 1]
-    assert [int(sample.image.stem) for sample in split.holdout] == [5, 15, 21, 22, 24, 33]
+    assert [int(sample.image.stem) for sample in split.holdout] == [1, 5, 15, 21, 22, 24, 31, 33]
 
 
 def test_reserve_zero() -> None:
@@ -168,8 +167,8 @@ def test_good_roles_keep_their_sizes_with_groups() -> None:
         dataset_of(), train=samples("train/good", [f"t{index // 3}" for index in range(60)])
     )
     split = make_split(dataset, shots=1)
-    # 9 and 12 images are whole groups of three.
-    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [39, 9, 12]
+    # 12 images are whole groups of three.
+    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [48, 12]
 
 
 def test_groups_that_leave_no_test_image() -> None:
@@ -203,20 +202,28 @@ def test_without_test_good() -> None:
     dataset = dataset_of(test_good=0)
     split = make_split(dataset, shots=1)
     good = of_type(split.test, GOOD)
-    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [18, 6, 8]
+    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [24, 8]
     assert len(good) == 8
-    assert not set(good) & set(split.fit + split.holdout + split.calibration)
+    assert not set(good) & set(split.fit + split.holdout)
     (note,) = split.notes
     assert "no good images to test: 8 images of train/good" in note
 
 
 def test_smallest_training_folder() -> None:
-    split = make_split(dataset_of(train=6), shots=1)
-    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [2, 2, 2]
-    assert_refused(dataset_of(train=5), "train/good: 5 images.*fit 1; expected at least 2")
-    assert_refused(dataset_of(train=7, test_good=0), "train/good: 7 images.*fit 1; expected")
-    two_groups = replace(dataset_of(), train=samples("train/good", ["a", "b"] * 20))
-    assert_refused(two_groups, "40 images, 40 of them usable in 2 groups.*fit 0")
+    split = make_split(dataset_of(train=4), shots=1)
+    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [2, 2]
+    assert_refused(dataset_of(train=3), "train/good: 3 images.*fit 1; expected at least 2")
+    assert_refused(dataset_of(train=5, test_good=0), "train/good: 5 images.*fit 1; expected")
+    one_group = replace(dataset_of(), train=samples("train/good", ["a"] * 40))
+    assert_refused(one_group, "40 images, 40 of them usable in 1 groups.*fit 0")
+
+
+def test_a_data_set_without_anomalies() -> None:
+    dataset = replace(dataset_of(), test=())
+    split = make_split(dataset, shots=0)
+    assert [len(getattr(split, role)) for role in GOOD_ROLES] == [24, 8]
+    assert [sample.type for sample in split.test] == [GOOD] * 8
+    assert split.validation == split.reserved_unused == ()
 
 
 def test_arguments_out_of_range() -> None:
@@ -247,6 +254,7 @@ def test_published_order() -> None:
     assert split.holdout == dataset.train[:10]
     assert split.fit == dataset.train[10:]
     assert split.calibration == split.holdout
+    assert split.good == split.fit
     assert split.validation == samples("test/crack", [None] * 2) + samples("test/dent", [None] * 2)
     assert split.test == (
         samples("test/good", [None] * 10)
@@ -348,8 +356,8 @@ def test_messages_about_data_sets_of_another_layout() -> None:
     assert split.notes == (
         "no good images to test: 8 images of images become the good images of the test set",
     )
-    with pytest.raises(InputError, match=r"^images: 5 images, 5 of them usable"):
-        make_split(listed(root, dataset_of(train=5)), shots=1)
+    with pytest.raises(InputError, match=r"^images: 3 images, 3 of them usable"):
+        make_split(listed(root, dataset_of(train=3)), shots=1)
 
 
 def test_data_sets_of_another_layout_are_checked(make_dataset: MakeDataset) -> None:
@@ -430,7 +438,7 @@ def test_magnetic_tile(shared_data: Path) -> None:
     dataset = MVTecAD.scan(shared_data / "magnetic_tile", group_regex=r"num_(\d{3})")
     split = make_split(dataset, shots=1)
     assert len(split.validation) == 3
-    assert len(split.fit) > len(split.calibration) > len(split.holdout) >= 12
+    assert len(split.fit) > 3 * len(split.holdout) > 36
     published = make_split(
         MVTecAD.scan(shared_data / "magnetic_tile"), shots=1, protocol="autopatch"
     )

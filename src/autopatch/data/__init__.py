@@ -21,6 +21,8 @@
   from JSON.
 - `digest`: `Manifest`, hashes and roles of a split's files, and what has changed in them;
   `image_digests` and `pixels_digest`, hashes of images of any kind.
+- `synthetic`: `draw_anomalies`, defects drawn on good images; `Anomaly`, `load_anomalies`,
+  `anomalies_digest`; `KINDS`, their kinds.
 - `textures`: `draw_textures`, a small synthetic data set of a woven fabric.
 """
 
@@ -52,18 +54,29 @@ from autopatch.data.reading import (
     read_image,
     to_pil,
 )
-from autopatch.data.samples import GOOD, Dataset, Sample
+from autopatch.data.samples import GOOD, Dataset, Sample, group_of
 from autopatch.data.splits import PROTOCOLS, Split, SplitProtocol, make_split
+from autopatch.data.synthetic import (
+    DEFAULT_KINDS,
+    KINDS,
+    Anomaly,
+    anomalies_digest,
+    draw_anomalies,
+    load_anomalies,
+)
 from autopatch.data.textures import draw_textures
 from autopatch.data.walker import IMAGE_SUFFIXES
 
 __all__ = [
     "BIT_DEPTHS",
+    "DEFAULT_KINDS",
     "DEFAULT_READING",
     "EVALUATION_SIZE",
     "GOOD",
     "IMAGE_SUFFIXES",
+    "KINDS",
     "PROTOCOLS",
+    "Anomaly",
     "Cache",
     "Cells",
     "CheckedFolder",
@@ -82,15 +95,19 @@ __all__ = [
     "Split",
     "SplitProtocol",
     "Square",
+    "anomalies_digest",
     "as_images",
     "check",
     "check_folder",
     "decide",
     "defect_samples",
+    "draw_anomalies",
     "draw_textures",
     "folder_images",
+    "group_of",
     "image_digests",
     "joint_digest",
+    "load_anomalies",
     "load_images",
     "load_masks",
     "make_split",

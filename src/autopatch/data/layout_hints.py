@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from autopatch.data.samples import GOOD
@@ -36,27 +36,45 @@ def layout_hint(root: Listing) -> str:
     for parts in found:
         if len(parts) > 2 and _plain(parts[1]) == "train":
             return f", as in {root.folder / parts[0]}: name one category's folder"
+    moved = _moves(found)
+    if found and not moved:
+        names = ["/".join(parts) or str(root.folder) for parts in found]
+        moved = f"; found images in {first_names(names)}"
+    return moved + _masks_apart(root, found)
+
+
+def misplaced_hint(root: Listing) -> str:
+    """Says which folders have names that the layout expects elsewhere, and which images have masks
+    beside them.
+
+    Returns:
+        See `layout_hint`; empty if there is neither.
+    """
+    found = dict(_folders_of_images(root))
+    return _moves(found) + _masks_apart(root, found)
+
+
+def _moves(found: Iterable[tuple[str, ...]]) -> str:
     moves: dict[str, str] = {}
     for parts in found:
         here, expected = _expected_place(parts)
         if expected is not None and here != expected:
             moves[here] = expected
-    hints = []
-    if moves:
-        good_first = sorted(moves.items(), key=lambda move: move[1] != f"train/{GOOD}")
-        said = [f"{here} should be {expected}" for here, expected in good_first]
-        hints.append(f"; found images in other folders: {first_names(said)}")
-    elif found:
-        names = ["/".join(parts) or str(root.folder) for parts in found]
-        hints.append(f"; found images in {first_names(names)}")
+    if not moves:
+        return ""
+    good_first = sorted(moves.items(), key=lambda move: move[1] != f"train/{GOOD}")
+    said = [f"{here} should be {expected}" for here, expected in good_first]
+    return f"; found images in other folders: {first_names(said)}"
+
+
+def _masks_apart(root: Listing, found: Mapping[tuple[str, ...], Listing]) -> str:
     for listing in found.values():
         if pair := _mask_beside(listing.images):
             image, mask = (path.relative_to(root.folder).as_posix() for path in pair)
-            hints.append(
+            return (
                 f"; {mask} looks like the mask of {image}, masks should be in ground_truth/<type>"
             )
-            break
-    return "".join(hints)
+    return ""
 
 
 def mask_hint(image: Path, images: Listing, masks: Listing | None, root: Listing) -> str:

@@ -22,7 +22,7 @@ class MVTecAD:
 
     Attributes:
         root: The folder.
-        train: The images of `train/good`, sorted by file name.
+        train: The good images, sorted by file name.
         test: The images of `test/good`, if any, then the images of each anomaly type; types and
             file names are sorted.
         notes: Skipped files and folders with the reason, one line each.
@@ -48,8 +48,9 @@ class MVTecAD:
     ) -> MVTecAD:
         """Finds the images in a folder and pairs each anomalous image with its mask.
 
-        The layout is `train/good/*`, `test/good/*` (optional), `test/<type>/*` and
-        `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. A file is an image if its suffix is one
+        The layout is `train/good/*`, `test/good/*` (optional), `test/<type>/*` (none if there are
+        no anomalous images) and `ground_truth/<type>/<stem>_mask.*` or `<stem>.*`. All images of a
+        folder without `train` and `test` are good. A file is an image if its suffix is one
         of `IMAGE_SUFFIXES`, in any case. Everything else is skipped and listed in `notes`, except
         hidden files, system files, and files outside the image folders, such as `license.txt`. No
         image is decoded; see `check`.
@@ -128,7 +129,7 @@ def _refuse_orphan_types(layout: Layout) -> None:
         if kind not in types and (listing.images or listing.folders):
             raise InputError(
                 f"{listing.folder}: masks without images, expected a folder "
-                f"{layout.test.folder / kind}"
+                f"{layout.root.folder / 'test' / kind}"
             )
 
 

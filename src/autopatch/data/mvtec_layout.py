@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from autopatch.data.layout_hints import layout_hint, looks_like_masks
+from autopatch.data.layout_hints import layout_hint, looks_like_masks, misplaced_hint
 from autopatch.data.samples import GOOD
 from autopatch.data.walker import Listing, list_folder, others_passed_over, walk
 from autopatch.errors import InputError
@@ -19,19 +20,19 @@ class Layout:
 
     Attributes:
         root: The folder of the data set.
-        train: `train`.
-        good: `train/good`, has images.
-        test: `test`.
+        train: `train`, None if the images of `root` are the good ones.
+        good: `train/good`, or `root` itself; has images.
+        test: `test`, None if absent.
         test_good: `test/good`, None if absent.
-        types: The other folders in `test`, sorted; at least one, each with images.
+        types: The other folders in `test`, sorted, each with images.
         truth: `ground_truth`, None if absent.
         masks: The folders in `ground_truth` by name, without `good`.
     """
 
     root: Listing
-    train: Listing
+    train: Listing | None
     good: Listing
-    test: Listing
+    test: Listing | None
     test_good: Listing | None
     types: tuple[Listing, ...]
     truth: Listing | None
@@ -41,29 +42,26 @@ class Layout:
     def of(cls, folder: StrPath) -> Layout:
         """Lists the folders of a data set.
 
+        In a folder with images and neither `train` nor `test`, all images are good.
+
         Raises:
-            InputError: A folder of the layout is missing, has no images, or cannot be read.
+            InputError: `train/good` is missing, other folders look like those of anomalous images,
+                a folder has no images, or it cannot be read.
         """
         root = list_folder(folder)
         if not (root.images or root.folders or root.others):
             raise InputError(f"{folder}: the folder is empty, expected train/good and test/<type>")
         train, test, truth = (_inner(root, name) for name in ("train", "test", "ground_truth"))
         good, test_good = _inner(train, GOOD), _inner(test, GOOD)
+        if train is None and test is None and root.images and not misplaced_hint(root):
+            return cls(root, None, root, None, None, (), None, {})
         if train is None or good is None:
             hint = layout_hint(root)
             raise InputError(f"{folder}: no folder train/good, expected one with good images{hint}")
-        if test is None:
-            hint = layout_hint(root)
-            raise InputError(
-                f"{folder}: no folder test, expected test/<type> with anomalous images{hint}"
-            )
         _require_images(good)
-        types = tuple(list_folder(inner) for inner in test.folders if inner.name != GOOD)
-        if not types:
-            hint = layout_hint(root)
-            raise InputError(
-                f"{test.folder}: no folder of anomalous images, expected test/<type>{hint}"
-            )
+        types = tuple(list_folder(inner) for inner in _folders(test) if inner.name != GOOD)
+        if not types and (hint := misplaced_hint(root)):
+            raise InputError(f"{folder}: no folder test/<type> with anomalous images{hint}")
         for listing in types:
             _require_images(listing)
         mask_folders = [] if truth is None else [f for f in truth.folders if f.name != GOOD]
@@ -77,11 +75,18 @@ class Layout:
             InputError: A subfolder of images cannot be read.
         """
         kinds = [listing.folder.name for listing in self.types]
+        if self.train is None:
+            return tuple(
+                f"{self._place(self.root)}: {text}"
+                for texts in (_masks_as_images(self.root), _inside(self.root))
+                for text in texts
+            )
         lines = [
             (self.root, _beside(self.root, ("train", "test", "ground_truth"))),
             (self.train, _beside(self.train, (GOOD,))),
-            (self.test, _beside(self.test, (GOOD, *kinds))),
         ]
+        if self.test is not None:
+            lines.append((self.test, _beside(self.test, (GOOD, *kinds))))
         if self.truth is not None:
             lines.append((self.truth, _beside(self.truth, kinds)))
         images = [self.good, *self.types]
@@ -103,6 +108,10 @@ def _inner(listing: Listing | None, name: str) -> Listing | None:
     # Case counts: some file systems ignore it, but the data set may move to one that does not.
     folders = () if listing is None else listing.folders
     return next((list_folder(folder) for folder in folders if folder.name == name), None)
+
+
+def _folders(listing: Listing | None) -> Sequence[Path]:
+    return () if listing is None else listing.folders
 
 
 def _require_images(listing: Listing) -> None:

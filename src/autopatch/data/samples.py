@@ -60,6 +60,12 @@ class Dataset(Protocol):
         """Skipped files and folders with the reason, one line each."""
 
 
+def group_of(sample: Sample) -> str:
+    """Name of the group of an image; an image without a group is its own."""
+    # The "/" makes its name differ from those of groups that come from file names.
+    return f"/{sample.image}" if sample.group is None else sample.group
+
+
 def anomaly_types(samples: Iterable[Sample]) -> tuple[str, ...]:
     """Returns the types of the anomalous samples, sorted."""
     return tuple(sorted({sample.type for sample in samples if sample.label}))

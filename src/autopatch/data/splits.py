@@ -10,7 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from autopatch.data.duplicates import Duplicates, with_groups
-from autopatch.data.samples import Dataset, Sample, common_folder, relative_path, short_path
+from autopatch.data.samples import (
+    Dataset,
+    Sample,
+    common_folder,
+    group_of,
+    relative_path,
+    short_path,
+)
 from autopatch.errors import InputError
 from autopatch.files import StrPath
 from autopatch.registry import Registry
@@ -21,8 +28,7 @@ ROLES = ("fit", "holdout", "calibration", "validation", "reserved_unused", "test
 MIN_IMAGES = 2
 """Smallest number of good images in a role."""
 
-_HOLDOUT_PERCENT = 15
-_CALIBRATION_PERCENT = 20
+_HOLDOUT_PERCENT = 20
 _TEST_PERCENT = 20
 
 
@@ -40,7 +46,8 @@ class Split:
         reserve: Number of images of each anomaly type kept out of `test`.
         fit: Good images from which the memory bank is built.
         holdout: Good images of the search's validation set.
-        calibration: Good images from which the threshold is set.
+        calibration: Good images from which the threshold is set; none if it is set by folds of
+            `fit` and `holdout`.
         validation: Anomalous images of the search's validation set. Types are sorted, and images
             within a type are in the split's order, so that more shots only add images.
         reserved_unused: The rest of the reserve, in the same order.
@@ -61,6 +68,12 @@ class Split:
     test: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     mask_resize: str = "area"
+
+    @property
+    def good(self) -> tuple[Sample, ...]:
+        """The good images that a detector is fitted on: those of `fit` and `holdout`; with a
+        calibration set, those of `fit`."""
+        return self.fit if self.calibration else (*self.fit, *self.holdout)
 
     @property
     def roles(self) -> dict[str, tuple[Sample, ...]]:
@@ -212,10 +225,11 @@ def make_split(
     Protocol `"random"`: `seed` sets the order of the images, or of the groups if they are known.
     Groups are never divided. The reserve takes whole groups until it has `reserve` images of each
     type. The other images of these groups (good or of another type) are not tested. Training images
-    whose group has test images are left out. Of the n remaining training images, 15 % are hold-out
-    and 20 % calibration (each rounded to the nearest image, at least 2, then up to the end of a
-    group). The rest, at least 2, is fit. If there are no good test images, another 20 % become the
-    good images of the test set.
+    whose group has test images are left out. Of the n remaining training images, 20 % are hold-out
+    (rounded to the nearest image, at least 2, then up to the end of a group). The rest, at least 2,
+    is fit. There is no calibration set: a detector is fitted on all of them, and its threshold is
+    set by folds. If there are no good test images, another 20 % become the good images of the test
+    set.
 
     Protocol `"autopatch"`: the split of the AutoPatch paper, in the order of the data set or of
     `legacy_order`. With n good test images, the first n training images are hold-out and the rest
@@ -282,11 +296,11 @@ def random_split(
             sample
             for group in order
             for sample in group
-            if sample.type == kind and _group(sample) in reserved_groups
+            if sample.type == kind and group_of(sample) in reserved_groups
         ]
         for kind in dataset.types
     }
-    test = tuple(sample for sample in dataset.test if _group(sample) not in reserved_groups)
+    test = tuple(sample for sample in dataset.test if group_of(sample) not in reserved_groups)
     for kind in dataset.types:
         if not any(sample.type == kind for sample in test):
             raise InputError(
@@ -306,15 +320,15 @@ def random_split(
                 "in the reserve of an anomaly type, expected one that does not"
             )
 
-    test_groups = {_group(sample) for sample in dataset.test}
-    train = [sample for sample in dataset.train if _group(sample) not in test_groups]
+    test_groups = {group_of(sample) for sample in dataset.test}
+    train = [sample for sample in dataset.train if group_of(sample) not in test_groups]
     left_out = len(dataset.train) - len(train)
     if left_out:
         notes.append(
             f"left out {left_out} of the {len(dataset.train)} images of {good_folder}: their "
             "groups have test images, too"
         )
-    percents = {"holdout": _HOLDOUT_PERCENT, "calibration": _CALIBRATION_PERCENT}
+    percents = {"holdout": _HOLDOUT_PERCENT}
     if not test_good:
         percents["test"] = _TEST_PERCENT
     good = _assign_good(dataset, train, percents, np.random.default_rng((seed, 1)))
@@ -331,7 +345,7 @@ def random_split(
             reserve=reserve,
             fit=good["fit"],
             holdout=good["holdout"],
-            calibration=good["calibration"],
+            calibration=(),
             validation=(),
             reserved_unused=(),
             test=good.get("test", ()) + test,
@@ -363,7 +377,7 @@ def _assign_good(
     roles["fit"] = [sample for group in order for sample in group]
     if any(len(samples) < MIN_IMAGES for samples in roles.values()):
         found = ", ".join(f"{role} {len(samples)}" for role, samples in roles.items())
-        groups = len({_group(sample) for sample in train})
+        groups = len({group_of(sample) for sample in train})
         raise InputError(
             f"{common_folder(dataset.train, dataset.root)}: {len(dataset.train)} images, "
             f"{len(train)} of them usable in {groups} groups, give {found}; "
@@ -384,17 +398,11 @@ def with_reserve(split: Split, reserved: Mapping[str, Sequence[Sample]]) -> Spli
     )
 
 
-def _group(sample: Sample) -> str:
-    # An image without a group is its own group. The "/" makes its name differ from those of groups
-    # that come from file names.
-    return f"/{sample.image}" if sample.group is None else sample.group
-
-
 def _shuffled_groups(samples: Iterable[Sample], rng: np.random.Generator) -> list[list[Sample]]:
     """Collects samples by group, in random order; the order within a group is kept."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(_group(sample), []).append(sample)
+        groups.setdefault(group_of(sample), []).append(sample)
     names = list(groups)
     return [groups[names[index]] for index in rng.permutation(len(names))]
 
@@ -408,7 +416,7 @@ def _first_groups(order: Iterable[Sequence[Sample]], kind: str, count: int) -> s
             break
         of_kind = sum(sample.type == kind for sample in group)
         if of_kind:
-            names.add(_group(group[0]))
+            names.add(group_of(group[0]))
             held += of_kind
     return names
 
