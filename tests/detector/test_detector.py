@@ -11,17 +11,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import autopatch
-from autopatch.data import Reading, Remarks, draw_textures, load_images, pixels_digest
+from autopatch.data import (
+    Reading,
+    Remarks,
+    draw_textures,
+    image_digests,
+    load_images,
+    pixels_digest,
+)
 from autopatch.detector import (
     Architecture,
+    Defect,
     Detector,
     Head,
     ImagePrediction,
     Input,
     MemoryBank,
+    calibrate,
     patchcore_architecture,
     stack_maps,
 )
+from autopatch.detector.folds import FOLDS, draw_folds, related_images
 from autopatch.errors import InputError
 from autopatch.supernet import Backbone, load_supernet, tensors_sha256
 
@@ -257,33 +267,111 @@ def test_good_images_alone_are_enough(supernet, good, root, new):
     for detector in (folder, text):
         assert torch.equal(detector.predict(new).anomaly_map, expected)
         assert detector.threshold == files.threshold
-    assert not torch.equal(other.predict(new).anomaly_map, expected)
-    # A fifth of 22 is kept for the threshold.
-    assert files.threshold.images == 4
+        assert torch.equal(detector.calibration_distances, files.calibration_distances)
+    # The seed draws the folds, which concern only the threshold.
+    assert torch.equal(other.predict(new).anomaly_map, expected)
+    assert not torch.equal(other.calibration_scores, files.calibration_scores)
+    assert files.threshold.images == len(good)
     assert folder.data_digest == "of a folder"
     assert text.data_digest == files.data_digest == pixels_digest(good)
 
 
-def test_the_images_of_the_threshold_are_not_those_of_the_bank(supernet, good, new):
+@pytest.mark.parametrize(
+    "head", [Head((3, 2), None), Head((3, 2), 60), Head((3, 2), 40, neighbors=3)]
+)
+def test_all_images_are_in_the_bank_and_each_is_scored_without_itself(supernet, good, new, head):
+    architecture = replace(ARCHITECTURE, head=head)
+    detector = fit(supernet, good, architecture=architecture)
+    whole = fit(supernet, good, architecture=architecture, calibration=new)
+    assert torch.equal(detector.memory.bank, whole.memory.bank)
+    if head.bank_size is None:
+        assert float(detector.predict(good).pred_score.max()) < 1e-6
+        assert detector.calibration_scores.min() > 1e-3
+    folds = draw_folds(related_images(image_digests(good), [None] * len(good)), 3)
+    assert len(folds) == FOLDS
+    for fold in folds:
+        inside = [good[i] for i in fold]
+        others = [path for i, path in enumerate(good) if i not in fold]
+        by_hand = fit(supernet, others, architecture=architecture, calibration=inside)
+        for name in ("calibration_scores", "calibration_distances"):
+            found = getattr(detector, name)[list(fold)]
+            torch.testing.assert_close(found, getattr(by_hand, name), rtol=1e-4, atol=1e-6)
+    assert detector.threshold == calibrate(detector.calibration_scores.tolist())
+
+
+def test_images_of_a_group_are_in_one_fold(supernet, good):
     every_patch = replace(ARCHITECTURE, head=Head((3, 2), None))
-    detector = fit(supernet, good, architecture=every_patch)
-    places = len(detector.memory) // (len(good) - 4)
-    assert len(detector.memory) == places * (len(good) - 4)
-    in_bank = [float(s) < 1e-6 for s in detector.predict(good).pred_score]
-    assert in_bank.count(False) == 4
-    held_out = [path for path, known in zip(good, in_bank, strict=True) if not known]
-    given = [path for path in good if path not in held_out]
-    same = fit(supernet, given, architecture=every_patch, calibration=held_out)
-    assert torch.equal(same.predict(new).anomaly_map, detector.predict(new).anomaly_map)
-    assert same.threshold == detector.threshold
+    images = [
+        *good[:8],
+        *(Image.open(path).transpose(Image.Transpose.ROTATE_90) for path in good[:8]),
+    ]
+    same = [str(i % 8) for i in range(16)]
+    alone = fit(supernet, images, architecture=every_patch)
+    for seed in range(2):
+        grouped = fit(supernet, images, architecture=every_patch, groups=same, seed=seed)
+        folds = draw_folds(related_images(image_digests(images), same), seed)
+        for fold in folds:
+            assert {i % 8 for i in fold if i < 8} == {i % 8 for i in fold if i >= 8}
+            by_hand = fit(
+                supernet,
+                [image for i, image in enumerate(images) if i not in fold],
+                architecture=every_patch,
+                calibration=[images[i] for i in fold],
+            )
+            found = grouped.calibration_scores[list(fold)]
+            torch.testing.assert_close(found, by_hand.calibration_scores, rtol=1e-4, atol=1e-6)
+    assert torch.equal(grouped.memory.bank, alone.memory.bank)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": ["a"]}, "`groups` has 1 entries, expected 6, one for each image"),
+        ({"groups": ["a"] * 6}, "`images` has 6, all related by their groups, expected at least 2"),
+        (
+            {"groups": ["a", "b"] * 3, "calibration": [0]},
+            "`groups` is given with `calibration`, expected one of the two",
+        ),
+    ],
+)
+def test_groups_that_do_not_fit(supernet, good, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        fit(supernet, good[:6], **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_every_step_is_told(supernet, good, apart):
+    told = []
+    calibration = good[12:] if apart else None
+    fit(
+        supernet,
+        good[:12],
+        calibration=calibration,
+        defects=[Defect(good[0], np.eye(64, dtype=bool))] if apart else (),
+        progress=lambda *step: told.append(step),
+    )
+    last = {step: (done, total) for step, done, total in told}
+    assert last == {
+        "read": (10, 10) if apart else (12, 12),
+        "fit": (12, 12),
+        "choose the memory bank": (60, 60),
+        **({"known defects": (1, 1)} if apart else {"score folds": (12, 12)}),
+        "calibrate": (10, 10) if apart else (12, 12),
+    }
+    if not apart:
+        scored = [done for step, done, _ in told if step == "score folds"]
+        assert scored == sorted(scored)
+        assert scored[0] == 0
+        assert len(set(scored)) == FOLDS + 1
 
 
 def test_the_default_detector(good, new):
     detector = Detector.fit(good[:6])
-    assert detector.architecture == patchcore_architecture(load_supernet(), images=4)
+    assert detector.architecture == patchcore_architecture(load_supernet(), images=6)
     assert "weights of autopatch_s in this package" in detector.provenance
     assert detector.predict(new[:2]).anomaly_map.shape == (2, 224, 224)
-    assert detector.threshold.images == 2
+    assert detector.threshold.images == 6
 
 
 def test_a_supernet_by_name(good, monkeypatch):
@@ -309,10 +397,12 @@ def test_no_images(detector, supernet, good):
             fit(supernet, images, calibration=calibration)
 
 
-def test_too_few_images_to_set_some_aside(supernet, good):
-    with pytest.raises(InputError, match="`images` has 3, expected at least 4"):
-        fit(supernet, good[:3])
-    assert fit(supernet, good[:4]).threshold.images == 2
+def test_one_image_cannot_set_the_threshold(supernet, good):
+    with pytest.raises(InputError, match="`images` has 1, expected at least 2 that are not rel"):
+        fit(supernet, good[:1])
+    two = fit(supernet, good[:2])
+    assert two.threshold.images == 2
+    assert "too few calibration images, 19 are needed" in two.threshold.describe()
 
 
 def test_images_that_are_not_there(detector, supernet, tmp_path):
@@ -447,6 +537,7 @@ def test_half_precision(supernet, good, new):
     expected = detector.predict(new).anomaly_map
     found = detector.to(torch.bfloat16).predict(new).anomaly_map
     assert detector.memory.bank.dtype == torch.float32
+    assert detector.calibration_distances.dtype == torch.float32
     assert torch.allclose(found, expected, rtol=0.2, atol=0.1 * float(expected.max()))
 
 
@@ -544,6 +635,9 @@ def rewrite(path, *, tensors=None, **changes):
         {"tensors": {"extractor.subnet.network.conv_stem.weight": torch.zeros(2, 2)}},
         {"evaluation_size": "x"},
         {"evaluation_size": 0},
+        {"tensors": {"calibration_sizes": torch.ones(10, dtype=torch.int64)}},
+        {"tensors": {"calibration_scores": torch.ones(9)}},
+        {"tensors": {"calibration_distances": torch.ones(9, 256, 1)}},
         {"usual_score": None},
         {"threshold": {"value": 1.0}},
         {"usual_score": float("nan")},
@@ -563,7 +657,7 @@ def test_damaged_contents(saved, changes):
 @pytest.mark.parametrize(
     ("number", "fragment"),
     [
-        (5, "an earlier version of autopatch .format 5, expected 6.; fit it again"),
+        (6, "an earlier version of autopatch .format 6, expected 7.; fit it again"),
         (99, "a detector of autopatch 9.9.9, which is newer than .* update autopatch"),
         ("x", "damaged detector file .format 'x'"),
         (None, "damaged detector file .format None"),
@@ -743,17 +837,21 @@ def test_copies_are_kept_together(supernet, good, tmp_path, caplog, copies):
     for seed in range(3):
         caplog.clear()
         detector = fit(supernet, tmp_path, architecture=every_patch, seed=seed)
-        assert detector.threshold.images == copies
+        assert detector.threshold.images == 5 * copies
         assert detector.calibration_scores.min() > 1e-3
+        by_picture = detector.calibration_scores.reshape(5, copies)
+        torch.testing.assert_close(by_picture, by_picture[:, :1].expand(5, copies))
         (line,) = caplog.messages
         assert line.startswith("the images show 5 pictures more than once: ")
         assert f"{tmp_path / good[0].stem}-0.png = {tmp_path / good[0].stem}-1.bmp" in line
 
 
 def test_too_few_different_pictures(supernet, good):
-    with pytest.raises(InputError, match="`images` has 6, which show 1 different picture, exp"):
+    with pytest.raises(InputError, match="`images` has 6, all of the same picture, expected at"):
         fit(supernet, [good[0]] * 6)
-    assert fit(supernet, [*good[:2]] * 2).threshold.images == 2
+    detector = fit(supernet, [*good[:2]] * 2)
+    assert detector.threshold.images == 4
+    assert detector.calibration_scores.min() > 1e-3
 
 
 def test_deep_images_that_look_alike_in_8_bits_are_not_the_same(supernet):

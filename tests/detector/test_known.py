@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autopatch.data import MVTecAD, Sample, draw_textures, to_mask
+from autopatch.data import MVTecAD, Sample, draw_textures, load_images, to_mask
 from autopatch.detector import Architecture, Defect, Detector, Head, Input
+from autopatch.detector.folds import draw_folds
 from autopatch.detector.known import ROWS_PER_IMAGE
 from autopatch.errors import InputError
 from autopatch.kernels import nearest_neighbors
@@ -52,14 +53,19 @@ def detector(fitted: Detector, tmp_path: Path) -> Detector:
 
 
 def fit(
-    data: MVTecAD, supernet: Supernet, *defects: Sample | Defect, architecture: Architecture = OFF
+    data: MVTecAD,
+    supernet: Supernet,
+    *defects: Sample | Defect,
+    architecture: Architecture = OFF,
+    apart: bool = True,
 ) -> Detector:
+    """A detector whose threshold is set by images apart from those of the bank, or by folds."""
     images = [sample.image for sample in data.train]
     return Detector.fit(
         images[:10],
         supernet=supernet,
         architecture=architecture,
-        calibration=images[10:],
+        calibration=images[10:] if apart else None,
         defects=defects,
     )
 
@@ -73,11 +79,13 @@ def state_of(detector: Detector) -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("apart", [True, False])
 def test_a_fit_with_defects_is_a_fit_and_an_update(
-    data: MVTecAD, supernet: Supernet, detector: Detector, anomalous: list[Sample]
+    data: MVTecAD, supernet: Supernet, anomalous: list[Sample], apart: bool
 ) -> None:
     shots = anomalous[:3]
-    at_once = fit(data, supernet, *shots)
+    at_once = fit(data, supernet, *shots, apart=apart)
+    detector = fit(data, supernet, apart=apart)
     assert at_once.architecture == ARCHITECTURE
     detector.update(defects=shots)
     assert state_of(detector) == state_of(at_once)
@@ -86,16 +94,27 @@ def test_a_fit_with_defects_is_a_fit_and_an_update(
     ]
     assert [image.type for image in detector.known] == [shot.type for shot in shots]
     assert sum(image.defect_rows for image in detector.known) == len(detector.defects) > 0
-    one_by_one = fit(data, supernet, architecture=ARCHITECTURE)
+    one_by_one = fit(data, supernet, architecture=ARCHITECTURE, apart=apart)
     for shot in shots:
         one_by_one.update(defects=[shot])
     assert state_of(one_by_one) == state_of(at_once)
 
 
+@pytest.mark.parametrize("neighbors", [1, 3])
+@pytest.mark.parametrize("apart", [True, False])
 def test_removing_takes_back_what_adding_did(
-    data: MVTecAD, supernet: Supernet, anomalous: list[Sample]
+    data: MVTecAD, supernet: Supernet, anomalous: list[Sample], apart: bool, neighbors: int
 ) -> None:
-    detector = fit(data, supernet, anomalous[0], architecture=ARCHITECTURE)
+    architecture = replace(ARCHITECTURE, head=replace(ARCHITECTURE.head, neighbors=neighbors))
+    plain = fit(data, supernet, architecture=architecture, apart=apart)
+    untouched = state_of(plain)
+    plain.update(defects=anomalous[:1], good=[data.test[0].image])
+    assert plain.calibration_scores.tolist() != untouched["calibration_scores"]
+    plain.update(remove=[image.name for image in plain.known])
+    # Without defects, their usual distance is unused.
+    assert state_of(plain) | {"_extra_state": None} == untouched | {"_extra_state": None}
+    assert asdict(plain.threshold) == untouched["_extra_state"]["threshold"]
+    detector = fit(data, supernet, anomalous[0], architecture=architecture, apart=apart)
     before = state_of(detector)
     detector.update(defects=anomalous[1:4], good=[data.test[0].image])
     assert state_of(detector) != before
@@ -104,7 +123,7 @@ def test_removing_takes_back_what_adding_did(
     detector.update(remove=names[1:])
     assert state_of(detector) == before
     detector.update(defects=[anomalous[2]], remove=names[:1])
-    other = fit(data, supernet, anomalous[2], architecture=ARCHITECTURE)
+    other = fit(data, supernet, anomalous[2], architecture=architecture, apart=apart)
     assert state_of(detector) == state_of(other)
 
 
@@ -112,7 +131,7 @@ def test_scores_and_threshold_are_those_of_both_banks(
     data: MVTecAD, supernet: Supernet, anomalous: list[Sample]
 ) -> None:
     detector = fit(data, supernet, *anomalous[:2])
-    pixels = detector.calibration_images
+    pixels = load_images([sample.image for sample in data.train[10:]], 64)
     patches = detector.extractor(pixels)
     rows = patches.flatten(0, 2)
     good = nearest_neighbors(rows, detector.memory.bank)[0][:, 0].double()
@@ -127,6 +146,44 @@ def test_scores_and_threshold_are_those_of_both_banks(
         detector.calibration_scores.double(), maps.flatten(1).amax(1), rtol=1e-5, atol=0
     )
     assert detector.threshold.value in detector.calibration_scores.tolist()
+
+
+@pytest.mark.parametrize("neighbors", [1, 4])
+def test_folds_are_scored_with_what_known_images_add(
+    data: MVTecAD, supernet: Supernet, anomalous: list[Sample], neighbors: int
+) -> None:
+    head = replace(ARCHITECTURE.head, bank_size=None, neighbors=neighbors)
+    architecture = replace(ARCHITECTURE, head=head)
+    detector = fit(data, supernet, architecture=architecture, apart=False)
+    unusual = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    train = [sample.image for sample in data.train[:10]]
+    detector.update(defects=anomalous[:2], good=[unusual])
+    assert detector.known[2].good_rows > 10
+    patches = detector.extractor(load_images(train, 64))
+    images, height, width, _ = patches.shape
+    rows = patches.flatten(0, 2)
+    bank = detector.memory.bank
+    fitted, added = bank[: len(rows)], bank[len(rows) :]
+    torch.testing.assert_close(fitted, rows, rtol=1e-4, atol=1e-5)
+    good = torch.empty(images, height * width, dtype=torch.float64)
+    for fold in draw_folds([(i,) for i in range(images)], 0):
+        others = [i for i in range(images) if i not in fold]
+        known = torch.cat([patches[others].flatten(0, 2), added])
+        inside = patches[list(fold)].flatten(0, 2)
+        nearest = torch.cdist(inside.double(), known.double()).square()
+        nearest = nearest.topk(neighbors, largest=False).values
+        good[list(fold)] = nearest.mean(dim=1).reshape(len(fold), -1)
+    defect = nearest_neighbors(rows, detector.defects.bank)[0][:, 0].double()
+    usual = good.median()
+    assert detector.defects.usual == pytest.approx(float(usual), rel=1e-4)
+    scores = good.flatten() * (usual / (defect + usual)).sqrt()
+    maps = torch.nn.functional.interpolate(
+        scores.reshape(images, 1, height, width), size=(224, 224), mode="bilinear"
+    )
+    torch.testing.assert_close(
+        detector.calibration_scores.double(), maps.flatten(1).amax(1), rtol=1e-4, atol=0
+    )
+    assert detector.calibration_scores.min() > 1e-3
 
 
 def test_the_rows_come_from_under_the_mask(
@@ -216,7 +273,10 @@ def _pixels(sample: Sample) -> torch.Tensor:
         (lambda s, d: {"remove": ["x"]}, "`remove` names 'x', expected one of the known images: "),
         (lambda s, d: {"defects": [s[0], s[0]]}, "the detector knows this picture as "),
         (lambda s, d: {"defects": [s[0]]}, "the detector knows this picture as "),
-        (lambda s, d: {"good": [d.train[12].image]}, "good/012.png: this picture is one of the"),
+        (
+            lambda s, d: {"good": [d.train[12].image]},
+            "good/012.png: this picture is one of the good images that set the threshold",
+        ),
         (lambda s, d: {"defects": [d.test[0]]}, "`type` of a defect is 'good'"),
         (
             lambda s, d: {"defects": [Defect(s[1].image, np.ones((9, 8), bool))]},
@@ -244,7 +304,7 @@ def test_an_exported_detector_with_known_defects(
     data: MVTecAD, supernet: Supernet, anomalous: list[Sample]
 ) -> None:
     detector = fit(data, supernet, anomalous[0])
-    pixels = detector.calibration_images[:2]
+    pixels = load_images([sample.image for sample in data.test[:2]], 64)
     exported = torch.export.export(detector, (pixels,)).module()
     for one, other in zip(exported(pixels), detector(pixels), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@
 
 from autopatch.detector.architecture import Architecture
 from autopatch.detector.by_type import TypeResult, score_by_type
+from autopatch.detector.calibration import mean_of_nearest
 from autopatch.detector.coreset import Coreset
 from autopatch.detector.detector import Detector
 from autopatch.detector.extractor import (
@@ -82,6 +83,7 @@ __all__ = [
     "fit_patches",
     "grid",
     "head_of_coreset",
+    "mean_of_nearest",
     "patchcore_architecture",
     "score_by_type",
     "score_maps",

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
@@ -35,7 +34,7 @@ from autopatch.data import (
     joint_digest,
 )
 from autopatch.detector.architecture import Architecture
-from autopatch.detector.calibration import Calibration, calibrate_head
+from autopatch.detector.calibration import Calibration, bank_distances, calibrate_head
 from autopatch.detector.extractor import (
     GoodMaps,
     PatchAggregator,
@@ -45,9 +44,11 @@ from autopatch.detector.extractor import (
     feature_maps,
     images_at_a_time,
 )
+from autopatch.detector.folds import draw_folds, fold_distances, related_images
 from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT
 from autopatch.detector.known import Defect, Known, KnownImage, examples, know
 from autopatch.detector.memory import MemoryBank, total_flops
+from autopatch.detector.packed import PackedImages, PackedMaps
 from autopatch.detector.patchcore import patchcore_architecture
 from autopatch.detector.prediction import Prediction
 from autopatch.detector.scoring import FittedHead, fit_head
@@ -68,12 +69,10 @@ from autopatch.words import counted, first_names
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 6
+_FORMAT = 7
 _METADATA = "autopatch_detector"
 _EXTRA_STATE = "_extra_state"
-_CALIBRATION_SHARE = 0.2
-_MIN_CALIBRATION = 2
-_MIN_FIT = 2
+_STORED = ("calibration_files", "calibration_sizes", "calibration_distances", "calibration_scores")
 
 Images = ImageInput | Iterable[ImageInput]
 """One or many images: paths, PIL images, HWC arrays or CHW tensors; or folders of images."""
@@ -96,17 +95,22 @@ class Detector(nn.Module):
         upsampling: Turns scores into anomaly maps, and may smooth them.
         map_steps: Steps on the anomaly maps.
         threshold: The score above which an image is called anomalous.
-        calibration_images: Pixels of the calibration images, uint8 `[n, 3, S, S]`. They are saved
-            with the detector, so that the threshold can be set anew when defects are added.
+        calibration_files: The calibration images, see `PackedImages`. They and their distances are
+            saved with the detector, so that the threshold can be set anew when defects are added.
+        calibration_sizes: See `PackedImages`.
+        calibration_distances: Squared distances of their patches to the nearest rows of a bank that
+            was fitted without them, `[n, P, k]`, float32.
         calibration_scores: Image scores of the calibration images, `[n]`.
         calibrated_on: Type of the device that computed them, "cpu" or "cuda".
-        usual_score: Median pixel of the calibration images' anomaly maps; color scales start
-            there.
+        usual_score: Median pixel of an anomaly map, the median over the calibration images; color
+            scales start there.
         data_digest: Hash of the images it was fitted on.
         reading: How image files and arrays become pixels.
     """
 
-    calibration_images: torch.Tensor
+    calibration_files: torch.Tensor
+    calibration_sizes: torch.Tensor
+    calibration_distances: torch.Tensor
     calibration_scores: torch.Tensor
 
     def __init__(
@@ -116,7 +120,8 @@ class Detector(nn.Module):
         subnet: Subnet,
         head: FittedHead,
         known: Sequence[KnownImage],
-        calibration_images: torch.Tensor,
+        calibration_images: PackedImages,
+        calibration_distances: torch.Tensor,
         calibration: Calibration,
         data_digest: str,
         reading: Reading,
@@ -131,7 +136,9 @@ class Detector(nn.Module):
         self.score_steps = head.score_steps
         self.upsampling = head.upsampling
         self.map_steps = head.map_steps
-        self.register_buffer("calibration_images", calibration_images)
+        self.register_buffer("calibration_files", calibration_images.files)
+        self.register_buffer("calibration_sizes", calibration_images.sizes)
+        self.register_buffer("calibration_distances", calibration_distances)
         self.register_buffer("calibration_scores", None)
         self._set_calibration(calibration)
         self.data_digest = data_digest
@@ -146,6 +153,7 @@ class Detector(nn.Module):
         supernet: Supernet | str | None = None,
         architecture: Architecture | None = None,
         calibration: Images | None = None,
+        groups: Sequence[str | None] | None = None,
         defects: Iterable[Defect | Sample] = (),
         false_alarm_rate: float = 0.05,
         seed: int = 0,
@@ -156,19 +164,25 @@ class Detector(nn.Module):
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Detector:
-        """Builds the memory bank from good images and sets the threshold on other good images.
+        """Builds the memory bank from good images and sets the threshold.
+
+        All images are in the bank. For the threshold, they are divided into `FOLDS` folds, and each
+        fold is scored by a bank that is chosen without it. Normalization and other steps are fitted
+        on all images once. A detector is fitted faster, and its threshold rests on no
+        approximation, see `calibrate`, if other good images are given as `calibration`.
 
         Args:
             images: Good images for the bank, one or many: paths of images or folders, PIL images,
                 HWC arrays or CHW tensors.
             supernet: The supernet, or its name for `load_supernet`; autopatch_s if None.
             architecture: One of its architectures; the PatchCore baseline if None.
-            calibration: Good images for the threshold, none of them in `images`. If None, a fifth
-                of `images` is drawn at random, at least two, and not used for the bank; images that
-                show the same picture stay together.
+            calibration: Good images for the threshold, none of them in `images`. If None, folds of
+                `images` set it.
+            groups: Group of each of `images`, such as the part that it shows; None if it has none.
+                Images of one group, and images that show the same picture, are in the same fold.
             defects: Images of known defects with their masks, see `update`.
             false_alarm_rate: Share of good images that may be called anomalous, between 0 and 1.
-            seed: Seed of the drawn calibration images.
+            seed: Seed of the folds.
             evaluation_size: Side of the anomaly maps, in pixels.
             data_digest: Hash of the data set that the images belong to. If it is given, calibration
                 images are not compared with those of the bank; the caller must keep them apart. If
@@ -182,9 +196,10 @@ class Detector(nn.Module):
             progress: Called after every batch of images.
 
         Raises:
-            InputError: An image cannot be read, there are too few images, a calibration image is in
-                the bank, a defect is wrong (see `update`), there is no such device, or the
-                architecture does not belong to the supernet.
+            InputError: An image cannot be read, there are fewer than two images that are not
+                related, a calibration image is in the bank, `groups` has another length than
+                `images` or is given beside `calibration`, a defect is wrong (see `update`), there
+                is no such device, or the architecture does not belong to the supernet.
         """
         check_rate(false_alarm_rate)
         added = examples(defects, ())
@@ -192,18 +207,25 @@ class Detector(nn.Module):
         good = _good_images(images)
         if not good:
             raise InputError("`images` is empty, expected good images to fit the bank on")
+        folds = None
         if calibration is None:
             digests = image_digests(good, reading.exif)
             data_digest = data_digest or joint_digest(digests)
-            good, held_out = _split(good, digests, seed)
+            folds = _folds(good, digests, groups, seed)
+            calibrated = good
         else:
-            held_out = _good_images(calibration)
-        if not held_out:
-            raise InputError("`calibration` is empty, expected good images for the threshold")
-        if data_digest is None:
-            digests = image_digests([*good, *held_out], reading.exif)
-            data_digest = joint_digest(digests)
-            _refuse_twins(good, held_out, digests)
+            if groups is not None:
+                raise InputError(
+                    "`groups` is given with `calibration`, expected one of the two: groups only "
+                    "keep images in one fold"
+                )
+            calibrated = _good_images(calibration)
+            if not calibrated:
+                raise InputError("`calibration` is empty, expected good images for the threshold")
+            if data_digest is None:
+                digests = image_digests([*good, *calibrated], reading.exif)
+                data_digest = joint_digest(digests)
+                _refuse_twins(good, calibrated, digests)
         remarks = Remarks("give `bit_depth` {}")
         reading, warnings = decide(reading, good)
         if supernet is None or isinstance(supernet, str):
@@ -218,10 +240,16 @@ class Detector(nn.Module):
         subnet = cut_subnet(supernet, architecture, good, device, reader=reader)
         told = _told(progress, "fit")
         height, width = supernet.grid(architecture.backbone, architecture.input.size)
+        packed = PackedImages.of(
+            reader.batches(calibrated, architecture.input, images_at_a_time(device)),
+            len(calibrated),
+            _told(progress, "read"),
+        )
+        maps = PackedMaps(subnet, packed, told=None if folds is None else told)
         maps_of_good = GoodMaps(
-            Repeatable(
-                partial(feature_maps, subnet, architecture.input, good, told, reader=reader)
-            ),
+            Repeatable(partial(feature_maps, subnet, architecture.input, good, told, reader=reader))
+            if folds is None
+            else maps,
             channels=tuple(level.channels for level in subnet.levels),
             patches=len(good) * height * width,
             device=device,
@@ -233,9 +261,19 @@ class Detector(nn.Module):
                 size=evaluation_size,
                 told=_told(progress, "choose the memory bank"),
             )
+            if folds is None:
+                told = _told(progress, "calibrate")
+                distances = bank_distances(head, maps, len(packed), told)
+            else:
+                distances = fold_distances(
+                    maps_of_good,
+                    head.aggregator,
+                    architecture.head,
+                    folds,
+                    told=_told(progress, "score folds"),
+                )
         except ValueError as error:
             raise InputError(f"the architecture cannot be fitted: {error}") from error
-        pixels = torch.cat(list(reader.batches(held_out, architecture.input, 1)))
         known = Known()
         if added:
             architecture = _with_defects(architecture)
@@ -246,14 +284,13 @@ class Detector(nn.Module):
                 aggregator=head.aggregator,
                 memory=head.memory,
                 radius=head.radius,
-                calibration=pixels,
+                calibration=packed,
                 reader=reader,
                 reading=reading,
                 told=_told(progress, "known defects"),
             )
-            head = head.knowing(*known.joined(head.memory.bank))
         head, measured = calibrate_head(
-            subnet, head, pixels, false_alarm_rate, _told(progress, "calibrate")
+            head, known, maps, distances, false_alarm_rate, _told(progress, "calibrate")
         )
         if warn:
             for line in (*warnings, *remarks.lines()):
@@ -263,7 +300,8 @@ class Detector(nn.Module):
             subnet=subnet,
             head=head,
             known=known.images,
-            calibration_images=pixels,
+            calibration_images=packed,
+            calibration_distances=distances,
             calibration=measured,
             data_digest=data_digest,
             reading=reading,
@@ -296,10 +334,11 @@ class Detector(nn.Module):
 
         Raises:
             InputError: An image or a mask cannot be read, their sizes differ, a picture is known
-                already or is a calibration image, or there is no known image of a name. Nothing is
+                already or set the threshold, or there is no known image of a name. Nothing is
                 changed then.
         """
         added = examples(defects, _list(good))
+        packed = PackedImages(self.calibration_files.cpu(), self.calibration_sizes.cpu())
         fitted, known = Known.split(self.known, self.memory.bank, self.defects.bank)
         known = known.without(remove)
         architecture = self.architecture
@@ -315,7 +354,7 @@ class Detector(nn.Module):
                     aggregator=self.extractor.aggregator,
                     memory=MemoryBank(fitted),
                     radius=self.radius,
-                    calibration=self.calibration_images,
+                    calibration=packed,
                     reader=ImageReader(reading=self.reading, remarks=remarks),
                     reading=self.reading,
                     told=_told(progress, "known images"),
@@ -324,9 +363,10 @@ class Detector(nn.Module):
             for line in remarks.lines():
                 logger.warning(line)
         head, measured = calibrate_head(
-            self.extractor.subnet,
-            self.head.knowing(*known.joined(fitted)),
-            self.calibration_images,
+            self.head.knowing(fitted, self.defects.bank[:0]),
+            known,
+            PackedMaps(self.extractor.subnet, packed),
+            self.calibration_distances,
             self.threshold.target_rate,
             _told(progress, "calibrate"),
         )
@@ -524,11 +564,17 @@ class Detector(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name in ("calibration_scores", "calibration_images"):
+        for name in _STORED:
             values = state_dict.get(f"{prefix}{name}")
             if isinstance(values, torch.Tensor):  # the number of images may differ
                 setattr(self, name, values.detach().to(self.device, copy=True))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Detector:
+        distances = self.calibration_distances
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.calibration_distances = distances.to(self.device)  # float32, like the bank
+        return self
 
     def save(self, path: StrPath) -> None:
         """Writes the detector to one safetensors file, atomically. `load` needs no other file.
@@ -585,7 +631,10 @@ class Detector(nn.Module):
                 subnet=subnet,
                 head=head,
                 known=(),
-                calibration_images=tensors["calibration_images"],
+                calibration_images=PackedImages(
+                    tensors["calibration_files"], tensors["calibration_sizes"]
+                ),
+                calibration_distances=tensors["calibration_distances"],
                 calibration=Calibration(
                     _threshold(document),
                     tensors["calibration_scores"],
@@ -628,6 +677,15 @@ class Detector(nn.Module):
         )
         if rows[0] < 1 or rows[1] != 0:
             raise ValueError(f"the banks do not have the rows of {len(self.known)} known images")
+        images = len(self.calibration_sizes)
+        distances = self.calibration_distances
+        if (
+            images < 1
+            or distances.ndim != 3
+            or {len(distances), len(self.calibration_scores), self.threshold.images} != {images}
+            or int(self.calibration_sizes.sum()) != len(self.calibration_files)
+        ):
+            raise ValueError(f"the calibration images do not belong to {list(distances.shape)}")
         numbers = (self.threshold.value, self.usual_score, self.radius, self.defects.usual)
         if (
             not all(map(math.isfinite, numbers))
@@ -716,49 +774,43 @@ def _named(image: ImageInput, argument: str, index: int) -> str:
     return f"{argument}[{index}]"
 
 
-def _split(
-    images: Sequence[ImageInput], digests: Sequence[bytes], seed: int
-) -> tuple[list[ImageInput], list[ImageInput]]:
-    """Splits images at random: for the bank, and for the threshold. Images with equal digests stay
-    together."""
-    pictures: dict[bytes, list[int]] = {}
-    for index in np.random.default_rng(seed).permutation(len(images)).tolist():
-        pictures.setdefault(digests[index], []).append(index)
-    held_out = max(_MIN_CALIBRATION, round(_CALIBRATION_SHARE * len(images)))
-    chosen: set[int] = set()
-    for same in pictures.values():
-        if len(chosen) + len(same) <= held_out:
-            chosen.update(same)
-    # If there are many copies of each picture, none may have fitted in.
-    for same in sorted(pictures.values(), key=len):
-        if len(chosen) < _MIN_CALIBRATION:
-            chosen.update(same)
-    if len(images) - len(chosen) < _MIN_FIT or len(chosen) < _MIN_CALIBRATION:
-        shown = (
-            ""
-            if len(pictures) == len(images)
-            else f", which show {counted(len(pictures), 'different picture')}"
-        )
+def _folds(
+    images: Sequence[ImageInput],
+    digests: Sequence[bytes],
+    groups: Sequence[str | None] | None,
+    seed: int,
+) -> tuple[tuple[int, ...], ...]:
+    """The folds of good images; images with equal digests, or of one group, stay together."""
+    if groups is None:
+        groups = [None] * len(images)
+    if len(groups) != len(images):
         raise InputError(
-            f"`images` has {len(images)}{shown}, expected at least "
-            f"{_MIN_FIT + _MIN_CALIBRATION} different ones: some fit the bank and others set the "
-            "threshold"
+            f"`groups` has {len(groups)} entries, expected {len(images)}, one for each image"
         )
+    related = related_images(digests, groups)
+    if len(related) < 2:
+        shown = ""
+        if len(images) > 1:
+            alike = len(set(digests)) == 1
+            shown = ", all of the same picture" if alike else ", all related by their groups"
+        raise InputError(
+            f"`images` has {len(images)}{shown}, expected at least 2 that are not related: the "
+            "threshold is set by scoring each without itself and its relatives"
+        )
+    pictures: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(digests):
+        pictures.setdefault(digest, []).append(index)
     copies = [
-        " = ".join(_named(images[index], "images", index) for index in sorted(same)[:2])
+        " = ".join(_named(images[index], "images", index) for index in same[:2])
         for same in pictures.values()
         if len(same) > 1
     ]
     if copies:
         logger.warning(
             f"the images show {counted(len(copies), 'picture')} more than once: "
-            f"{first_names(sorted(copies))}; copies are kept together, for the bank or for the "
-            "threshold"
+            f"{first_names(sorted(copies))}; copies are kept in one fold for the threshold"
         )
-    return (
-        [image for i, image in enumerate(images) if i not in chosen],
-        [image for i, image in enumerate(images) if i in chosen],
-    )
+    return draw_folds(related, seed)
 
 
 def _told(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:

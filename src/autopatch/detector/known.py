@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,9 @@ from autopatch.data import (
     to_pil,
 )
 from autopatch.detector.coreset import choose_coreset
-from autopatch.detector.extractor import PatchAggregator, feature_maps, grid
+from autopatch.detector.extractor import PatchAggregator, feature_maps, grid, images_at_a_time
 from autopatch.detector.memory import MemoryBank
+from autopatch.detector.packed import PackedImages
 from autopatch.errors import InputError
 from autopatch.kernels import mean_distances
 from autopatch.supernet import Subnet
@@ -248,7 +250,7 @@ def know(
     aggregator: PatchAggregator,
     memory: MemoryBank,
     radius: float,
-    calibration: torch.Tensor,
+    calibration: PackedImages,
     reader: ImageReader,
     reading: Reading,
     told: Callable[[int, int], None] | None = None,
@@ -262,7 +264,7 @@ def know(
         aggregator: Turns feature maps into patch features.
         memory: The bank of the fit images.
         radius: Covering radius of that bank.
-        calibration: Pixels of the calibration images, uint8 `[n, 3, S, S]`.
+        calibration: The calibration images.
         reader: Reads the images.
         reading: How image and mask files become pixels.
         told: Called after every image with the number of images done, and their total.
@@ -294,21 +296,25 @@ def _refuse_calibration_images(
     added: Sequence[Example],
     reader: ImageReader,
     preparation: Preparation,
-    calibration: torch.Tensor,
+    calibration: PackedImages,
 ) -> None:
     """Raises InputError if an image is a calibration image: the threshold would be set on it."""
-    seen = {_bytes(pixels) for pixels in calibration}
+    seen = {
+        _digest(pixels)
+        for batch in calibration.batches(images_at_a_time(torch.device("cpu")))
+        for pixels in calibration.pixels(batch)
+    }
     batches = reader.batches([example.image for example in added], preparation, 1)
     for example, pixels in zip(added, batches, strict=True):
-        if _bytes(pixels[0]) in seen:
+        if _digest(pixels[0]) in seen:
             raise InputError(
-                f"{example.name}: this picture is one of the calibration images, which set the "
-                "threshold; expected an image that the detector was not fitted with"
+                f"{example.name}: this picture is one of the good images that set the threshold; "
+                "expected an image that the detector was not fitted with"
             )
 
 
-def _bytes(pixels: torch.Tensor) -> bytes:
-    return pixels.cpu().numpy().tobytes()
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.sha256(pixels.numpy().tobytes()).digest()
 
 
 def _mask(example: Example, reading: Reading) -> Image.Image | None:
@@ -343,7 +349,7 @@ def usual_distance(distances: torch.Tensor) -> float:
     """The usual distance m of `autopatch.kernels.defect_scores`: the median, but above 0.
 
     Args:
-        distances: d_n of patches of good images that are not in the bank.
+        distances: d_n of patches of good images to a bank without these images.
     """
     smallest = torch.finfo(torch.float32).tiny
     return max(float(distances.median()), smallest)
