@@ -7,6 +7,7 @@ import pytest
 
 from autopatch.detector import Architecture, Head, Input
 from autopatch.search import (
+    RULES,
     Evaluation,
     Front,
     Objective,
@@ -69,7 +70,8 @@ def test_is_the_definition_with_three_objectives(seed: int, three: tuple[Objecti
     assert len(front) > 3
     best = max(values[:, 2])
     least = min(cost for cost, _, rwap in values if rwap == best)
-    assert Front(front, three, evaluated=60, failed=0).pick.evaluation == Evaluation(
+    picked = Front(front, three, evaluated=60, failed=0, rule=RULES["best"]).pick
+    assert picked.evaluation == Evaluation(
         {
             "total_flops": least,
             "time": min(t for cost, t, rwap in values if (cost, rwap) == (least, best)),
@@ -95,8 +97,9 @@ def test_pick_is_the_best_rwap_then_fewer_flops_then_first(
     objectives: tuple[Objective, ...],
 ) -> None:
     trials = (trial(0, 10, 0.5), trial(1, 30, 0.9), trial(2, 20, 0.9), trial(3, 20, 0.9))
-    assert Front(trials[:2], objectives, evaluated=4, failed=0).pick.number == 1
-    assert Front(trials, objectives, evaluated=4, failed=0).pick.number == 2
+    first = Front(trials[:2], objectives, evaluated=4, failed=0, rule=RULES["best"])
+    assert first.pick.number == 1
+    assert replace(first, trials=trials).pick.number == 2
 
 
 def test_failed_candidates() -> None:

@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autopatch.data import DEFAULT_READING, MVTecAD, Sample, Split, draw_textures, make_split
+from autopatch.data import (
+    DEFAULT_READING,
+    Anomaly,
+    MVTecAD,
+    Sample,
+    Split,
+    draw_anomalies,
+    draw_textures,
+    make_split,
+)
 from autopatch.detector import (
     Architecture,
     Detector,
@@ -19,6 +28,7 @@ from autopatch.detector import (
 )
 from autopatch.search import CandidateEvaluator, shots
 from autopatch.search.shots import Shots
+from autopatch.search.validation import ValidationMetrics
 from autopatch.supernet import Backbone, Supernet, load_supernet
 
 NAME = "timm:test_efficientnet"
@@ -59,7 +69,7 @@ def maps_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
         seen.append(maps)
         return score_maps(maps, *rest)
 
-    monkeypatch.setattr("autopatch.search.candidates.score_maps", noted)
+    monkeypatch.setattr("autopatch.search.validation.score_maps", noted)
 
     def evaluated(evaluate: CandidateEvaluator, architecture: Architecture) -> torch.Tensor:
         evaluate(architecture)
@@ -164,12 +174,76 @@ def test_a_single_shot_cannot_be_scored_with_itself(
 ) -> None:
     single = replace(split, validation=split.validation[:1])
     scored = (*single.holdout, *single.validation)
-    assert not Shots(single.validation, scored, DEFAULT_READING).can_be_scored
-    assert Shots(split.validation, scored, DEFAULT_READING).can_be_scored
-    assert Shots(single.validation, split.test, DEFAULT_READING).can_be_scored
+    assert not Shots(single.validation, scored, DEFAULT_READING).known.any()
+    assert Shots(split.validation, scored, DEFAULT_READING).known.any(dim=1).all()
+    assert Shots(single.validation, split.test, DEFAULT_READING).known.all()
     with_shot = maps_of(evaluator(single, supernet, scored), ARCHITECTURE)
     off = replace(ARCHITECTURE, head=replace(ARCHITECTURE.head, defects=None))
     assert torch.equal(with_shot, maps_of(evaluator(single, supernet, scored), off))
+
+
+@pytest.fixture(scope="module")
+def drawn(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[Anomaly, ...]:
+    folder = tmp_path_factory.mktemp("drawn") / "synthetic"
+    return draw_anomalies(
+        split.holdout,
+        folder,
+        shots=split.validation,
+        kinds=("scratch", "transplant"),
+        per_kind=len(split.validation),
+    )
+
+
+def test_synthetic_anomalies_are_scored_by_a_detector_that_knows_all_shots(
+    split: Split,
+    supernet: Supernet,
+    drawn: tuple[Anomaly, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+    measure = ValidationMetrics.__call__
+
+    def noted(self: ValidationMetrics, maps: torch.Tensor) -> dict[str, float]:
+        seen.append(maps)
+        return measure(self, maps)
+
+    monkeypatch.setattr(ValidationMetrics, "__call__", noted)
+    scored = (*split.holdout, *split.validation)
+    evaluator(split, supernet, scored, synthetic=drawn)(ARCHITECTURE)
+    (maps,) = seen
+    good = len(scored) + len(split.holdout)
+    assert len(maps) == good + len(drawn)
+    detector = fitted(split, supernet, list(split.validation), 1)
+    for place, image in (
+        (len(scored), split.holdout[0].image),
+        (good - 1, split.holdout[-1].image),
+        (good, drawn[0].sample.image),
+    ):
+        expected = detector.predict(image).anomaly_map[0]
+        scale = expected.max()
+        torch.testing.assert_close(maps[place] / scale, expected / scale, rtol=1e-3, atol=1e-3)
+    transplant = drawn[-1]
+    assert transplant.shot == split.validation[-1]
+    lacking = fitted(split, supernet, list(split.validation[:-1]), 1)
+    expected = lacking.predict(transplant.sample.image).anomaly_map[0]
+    scale = expected.max()
+    torch.testing.assert_close(maps[-1] / scale, expected / scale, rtol=0.02, atol=0.01)
+    known = detector.predict(transplant.sample.image).anomaly_map[0]
+    assert not torch.allclose(known / known.max(), expected / scale, rtol=0.02, atol=0.01)
+
+
+def test_a_single_shot_counts_for_synthetic_anomalies(
+    split: Split, drawn: tuple[Anomaly, ...]
+) -> None:
+    single = split.validation[:1]
+    scored = (*split.holdout, *single)
+    seen = Shots(single, scored, DEFAULT_READING, drawn)
+    assert not seen.known[: len(scored)].any()
+    assert seen.known[len(scored) : -len(drawn) // 2].all()
+    # The first transplant is of this shot, the others are of shots that the detector lacks.
+    assert seen.known[-len(drawn) // 2 :, 0].tolist() == [
+        anomaly.shot != single[0] for anomaly in drawn[len(drawn) // 2 :]
+    ]
 
 
 def test_the_values_are_those_of_the_head_that_knows_all_shots(

@@ -18,6 +18,7 @@
 - `Trial`: one recorded evaluation. `Front`: the result of a search, with its pick. `non_dominated`:
   the Pareto front of trials. `failed_candidates`: the failures among trials. `none_feasible`: that
   no trial meets the constraints, in words.
+- `RULES`, `Rule`: how a trial of the front is picked, by name.
 - `GP`, `NSGA2`, `TPE`: optimizers with an ask/tell interface; `Optimizer`: that interface.
   `SAMPLERS`, `Sampler`: optimizers by name.
 """
@@ -46,6 +47,7 @@ from autopatch.search.objectives import (
     resolve_objectives,
 )
 from autopatch.search.optimizer import SAMPLERS, Optimizer, Sampler, Score
+from autopatch.search.rules import RULES, Rule
 from autopatch.search.shots import can_be_left_out
 from autopatch.search.space import SearchSpace, compose_genes, compose_space
 from autopatch.search.study import (
@@ -64,6 +66,7 @@ __all__ = [
     "GP",
     "NSGA2",
     "OBJECTIVES",
+    "RULES",
     "SAMPLERS",
     "TPE",
     "CandidateEvaluator",
@@ -77,6 +80,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "Plan",
+    "Rule",
     "Sampler",
     "Score",
     "SearchError",

@@ -12,10 +12,12 @@ import torch
 from autopatch.data import (
     DEFAULT_READING,
     EVALUATION_SIZE,
+    Anomaly,
     Cache,
     ImageReader,
     Reading,
     Sample,
+    group_of,
     load_masks,
 )
 from autopatch.detector import (
@@ -24,7 +26,6 @@ from autopatch.detector import (
     GoodMaps,
     feature_maps,
     head_of_coreset,
-    score_maps,
     stack_maps,
 )
 from autopatch.progress import Progress
@@ -42,6 +43,7 @@ from autopatch.search.objectives import (
     unseen,
 )
 from autopatch.search.shots import Shots
+from autopatch.search.validation import ValidationMetrics
 from autopatch.supernet import Supernet
 
 
@@ -55,6 +57,8 @@ class CandidateEvaluator:
         shots: Anomalous images that candidates with a weight for known defects keep; see `Shots`.
         held_out: Good images outside `fit`, which show the usual distances of good patches; needed
             with shots.
+        synthetic: Synthetic anomalies, drawn on the good images among `scored`; see
+            `ValidationMetrics`.
         objectives: What an evaluation measures; `DEFAULT_OBJECTIVES` if None.
         constraints: What it measures besides, to compare with bounds.
         latency_table: What the latency is read from, if an objective or a constraint is on it.
@@ -76,6 +80,7 @@ class CandidateEvaluator:
         scored: Sequence[Sample],
         shots: Sequence[Sample] = (),
         held_out: Sequence[Sample] = (),
+        synthetic: Sequence[Anomaly] = (),
         objectives: Sequence[Objective] | None = None,
         constraints: Sequence[Constraint] = (),
         latency_table: LatencyTable | None = None,
@@ -86,15 +91,29 @@ class CandidateEvaluator:
         progress: Progress | None = None,
     ) -> None:
         self._supernet = supernet
-        others = list(dict.fromkeys([*scored, *shots, *held_out]))
+        self._device = torch.device(device)
+        drawn = [anomaly.sample for anomaly in synthetic]
+        others = list(dict.fromkeys([*scored, *drawn, *shots, *held_out]))
         self._of_fit = range(len(fit))
         place = {sample: len(fit) + index for index, sample in enumerate(others)}
         self._of_scored, self._of_shots, self._of_held_out = (
-            [place[sample] for sample in part] for part in (scored, shots, held_out)
+            [place[sample] for sample in part] for part in ([*scored, *drawn], shots, held_out)
         )
         self._of_unseen = [place[sample] for sample in unseen(scored)]
-        self._types = [sample.type for sample in scored]
-        self._masks = load_masks(scored, evaluation_size, reading).to(device)
+        self._shots = Shots(shots, scored, reading, synthetic)
+        every = [*scored, *drawn]
+        types = [every[place].type for place in self._shots.images]
+        masks = self._shots.chosen(load_masks(every, evaluation_size, reading))
+        own_group = {anomaly.sample: anomaly.source for anomaly in synthetic}
+        groups = [group_of(own_group.get(sample, sample)) for sample in every]
+        self._metrics = ValidationMetrics(
+            masks,
+            types,
+            [groups[place] for place in self._shots.images],
+            scored=len(scored),
+            shots=[shot for shot in shots if shot in set(scored)],
+            device=device,
+        )
         cache = Cache(cache_bytes)
         self._feature_maps = FeatureMaps(
             supernet,
@@ -109,7 +128,6 @@ class CandidateEvaluator:
         self._bounded = [constraint.objective for constraint in constraints]
         self._latency_table = latency_table
         self._coresets = Coresets(cache)
-        self._shots = Shots(shots, scored, reading)
         self._told = None if progress is None else partial(_report, progress)
         self._evaluation_size = evaluation_size
         self._scored: dict[Architecture, Evaluation] = {}
@@ -163,7 +181,7 @@ class CandidateEvaluator:
         fitted = self._now()
         scored = _taken(maps, self._of_scored)
         if architecture.head.defects is None or not len(self._shots):
-            anomaly_maps = head.anomaly_maps(scored, self._told)
+            anomaly_maps = self._shots.chosen(head.anomaly_maps(scored, self._told))
         else:
             head, anomaly_maps = self._shots.anomaly_maps(
                 head,
@@ -173,7 +191,7 @@ class CandidateEvaluator:
                 told=self._told,
             )
         compared = self._now()
-        metrics = score_maps(anomaly_maps, self._masks, self._types)
+        metrics = self._metrics(anomaly_maps)
         candidate = FittedCandidate(
             supernet=self._supernet,
             architecture=architecture,
@@ -216,8 +234,8 @@ class CandidateEvaluator:
 
     def _now(self) -> float:
         """Clock time in seconds, read after the device has finished its work."""
-        if self._masks.is_cuda:
-            torch.cuda.synchronize(self._masks.device)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
 

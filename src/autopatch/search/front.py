@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autopatch.detector import Architecture
 from autopatch.errors import MachineFailure
 from autopatch.search.constraints import Constraint
 from autopatch.search.evaluation import Evaluation
 from autopatch.search.objectives import Objective
+
+if TYPE_CHECKING:
+    from autopatch.search.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Front:
         objectives: Objectives of the search, in order.
         evaluated: Number of distinct architectures evaluated, including failed ones.
         failed: Number of evaluated architectures that failed.
+        rule: The rule that picks a trial.
         note: Why the search ended early, or that no candidate meets the constraints, in one line;
             None if there is nothing to say.
     """
@@ -148,15 +153,18 @@ class Front:
     objectives: tuple[Objective, ...]
     evaluated: int
     failed: int
+    rule: Rule
     note: str | None = None
 
     @property
     def pick(self) -> Trial:
-        """The trial with the best last objective. Ties go to the best other objectives, in order,
-        then to the lowest number."""
-        return min(self.trials, key=self._by_last)
+        """The trial that the rule picks by the last objective."""
+        return self.rule.choose(self.trials, self.objectives, self.objectives[-1].name)
 
-    def _by_last(self, trial: Trial) -> tuple[float, tuple[float, ...], int]:
-        assert trial.evaluation is not None
-        *others, last = trial.evaluation.losses(self.objectives)
-        return last, tuple(others), trial.number
+    def pick_by(self, rule: Rule) -> Trial:
+        """The trial that another rule picks, by the quality of that rule.
+
+        Raises:
+            InputError: The search did not measure that quality.
+        """
+        return rule.choose(self.trials, self.objectives, rule.quality)

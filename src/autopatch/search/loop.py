@@ -19,6 +19,7 @@ from autopatch.search.evaluation import CallbackError, Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.front import Front, Trial, non_dominated, none_feasible
 from autopatch.search.optimizer import SAMPLERS, Score
+from autopatch.search.rules import RULES
 from autopatch.search.space import Genome
 from autopatch.search.study import Plan, Study
 
@@ -145,6 +146,7 @@ def search(
         objectives=plan.objectives,
         evaluated=len(outcomes),
         failed=sum(trial.evaluation is None for trial in outcomes.values()),
+        rule=RULES[plan.rule],
         note="; ".join(notes) or None,
     )
 

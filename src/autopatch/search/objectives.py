@@ -71,6 +71,8 @@ class Objective:
         measure: Returns the value for a candidate: finite and below 2**53 in magnitude. If it
             raises an exception, the candidate fails. Comparing objectives ignores it.
         needs_latency_table: Whether `measure` reads the candidate's latency table.
+        needs_shots: Whether `measure` needs anomalous images.
+        needs_synthetic: Whether `measure` needs synthetic anomalies.
 
     Raises:
         InputError: A field has the wrong type or is out of its range.
@@ -83,6 +85,8 @@ class Objective:
     direction: str
     measure: Callable[[FittedCandidate], float] = field(compare=False, repr=False)
     needs_latency_table: bool = field(default=False, compare=False, repr=False)
+    needs_shots: bool = field(default=False, compare=False, repr=False)
+    needs_synthetic: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for attribute in ("name", "label", "unit"):
@@ -285,6 +289,7 @@ RWAP = Objective(
     scale=0.01,
     direction=MAXIMIZE,
     measure=_metric("rwAP"),
+    needs_shots=True,
 )
 
 IMAGE_AUROC = Objective(
@@ -294,6 +299,27 @@ IMAGE_AUROC = Objective(
     scale=0.01,
     direction=MAXIMIZE,
     measure=_metric("image_AUROC"),
+    needs_shots=True,
+)
+
+ROBUST_RWAP = Objective(
+    name="robust_rwAP",
+    label="robust rwAP (synthetic anomalies and shots)",
+    unit="%",
+    scale=0.01,
+    direction=MAXIMIZE,
+    measure=_metric("robust_rwAP"),
+    needs_synthetic=True,
+)
+
+ROBUST_IMAGE_AUROC = Objective(
+    name="robust_image_AUROC",
+    label="robust image AUROC (synthetic anomalies and shots)",
+    unit="%",
+    scale=0.01,
+    direction=MAXIMIZE,
+    measure=_metric("robust_image_AUROC"),
+    needs_synthetic=True,
 )
 
 DEFAULT_OBJECTIVES = (TOTAL_FLOPS.name, RWAP.name)
@@ -307,6 +333,8 @@ OBJECTIVES: Registry[Objective] = Registry(
         "total_flops": "autopatch.search.objectives:TOTAL_FLOPS",
         "rwAP": "autopatch.search.objectives:RWAP",
         "image_AUROC": "autopatch.search.objectives:IMAGE_AUROC",
+        "robust_rwAP": "autopatch.search.objectives:ROBUST_RWAP",
+        "robust_image_AUROC": "autopatch.search.objectives:ROBUST_IMAGE_AUROC",
         "published_flops": "autopatch.published.objectives:PUBLISHED_FLOPS",
     },
 )

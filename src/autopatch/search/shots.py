@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autopatch.data import Cells, Reading, Sample, read_mask
+from autopatch.data import Anomaly, Cells, Reading, Sample, read_mask
 from autopatch.detector import (
     FittedHead,
     Known,
@@ -15,6 +15,7 @@ from autopatch.detector import (
     MemoryBank,
     batches_of,
     grid,
+    mean_of_nearest,
     usual_distance,
 )
 from autopatch.kernels import NearestNeighborIndex, combined_scores, nearest_neighbors
@@ -100,10 +101,14 @@ class ShotDistances:
         for place, index in enumerate(asked):
             added = self.added[index][..., :neighbors]
             good.append(added.masked_fill(unknown[:, place, None, None], torch.inf))
-        nearest = torch.cat(good, dim=2).flatten(0, 1)
-        if nearest.shape[1] > neighbors:
-            nearest = nearest.topk(neighbors, largest=False).values
-        return nearest.mean(dim=1, dtype=torch.float64).float()
+        return mean_of_nearest(torch.cat(good, dim=2).flatten(0, 1), neighbors)
+
+    def taken(self, images: Sequence[int]) -> ShotDistances:
+        """The distances of some of the images, by their places."""
+        places = torch.tensor(images).to(self.good.device)
+        return ShotDistances(
+            self.good[places], tuple(added[places] for added in self.added), self.defects[places]
+        )
 
     def _asked(self, known: torch.Tensor) -> tuple[list[int], torch.Tensor]:
         """The shots that some image is scored with, and which of them each is not."""
@@ -117,32 +122,51 @@ class Shots:
     If the scored images include the shots, a shot is scored by a detector that knows all shots but
     itself and those of its group. So that their scores are comparable, each good image is then
     scored by a detector that lacks one shot too, in turn. If the shots of one image are all that
-    there are, no image is scored with known defects, since none can be left.
+    there are, no scored image is scored with known defects, since none can be left.
+
+    Synthetic anomalies, and the good images beside them, are scored by a detector that knows all
+    shots: each kind is a type of anomaly that the detector has never seen. A transplant is scored
+    by a detector that lacks the shot that it was taken from.
 
     Args:
         shots: The shots.
         scored: The images to score.
+        synthetic: Synthetic anomalies to score, with the good images among `scored`.
         reading: How masks become pixels.
 
     Attributes:
-        known: Which shots each scored image is scored with, bool `[N, S]`.
+        images: The image of each score: a place among the scored images, followed by the synthetic
+            anomalies. The scored images come first, then the good ones among them again, then the
+            synthetic ones. Without synthetic anomalies, only the scored images.
+        known: Which shots each of `images` is scored with, bool `[V, S]`.
     """
 
-    def __init__(self, shots: Sequence[Sample], scored: Sequence[Sample], reading: Reading) -> None:
+    def __init__(
+        self,
+        shots: Sequence[Sample],
+        scored: Sequence[Sample],
+        reading: Reading,
+        synthetic: Sequence[Anomaly] = (),
+    ) -> None:
         self._masks = [read_mask(shot.mask, reading) for shot in shots if shot.mask is not None]
-        self.known = torch.ones((len(scored), len(shots)), dtype=torch.bool, device="cpu")
+        self.images = list(range(len(scored)))
+        left_out: list[frozenset[int]] = [frozenset()] * len(scored)
         among = {shot.image for shot in shots}
         if any(sample.image in among for sample in scored):
-            for known, left_out in zip(self.known, _left_out(shots, scored), strict=True):
-                known[list(left_out)] = False
+            left_out = _left_out(shots, scored)
+        if synthetic:
+            good = [place for place, sample in enumerate(scored) if not sample.label]
+            self.images += [*good, *range(len(scored), len(scored) + len(synthetic))]
+            left_out += [frozenset()] * len(good)
+            left_out += [_source(shots, anomaly) for anomaly in synthetic]
+        self.known = torch.ones((len(left_out), len(shots)), dtype=torch.bool, device="cpu")
+        for known, places in zip(self.known, left_out, strict=True):
+            known[list(places)] = False
+        if not self.known[: len(scored)].any(dim=1).all():
+            self.known[: len(scored)] = False
 
     def __len__(self) -> int:
         return len(self._masks)
-
-    @property
-    def can_be_scored(self) -> bool:
-        """Whether every scored image leaves at least one shot."""
-        return bool(self.known.any(dim=1).all())
 
     def anomaly_maps(
         self,
@@ -156,42 +180,62 @@ class Shots:
 
         Args:
             head: A head fitted on good images.
-            scored: Feature maps of the images to score, one tensor per level.
+            scored: Feature maps of the images to score, then those of the synthetic anomalies, one
+                tensor per level.
             shots: Feature maps of the shots.
             held_out: Feature maps of good images that the head was not fitted on.
             told: Called every few images with the number of images done, and their total.
 
         Returns:
-            The head that knows all shots, and anomaly maps `[N, size, size]` of the scored images,
-            each by a head without the image's own patches.
+            The head that knows all shots, and anomaly maps `[V, size, size]` of `images`, each by a
+            head without the image's own patches.
         """
         patches = self.patches(head, shots)
         knowing = head.knowing(*Known((), patches).joined(head.memory.bank))
-        distances = [knowing.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
-        knowing.defects.usual = usual_distance(torch.cat(distances))
+        usual = [knowing.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
+        knowing.defects.usual = usual_distance(torch.cat(usual))
         if self.known.all():
-            return knowing, knowing.anomaly_maps(scored, told)
-        if not self.can_be_scored:
-            return knowing, head.anomaly_maps(scored, told)
+            return knowing, self.chosen(knowing.anomaly_maps(scored, told))
+        if not self.known.any():
+            return knowing, self.chosen(head.anomaly_maps(scored, told))
         height, width = grid(scored)
-        neighbors = head.memory.neighbors
-        maps = []
+        neighbors, defects = head.memory.neighbors, knowing.defects
+        images = torch.tensor(self.images)
+        found: dict[int, torch.Tensor] = {}
         done = 0
         for batch in batches_of(scored):
             rows: torch.Tensor = head.aggregator(batch)
-            images = len(batch[0])
-            found = ShotDistances.of(rows, images, head.memory, patches, neighbors)
-            scores = found.scores(
-                self.known[done : done + images],
-                neighbors=neighbors,
-                weight=knowing.defects.weight,
-                usual=knowing.defects.usual,
-            )
-            maps.append(knowing.maps_of(rows.reshape(images, height, width, -1), scores))
-            done += images
+            count = len(batch[0])
+            distances = ShotDistances.of(rows, count, head.memory, patches, neighbors)
+            features = rows.reshape(count, height, width, -1)
+            in_batch = (images >= done) & (images < done + count)
+            for knows in (False, True):
+                chosen = (in_batch & (self.known.any(dim=1) == knows)).nonzero().flatten()
+                if not len(chosen):
+                    continue
+                places = (images[chosen] - done).tolist()
+                of_chosen, known = distances.taken(places), self.known[chosen]
+                if knows:
+                    scores = of_chosen.scores(
+                        known, neighbors=neighbors, weight=defects.weight, usual=defects.usual
+                    )
+                else:
+                    scores = of_chosen.means(known, neighbors=neighbors)
+                placed = torch.tensor(places).to(features.device)
+                maps = knowing.maps_of(features[placed], scores)
+                found.update(zip(chosen.tolist(), maps, strict=True))
+            done += count
             if told is not None:
                 told(done, len(scored[0]))
-        return knowing, torch.cat(maps)
+        return knowing, torch.stack([found[place] for place in range(len(images))])
+
+    def chosen(self, maps: torch.Tensor) -> torch.Tensor:
+        """The maps of `images`, `[V, ...]`.
+
+        Args:
+            maps: One map for each scored image and synthetic anomaly.
+        """
+        return maps[torch.tensor(self.images).to(maps.device)]
 
     def patches(self, head: FittedHead, shots: Sequence[torch.Tensor]) -> tuple[KnownPatches, ...]:
         """The rows that each shot adds to a head.
@@ -230,6 +274,13 @@ def _left_out(shots: Sequence[Sample], scored: Sequence[Sample]) -> list[frozens
             good += 1
         found.append(frozenset(left_out))
     return found
+
+
+def _source(shots: Sequence[Sample], anomaly: Anomaly) -> frozenset[int]:
+    """The shots that a synthetic anomaly was taken from, by index."""
+    if anomaly.shot is None:
+        return frozenset()
+    return frozenset(i for i, shot in enumerate(shots) if _is_same(anomaly.shot, shot))
 
 
 def _is_same(one: Sample, other: Sample) -> bool:

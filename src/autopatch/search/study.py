@@ -47,6 +47,7 @@ from autopatch.search.objectives import (
     resolve_objectives,
 )
 from autopatch.search.optimizer import SAMPLERS
+from autopatch.search.rules import RULES
 from autopatch.search.space import Genome, SearchSpace
 from autopatch.search.storage import (
     DATABASE_ERRORS,
@@ -63,12 +64,14 @@ INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 
 _NAME = "autopatch"
-_FORMAT = 4
+_FORMAT = 5
 _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
 
-def check_settings(evaluations: int, seed: int, population: int, sampler: str) -> None:
+def check_settings(
+    evaluations: int, seed: int, population: int, sampler: str, rule: str | None = None
+) -> None:
     """Raises InputError if a setting of a plan is out of its range or unknown."""
     for name, value, least in (
         ("evaluations", evaluations, 1),
@@ -80,6 +83,8 @@ def check_settings(evaluations: int, seed: int, population: int, sampler: str) -
     if seed >= 2**32:
         raise InputError(f"`seed` is {seed}, expected at most {2**32 - 1}")
     SAMPLERS[sampler]  # refuses an unknown one
+    if rule is not None:
+        RULES[rule]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Plan:
             `population` candidates all fail.
         initial: Architectures of `space` to evaluate first.
         sampler: The optimizer, a name in `SAMPLERS`.
+        rule: How a candidate is picked, a name in `RULES`.
         objectives: What to minimize and maximize, the quality last.
         constraints: Bounds that the candidates of the front meet.
         latency_table: What the latency of candidates is read from; needed if an objective or a
@@ -116,6 +122,7 @@ class Plan:
     population: int = 12
     initial: Sequence[Architecture] = ()
     sampler: str = "gp"
+    rule: str = "best"
     objectives: tuple[Objective, ...] = field(
         default_factory=lambda: resolve_objectives(DEFAULT_OBJECTIVES)
     )
@@ -125,7 +132,7 @@ class Plan:
     unchecked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_settings(self.evaluations, self.seed, self.population, self.sampler)
+        check_settings(self.evaluations, self.seed, self.population, self.sampler, self.rule)
         checked_objectives(self.objectives)
         if self.latency_table is None:
             for objective in self.measured:

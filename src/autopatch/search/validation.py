@@ -1,0 +1,123 @@
+"""Metrics of a candidate on the images of a search: shots and synthetic anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from autopatch.data import GOOD, Sample
+from autopatch.detector import score_maps
+from autopatch.search.bootstrap import Bootstrap, interval
+
+ROBUST = "robust"
+"""Beginning of the names of metrics that combine synthetic anomalies and shots."""
+
+COMBINED = ("rwAP", "image_AUROC")
+"""The metrics that are combined."""
+
+_Value = TypeVar("_Value", float, torch.Tensor)
+
+
+def shots_weight(shots: Sequence[Sample]) -> float:
+    """Weight of the shots beside synthetic anomalies: k / (k + 2) for k shots of each type.
+
+    It is 0 without shots, a third with one of each type, and two thirds with four. For k, the mean
+    over the types is taken.
+    """
+    types = {shot.type for shot in shots}
+    if not types:
+        return 0.0
+    of_each = len(shots) / len(types)
+    return of_each / (of_each + 2)
+
+
+class ValidationMetrics:
+    """Computes the metrics of a candidate from its anomaly maps.
+
+    The metrics of the scored images, if some are anomalous, have their usual names, such as "rwAP".
+    If there are synthetic anomalies, there are also:
+
+    - "rwAP.<kind>" and "image_AUROC.<kind>": of the anomalies of one kind and the good images.
+    - "robust_rwAP" and "robust_image_AUROC": their means over the kinds, combined with the metric
+      of the shots by `shots_weight`.
+
+    Of rwAP, image AUROC and the robust metrics there are 90 % intervals, "<name>.low" and
+    "<name>.high", by a bootstrap over the groups of images.
+
+    Args:
+        masks: Anomalous pixels, bool `[V, S, S]`, on the CPU: of the scored images, then of the
+            good ones among them again and of the synthetic anomalies.
+        types: Anomaly type, kind, or "good" of each image.
+        groups: Name of the group of each image.
+        scored: Number of scored images.
+        shots: The shots among the scored images.
+        device: Device of the anomaly maps.
+    """
+
+    def __init__(
+        self,
+        masks: torch.Tensor,
+        types: Sequence[str],
+        groups: Sequence[str],
+        *,
+        scored: int,
+        shots: Sequence[Sample],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._masks, self._types = masks.to(device), list(types)
+        self._bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
+        self._scored = list(range(scored)) if set(types[:scored]) - {GOOD} else []
+        beside = range(scored, len(types))
+        good = [place for place in beside if types[place] == GOOD]
+        kinds = dict.fromkeys(types[place] for place in beside if types[place] != GOOD)
+        self._kinds = {
+            kind: good + [place for place in beside if types[place] == kind] for kind in kinds
+        }
+        self._weight = shots_weight(shots)
+
+    def __call__(self, maps: torch.Tensor) -> dict[str, float]:
+        """The metrics by name.
+
+        Args:
+            maps: Anomaly maps of the images, `[V, S, S]`, float32.
+        """
+        metrics = self._metrics(maps, self._scored) if self._scored else {}
+        for kind, places in self._kinds.items():
+            of_kind = self._metrics(maps, places)
+            metrics |= {f"{name}.{kind}": of_kind[name] for name in COMBINED}
+        if self._kinds:
+            for name in COMBINED:
+                metrics[f"{ROBUST}_{name}"] = self._robust(
+                    [metrics[f"{name}.{kind}"] for kind in self._kinds], metrics.get(name)
+                )
+        return metrics | self._intervals(maps)
+
+    def _robust(self, of_kinds: Sequence[_Value], of_shots: _Value | None) -> _Value:
+        """The combination of the values of all kinds and the value of the shots."""
+        mean = sum(of_kinds[1:], of_kinds[0]) / len(of_kinds)
+        return mean if of_shots is None else mean + self._weight * (of_shots - mean)
+
+    def _intervals(self, maps: torch.Tensor) -> dict[str, float]:
+        levels = self._bootstrap.levels(maps)
+        found: dict[str, float] = {}
+        for name, resampled in zip(
+            COMBINED, (self._bootstrap.rwap, self._bootstrap.image_auroc), strict=True
+        ):
+            values = {}
+            if self._scored:
+                values[name] = resampled(levels, self._scored)
+            if self._kinds:
+                of_kinds = [resampled(levels, places) for places in self._kinds.values()]
+                values[f"{ROBUST}_{name}"] = self._robust(of_kinds, values.get(name))
+            for metric, of_metric in values.items():
+                bounds = interval(of_metric[1:])
+                if bounds is not None:
+                    found |= {f"{metric}.low": bounds[0], f"{metric}.high": bounds[1]}
+        return found
+
+    def _metrics(self, maps: torch.Tensor, places: Sequence[int]) -> dict[str, float]:
+        chosen = torch.tensor(places).to(maps.device)
+        types = [self._types[place] for place in places]
+        return score_maps(maps[chosen], self._masks[chosen], types)

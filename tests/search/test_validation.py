@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+
+from autopatch.data import Sample
+from autopatch.detector import score_maps
+from autopatch.search.bootstrap import Bootstrap, interval
+from autopatch.search.validation import ValidationMetrics, shots_weight
+
+
+def shots(*types: str) -> list[Sample]:
+    return [Sample(Path(f"{i}.png"), kind, Path("m.png")) for i, kind in enumerate(types)]
+
+
+def scene(seed: int, types: list[str], size: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anomaly maps and masks; anomalous pixels have higher scores."""
+    rng = np.random.default_rng(seed)
+    masks = torch.zeros((len(types), size, size), dtype=torch.bool)
+    for image, kind in enumerate(types):
+        if kind != "good":
+            for _ in range(rng.integers(1, 3)):
+                y, x = rng.integers(0, size - 6, 2)
+                masks[image, y : y + rng.integers(2, 6), x : x + 3] = True
+    noise = torch.from_numpy(rng.random(masks.shape)).float()
+    return noise + 0.5 * masks, masks
+
+
+TYPES = ["good"] * 6 + ["dent", "crack"] + ["good"] * 6 + ["scratch"] * 4 + ["blur"] * 5
+
+
+def groups() -> list[str]:
+    """Each synthetic anomaly is drawn on a good image."""
+    good = [str(i) for i in range(6)]
+    return [*good, "dent", "crack", *good, *(str(i % 6) for i in range(9))]
+
+
+def test_the_shots_count_for_a_third_with_one_of_each_type_and_more_with_more() -> None:
+    assert shots_weight([]) == 0
+    assert shots_weight(shots("a", "b")) == pytest.approx(1 / 3)
+    assert shots_weight(shots("a", "a", "b", "b")) == pytest.approx(1 / 2)
+    assert shots_weight(shots(*["a", "b"] * 4)) == pytest.approx(2 / 3)
+
+
+def test_robust_metrics_combine_kinds_and_shots() -> None:
+    maps, masks = scene(0, TYPES)
+    measured = ValidationMetrics(masks, TYPES, groups(), scored=8, shots=shots("dent", "crack"))
+    found = measured(maps)
+    scored = score_maps(maps[:8], masks[:8], TYPES[:8])
+    assert {name: found[name] for name in scored} == scored
+    for name in ("rwAP", "image_AUROC"):
+        of_kinds = []
+        for places in ([*range(8, 14), *range(14, 18)], [*range(8, 14), *range(18, 23)]):
+            types = [TYPES[place] for place in places]
+            of_kinds.append(score_maps(maps[places], masks[places], types)[name])
+        assert [found[f"{name}.scratch"], found[f"{name}.blur"]] == of_kinds
+        expected = 2 / 3 * fmean(of_kinds) + 1 / 3 * scored[name]
+        assert found[f"robust_{name}"] == pytest.approx(expected)
+        assert found[f"robust_{name}.low"] <= found[f"robust_{name}"]
+        assert found[f"robust_{name}"] <= found[f"robust_{name}.high"]
+
+
+def test_without_shots_only_the_kinds_count() -> None:
+    types = [*TYPES[:6], *TYPES[8:]]
+    maps, masks = scene(1, types)
+    names = groups()
+    found = ValidationMetrics(masks, types, names[:6] + names[8:], scored=6, shots=[])(maps)
+    assert "rwAP" not in found
+    assert found["robust_rwAP"] == pytest.approx(fmean([found["rwAP.scratch"], found["rwAP.blur"]]))
+
+
+def test_without_synthetic_anomalies_the_metrics_are_those_of_the_scored_images() -> None:
+    maps, masks = scene(2, TYPES[:8])
+    found = ValidationMetrics(masks, TYPES[:8], groups()[:8], scored=8, shots=[])(maps)
+    plain = score_maps(maps, masks, TYPES[:8])
+    assert {k: v for k, v in found.items() if not k.endswith((".low", ".high"))} == plain
+
+
+def test_a_resample_is_the_metric_of_the_repeated_images() -> None:
+    """Computes rwAP and image AUROC of each resample by repeating images."""
+    types = ["good"] * 5 + ["dent"] * 4 + ["crack"] * 3
+    maps, masks = scene(3, types)
+    # Scores that are exact in few digits, so that rounding changes nothing.
+    maps = (maps * 256).round() / 256 + 1
+    names = [str(i) for i in range(len(types))]
+    bootstrap = Bootstrap(masks, types, names, good="good", seed=5)
+    levels = bootstrap.levels(maps)
+    every = list(range(len(types)))
+    found = bootstrap.rwap(levels, every), bootstrap.image_auroc(levels, every)
+    compared = 0
+    for row in (0, 1, 2, 3, 50):
+        repeated = np.repeat(every, bootstrap._counts[row].int().numpy()).tolist()
+        kinds = [types[place] for place in repeated]
+        if set(kinds) == {"good", "dent", "crack"}:
+            expected = score_maps(maps[repeated], masks[repeated], kinds)
+            assert found[0][row] == pytest.approx(expected["rwAP"], abs=0.003)
+            assert found[1][row] == pytest.approx(expected["image_AUROC"], abs=1e-6)
+            compared += 1
+    assert compared >= 3
+
+
+def test_images_of_a_group_are_drawn_together() -> None:
+    names = ["a", "a", "b", "c", "c"]
+    counts = Bootstrap(torch.zeros(5, 2, 2, dtype=torch.bool), ["x"] * 5, names, good="x")._counts
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, 3] == counts[:, 4]).all()
+    assert (counts[1:, [0, 2, 3]].sum(dim=1) == 3).all()
+
+
+def test_the_interval_holds_ninety_percent() -> None:
+    assert interval(torch.arange(101.0)) == pytest.approx((5.0, 95.0))
+    assert interval(torch.tensor([0.5, torch.nan, torch.nan])) is None
+
+
+def test_more_images_give_a_narrower_interval() -> None:
+    widths = []
+    for count in (6, 60):
+        types = ["good"] * count + ["dent"] * count
+        maps, masks = scene(4, types)
+        names = [str(i) for i in range(len(types))]
+        found = ValidationMetrics(masks, types, names, scored=len(types), shots=shots("dent"))(maps)
+        widths.append(found["rwAP.high"] - found["rwAP.low"])
+    assert widths[1] < 0.6 * widths[0]
