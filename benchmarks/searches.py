@@ -57,7 +57,7 @@ def searched(name: str, seed: int, out: Path, options: dict[str, Any]) -> dict[s
         run.fit(progress=told)
     detector = Detector.load(run.detector_path)
     results = run.evaluate(detector, progress=told)
-    baseline = patchcore_architecture(run.supernet, images=len(run.split.fit))
+    baseline = patchcore_architecture(run.supernet, images=len(run.good))
     assert baseline is not None
     detectors = {
         "pick": detector,
@@ -92,10 +92,10 @@ def searched(name: str, seed: int, out: Path, options: dict[str, Any]) -> dict[s
 
 def at_size(run: Run, size: int) -> Architecture:
     """The PatchCore baseline at another image size, with a coreset of 10 % of the patches."""
-    baseline = patchcore_architecture(run.supernet, images=len(run.split.fit))
+    baseline = patchcore_architecture(run.supernet, images=len(run.good))
     assert baseline is not None
     height, width = run.supernet.grid(baseline.backbone, size)
-    rows = max(round(len(run.split.fit) * height * width / 10), 1)
+    rows = max(round(len(run.good) * height * width / 10), 1)
     return replace(
         baseline,
         input=replace(baseline.input, size=size),

@@ -179,16 +179,16 @@ class Part:
     @classmethod
     def test(cls, split: Split) -> Part:
         """The test set, scored by the detector that is fitted: all images with all shots of a draw,
-        and the usual distance of the calibration images."""
+        and the usual distance of the hold-out images."""
         images = list(range(len(split.test)))
         draws = []
         for draw in DRAWS:
             known = torch.tensor([[place in draw for place in range(RESERVE)]])
             draws.append(Scored(images, known.expand(len(images), -1), known))
         return cls(
-            samples=(*split.test, *split.calibration),
+            samples=(*split.test, *split.holdout),
             sets=tuple(tuple(_drawn(len(split.validation), (place,))) for place in range(RESERVE)),
-            held_out=list(range(len(images), len(images) + len(split.calibration))),
+            held_out=list(range(len(images), len(images) + len(split.holdout))),
             draws=tuple(draws),
         )
 

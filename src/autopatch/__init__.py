@@ -7,8 +7,9 @@ One function for each command of the command line:
   `run.report()`, `run.to_dataframe()`.
 - `Detector.fit(good_images)`, `Detector.load(path)`: make a detector; `detector.predict(images)`.
 - `fit_images(folder, out)`, `update_detector(detector, out)`,
-  `write_predictions(detector, images, out)`, `check_folder(data)`, `import_study(file, data, out)`,
-  `measure_latency(images, out)`, `run_demo(out)`, `system_info()`: the other commands.
+  `write_predictions(detector, images, out)`, `synthesize(data, out)`, `check_folder(data)`,
+  `check_deep(data)`, `import_study(file, data, out)`, `measure_latency(images, out)`,
+  `run_demo(out)`, `system_info()`: the other commands.
 
 Subpackages:
 
@@ -49,6 +50,7 @@ _HOMES = {
     "Reading": "autopatch.data",
     "Run": "autopatch.runs",
     "SearchError": "autopatch.search",
+    "check_deep": "autopatch.runs",
     "check_folder": "autopatch.data",
     "fit_images": "autopatch.runs",
     "import_study": "autopatch.published.imported",
@@ -57,6 +59,7 @@ _HOMES = {
     "measure_latency": "autopatch.runs",
     "run_demo": "autopatch.runs",
     "run_search": "autopatch.runs",
+    "synthesize": "autopatch.runs",
     "system_info": "autopatch.runs",
     "update_detector": "autopatch.runs",
     "write_predictions": "autopatch.runs",

@@ -7,11 +7,13 @@ import typer
 
 from autopatch.cli import arguments
 from autopatch.cli.app import app
-from autopatch.cli.options import choices_by_name
+from autopatch.cli.values import (
+    choices_by_name,
+)
 from autopatch.data import Reading, check_folder
 from autopatch.errors import InputError
 from autopatch.published.imported import import_study
-from autopatch.runs import Run, fit_images, run_demo, run_search, write_predictions
+from autopatch.runs import Run, check_deep, fit_images, run_demo, run_search, write_predictions
 
 CALLS = {
     "search": (run_search,),
@@ -19,7 +21,7 @@ CALLS = {
     "predict": (write_predictions,),
     "evaluate": (Run.evaluate, Run.open),
     "report": (Run.report, Run.open),
-    "check-data": (check_folder, Reading),
+    "check-data": (check_folder, Reading, check_deep),
     "demo": (run_demo,),
     "import-study": (import_study,),
     "info": (),
@@ -37,6 +39,7 @@ GROUPED = {
     "bank_size",
 }
 FOLDERS = {"folder", "run"}
+CALLED = {"deep"}  # chooses a call
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -46,13 +49,14 @@ def test_parameters_of_commands_are_arguments_of_the_calls(name):
     known = {p for call in CALLS[name] for p in inspect.signature(call).parameters}
     for parameter in command.params:
         argument = parameter.name.removeprefix("no_")
-        assert argument in known | GROUPED | FOLDERS | {"help"}, parameter.name
+        assert argument in known | GROUPED | FOLDERS | CALLED | {"help"}, parameter.name
 
 
 @pytest.mark.parametrize(
     ("options", "python", "command"),
     [
-        ({"shots": 0}, "`shots` is 0", "--shots is 0"),
+        ({"shots": -1}, "`shots` is -1", "--shots is -1"),
+        ({"per_kind": 0}, "`per_kind` is 0", "--per-kind is 0"),
         ({"seed": -1}, "`seed` is -1", "--seed is -1"),
         ({"split_seed": -1}, "`split_seed` is -1", "--split-seed is -1"),
         ({"split_seed": 2**32}, "`split_seed` is 4294967296", "--split-seed is 4294967296"),

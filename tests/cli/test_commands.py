@@ -180,14 +180,14 @@ def test_notes_of_the_package_are_printed(autopatch, search_arguments, tmp_path)
     few = ("--cache-gib", "0.0001", "--evaluations", "4")
     code, out, err = autopatch(*search_arguments, *few)
     assert code == 0, err
-    assert f"{search_arguments[1]}: 11 good images to fit, 2 good and 3 anomalous to search" in out
+    assert f"{search_arguments[1]}: 13 good images to fit, 3 good and 3 anomalous to search" in out
     assert "RANDOM" in out
     assert "feature maps at 96 px need" in out
     assert "they are recomputed for each candidate" in out
     assert err == ""
     code, out, _ = autopatch("fit", tmp_path / "run")
     assert code == 0
-    assert "with the best validation rwAP" in out
+    assert "picked by the rule robust: robust_rwAP" in out
 
 
 def test_failed_candidates_are_noted(autopatch, search_arguments, monkeypatch, tmp_path):
@@ -249,7 +249,7 @@ def test_python_finds_what_the_command_finds(autopatch, searched, textures, tmp_
         reserve=2,
         evaluations=8,
         population=4,
-        objectives=("total_flops", "rwAP"),
+        cost="total_flops",
         choices={"image_size": (64, 96), "patch_size": (1, 3), "bank_size": (50, 100)},
     )
     same = Run.open(searched.run)
@@ -316,9 +316,9 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
     assert "RANDOM" in out
     assert "false-alarm rate" in out
     detector = Detector.load(run / "detector.safetensors")
-    best = max(t.evaluation.metrics["rwAP"] for t in trials)
+    best = max(t.evaluation.metrics["robust_rwAP"] for t in trials)
     assert detector.architecture in [
-        t.architecture for t in trials if t.evaluation.metrics["rwAP"] == best
+        t.architecture for t in trials if t.evaluation.metrics["robust_rwAP"] == best
     ]
 
     code, _, err = autopatch("fit", run)
@@ -332,7 +332,9 @@ def test_the_whole_way(autopatch, searched, textures, tmp_path):
 
     code, _, err = autopatch("fit", run, "--trial", 0, "--patchcore", "--out", tmp_path / "x")
     assert code == 2
-    assert err == "autopatch: give one of --trial, --patchcore and --architecture, not several\n"
+    assert err == (
+        "autopatch: give one of --trial, --patchcore, --architecture and --rule, not several\n"
+    )
 
     other = tmp_path / "setting.safetensors"
     assert autopatch("fit", run, "--patchcore", "--out", other)[0] == 0

@@ -26,13 +26,13 @@ def test_good_images_are_enough(autopatch, good, textures, tmp_path):
     code, said, err = autopatch("fit", good, *WEIGHTS, "--bank-size", 50, "--out", out)
     assert code == 0, err
     detector = Detector.load(out)
-    # 16 images, a fifth of which set the threshold.
+    # All 16 images set the threshold.
     assert detector.architecture.head.bank_size == 50
-    assert detector.threshold.images == 3
+    assert detector.threshold.images == 16
     for line in (
         "224 px, stride 8 p3 + stride 16 p3, bank 50",
         "RANDOM features",
-        "from 3 good images",
+        "from 16 good images",
         f"written: {out}",
         f"next: autopatch predict '{out}' IMAGES --out RESULTS",
     ):
@@ -72,8 +72,8 @@ def test_the_command_is_one_call(autopatch, good, tmp_path):
     assert autopatch("fit", good, *WEIGHTS, "--seed", 3, "--out", one)[0] == 0
     detector = fit_images(str(good), str(other), space=SPACE, weights="random", seed=3)
     assert one.read_bytes() == other.read_bytes()
-    # The PatchCore baseline: 10 % of 28 x 28 patches of 13 images.
-    assert detector.architecture.head.bank_size == 1019
+    # The PatchCore baseline: 10 % of 28 x 28 patches of 16 images.
+    assert detector.architecture.head.bank_size == 1254
 
 
 def test_options_of_the_other_kind_are_refused(autopatch, good, tmp_path):

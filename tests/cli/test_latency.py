@@ -7,8 +7,11 @@ import math
 
 import pytest
 
-from autopatch.cli.options import share, with_unit
-from autopatch.cli.search import latency_bound, objectives_of
+from autopatch.cli.search import cost_of, latency_bound
+from autopatch.cli.values import (
+    share,
+    with_unit,
+)
 from autopatch.errors import InputError
 from autopatch.runs import Run
 from autopatch.runs import latency as command
@@ -67,11 +70,11 @@ def test_shares_are_between_0_and_1(value):
 
 
 def test_costs_by_name():
-    assert objectives_of("latency") == ("latency", "rwAP")
-    assert objectives_of("published") == ("published_flops", "rwAP")
+    assert cost_of("latency") == "latency"
+    assert cost_of("published") == "published_flops"
     for name in ("rwAP", "beauty"):
         with pytest.raises(InputError, match=f"`cost` is '{name}', expected latency or memory or"):
-            objectives_of(name)
+            cost_of(name)
 
 
 def test_wrong_values_name_the_options(autopatch, textures, tmp_path):

@@ -124,7 +124,15 @@ def test_weights_of_another_model(refused_search, textures, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("shots", 0), ("evaluations", 0), ("population", 1), ("sampler", "grid"), ("cache-gib", -1)],
+    [
+        ("rule", "luck"),
+        ("kinds", "rust"),
+        ("per-kind", 0),
+        ("evaluations", 0),
+        ("population", 1),
+        ("sampler", "grid"),
+        ("cache-gib", -1),
+    ],
 )
 def test_numbers_and_names_are_checked_before_images_are_read(
     refused_search, textures, monkeypatch, option, value
@@ -133,7 +141,8 @@ def test_numbers_and_names_are_checked_before_images_are_read(
         raise AssertionError("an image was read")
 
     monkeypatch.setattr("autopatch.data.checks.decode", read)
-    refused_search(textures, "sampler" if option == "sampler" else f"--{option}", **{option: value})
+    named = option if option in ("sampler", "rule") else f"--{option}"
+    refused_search(textures, named, **{option: value})
 
 
 @pytest.mark.parametrize(

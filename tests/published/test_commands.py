@@ -387,7 +387,7 @@ def test_a_published_study_in_python(database, textures, tmp_path):
         ({"study": None}, "holds the studies|it has no supernet_name"),
         ({"trials": [3]}, "no finished trial 3, expected one of 0, 1, 2, 4, 5"),
         ({"study": "other"}, "no study 'other'"),
-        ({"shots": 0}, "`shots` is 0"),
+        ({"shots": 0, "reserve": 1}, "`shots` is 0, so the search has no anomalous images"),
         ({"weights": "no_such_folder"}, "no_such_folder"),
         ({"data": "no_such_data"}, "no_such_data"),
         ({"file": "no_such_file"}, "no_such_file: no such file"),

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from autopatch.data import Split
+from autopatch.data import Anomaly, Sample, Split
 from autopatch.detector import TypeResult
 from autopatch.errors import InputError
 from autopatch.report import Candidate, Cases, Failure, Report, write_report
-from autopatch.search.objectives import Objective
+from autopatch.search.objectives import OBJECTIVES, Objective
 
 MakeReport = Callable[..., Report]
 VOID = {"meta", "img", "br"}
@@ -27,15 +27,15 @@ def make_report(
     split: Split,
     objectives: tuple[Objective, Objective],
 ) -> MakeReport:
-    def make(*, front: int = 4, test: bool = True, **changes: Any) -> Report:
-        candidates = make_candidates(10, front=front, test=test)
+    def make(*, front: int = 4, tested: bool = True, **changes: Any) -> Report:
+        candidates = make_candidates(10, front=front, test=tested)
         candidates.append(
             Candidate(
                 None,
                 "levels 8 and 16",
                 {"total_flops": 2e9},
                 is_patchcore=True,
-                test={"rwAP": 0.349} if test else None,
+                test={"rwAP": 0.349} if tested else None,
             )
         )
         report = Report(
@@ -110,7 +110,8 @@ def test_values_are_escaped(make_report: MakeReport, tmp_path: Path) -> None:
 
 def test_the_page_says_on_what_the_pick_stands(make_report: MakeReport, tmp_path: Path) -> None:
     text = read_page(write_report(tmp_path / "report", make_report())).text
-    assert "The validation set has 2 anomalous images and 17 good images" in text
+    assert "Its rwAP on the validation set is 35.0 %." in text
+    assert "has 2 anomalous images (1 crack, 1 <dent>) beside 17 good images." in text
     assert "noisy" in text
     assert "best of the front (chosen with the test labels)" in text
     assert "the pick is 12.1 points of rwAP above the PatchCore baseline" in text
@@ -145,11 +146,122 @@ def test_many_anomalies_need_no_warning(
     assert "noisy" not in text
 
 
+@pytest.fixture
+def anomalies(tmp_path: Path) -> list[Anomaly]:
+    """Synthetic anomalies: two blurs and a warp."""
+    drawn = []
+    for number, kind in enumerate(("blur", "blur", "warp")):
+        paths = [tmp_path / f"{number}_{part}.png" for part in ("image", "mask")]
+        for path, value in zip(paths, (90, 255), strict=True):
+            Image.new("L", (20, 20), value).save(path)
+        sample = Sample(paths[0], kind, paths[1])
+        drawn.append(Anomaly(sample, Sample(tmp_path / "good.png", "good")))
+    return drawn
+
+
+def robust(report: Report, *, shots: bool = True) -> Report:
+    """The same report of a search by synthetic anomalies, and shots."""
+    found = {
+        "robust_rwAP": 0.35,
+        "robust_rwAP.low": 0.3,
+        "robust_rwAP.high": 0.41,
+        "rwAP.blur": 0.4,
+        "rwAP.warp": 0.3,
+        "image_AUROC.blur": 0.9,
+        "image_AUROC.warp": 0.8,
+        **({"rwAP": 0.36} if shots else {}),
+    }
+    candidates = [
+        replace(
+            c,
+            values={"total_flops": c.values["total_flops"], "robust_rwAP": c.values["rwAP"]},
+            validation=found,
+        )
+        if c.number is not None
+        else c
+        for c in report.candidates
+    ]
+    objectives = (report.objectives[0], OBJECTIVES["robust_rwAP"])
+    split = report.split if shots else replace(report.split, validation=())
+    return replace(report, objectives=objectives, candidates=candidates, split=split)
+
+
+def test_the_page_of_a_search_by_synthetic_anomalies(
+    make_report: MakeReport, anomalies: list[Anomaly], tmp_path: Path
+) -> None:
+    report = make_report(
+        synthetic=anomalies,
+        rule="robust",
+        advice=("The pick can be trusted.", "More shots may help most."),
+        warnings=("3 good images cannot certify",),
+        verdicts=("Of 11 it misses 2.",),
+    )
+    path = write_report(tmp_path / "report", robust(report))
+    page = read_page(path)
+    text = page.text
+    assert 'The rule "robust" picked it.' in text
+    assert "Its robust rwAP on the validation set is 35.0 % (90 % interval 30.0 to 41.0)." in text
+    assert (
+        "3 synthetic anomalies (2 blur, 1 warp) and 2 shots (1 crack, 1 <dent>) beside 17" in text
+    )
+    for line in (*report.advice, *report.warnings, *report.verdicts):
+        assert line in text
+    # The worst kind is first.
+    assert "warp 1 30.0 80.0 blur 2 40.0 90.0 shots (real anomalies) 2 36.0 –" in text
+    assert {"class": "warning"} in [attributes for tag, attributes in page.tags if tag == "p"]
+    with Image.open(path.parent / "synthetic.png") as picture:
+        assert picture.height > 2 * 160
+    assert "synthetic.png" in [attributes.get("src") for _, attributes in page.tags]
+    assert "validation validation, shots alone test total backbone robust rwAP rwAP rwAP AP" in text
+    assert "3 (pick) architecture 3 4.00 0.50 35.0 (30.0–41.0) 36.0 47.0 –" in text
+    assert "In parentheses: 90 % intervals" in text
+    # On the test set, rwAP is compared.
+    assert "the pick is 12.1 points of rwAP above the PatchCore baseline" in text
+    assert "best of the front (chosen with the test labels), trial 0 " in text
+    assert "robust rwAP on the validation set" in text
+    with (path.parent / "front.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = ["robust_rwAP", "robust_rwAP_low", "robust_rwAP_high", "rwAP", "rwAP_low"]
+    assert [rows[3][f"validation_{n}"] for n in names] == ["0.35", "0.3", "0.41", "0.36", ""]
+    assert "robust_rwAP" not in rows[3]
+    assert "test_robust_rwAP" not in rows[3]
+
+
+def test_the_page_of_a_search_without_shots(
+    make_report: MakeReport, anomalies: list[Anomaly], tmp_path: Path
+) -> None:
+    report = robust(make_report(synthetic=anomalies), shots=False)
+    text = read_page(write_report(tmp_path / "report", report)).text
+    assert "has 3 synthetic anomalies (2 blur, 1 warp) beside 17 good images." in text
+    assert "GFLOP validation test total backbone robust rwAP rwAP AP AUROC" in text
+    assert "shots" not in text.partition("Search and images")[0]
+
+
+def test_synthetic_anomalies_of_the_test_set_are_called_so(
+    make_report: MakeReport, split: Split, tmp_path: Path
+) -> None:
+    report = make_report(test=split.test, is_test_drawn=True)
+    text = read_page(write_report(tmp_path / "report", report)).text
+    assert "did not use the test set: 9 good images and 11 synthetic anomalies (6 <dent>" in text
+    assert "The data set has no images of real defects" in text
+    assert "On the test set of synthetic anomalies the pick is 12.1 points" in text
+    assert "Cyan outline: true anomaly, which is synthetic." in text
+    real = read_page(write_report(tmp_path / "real", make_report())).text
+    assert "synthetic" not in real
+
+
+def test_without_a_metric_there_is_no_column(make_report: MakeReport, tmp_path: Path) -> None:
+    plain = make_report(tested=False)
+    bare = [replace(c, validation={}) for c in plain.candidates]
+    text = read_page(write_report(tmp_path / "report", replace(plain, candidates=bare))).text
+    assert "GFLOP total backbone 0 architecture 0 1.00 0.50 1" in text
+
+
 @pytest.mark.parametrize(("front", "test"), [(0, False), (0, True), (1, True), (4, False)])
 def test_any_front_makes_a_page(
     front: int, test: bool, make_report: MakeReport, tmp_path: Path
 ) -> None:
-    report = make_report(front=front, test=test, cases=(), threshold=None, fitted=None)
+    report = make_report(front=front, tested=test, cases=(), threshold=None, fitted=None)
     text = read_page(write_report(tmp_path / "report", report)).text
     assert ("There is no pick" in text) == (front == 0)
     assert ("Nothing has been measured on the test set" in text) == (not test)
@@ -193,7 +305,7 @@ def test_what_known_defects_are_worth(make_report: MakeReport, tmp_path: Path) -
 def test_the_table_without_tests_has_no_test_columns(
     make_report: MakeReport, tmp_path: Path
 ) -> None:
-    path = write_report(tmp_path / "report", make_report(test=False))
+    path = write_report(tmp_path / "report", make_report(tested=False))
     assert "test_" not in (path.parent / "front.csv").read_text()
 
 
@@ -234,7 +346,7 @@ def test_a_quality_that_is_no_metric(make_report: MakeReport, tmp_path: Path) ->
     report = replace(plain, candidates=candidates, objectives=(flops, worth))
     path = write_report(tmp_path / "report", report)
     text = read_page(path).text
-    assert "It has the best worth on the validation set, 2.50. The validation set has" in text
+    assert "Its worth on the validation set is 2.50. The validation set has" in text
     assert "above the PatchCore baseline" not in text
     assert "worth" in (path.parent / "front.csv").read_text().splitlines()[0].split(",")
     tested = [

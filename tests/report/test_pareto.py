@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from autopatch.report import Candidate, best_on_test, pareto_figure
-from autopatch.search.objectives import Objective
+from autopatch.search.objectives import OBJECTIVES, Objective
 
 MakeCandidates = Callable[..., list[Candidate]]
 Both = tuple[Objective, Objective]
@@ -39,7 +39,7 @@ def test_any_front_is_drawn(
 ) -> None:
     candidates = make_candidates(15, front=front, test=test) + [PATCHCORE] * patchcore
     path = tmp_path / "pareto.png"
-    pareto_figure(candidates, path, objectives=objectives, validation_anomalies=3)
+    pareto_figure(candidates, path, objectives=objectives, validation="3 anomalous images")
     picture = Image.open(path)
     two_panels = (test and front > 0) or patchcore
     assert picture.width == (1500 if two_panels else 960)
@@ -111,6 +111,13 @@ def test_best_on_test(make_candidates: MakeCandidates, objectives: Both) -> None
     assert best is not None
     assert best.number == 7
     assert best_on_test([PATCHCORE, *make_candidates(3, front=3)], objectives) is None
+
+
+def test_best_on_test_of_a_search_by_synthetic_anomalies(make_candidates: MakeCandidates) -> None:
+    robust = (OBJECTIVES["total_flops"], OBJECTIVES["robust_rwAP"])
+    best = best_on_test(make_candidates(6, front=3, test=True), robust)
+    assert best is not None
+    assert best.number == 0
 
 
 @pytest.mark.parametrize(("direction", "number"), [("maximize", 2), ("minimize", 0)])
@@ -187,6 +194,36 @@ def test_the_line_passes_over_what_a_further_objective_keeps_on_the_front(
     assert list(front.get_ydata()) == pytest.approx([20, 10, 40])
     assert list(front.get_xdata()) == pytest.approx([2, 4, 6])
     assert axes.get_xlabel() == "time [ms]"
+
+
+def test_intervals_of_the_front_are_bars(
+    make_candidates: MakeCandidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_png", lambda self, *args, **kwargs: figures.append(self.figure)
+    )
+    ends = {"robust_rwAP.low": 0.1, "robust_rwAP.high": 0.9}
+    candidates = [
+        replace(
+            c,
+            values={"total_flops": c.values["total_flops"], "robust_rwAP": 0.3},
+            validation=ends if c.number != 1 else {},
+        )
+        for c in make_candidates(4, front=3, test=True)
+    ]
+    objectives = (OBJECTIVES["total_flops"], OBJECTIVES["robust_rwAP"])
+    path = tmp_path / "pareto.png"
+    pareto_figure(candidates, path, objectives=objectives, validation="9 synthetic anomalies")
+    validation, test = figures[0].axes
+    bars = [line for line in validation.lines if list(line.get_ydata()) == pytest.approx([10, 90])]
+    assert [list(bar.get_xdata()) for bar in bars] == [[1, 1], [3, 3]]
+    assert validation.get_ylim()[1] > 90
+    assert validation.get_title().endswith("\n9 synthetic anomalies")
+    # The test set has no synthetic anomalies.
+    assert validation.get_ylabel() == "robust rwAP [%]"
+    assert test.get_ylabel() == "rwAP [%]"
+    assert any(list(line.get_ydata()) == pytest.approx([50, 49, 48]) for line in test.lines)
 
 
 def test_pyplot_is_not_loaded() -> None:

@@ -1,6 +1,7 @@
 """A detector from good images alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -37,7 +38,16 @@ def test_a_folder_or_its_files(fit, textures, tmp_path):
     assert len(set(found)) == 1
 
 
-def test_random_weights_and_held_out_images_follow_the_seed(fit, tmp_path):
+def test_all_images_are_in_the_bank_and_set_the_threshold(fit, textures):
+    head = replace(ARCHITECTURE.head, bank_size=None)
+    detector = fit(architecture=replace(ARCHITECTURE, head=head))
+    images = sorted((textures / "train" / "good").iterdir())
+    assert detector.predict(images).pred_score.max() < 1e-6
+    assert detector.threshold.images == len(images) == 16
+    assert detector.calibration_scores.min() > 1e-3
+
+
+def test_random_weights_and_folds_follow_the_seed(fit, tmp_path):
     options = {"architecture": ARCHITECTURE}
     one = fit(out=tmp_path / "one", **options)
     other = fit(out=tmp_path / "other", seed=1, **options)

@@ -75,7 +75,7 @@ def test_latency_is_the_default_cost_and_its_table_is_stored(
     textures: Path, tmp_path: Path, measured: list[int]
 ) -> None:
     run = run_search(textures, tmp_path / "run", **SETTINGS | {"evaluations": 1})
-    assert [objective.name for objective in run.objectives] == ["latency", "rwAP"]
+    assert [objective.name for objective in run.objectives] == ["latency", "robust_rwAP"]
     assert run.latency_table is not None
     assert len(run.latency_table.check) == 2
     assert measured == [1]

@@ -1,6 +1,7 @@
 """Detectors of a run on its test set."""
 
 import csv
+import html
 import json
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from autopatch.data import draw_textures, load_masks
 from autopatch.detector import Detector, score_maps
 from autopatch.errors import InputError
 from autopatch.runs import Run, TestResults, report, run_search, write_predictions
+from autopatch.runs.advice import advise
 from autopatch.runs.results import evaluate_run
 from autopatch.search import OBJECTIVES, Objective
 
@@ -35,22 +37,49 @@ def test_results(finished):
     found = finished.evaluate()
     kinds = [row.kind for row in found.rows]
     assert kinds == ["fitted", "patchcore", *["front"] * len(finished.front.trials)]
-    # The pick fitted as a detector and scored as a candidate are the same thing.
-    pick = next(row for row in found.front if row.trial == finished.pick.number)
-    assert found.rows[0].metrics == pytest.approx(pick.metrics, rel=1e-5)
-    assert found.rows[0].values["total_flops"] == pick.values["total_flops"]
     assert found.rows[0].values["total_flops"] == detector.total_flops
     assert found.rows[0].values["rwAP"] == found.rows[0].metrics["rwAP"]
     assert found.objectives == finished.objectives
     assert found.best_of_front.metrics["rwAP"] == max(r.metrics["rwAP"] for r in found.front)
     assert found.belongs_to(detector)
     assert [row.milliseconds is None for row in found.rows] == [k == "front" for k in kinds]
+    assert [row.verdicts is None for row in found.rows] == [k == "front" for k in kinds]
     costs = [row.values["total_flops"] for row in found.front]
     assert sorted(costs) == costs
+
+    # The front is fitted on the images of the search: the pick as a detector on these images.
+    pick = next(row for row in found.front if row.trial == finished.pick.number)
+    split, test = finished.split, finished.split.test
+    shown = Detector.fit(
+        [sample.image for sample in split.fit],
+        calibration=[sample.image for sample in split.holdout],
+        supernet=finished.supernet,
+        architecture=finished.pick.architecture,
+        defects=split.validation if finished.pick.architecture.head.defects else (),
+        reading=finished.reading,
+    )
+    maps = shown.predict([sample.image for sample in test]).anomaly_map
+    metrics = score_maps(maps, load_masks(test, 224, finished.reading), [s.type for s in test])
+    assert pick.metrics | metrics == pytest.approx(pick.metrics, rel=1e-5)
+    assert pick.values["total_flops"] == shown.total_flops
+
+    # The mistakes are those of the fitted detector at its threshold.
+    verdicts = found.rows[0].verdicts
+    assert verdicts.threshold == detector.threshold
+    called = detector.predict([sample.image for sample in test]).pred_label.tolist()
+    assert verdicts.false_alarms == sum(
+        c and not sample.label for sample, c in zip(test, called, strict=True)
+    )
+    assert sum(verdicts.missed.values()) == sum(
+        sample.label and not c for sample, c in zip(test, called, strict=True)
+    )
+    assert verdicts.anomalous == dict.fromkeys(("hole", "scratch", "stain"), 2)
 
     assert TestResults.load(finished.path) == found
     page = finished.report().read_text()
     assert found.rows[0].label in page
+    assert verdicts.sentences()[0] in page
+    assert advise(finished).trust in html.unescape(page)
     assert finished.report_path.is_file()
 
 
@@ -87,16 +116,17 @@ def test_results_of_a_detector_with_known_defects(finished):
     ("change", "fragment"),
     [
         (lambda d: {}, "another version of autopatch; run evaluate again"),
-        (lambda d: d | {"version": 2}, "another version of autopatch; run evaluate again"),
+        (lambda d: d | {"version": 5}, "another version of autopatch; run evaluate again"),
         (lambda d: d | {"objectives": [{"name": "rwAP"}]}, "damaged"),
         (lambda d: {k: v for k, v in d.items() if k != "rows"}, "damaged"),
         (lambda d: d | {"rows": [{"kind": "front"}]}, "damaged"),
         (lambda d: d | {"rows": None}, "damaged"),
+        (lambda d: d | {"rows": [d["rows"][0] | {"verdicts": {"good": 1}}]}, "damaged"),
         (lambda d: d | {"fitted": {"supernet": "timm:x"}}, "damaged"),
     ],
 )
 def test_results_that_cannot_be_read(finished, change, fragment):
-    row = {"kind": "front", "label": "a", "trial": 0, "values": {}, "metrics": {}}
+    row = {"kind": "front", "label": "a", "trial": 0, "values": {}, "metrics": {}, "verdicts": None}
     found = empty_results(finished)
     file = found.save(finished.path)
     assert TestResults.load(finished.path) == found

@@ -99,7 +99,7 @@ def test_fit_saves_the_pick(finished, caplog):
     with caplog.at_level(logging.INFO, logger="autopatch"):
         detector = finished.fit()
     assert detector.architecture == finished.pick.architecture
-    assert f"trial {finished.pick.number}, with the best validation rwAP" in caplog.text
+    assert f"trial {finished.pick.number}, picked by the rule robust: rwAP" in caplog.text
     loaded = Detector.load(finished.detector_path)
     assert loaded.threshold == detector.threshold
     assert loaded.data_digest == finished.data_digest
@@ -124,8 +124,59 @@ def test_what_is_fitted(finished, tmp_path):
     test = [sample.image for sample in finished.split.test]
     maps = [detector.predict(test).anomaly_map for detector in fitted]
     assert all(torch.equal(m, maps[0]) for m in maps)
-    setting = patchcore_architecture(finished.supernet, images=len(finished.split.fit))
+    setting = patchcore_architecture(finished.supernet, images=len(finished.good))
     assert fit(patchcore=True) == setting
+
+
+def test_a_detector_is_fitted_on_all_good_images(finished, tmp_path):
+    split = finished.split
+    assert set(finished.good) == {*split.fit, *split.holdout}
+    assert len(finished.good) == len(set(finished.good)) == 14
+    assert not set(finished.good) & {*split.test, *split.validation, *split.reserved_unused}
+    architecture = finished.pick.architecture
+    head = replace(architecture.head, bank_size=None, defects=None)
+    detector = finished.fit_architecture(replace(architecture, head=head))
+    images = [sample.image for sample in finished.good]
+    assert detector.predict(images).pred_score.max() < 1e-6
+    assert detector.calibration_scores.min() > 1e-3
+    assert detector.threshold.images == 14
+    # The shots are known defects, and the folds are those of the run's seed.
+    detector = finished.fit_architecture(architecture)
+    assert [image.type for image in detector.known] == [sample.type for sample in split.validation]
+    again = replace(finished, seed=finished.seed + 1).fit_architecture(architecture)
+    assert torch.equal(again.memory.bank, detector.memory.bank)
+    assert not torch.equal(again.calibration_scores, detector.calibration_scores)
+
+
+def test_images_of_a_group_set_the_threshold_in_one_fold(finished):
+    def fit(*groups):
+        parts = {
+            role: tuple(
+                replace(sample, group=groups[i % len(groups)]) for i, sample in enumerate(samples)
+            )
+            for role, samples in finished.split.roles.items()
+            if role in ("fit", "holdout")
+        }
+        run = replace(finished, split=replace(finished.split, **parts))
+        return run.fit_architecture(finished.trial(0).architecture)
+
+    assert not torch.equal(fit(None).calibration_scores, fit("a", "b").calibration_scores)
+    with pytest.raises(InputError, match="`images` has 14, all related by their groups"):
+        fit("a")
+
+
+def test_calibration_images_of_a_split_set_the_threshold(finished):
+    split = replace(finished.split, calibration=finished.split.holdout)
+    run = replace(finished, split=split)
+    assert run.good == split.fit
+    head = replace(finished.pick.architecture.head, bank_size=None, defects=None)
+    detector = run.fit_architecture(replace(finished.pick.architecture, head=head))
+    assert detector.threshold.images == len(split.calibration)
+    scores = detector.predict([sample.image for sample in split.calibration]).pred_score
+    torch.testing.assert_close(detector.calibration_scores, scores, rtol=1e-5, atol=0)
+    assert scores.min() > 1e-3
+    fitted = detector.predict([sample.image for sample in split.fit]).pred_score
+    assert fitted.max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -138,7 +189,8 @@ def test_what_is_fitted(finished, tmp_path):
 )
 def test_one_thing_is_fitted(finished, options):
     with pytest.raises(
-        InputError, match=r"^give one of `trial`, `patchcore` and `architecture`, not several$"
+        InputError,
+        match=r"^give one of `trial`, `patchcore`, `architecture` and `rule`, not several$",
     ):
         finished.fit(**options)
     assert not finished.detector_path.exists()

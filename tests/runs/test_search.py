@@ -142,7 +142,12 @@ def test_progress_is_told(data, tmp_path):
 @pytest.mark.parametrize(
     ("other", "fragment"),
     [
-        ({"shots": 0}, "`shots` is 0"),
+        ({"shots": 0}, "`shots` is 0, so the search has no anomalous images, but it measures rwAP"),
+        ({"rule": "luck"}, "rule is 'luck', expected one of 'robust', 'best', 'knee'"),
+        ({"cost": "memory"}, "`cost` and `objectives` are both given"),
+        ({"objectives": None, "cost": "weight"}, "objective is 'weight', expected one of"),
+        ({"objectives": None, "kinds": ["rust"]}, "`kinds` is 'rust', expected one of"),
+        ({"objectives": None, "per_kind": 0}, "`per_kind` is 0, expected at least 1"),
         ({"space": "nas:x"}, "search space 'nas:x' is unknown"),
         ({"weights": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"preset": "published"}, "`preset` is 'published'"),

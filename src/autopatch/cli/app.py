@@ -28,6 +28,7 @@ from autopatch.cli.options import (
 )
 from autopatch.cli.published import import_study
 from autopatch.cli.search import search, search_outcome
+from autopatch.cli.synthesize import synthesize
 from autopatch.cli.tables import print_front, print_results
 from autopatch.errors import InputError
 
@@ -178,6 +179,7 @@ def report(
 
 command(name="import-study")(import_study)
 command(name="measure-latency")(measure_latency)
+command()(synthesize)
 
 
 @command(name="check-data")
@@ -188,11 +190,24 @@ def check_data(
     bit_depth: BitDepth = None,
     exif: Exif = "apply",
     mask_threshold: MaskThreshold = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Compare the good images, and list those that may show defects."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PNG file to write: the images that --deep found, with anomaly maps."),
+    ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Reads every image and mask of a data set and lists all problems."""
     from autopatch.data import Reading, check_folder
     from autopatch.words import counted
 
+    if out is not None and not deep:
+        raise InputError("`out` is given without `deep`, which makes the picture; expected both")
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     with console.status("reading images"):
         checked = check_folder(data, group_regex=group_regex, groups=groups, reading=reading)
@@ -210,6 +225,24 @@ def check_data(
     if group_regex or groups:
         note(f"{checked.groups} groups")
     note(f"no problems, {counted(len(checked.findings.warnings), 'warning')}")
+    if not deep:
+        return
+    from autopatch.runs import check_deep
+
+    with progress() as report:
+        compared = check_deep(
+            data,
+            out,
+            group_regex=group_regex,
+            groups=groups,
+            reading=checked.findings.reading,
+            device=device,
+            progress=report,
+        )
+    for line in compared.lines():
+        note(line)
+    if compared.picture is not None:
+        note(f"written: {compared.picture}")
 
 
 @command()

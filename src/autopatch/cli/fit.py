@@ -15,6 +15,8 @@ from autopatch.cli.options import (
     Mean,
     Std,
     TimmKwargs,
+)
+from autopatch.cli.values import (
     floats,
     json_object,
 )
@@ -38,6 +40,13 @@ def fit(
     patchcore: Annotated[
         bool, typer.Option("--patchcore", help="After a search: fit the PatchCore baseline.")
     ] = False,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="After a search: rule that picks the trial, 'robust', 'best' or 'knee'; default: "
+            "that of the search."
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="After a search: folder of the data set, if it has moved.")
     ] = None,
@@ -90,9 +99,9 @@ def fit(
     """Fits a detector on good images and sets its threshold.
 
     If FOLDER was written by `search`, this fits the pick of the search on the good images of its
-    data set. If FOLDER holds good images, this fits the PatchCore baseline on four fifths of
-    them and sets the threshold on the rest; no anomalies or masks are needed. With --defects, the
-    detector also knows the defects in another folder.
+    data set. If FOLDER holds good images, this fits the PatchCore baseline on them; no anomalies or
+    masks are needed. The threshold is set by folds of the good images. With --defects, the detector
+    also knows the defects in another folder.
     """
     from autopatch.runs import Run, fit_images, is_run
 
@@ -101,7 +110,7 @@ def fit(
             f"{folder}: no such folder, expected one written by `search` or one of good images"
         )
     searched = is_run(folder)
-    of_a_run = {"trial": trial, "patchcore": patchcore or None, "data": data}
+    of_a_run = {"trial": trial, "patchcore": patchcore or None, "rule": rule, "data": data}
     of_images = {
         "space": space,
         "bank_size": bank_size,
@@ -124,6 +133,7 @@ def fit(
                 architecture,
                 trial=trial,
                 patchcore=patchcore,
+                rule=rule,
                 false_alarm_rate=false_alarm_rate,
                 out=out,
                 device=device,

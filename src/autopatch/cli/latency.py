@@ -24,6 +24,8 @@ from autopatch.cli.options import (
     Std,
     TimmKwargs,
     Weights,
+)
+from autopatch.cli.values import (
     choices_by_field,
     choices_by_name,
     floats,

@@ -25,12 +25,14 @@ from autopatch.cli.options import (
     Seed,
     Shots,
     SplitSeed,
+)
+from autopatch.cli.search import print_next, search_outcome
+from autopatch.cli.tables import print_front
+from autopatch.cli.values import (
     bank_sizes,
     choices_by_name,
     integers,
 )
-from autopatch.cli.search import print_next, search_outcome
-from autopatch.cli.tables import print_front
 from autopatch.errors import InputError
 
 if TYPE_CHECKING:

@@ -24,31 +24,35 @@ from autopatch.cli.options import (
     GroupRegex,
     Groups,
     ImageSizes,
+    Kinds,
     LegacyOrder,
     MaskThreshold,
     Mean,
     NoLock,
     PatchSizes,
+    PerKind,
     Protocol,
     RecalibrateBn,
     Reserve,
     Resume,
     Seed,
-    Shots,
     Space,
     SpacePreset,
     SplitSeed,
     Std,
     TimmKwargs,
     Weights,
+)
+from autopatch.cli.tables import print_front
+from autopatch.cli.values import (
     choices_by_field,
     choices_by_name,
     floats,
     json_object,
+    names,
     share,
     with_unit,
 )
-from autopatch.cli.tables import print_front
 from autopatch.errors import InputError
 
 
@@ -82,7 +86,7 @@ def search(
         float | None,
         typer.Option(
             help="Only detectors with at least this AUROC of image scores on the validation "
-            "images, such as 0.9."
+            "images, such as 0.9; with synthetic anomalies, their mean with that of the shots."
         ),
     ] = None,
     latency_table: Annotated[
@@ -93,11 +97,27 @@ def search(
         ),
     ] = None,
     batch: Batch = 1,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="How detectors are judged and picked: 'robust' (synthetic anomalies and shots), "
+            "'knee' (the best trade-off of cost and the same quality), or 'best' (shots alone, as "
+            "published); default: robust, unless the preset has its own."
+        ),
+    ] = None,
     sampler: Annotated[
         str,
         typer.Option(help="Optimizer: 'gp' (Gaussian processes), 'nsga2', or 'tpe' as published."),
     ] = "gp",
-    shots: Shots = 1,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of validation images of each anomaly type; 0 to search with synthetic "
+            "anomalies alone; default: 1, or 0 if there are no anomalous images."
+        ),
+    ] = None,
+    kinds: Kinds = None,
+    per_kind: PerKind = 10,
     evaluations: Annotated[int, typer.Option(help="Number of architectures to evaluate.")] = 100,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
@@ -123,7 +143,7 @@ def search(
     resume: Resume = False,
     no_lock: NoLock = False,
 ) -> None:
-    """Searches for the detectors with the best trade-offs of cost and rwAP."""
+    """Searches for the detectors with the best trade-offs of cost and quality."""
     from autopatch.runs import run_search
 
     byte = {"MB": 1e6, "MiB": 2.0**20, "GB": 1e9, "GiB": 2.0**30}
@@ -131,7 +151,9 @@ def search(
     constraints = {
         "latency": seconds,
         "memory": with_unit("--max-memory", max_memory, byte),
-        "image_AUROC": share("--min-image-auroc", min_image_auroc),
+        "image_AUROC" if rule == "best" else "robust_image_AUROC": share(
+            "--min-image-auroc", min_image_auroc
+        ),
     }
     with search_outcome(out), progress() as bar:
         run = run_search(
@@ -141,7 +163,8 @@ def search(
             weights=weights,
             preset=preset,
             sampler=sampler,
-            objectives=None if cost is None else objectives_of(cost),
+            rule=rule,
+            cost=None if cost is None else cost_of(cost),
             constraints={name: bound for name, bound in constraints.items() if bound is not None},
             latency_factor=factor,
             latency_table=latency_table,
@@ -149,6 +172,8 @@ def search(
             choices=choices_by_field(image_size, patch_size, bank_size),
             fixed=choices_by_name("--fixed", fixed or []),
             shots=shots,
+            kinds=names("--kinds", kinds),
+            per_kind=per_kind,
             evaluations=evaluations,
             seed=seed,
             split_seed=split_seed,
@@ -177,19 +202,19 @@ def search(
     print_next(out)
 
 
-def objectives_of(cost: str) -> tuple[str, str]:
-    """Names of the objectives of a search with a cost.
+def cost_of(cost: str) -> str:
+    """Name of the objective that a cost stands for.
 
     Raises:
         InputError: No cost has this name.
     """
-    from autopatch.search import DEFAULT_OBJECTIVES, OBJECTIVES
+    from autopatch.search import OBJECTIVES
 
-    names = [name for name in (cost, f"{cost}_flops") if name in OBJECTIVES]
-    if not names or OBJECTIVES[names[0]].is_maximized:
+    found = [name for name in (cost, f"{cost}_flops") if name in OBJECTIVES]
+    if not found or OBJECTIVES[found[0]].is_maximized:
         known = [name for name in OBJECTIVES if not OBJECTIVES[name].is_maximized]
         raise InputError(f"`cost` is '{cost}', expected {' or '.join(known)}")
-    return names[0], DEFAULT_OBJECTIVES[-1]
+    return found[0]
 
 
 def latency_bound(text: str | None) -> tuple[float | None, float | None]:

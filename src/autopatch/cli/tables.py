@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autopatch.cli.console import note, table
 
 if TYPE_CHECKING:
     from autopatch.runs import Run, TestResults
-    from autopatch.search import Objective
+    from autopatch.search import Objective, Trial
 
 _KINDS = {"fitted": "fitted detector", "patchcore": "PatchCore"}
 
 
 def print_front(run: Run) -> None:
-    """Prints the front on the validation set."""
-    from autopatch.report import METRIC_TITLES
+    """Prints the front on the validation set, which rule picked on what, and advice."""
+    from autopatch.report import METRIC_TITLES, VALIDATION_TITLES, Evidence, by_kind, percent
+    from autopatch.runs.advice import advise
 
     front = run.front
     columns = _columns(run)
-    metrics = {name: METRIC_TITLES[name] for name in ("rwAP", "AP")}
+    evidence = Evidence.of(run.split, run.synthetic)
+    metrics = _metrics(run, front.trials)
+    titles = [
+        f"{METRIC_TITLES[name]} of shots"
+        if evidence.kinds and name in METRIC_TITLES
+        else VALIDATION_TITLES[name]
+        for name in metrics
+    ]
     rows = []
     for trial in front.trials:
         assert trial.evaluation is not None
@@ -29,26 +38,54 @@ def print_front(run: Run) -> None:
                 trial.architecture.describe(run.supernet),
                 f"{trial.number}{' (pick)' if trial.number == front.pick.number else ''}",
                 *(f"{o.display(found.values[o.name]):.2f}" for o in columns.values()),
-                *(f"{100 * found.metrics[name]:.1f}" for name in metrics),
+                *(percent(found.metrics, name) for name in metrics),
             ]
         )
     features = "; RANDOM features" if run.supernet.random_features else ""
     table(
-        f"Pareto front, validation set ({len(run.split.validation)} anomalous images){features}",
-        ["architecture", "trial", *columns, *metrics.values()],
+        f"Pareto front, validation set ({evidence.brief()}){features}",
+        ["architecture", "trial", *columns, *titles],
         rows,
     )
+    note(
+        f"the rule {run.rule!r} picked trial {front.pick.number}, on {evidence.describe()} "
+        f"beside {evidence.good:,} good images; in parentheses: 90 % intervals"
+    )
+    assert front.pick.evaluation is not None
+    kinds = by_kind(front.pick.evaluation.metrics, evidence)
+    if kinds:
+        table(
+            f"Trial {front.pick.number} (pick) on the anomalies of each kind, the worst first",
+            ["kind", "anomalies", "rwAP", "image AUROC"],
+            kinds,
+        )
+    advice = advise(run)
+    note(advice.trust)
+    note(advice.help)
+
+
+def _metrics(run: Run, trials: Sequence[Trial]) -> list[str]:
+    """The quality, and the next metric that tells most; those that were measured."""
+    names = dict.fromkeys((run.objectives[-1].name, "robust_rwAP", "rwAP", "AP"))
+    measured = set().union(*(trial.evaluation.metrics for trial in trials if trial.evaluation))
+    return [name for name in names if name in measured][:2]
 
 
 def print_results(run: Run, results: TestResults) -> None:
-    """Prints the results on the test set, with notes on the rows."""
+    """Prints the results on the test set, with notes on the rows, and advice."""
     from autopatch.report import METRIC_TITLES
+    from autopatch.runs.advice import advise
 
     note(f"backbone: {results.weights}")
-    anomalous = sum(sample.label for sample in run.split.test)
     columns = _columns(run)
+    good = sum(not sample.label for sample in run.split.test)
     table(
-        f"Test set: {len(run.split.test) - anomalous} good and {anomalous} anomalous images",
+        f"Test set: {good:,} good images and "
+        + (
+            "synthetic anomalies drawn on them, as there are no images of real defects"
+            if results.synthetic
+            else f"{len(run.split.test) - good:,} anomalous images"
+        ),
         ["detector", *METRIC_TITLES.values(), *columns, "ms"],
         [
             [
@@ -79,15 +116,21 @@ def print_results(run: Run, results: TestResults) -> None:
     for row in results.rows:
         if row.kind in _KINDS:
             note(f"{_KINDS[row.kind]}: {row.label}")
+            for line in row.verdicts.sentences() if row.verdicts else ():
+                note(f"  {line}")
     best = results.best_of_front
     note(f"pick of the search: trial {run.pick.number}")
     note(f"best of the front (chosen with the test labels): trial {best.trial}, {best.label}")
+    verdicts = results.rows[0].verdicts
+    advice = advise(run, None if verdicts is None else verdicts.threshold)
+    for line in (*(verdicts.warnings() if verdicts else ()), advice.trust, advice.help):
+        note(line)
 
 
 def _columns(run: Run) -> dict[str, Objective]:
     """The objectives that are not metrics, by column heading."""
-    from autopatch.report import METRIC_TITLES
+    from autopatch.report import VALIDATION_TITLES
     from autopatch.search.objectives import headings
 
     titles = headings(run.objectives)
-    return {titles[o.name]: o for o in run.objectives if o.name not in METRIC_TITLES}
+    return {titles[o.name]: o for o in run.objectives if o.name not in VALIDATION_TITLES}

@@ -28,7 +28,7 @@ from autopatch.runs import (
     own_seed,
     perform_search,
 )
-from autopatch.search import Plan, Trial, compose_space, resolve_objectives
+from autopatch.search import RULES, Plan, Trial, compose_space, resolve_objectives
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def import_study(
         MachineError: See `autopatch.runs.run_search`.
     """
     out = Path(out)
-    check_new_run(out, shots=shots, resume=resume)
+    check_new_run(out, resume=resume)
     chosen = choose_trials(file, study=study, trials=trials, fixed=fixed)
     reading = Reading(bit_depth=bit_depth, exif=exif, mask_threshold=mask_threshold)
     machine = Machine(cache_gib, usable_device(device), lock=lock)
@@ -132,7 +132,8 @@ def import_study(
         evaluations=len(architectures),
         seed=seed,
         initial=architectures,
-        objectives=resolve_objectives(PUBLISHED.objectives),
+        rule=PUBLISHED.rule,
+        objectives=resolve_objectives((PUBLISHED.cost, RULES[PUBLISHED.rule].quality)),
         settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
     run = perform_search(

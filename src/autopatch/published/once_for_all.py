@@ -72,7 +72,8 @@ def _differences(fixed: Mapping[str, Choice], sampler: str) -> list[str]:
 
 PUBLISHED = Preset(
     mask_resize="any",
-    objectives=("published_flops", "rwAP"),
+    cost="published_flops",
+    rule="best",
     choices={"image_size": (224,), "patch_size": tuple(range(1, 17)), "bank_size": (None,)},
     own=("image_size", "patch_size"),
     fix_single_choices=True,

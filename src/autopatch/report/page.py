@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 
-from autopatch.data import GOOD, Sample, Split
+from autopatch.data import DEFAULT_READING, Anomaly, Reading, Sample, Split
 from autopatch.detector import TypeResult
 from autopatch.errors import InputError
 from autopatch.files import StrPath, new_folder, require_writable_folder
 from autopatch.report.cases import Cases
-from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label, with_unit
+from autopatch.report.contact_sheet import write_contact_sheet
+from autopatch.report.evidence import Evidence, by_kind, drawn_anomalies, part_of
+from autopatch.report.metrics import (
+    METRIC_TITLES,
+    MISSING,
+    VALIDATION_TITLES,
+    as_tested,
+    bounds,
+    displayed,
+    in_words,
+    percent,
+    with_unit,
+)
+from autopatch.report.pareto import Candidate, best_on_test, pareto_figure, short_label
 from autopatch.search.objectives import Objective, headings
+from autopatch.search.validation import COMBINED
 from autopatch.words import counted
 
 PAGE = "report.html"
 TABLE = "front.csv"
 PARETO = "pareto.png"
+SYNTHETIC = "synthetic.png"
 _TEMPLATE = "report.html.jinja"
 
-METRIC_TITLES = {
-    "rwAP": "rwAP",
-    "AP": "AP",
-    "AUROC": "AUROC",
-    "AUPRO": "AUPRO",
-    "image_AUROC": "image AUROC",
-}
-"""Headings of the metrics in tables, by name of the metric."""
-
 _FEW = 50  # with at most this many anomalous validation images, the page warns of noise
-_MISSING = "–"
 _FLOPS_UNIT = "GFLOP"  # objectives in this unit share a column group with the backbone's FLOPs
 
 
@@ -78,6 +82,14 @@ class Report:
         known: The images that the fitted detector knows, in words.
         types: What its known defects are worth on the test set, by anomaly type.
         cases: Pictures of its best and worst images.
+        rule: Name of the rule that picked.
+        advice: What to think of the pick, one paragraph each.
+        synthetic: The synthetic anomalies of the search.
+        reading: How their masks are read.
+        test: The images of the test set; None for those of the split.
+        is_test_drawn: Whether the anomalies of the test set are synthetic.
+        verdicts: How often the measured detectors are wrong on the test set, one paragraph each.
+        warnings: What is wrong with the threshold, one sentence each.
         notes: Further notes for the reader, one line each.
     """
 
@@ -100,7 +112,25 @@ class Report:
     known: str | None = None
     types: Sequence[TypeResult] = ()
     cases: Sequence[Cases] = ()
+    rule: str | None = None
+    advice: Sequence[str] = ()
+    synthetic: Sequence[Anomaly] = ()
+    reading: Reading = DEFAULT_READING
+    test: Sequence[Sample] | None = None
+    is_test_drawn: bool = False
+    verdicts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def evidence(self) -> Evidence:
+        """The images that decided the pick."""
+        return Evidence.of(self.split, self.synthetic)
+
+    @property
+    def tested(self) -> Sequence[Sample]:
+        """The images of the test set."""
+        return self.split.test if self.test is None else self.test
 
 
 def write_report(folder: StrPath, report: Report) -> Path:
@@ -138,10 +168,12 @@ def _write(folder: Path, report: Report) -> None:
         report.candidates,
         folder / PARETO,
         objectives=report.objectives,
-        validation_anomalies=len(report.split.validation),
-        test_anomalies=_anomalous(report.split.test),
+        validation=report.evidence.brief(),
+        test=_anomalies(report),
         warning=report.weights if report.random_features else None,
     )
+    if report.synthetic:
+        write_contact_sheet(report.synthetic, folder / SYNTHETIC, reading=report.reading)
     for place, group in enumerate(report.cases, start=1):
         for number, (_, picture) in enumerate(group.panels, start=1):
             picture.save(folder / _case_file(place, number))
@@ -184,13 +216,22 @@ def _contents(report: Report) -> dict[str, object]:
         "evaluations": report.evaluations,
         "failures": report.failures,
         "on_front": len(front),
-        "quality": quality.name,
+        "quality": quality.short_name,
         "cost": short_label(cost),
+        "rule": report.rule,
+        "advice": report.advice,
+        "warnings": report.warnings,
+        "verdicts": report.verdicts,
+        "kinds": [] if pick is None else by_kind(pick.validation, report.evidence),
+        "sheet": SYNTHETIC if report.synthetic else None,
+        "has_intervals": any(bounds(c.validation, n) for c in shown for n in VALIDATION_TITLES),
         "pick": None if pick is None else _pick_and_evidence(pick, report),
         "comparison": _table("detector", shown, names, report),
         "is_tested": _has_tests(shown),
-        "test_set": _part(report.split.test),
-        "difference": _difference(pick, patchcore, quality),
+        "test_set": part_of(report.tested, drawn=report.is_test_drawn),
+        "is_test_drawn": report.is_test_drawn,
+        "fit": _images(len(report.split.fit), "good"),
+        "difference": _difference(pick, patchcore, as_tested(quality)),
         "picture": PARETO,
         "front": _table(
             "trial", front, [f"{c.number}{' (pick)' if c.is_pick else ''}" for c in front], report
@@ -250,15 +291,17 @@ def _has_tests(candidates: Iterable[Candidate]) -> bool:
 
 
 def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
-    """The pick, and the number of validation images that decided it."""
-    quality, anomalous = report.objectives[-1], len(report.split.validation)
+    """The pick, and the validation images that decided it."""
+    evidence = report.evidence
     return {
         "name": pick.name,
         "architecture": pick.label,
-        "quality": with_unit(_displayed(quality, pick.values), quality),
-        "anomalous": _images(anomalous, "anomalous"),
-        "good": _images(len(report.split.holdout), "good"),
-        "is_noisy": anomalous <= _FEW,
+        "quality": in_words(report.objectives[-1], pick.values, pick.validation),
+        "anomalous": evidence.describe(),
+        "good": _images(evidence.good, "good"),
+        "is_noisy": evidence.anomalies <= _FEW,
+        "has_synthetic": bool(evidence.kinds),
+        "has_shots": bool(evidence.shots),
     }
 
 
@@ -274,7 +317,7 @@ def _difference(
     difference = quality.display(tests[0]) - quality.display(tests[1])
     number = f"{abs(difference):.1f}"
     amount = f"{number} points" if quality.unit == "%" else with_unit(number, quality)
-    return f"{amount} of {quality.name} {'above' if difference >= 0 else 'below'}"
+    return f"{amount} of {quality.short_name} {'above' if difference >= 0 else 'below'}"
 
 
 @dataclass(frozen=True)
@@ -302,7 +345,8 @@ def _table(
     heading: str, candidates: Sequence[Candidate], names: Sequence[str], report: Report
 ) -> _Table:
     is_tested = _has_tests(candidates)
-    quality, own_quality = report.objectives[-1], _own_quality(report)
+    quality, own_quality = as_tested(report.objectives[-1]), _own_quality(report)
+    validation = _validation_groups(report.candidates)
     units = _by_unit(report)
     columns = headings(report.objectives, units=False)
     groups = [
@@ -313,35 +357,49 @@ def _table(
         )
         for unit, objectives in units.items()
     ]
-    groups.append(_Group("validation", [*METRIC_TITLES.values()]))
+    for title, metrics in validation.items():
+        groups.append(_Group(title, [VALIDATION_TITLES[metric] for metric in metrics]))
     if is_tested:
         groups.append(_Group("test", [*METRIC_TITLES.values(), *own_quality.values()]))
     rows = []
     for candidate, name in zip(candidates, names, strict=True):
         cells = []
         for unit, objectives in units.items():
-            cells.append([_displayed(objective, candidate.values) for objective in objectives])
+            cells.append([displayed(objective, candidate.values) for objective in objectives])
             if unit == _FLOPS_UNIT:
                 flops = candidate.backbone_flops
-                cells[-1].append(_MISSING if flops is None else f"{flops / 1e9:.2f}")
-        cells.append([_percent(candidate.validation, metric) for metric in METRIC_TITLES])
+                cells[-1].append(MISSING if flops is None else f"{flops / 1e9:.2f}")
+        for metrics in validation.values():
+            cells.append([percent(candidate.validation, metric) for metric in metrics])
         if is_tested:
             test = candidate.test or {}
-            cells.append([_percent(test, metric) for metric in METRIC_TITLES])
-            cells[-1] += [_displayed(quality, test)] * len(own_quality)
+            cells.append([percent(test, metric, interval=False) for metric in METRIC_TITLES])
+            cells[-1] += [displayed(quality, test)] * len(own_quality)
         rows.append(_Row(name, candidate.label, cells, candidate.is_pick))
     return _Table(heading, groups, rows)
 
 
+def _validation_groups(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
+    """The metrics that some candidate has on the validation set, by title of their group: those
+    that synthetic anomalies take part in, and those of the shots alone."""
+    measured = [name for name in VALIDATION_TITLES if any(name in c.validation for c in candidates)]
+    together = [name for name in measured if name not in METRIC_TITLES]
+    alone = [name for name in measured if name in METRIC_TITLES]
+    groups = {"validation": together or alone}
+    if together:
+        groups["validation, shots alone"] = alone
+    return {title: metrics for title, metrics in groups.items() if metrics}
+
+
 def _own_columns(report: Report) -> list[Objective]:
     """The objectives that are not metrics; metrics have their own columns."""
-    return [objective for objective in report.objectives if objective.name not in METRIC_TITLES]
+    return [o for o in report.objectives if o.name not in VALIDATION_TITLES]
 
 
 def _own_quality(report: Report) -> dict[str, str]:
     """The heading of the quality by its name; empty if the quality is a metric."""
     quality = report.objectives[-1]
-    titles = {} if quality.name in METRIC_TITLES else headings(report.objectives)
+    titles = {} if quality.name in VALIDATION_TITLES else headings(report.objectives)
     return {name: title for name, title in titles.items() if name == quality.name}
 
 
@@ -374,7 +432,7 @@ def _settings(report: Report) -> list[tuple[str, str]]:
     split = report.split
     order = f"{split.protocol} order, seed {split.seed}"
     others = ", ".join(objective.label for objective in report.objectives[:-1])
-    quality = f"{report.objectives[-1].name} on the validation set"
+    quality = f"{report.objectives[-1].short_name} on the validation set"
     return [
         ("data set", report.dataset),
         ("search space", report.space),
@@ -382,18 +440,19 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("objectives", f"{others} and {quality}" if others else quality),
         *([("constraints", ", ".join(report.constraints))] if report.constraints else []),
         *([("latency", report.latency)] if report.latency else []),
+        *([("rule of the pick", report.rule)] if report.rule else []),
         ("optimizer", report.optimizer),
         *([("from the cache", _shares(report.reuse))] if report.reuse else []),
         ("evaluations requested", str(report.evaluations)),
         ("seed", str(report.seed)),
         (
             "split",
-            f"{order}; {split.shots} shots and {split.reserve} reserve images per anomaly type",
+            f"{order}; {counted(split.shots, 'shot')} and {split.reserve} reserve images per type",
         ),
         ("fit", _images(len(split.fit), "good")),
-        ("validation", _part((*split.holdout, *split.validation))),
-        ("calibration", _images(len(split.calibration), "good")),
-        ("test", _part(split.test)),
+        ("validation", f"{_images(len(split.holdout), 'good')} and {report.evidence.describe()}"),
+        *([("calibration", _images(len(split.calibration), "good"))] if split.calibration else []),
+        ("test", part_of(report.tested, drawn=report.is_test_drawn)),
     ]
 
 
@@ -403,16 +462,27 @@ def _shares(shares: Mapping[str, float]) -> str:
     )
 
 
+def _validation_columns() -> list[str]:
+    """The metrics of the validation set, each followed by the ends of its interval if it can have
+    one."""
+    with_interval = [name for name in VALIDATION_TITLES if name.endswith(COMBINED)]
+    return [
+        column
+        for name in VALIDATION_TITLES
+        for column in (name, *([f"{name}.low", f"{name}.high"] if name in with_interval else []))
+    ]
+
+
 def _write_csv(path: Path, report: Report) -> None:
     """Writes the front; if the PatchCore baseline is not on it, that is the last row."""
     front = _front(report)
     patchcore = _patchcore(report)
     rows = front if patchcore is None or patchcore.on_front else [*front, patchcore]
     objectives = [objective.name for objective in _own_columns(report)]
-    measured = [("validation", name) for name in METRIC_TITLES]
+    measured = [("validation", name) for name in _validation_columns()]
     if _has_tests(rows):
         measured += [("test", name) for name in (*METRIC_TITLES, *_own_quality(report))]
-    columns = [f"{part}_{name}" for part, name in measured]
+    columns = [f"{part}_{name.replace('.', '_')}" for part, name in measured]
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         table = csv.writer(stream)
         table.writerow(
@@ -442,32 +512,14 @@ def _write_csv(path: Path, report: Report) -> None:
             )
 
 
-def _anomalous(samples: Sequence[Sample]) -> int:
-    return sum(sample.label for sample in samples)
-
-
-def _part(samples: Sequence[Sample]) -> str:
-    """The number of images by type, in words."""
-    counts = Counter(sample.type for sample in samples)
-    good = counts.pop(GOOD, 0)
-    types = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    detail = f" ({types})" if types else ""
-    return f"{_images(good, 'good')} and {_images(sum(counts.values()), 'anomalous')}{detail}"
+def _anomalies(report: Report) -> str:
+    """The number of anomalies in the test set, in words."""
+    count = sum(sample.label for sample in report.tested)
+    return drawn_anomalies(count) if report.is_test_drawn else _images(count, "anomalous")
 
 
 def _images(count: int, kind: str) -> str:
     return counted(count, f"{kind} image")
-
-
-def _displayed(objective: Objective, values: Mapping[str, float]) -> str:
-    if objective.name not in values:
-        return _MISSING
-    digits = 1 if objective.unit == "%" else 2
-    return f"{objective.display(values[objective.name]):.{digits}f}"
-
-
-def _percent(metrics: Mapping[str, float], name: str) -> str:
-    return f"{100 * metrics[name]:.1f}" if name in metrics else _MISSING
 
 
 def _plain(value: float | None) -> float | None:

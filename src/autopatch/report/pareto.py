@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from autopatch.files import StrPath, write_bytes_atomically
+from autopatch.report.metrics import as_tested, bounds, with_unit
 from autopatch.search.objectives import Objective
 
 _FRONT = "#1f5fa8"
@@ -26,6 +27,7 @@ _ORACLE = "#2e7d32"
 # Distances from a point to its label in pixels at 100 dpi, tried in this order.
 _REACHES = (10, 14, 19, 25, 34, 45, 60, 80, 105, 135, 170, 210)
 _OTHER: dict[str, Any] = {"marker": "o", "ms": 5, "mfc": "#d0d0d0", "mec": "#8c8c8c", "mew": 0.7}
+_BAR: dict[str, Any] = {"linewidth": 1, "alpha": 0.45}
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Candidate:
         values: Values of the objectives by name. The quality is present only if the search
             evaluated the detector; the other objectives always are.
         backbone_flops: FLOPs per image of the backbone alone; None if unknown.
-        validation: Metrics on the validation set by name, each in [0, 1]; empty if the search did
-            not evaluate the detector.
+        validation: Metrics on the validation set by name, each in [0, 1], with their intervals;
+            empty if the search did not evaluate the detector.
         on_front: Whether it is on the Pareto front.
         is_pick: Whether it is the pick of the search.
         is_patchcore: Whether it is the PatchCore baseline of the backbone.
@@ -65,7 +67,8 @@ class Candidate:
 def best_on_test(
     candidates: Sequence[Candidate], objectives: Sequence[Objective]
 ) -> Candidate | None:
-    """The member of the front with the best quality (last objective) on the test set.
+    """The member of the front with the best quality on the test set: the last objective as the test
+    set measures it, see `as_tested`.
 
     Ties go to the lower cost (first objective), then to the first member. No search can choose this
     candidate, because the choice needs the labels of the test set.
@@ -73,7 +76,7 @@ def best_on_test(
     Returns:
         The candidate; None if no member of the front was tested.
     """
-    cost, quality = objectives[0], objectives[-1]
+    cost, quality = objectives[0], as_tested(objectives[-1])
     sign = -1 if quality.is_maximized else 1
     measured = [
         (sign * c.test[quality.name], cost.loss(c.values[cost.name]), place)
@@ -88,29 +91,26 @@ def short_label(objective: Objective) -> str:
     return objective.label.partition(" (")[0]
 
 
-def with_unit(number: str, objective: Objective) -> str:
-    """A displayed value with its unit, if it has one."""
-    return f"{number} {objective.unit}".rstrip()
-
-
 def pareto_figure(
     candidates: Sequence[Candidate],
     path: StrPath,
     *,
     objectives: Sequence[Objective],
-    validation_anomalies: int | None = None,
-    test_anomalies: int | None = None,
+    validation: str | None = None,
+    test: str | None = None,
     warning: str | None = None,
 ) -> None:
     """Plots quality against cost on the validation set and, if measured, on the test set.
+
+    Bars are the 90 % intervals of the front on the validation set.
 
     Args:
         candidates: All evaluated candidates, and the PatchCore baseline for comparison.
         path: PNG file to write; it appears complete or not at all.
         objectives: Objectives of the search. The first is the cost; its axis is logarithmic if all
             values are above 0. The last is the quality.
-        validation_anomalies: Number of anomalous validation images, for the title.
-        test_anomalies: Number of anomalous test images, for the title.
+        validation: The anomalies of the validation set in words, for the title.
+        test: Those of the test set.
         warning: A line of text at the top; None for no line.
 
     Raises:
@@ -119,7 +119,8 @@ def pareto_figure(
     cost, quality = objectives[0], objectives[-1]
     costs = [cost.display(c.values[cost.name]) for c in candidates]
     seen = _placed(candidates, costs, quality, [c.values for c in candidates])
-    tested = _placed(candidates, costs, quality, [c.test or {} for c in candidates])
+    on_test = as_tested(quality)
+    tested = _placed(candidates, costs, on_test, [c.test or {} for c in candidates])
     layout = ConstrainedLayoutEngine()
     figure = Figure(figsize=(12.5 if tested else 8, 5.2), dpi=120, layout=layout)
     canvas = FigureCanvasAgg(figure)
@@ -127,22 +128,25 @@ def pareto_figure(
     for axes in panels:
         _style(axes, cost, logarithmic=all(x > 0 for x in costs))
     # Both panels share their bounds. Set them before placing labels.
-    _set_bounds(panels[0], costs, [y for _, (_, y) in (*seen, *tested)], quality)
+    ends = [y for _, bar in _intervals(seen, quality) for _, y in bar]
+    _set_bounds(panels[0], costs, [*ends, *(y for _, (_, y) in (*seen, *tested))], quality)
     drawn = [_draw_validation(panels[0], seen, quality)]
-    panels[0].set_ylabel(_axis(quality.name, quality.unit))
-    panels[0].set_title(_title("Validation set, used by the search", validation_anomalies))
+    panels[0].set_ylabel(_axis(quality.short_name, quality.unit))
+    panels[0].set_title(_title("Validation set, used by the search", validation))
     if tested:
         oracle = best_on_test([c for c, _ in tested], objectives)
-        drawn.append(_draw_test(panels[1], tested, quality, oracle))
-        panels[1].set_title(_title("Test set, not used by the search", test_anomalies))
+        drawn.append(_draw_test(panels[1], tested, on_test, oracle))
+        panels[1].set_title(_title("Test set, not used by the search", test))
+        if on_test != quality:
+            panels[1].set_ylabel(_axis(on_test.short_name, on_test.unit))
     if warning is not None:
         figure.suptitle(warning, color=_PICK, fontweight="bold")
-    _draw_legend(figure)
+    _draw_legend(figure, has_intervals=bool(ends))
     # `draw_without_rendering` and `savefig` would draw everything once more each.
     layout.execute(figure)
     figure.set_layout_engine("none")
-    for axes, (points, line, labels) in zip(panels, drawn, strict=True):
-        _place_labels(axes, points, line, labels)
+    for axes, (points, lines, labels) in zip(panels, drawn, strict=True):
+        _place_labels(axes, points, lines, labels)
     picture = io.BytesIO()
     canvas.print_png(picture, metadata={"Software": None})
     write_bytes_atomically(path, picture.getvalue())
@@ -210,8 +214,9 @@ def _set_bounds(
 
 def _draw_validation(
     axes: Any, seen: _Placed, quality: Objective
-) -> tuple[list[_Point], list[_Point], list[_Label]]:
-    """Returns all points, the corners of the front's line, and the labels to place."""
+) -> tuple[list[_Point], list[list[_Point]], list[_Label]]:
+    """Returns all points, the corners of the lines (the front and its intervals), and the labels to
+    place."""
     others = [point for c, point in seen if not c.on_front]
     front = sorted(point for c, point in seen if c.on_front)
     if others:
@@ -228,13 +233,27 @@ def _draw_validation(
         line.append((axes.get_xlim()[1], line[-1][1]))
         axes.plot(*zip(*line, strict=True), color=_FRONT, linewidth=1.6)
         axes.plot(*zip(*front, strict=True), "o", ms=7, color=_FRONT)
+    bars = _intervals(seen, quality)
+    for candidate, bar in bars:
+        color = _PICK if candidate.is_pick else _FRONT
+        axes.plot(*zip(*bar, strict=True), color=color, **_BAR)
     labels = [label for c, point in seen for label in _mark(axes, c, point, quality)]
-    return [point for _, point in seen], line, labels
+    return [point for _, point in seen], [line, *(bar for _, bar in bars)], labels
+
+
+def _intervals(seen: _Placed, quality: Objective) -> list[tuple[Candidate, list[_Point]]]:
+    """The ends of the intervals of the front."""
+    found = []
+    for candidate, (x, _) in seen:
+        interval = bounds(candidate.validation, quality.name)
+        if candidate.on_front and interval is not None:
+            found.append((candidate, [(x, quality.display(end)) for end in interval]))
+    return found
 
 
 def _draw_test(
     axes: Any, tested: _Placed, quality: Objective, oracle: Candidate | None
-) -> tuple[list[_Point], list[_Point], list[_Label]]:
+) -> tuple[list[_Point], list[list[_Point]], list[_Label]]:
     front = sorted(point for c, point in tested if c.on_front)
     if front:
         axes.plot(*zip(*front, strict=True), ":o", ms=7, color=_FRONT, linewidth=1)
@@ -243,15 +262,21 @@ def _draw_test(
         if candidate is oracle:
             axes.plot(*point, "o", ms=17, mfc="none", mec=_ORACLE, mew=2)
         labels += _mark(axes, candidate, point, quality, oracle=candidate is oracle)
-    return [point for _, point in tested], front, labels
+    return [point for _, point in tested], [front], labels
 
 
-def _draw_legend(figure: Figure) -> None:
+def _draw_legend(figure: Figure, *, has_intervals: bool) -> None:
     """Explains the markers that every plot has; other markers have labels in the plot."""
     front = Line2D([], [], color=_FRONT, marker="o", ms=7, linewidth=1.6)
     other = Line2D([], [], **_OTHER, linestyle="none")
-    names = ["front (numbers are trials)", "evaluated, not on the front"]
-    figure.legend([front, other], names, loc="outside lower center", ncols=2, frameon=False)
+    bar = Line2D([], [], **_BAR, color=_FRONT, marker="|", ms=14, linestyle="none")
+    entries = [
+        (front, "front (numbers are trials)"),
+        (other, "evaluated, not on the front"),
+        *([(bar, "90 % interval")] if has_intervals else []),
+    ]
+    handles, names = zip(*entries, strict=True)
+    figure.legend(handles, names, loc="outside lower center", ncols=len(entries), frameon=False)
 
 
 def _mark(
@@ -280,7 +305,10 @@ def _mark(
 
 
 def _place_labels(
-    axes: Any, points: Sequence[_Point], line: Sequence[_Point], labels: Sequence[_Label]
+    axes: Any,
+    points: Sequence[_Point],
+    lines: Sequence[Sequence[_Point]],
+    labels: Sequence[_Label],
 ) -> None:
     """Places each label in the free space nearest to its point, the longest label first.
 
@@ -292,7 +320,8 @@ def _place_labels(
     taken = [_box(x, y, 6 * pixel) for x, y in _pixels(axes, points)]
     marked = [(label.x, label.y) for label in labels if label.bold]
     taken += [_box(x, y, 10 * pixel) for x, y in _pixels(axes, marked)]
-    taken += [_box(x, y, 2 * pixel) for x, y in _along(_pixels(axes, line), 4 * pixel)]
+    for line in lines:
+        taken += [_box(x, y, 2 * pixel) for x, y in _along(_pixels(axes, line), 4 * pixel)]
     for label in sorted(labels, key=lambda label: -len(label.text)):
         ((x, y),) = _pixels(axes, [(label.x, label.y)])
         text = axes.text(
@@ -381,5 +410,5 @@ def _axis(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
-def _title(text: str, anomalies: int | None) -> str:
-    return text if anomalies is None else f"{text} ({anomalies} anomalous images)"
+def _title(text: str, anomalies: str | None) -> str:
+    return text if anomalies is None else f"{text}\n{anomalies}"

@@ -1,5 +1,5 @@
 """One function for each command: search, fit, update, evaluate, report, predict, measure-latency,
-demo, info.
+synthesize, demo, info.
 
 - `run_search`: runs a search on a folder of images. `Run`: its result, with methods to fit,
   evaluate and report; `Run.open` opens an earlier one. `is_run`: whether a folder is a run folder.
@@ -8,11 +8,15 @@ demo, info.
   adds known defects and further good images to it.
 - `measure_latency`: measures how long detectors of a search space take on this machine.
 - `write_predictions`: writes the predictions for images; `WrittenPredictions`, `UnreadableImage`.
+- `check_deep`: finds images among the good ones of a data set that may show defects; `DeepCheck`,
+  `ComparedImage`: its results.
+- `synthesize`: draws synthetic anomalies on the good images of a data set.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
   `SplitRequest`, `check_new_run`: the building blocks of `run_search`, for other kinds of searches.
 """
 
+from autopatch.runs.check import ComparedImage, DeepCheck, check_deep
 from autopatch.runs.demo import run_demo
 from autopatch.runs.fit import fit_images
 from autopatch.runs.folder import is_run
@@ -23,9 +27,12 @@ from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.runs.run import Run
 from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
+from autopatch.runs.synthesize import synthesize
 from autopatch.runs.update import update_detector
 
 __all__ = [
+    "ComparedImage",
+    "DeepCheck",
     "DetectorResult",
     "Inputs",
     "Machine",
@@ -35,6 +42,7 @@ __all__ = [
     "TestResults",
     "UnreadableImage",
     "WrittenPredictions",
+    "check_deep",
     "check_new_run",
     "fit_images",
     "is_run",
@@ -44,6 +52,7 @@ __all__ = [
     "perform_search",
     "run_demo",
     "run_search",
+    "synthesize",
     "system_info",
     "update_detector",
     "write_predictions",

@@ -44,8 +44,8 @@ def fit_images(
 ) -> Detector:
     """Fits a detector on good images and saves it. Known defects may be added; none are needed.
 
-    A fifth of the images is kept out of the memory bank to set the threshold. `Detector.fit` does
-    the same and also accepts images in memory.
+    All images are in the memory bank, and folds of them set the threshold. `Detector.fit` does the
+    same and also accepts images in memory.
 
     Args:
         images: Folder of good images, or image files.
@@ -57,7 +57,7 @@ def fit_images(
         bank_size: Number of patches in the memory bank; 10 % of all, as in PatchCore, if None.
         defects: Folder with images of known defects and their masks, see `defect_samples`.
         false_alarm_rate: Share of good images that may be called anomalous.
-        seed: Seed of the choice of held-out images, and of random weights.
+        seed: Seed of the folds, and of random weights.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
         space_options: Options of the space's family by name, see `load_supernet`.

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 from autopatch import __version__
-from autopatch.data import Manifest, Split
+from autopatch.data import (
+    KINDS,
+    Anomaly,
+    Manifest,
+    Split,
+    anomalies_digest,
+    draw_anomalies,
+    load_anomalies,
+)
 from autopatch.errors import InputError, one_line
 from autopatch.files import (
     StrPath,
@@ -22,17 +30,22 @@ from autopatch.files import (
     stored_path,
     write_json,
 )
+from autopatch.progress import Progress
 from autopatch.runs.source import Inputs
 from autopatch.search import SAMPLERS, Plan, Study, load_settings
 from autopatch.search.storage import NO_LOCKS
 
 STUDY = "study.db"
+SYNTHETIC = "synthetic"
 SPLIT = "split.json"
 MANIFEST = "manifest.json"
 DETECTOR = "detector.safetensors"
 TEST_RESULTS = "evaluation.json"
 REPORT = "report"
 LOCK = ".lock"
+
+PER_KIND = 10
+"""Default number of synthetic anomalies of each kind."""
 
 
 def versions(sampler: str) -> dict[str, str]:
@@ -50,24 +63,81 @@ def is_run(path: StrPath) -> bool:
     return Path(path, STUDY).is_file()
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """The synthetic anomalies of a search, see `autopatch.data.draw_anomalies`.
+
+    Attributes:
+        seed: Seed of the random choices.
+        per_kind: Number of anomalies of each kind.
+        kinds: Names of the kinds; None for all.
+
+    Raises:
+        InputError: A kind is unknown, or `per_kind` is below 1.
+    """
+
+    seed: int
+    per_kind: int = PER_KIND
+    kinds: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds or ():
+            KINDS[kind]  # refuses an unknown one
+        if self.per_kind < 1:
+            raise InputError(f"`per_kind` is {self.per_kind}, expected at least 1")
+
+    def draw(
+        self, folder: Path, inputs: Inputs, progress: Progress | None = None
+    ) -> tuple[Anomaly, ...]:
+        """Draws the anomalies on the hold-out images, with textures of the fit images.
+
+        Args:
+            folder: Folder to create.
+            inputs: The images.
+            progress: Called after every anomaly.
+        """
+        split = inputs.split
+        return draw_anomalies(
+            split.holdout,
+            folder,
+            textures=split.fit,
+            shots=split.validation,
+            kinds=self.kinds,
+            per_kind=self.per_kind,
+            seed=self.seed,
+            reading=inputs.findings.reading,
+            root=inputs.root,
+            progress=progress,
+        )
+
+
 @contextmanager
 def open_search(
-    path: Path, inputs: Inputs, plan: Plan, *, resume: bool, lock: bool = True
-) -> Iterator[Study]:
+    path: Path,
+    inputs: Inputs,
+    plan: Plan,
+    *,
+    drawing: Drawing | None = None,
+    resume: bool,
+    lock: bool = True,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Study, tuple[Anomaly, ...]]]:
     """Opens the record of a search in a run folder, and locks the folder.
 
     Args:
         path: The folder. A new one appears complete or not at all.
         inputs: Images and backbone.
-        plan: Settings of the search. The weights, split, seeds, digest of the images and software
-            versions are added to them. The paths of data and weights are stored but may differ on
-            resume.
+        plan: Settings of the search. The weights, split, seeds, digests of the images and of the
+            synthetic anomalies, and software versions are added to them. The paths of data and
+            weights are stored but may differ on resume.
+        drawing: The synthetic anomalies, which are drawn into a new folder; None for none.
         resume: Whether to continue the search in an existing folder; if False, a new one is
             created.
         lock: Whether to lock the folder.
+        progress: Called after every anomaly that is drawn.
 
     Yields:
-        The record, open for writing.
+        The record, open for writing, and the synthetic anomalies.
 
     Raises:
         InputError: A new folder exists already, or a resumed one has no record; the folder cannot
@@ -98,15 +168,44 @@ def open_search(
         with new_folder(path) as unfinished:
             write_json(unfinished / SPLIT, split.to_json(root))
             write_json(unfinished / MANIFEST, manifest.to_json())
+            if drawing is not None:
+                drawing.draw(unfinished / SYNTHETIC, inputs, progress)
+            plan = _with_drawn(plan, drawing, unfinished)
             with _alone(unfinished, lock):
                 Study.create(unfinished / STUDY, plan).close()
     else:
         require_resumable(path, lock=lock)
     with _alone(path, lock):
         if resume:
-            plan = _same_inputs(path, inputs, plan, manifest)
+            plan = _same_inputs(path, inputs, _with_drawn(plan, drawing, path), manifest)
         with Study.resume(path / STUDY, plan) as study:
-            yield study
+            yield study, read_synthetic(path, inputs.root)
+
+
+def _with_drawn(plan: Plan, drawing: Drawing | None, run: Path) -> Plan:
+    """The plan with what was drawn into a run folder."""
+    if drawing is None:
+        return plan
+    drawn = {
+        "kinds": None if drawing.kinds is None else list(drawing.kinds),
+        "per_kind": drawing.per_kind,
+        "synthetic": anomalies_digest(run / SYNTHETIC),
+    }
+    return replace(plan, settings={**plan.settings, "drawing": drawn})
+
+
+def read_synthetic(run: Path, root: Path) -> tuple[Anomaly, ...]:
+    """The synthetic anomalies of a run; none if it has none.
+
+    Args:
+        run: The run folder.
+        root: Folder of the data set.
+
+    Raises:
+        InputError: A file is missing or has changed.
+    """
+    folder = run / SYNTHETIC
+    return load_anomalies(folder, root) if folder.is_dir() else ()
 
 
 def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> Plan:

@@ -29,7 +29,7 @@ def initial_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architect
     space, beginning with those nearest to that of the baseline. Architectures that the space does
     not contain, or that are too slow, are left out.
     """
-    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
+    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.good))
     sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
     if baseline is None or not sizes or baseline.head.bank_size is None:
         return ()

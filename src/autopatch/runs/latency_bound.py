@@ -131,7 +131,7 @@ def with_latency_bound(
         return constraints
     if factor is not None and math.isinf(factor):
         return constraints
-    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.fit))
+    baseline = patchcore_architecture(inputs.supernet, images=len(inputs.split.good))
     if baseline is None:
         if factor is not None:
             raise InputError(
@@ -168,15 +168,14 @@ def _seconds(
         [sample.image for sample in split.fit],
         supernet=inputs.supernet,
         architecture=architecture,
-        calibration=[sample.image for sample in split.calibration] or None,
+        calibration=[sample.image for sample in split.holdout],
         reading=inputs.findings.reading,
         warn=False,  # the search warns about these images
         device=device,
         progress=progress,
     )
-    scored = split.holdout or split.validation
     return LATENCY.measure(
-        candidate_of(detector, inputs.supernet, scored, metrics={}, latency_table=table)
+        candidate_of(detector, inputs.supernet, split.holdout, metrics={}, latency_table=table)
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autopatch.data import Manifest, Reading, Split
+from autopatch.data import Anomaly, Manifest, Reading, Sample, Split
 from autopatch.detector import Architecture, Detector
 from autopatch.errors import InputError
 from autopatch.files import StrPath, restored_path
@@ -23,10 +23,12 @@ from autopatch.runs.folder import (
     TEST_RESULTS,
     read_json,
     read_split,
+    read_synthetic,
     require_same_data,
 )
 from autopatch.runs.source import SupernetSource
 from autopatch.search import (
+    RULES,
     Constraint,
     Front,
     LatencyTable,
@@ -56,6 +58,7 @@ class RunRecord:
         objectives: Objectives of the search; the first is the cost, the last the quality.
         constraints: Constraints of the search.
         latency_table: What latencies are read from; None if the search has no latency.
+        rule: Name of the rule that picks a trial.
         seed: Seed of the optimizer and of random weights.
         evaluations: Number of architectures to evaluate.
         split: Roles of the images.
@@ -73,6 +76,7 @@ class RunRecord:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     latency_table: LatencyTable | None
+    rule: str
     seed: int
     evaluations: int
     split: Split
@@ -113,6 +117,7 @@ class RunRecord:
             digest = str(settings["data_digest"])
             reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             weights_sha256 = str(settings["weights_sha256"])
+            rule = str(settings["rule"])
             root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
         except InputError:
             raise
@@ -138,6 +143,7 @@ class RunRecord:
             objectives=study.objectives,
             constraints=study.constraints,
             latency_table=study.latency_table,
+            rule=rule,
             split=read_split(path, root),
             reading=reading,
             trials=study.trials,
@@ -194,17 +200,27 @@ class RunRecord:
             objectives=self.objectives,
             evaluated=done + failed,
             failed=failed,
+            rule=RULES[self.rule],
             note=none_feasible(self.trials, self.constraints),
         )
 
     @property
     def pick(self) -> Trial:
-        """The trial of the front with the best quality (last objective).
+        """The trial of the front that the rule of the search picks.
 
         Raises:
             InputError: No trial has been evaluated.
         """
         return self.front.pick
+
+    @cached_property
+    def synthetic(self) -> tuple[Anomaly, ...]:
+        """The synthetic anomalies of the search; none if it has none.
+
+        Raises:
+            InputError: A file is missing or has changed.
+        """
+        return read_synthetic(self.path, self.data)
 
     def trial(self, number: int) -> Trial:
         """An evaluated trial.
@@ -220,6 +236,11 @@ class RunRecord:
         last = len(self.trials) - 1
         expected = f"expected 0 to {last}" if self.trials else "the search has none yet"
         raise InputError(f"{self.path}: no trial {number}, {expected}")
+
+    @property
+    def good(self) -> tuple[Sample, ...]:
+        """The good images that detectors are fitted on, see `Split.good`."""
+        return self.split.good
 
     def require_same_data(self) -> None:
         """Checks that images, masks, roles, types and groups have not changed since the search.
@@ -265,18 +286,24 @@ class RunRecord:
     ) -> Detector:
         """Fits an architecture on the good images of the run, without any checks; saves nothing.
 
+        All of `good` is in the memory bank. Folds of it set the threshold, see `Detector.fit`; if
+        the split has calibration images, these set it.
+
         Args:
             architecture: An architecture of the run's supernet.
             false_alarm_rate: Share of good images that may be called anomalous.
             device: Device of the detector.
             progress: Called after every batch of images.
         """
+        good, calibration = self.good, [sample.image for sample in self.split.calibration]
         return Detector.fit(
-            [sample.image for sample in self.split.fit],
+            [sample.image for sample in good],
             supernet=self.supernet,
             architecture=architecture,
-            calibration=[sample.image for sample in self.split.calibration],
+            calibration=calibration or None,
+            groups=None if calibration else [sample.group for sample in good],
             false_alarm_rate=false_alarm_rate,
+            seed=self.seed,
             defects=self.split.validation if architecture.head.defects else (),
             data_digest=self.data_digest,
             reading=self.reading,

@@ -12,11 +12,16 @@ from autopatch.data import load_masks
 from autopatch.detector import Detector, patchcore_architecture
 from autopatch.progress import Progress
 from autopatch.report import Candidate, Failure, Report, draw_cases, write_report
+from autopatch.runs.advice import advise
 from autopatch.runs.folder import REPORT
 from autopatch.runs.predictions import color_scale
 from autopatch.runs.record import RunRecord
 from autopatch.runs.results import DetectorResult, TestResults
+from autopatch.runs.testing import TestSet
+from autopatch.runs.verdicts import too_few
 from autopatch.search import Trial, failed_candidates
+
+_NAMES = {"fitted": "Fitted detector", "patchcore": "PatchCore baseline"}
 
 
 def write_run_report(
@@ -44,6 +49,7 @@ def write_run_report(
     notes: list[str] = [run.front.note] if run.front.note else []
     results = _results(run, detector, notes)
     supernet = run.supernet
+    advice = advise(run, None if detector is None else detector.threshold)
     report = Report(
         dataset=str(run.data),
         space=f"{run.space.name}, {run.space.size():,} architectures",
@@ -63,14 +69,40 @@ def write_run_report(
             for t in failed_candidates(run.trials)
         ],
         types=results.types if results is not None else (),
+        rule=run.rule,
+        advice=(advice.trust, advice.help),
+        synthetic=run.synthetic,
+        reading=run.reading,
+        verdicts=_verdicts(results),
+        warnings=_warnings(results, detector),
         notes=notes,
     )
+    if results is not None or detector is not None:
+        tested = TestSet.of(run, progress)
+        report = replace(report, test=tested.samples, is_test_drawn=tested.synthetic)
     if detector is not None:
-        report = _with_cases(run, detector, report, progress)
+        report = _with_cases(run, detector, tested, report, progress)
     else:
         fit = f"autopatch fit {quote(str(run.path))}"
         notes.append(f"There are no pictures because no detector has been fitted; run {fit}")
     return write_report(run.path / REPORT, report)
+
+
+def _verdicts(results: TestResults | None) -> list[str]:
+    """How often the fitted detector and the PatchCore baseline are wrong on the test set."""
+    return [
+        f"{_NAMES[row.kind]}: {' '.join(row.verdicts.sentences())}"
+        for row in (results.rows if results is not None else ())
+        if row.verdicts is not None
+    ]
+
+
+def _warnings(results: TestResults | None, detector: Detector | None) -> list[str]:
+    """What is wrong with the threshold of the fitted detector."""
+    if results is not None and results.rows and results.rows[0].verdicts is not None:
+        return results.rows[0].verdicts.warnings()
+    warning = None if detector is None else too_few(detector.threshold)
+    return [] if warning is None else [warning]
 
 
 def _reuse(trials: Sequence[Trial]) -> dict[str, float]:
@@ -129,7 +161,7 @@ def _candidates(run: RunRecord, results: TestResults | None) -> list[Candidate]:
         for trial in run.trials
         if trial.evaluation is not None
     ]
-    patchcore = patchcore_architecture(supernet, images=len(run.split.fit))
+    patchcore = patchcore_architecture(supernet, images=len(run.good))
     costs = run.objectives[:-1] or run.objectives
     for row in measured:
         if row.kind == "patchcore" and patchcore is not None:
@@ -153,9 +185,18 @@ def _on_test(row: DetectorResult) -> dict[str, float]:
 
 
 def _with_cases(
-    run: RunRecord, detector: Detector, report: Report, progress: Progress | None
+    run: RunRecord,
+    detector: Detector,
+    tested: TestSet,
+    report: Report,
+    progress: Progress | None,
 ) -> Report:
-    test = run.split.test
+    test = [
+        replace(sample, type=f"synthetic {sample.type}")
+        if tested.synthetic and sample.label
+        else sample
+        for sample in tested.samples
+    ]
     prediction = detector.predict([sample.image for sample in test], progress=progress)
     cases = draw_cases(
         test,

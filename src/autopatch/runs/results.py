@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,18 @@ from autopatch.detector import (
 from autopatch.errors import InputError
 from autopatch.files import StrPath, write_json
 from autopatch.progress import Progress
+from autopatch.report import as_tested
 from autopatch.runs.folder import TEST_RESULTS, read_json
 from autopatch.runs.record import RunRecord
+from autopatch.runs.testing import TestSet
+from autopatch.runs.verdicts import Verdicts
 from autopatch.search import CandidateEvaluator, Objective
 from autopatch.search.candidates import candidate_of
 from autopatch.search.objectives import measure_objectives
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 5
+_VERSION = 6
 _TIMED_IMAGES = 20
 
 
@@ -46,6 +49,7 @@ class DetectorResult:
             of the search does not cover the architecture.
         metrics: Metrics on the test set, by name.
         milliseconds: Median prediction time for one decoded image; None if not measured.
+        verdicts: Its mistakes at its threshold; None for kind "front", which has no threshold.
     """
 
     kind: str
@@ -54,22 +58,40 @@ class DetectorResult:
     values: Mapping[str, float]
     metrics: Mapping[str, float]
     milliseconds: float | None
+    verdicts: Verdicts | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DetectorResult:
+        """Reads what `dataclasses.asdict` made.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        verdicts = value["verdicts"]
+        return cls(
+            **{**value, "verdicts": None if verdicts is None else Verdicts.from_json(verdicts)}
+        )
 
 
 @dataclass(frozen=True)
 class TestResults:
     """The results of a run on its test set.
 
+    The fitted detector and the PatchCore baseline are fitted on all good images of the run. The
+    front is fitted on those that the search fitted it on, so its rows show what the search knew.
+
     Attributes:
         weights: Where the backbone's weights come from.
         fitted: Architecture of the fitted detector.
         data_digest: Digest of the data set.
-        objectives: Objectives of the search; the last one is the quality.
+        objectives: Objectives of the search as the test set measures them, see `as_tested`; the
+            last one is the quality.
         rows: The fitted detector, the PatchCore baseline if the backbone has one, then the front by
             increasing cost.
         types: For each anomaly type of the test set, what known defects are worth; empty if the
             fitted detector knows none.
         known: Digests of the images that the fitted detector knows.
+        synthetic: Whether the anomalies of the test set are drawn, because the data set has none.
     """
 
     __test__ = False  # not a pytest class
@@ -81,6 +103,7 @@ class TestResults:
     rows: tuple[DetectorResult, ...]
     types: tuple[TypeResult, ...] = ()
     known: tuple[str, ...] = ()
+    synthetic: bool = False
 
     def belongs_to(self, detector: Detector) -> bool:
         """Whether `detector` is the fitted detector that was measured."""
@@ -119,6 +142,7 @@ class TestResults:
             "objectives": [objective.to_json() for objective in self.objectives],
             "types": [asdict(row) for row in self.types],
             "known": list(self.known),
+            "synthetic": self.synthetic,
             "rows": [asdict(row) for row in self.rows],
         }
         return write_json(Path(run, TEST_RESULTS), document)
@@ -144,7 +168,8 @@ class TestResults:
                 objectives=tuple(map(Objective.from_json, document["objectives"])),
                 types=tuple(TypeResult(**row) for row in document["types"]),
                 known=tuple(map(str, document["known"])),
-                rows=tuple(DetectorResult(**row) for row in document["rows"]),
+                synthetic=bool(document["synthetic"]),
+                rows=tuple(DetectorResult.from_json(row) for row in document["rows"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({error}); run evaluate again") from error
@@ -155,7 +180,10 @@ def evaluate_run(
 ) -> TestResults:
     """Measures a fitted detector, the PatchCore baseline and every trial of the front.
 
-    Everything runs on the device of the detector. No earlier step uses the test set.
+    Everything runs on the device of the detector. No earlier step uses the test set. The fitted
+    detector and the baseline are fitted on all good images of the run, the trials of the front on
+    the images of the role fit, as in the search. If the data set has no anomalous images, synthetic
+    anomalies on good test images take their place, see `TestSet`.
 
     Args:
         run: The search.
@@ -167,19 +195,26 @@ def evaluate_run(
         InputError: The detector does not belong to the run, see `RunRecord.require_own`.
     """
     run.require_own(detector)
-    rows = [_measured("fitted", run, detector, progress)]
-    architecture = patchcore_architecture(run.supernet, images=len(run.split.fit))
+    split, tested = run.split, TestSet.of(run, progress)
+    objectives = tuple(dict.fromkeys(map(as_tested, run.objectives)))
+    rows = [_measured("fitted", run, detector, tested, objectives, progress)]
+    architecture = patchcore_architecture(run.supernet, images=len(run.good))
     if architecture is not None:
-        baseline = run.fit_architecture(architecture, device=detector.device, progress=progress)
-        rows.append(_measured("patchcore", run, baseline, progress))
+        baseline = run.fit_architecture(
+            architecture,
+            false_alarm_rate=detector.threshold.target_rate,
+            device=detector.device,
+            progress=progress,
+        )
+        rows.append(_measured("patchcore", run, baseline, tested, objectives, progress))
     evaluator = CandidateEvaluator(
         run.supernet,
-        fit=run.split.fit,
-        scored=run.split.test,
-        objectives=run.objectives,
+        fit=split.fit,
+        scored=tested.samples,
+        objectives=objectives,
         latency_table=run.latency_table,
-        shots=run.split.validation,
-        held_out=run.split.calibration,
+        shots=split.validation,
+        held_out=split.calibration or split.holdout,
         cache_bytes=cache_bytes,
         reading=run.reading,
         device=detector.device,
@@ -205,9 +240,10 @@ def evaluate_run(
         weights=detector.provenance,
         fitted=detector.architecture,
         data_digest=run.data_digest,
-        objectives=run.objectives,
-        types=score_by_type(detector, run.split.test, run.reading, progress),
+        objectives=objectives,
+        types=score_by_type(detector, tested.samples, run.reading, progress),
         known=_digests(detector),
+        synthetic=tested.synthetic,
         rows=tuple(rows),
     )
 
@@ -217,11 +253,16 @@ def _digests(detector: Detector) -> tuple[str, ...]:
 
 
 def _measured(
-    kind: str, run: RunRecord, detector: Detector, progress: Progress | None
+    kind: str,
+    run: RunRecord,
+    detector: Detector,
+    tested: TestSet,
+    objectives: Sequence[Objective],
+    progress: Progress | None,
 ) -> DetectorResult:
-    test = run.split.test
+    test = tested.samples
     paths = [sample.image for sample in test]
-    maps = detector.predict(paths, progress=progress).anomaly_map
+    prediction = detector.predict(paths, progress=progress)
     images = load_images(paths[:_TIMED_IMAGES], detector.architecture.input.size, detector.reading)
     seconds = []
     for image in images.split(1):
@@ -229,13 +270,13 @@ def _measured(
         detector.predict(image).pred_score.tolist()  # waits for the device
         seconds.append(time.perf_counter() - started)
     masks = load_masks(test, detector.evaluation_size, run.reading)
-    metrics = score_maps(maps, masks, [sample.type for sample in test])
+    metrics = score_maps(prediction.anomaly_map, masks, [sample.type for sample in test])
     candidate = candidate_of(
         detector, run.supernet, test, metrics=metrics, latency_table=run.latency_table
     )
     label = detector.architecture.describe(run.supernet)
     values: dict[str, float] = {}
-    for objective in run.objectives:
+    for objective in objectives:
         try:
             values |= measure_objectives([objective], candidate)
         except InputError as error:  # the latency table does not cover it
@@ -247,4 +288,10 @@ def _measured(
         values=values,
         metrics=metrics,
         milliseconds=1e3 * statistics.median(seconds),
+        verdicts=Verdicts.of(
+            detector.threshold,
+            test,
+            prediction.pred_label.tolist(),
+            synthetic=tested.synthetic,
+        ),
     )

@@ -20,7 +20,7 @@ from autopatch.runs.fit import patchcore_setting, read_architecture, require_new
 from autopatch.runs.record import RunRecord
 from autopatch.runs.report import write_run_report
 from autopatch.runs.results import TestResults, evaluate_run
-from autopatch.search import non_dominated
+from autopatch.search import RULES, non_dominated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,7 @@ class Run(RunRecord):
         *,
         trial: int | None = None,
         patchcore: bool = False,
+        rule: str | None = None,
         false_alarm_rate: float = 0.05,
         out: StrPath | None = None,
         device: str | torch.device = "cpu",
@@ -53,25 +54,29 @@ class Run(RunRecord):
                 pick of the search is fitted.
             trial: Number of a trial to fit instead of the pick.
             patchcore: Whether to fit the PatchCore baseline instead of the pick.
+            rule: Rule that picks a trial instead of that of the search: "robust", "best" or "knee".
             false_alarm_rate: Share of good images that may be called anomalous.
             out: File to write; "detector.safetensors" in the run folder if None.
             device: "cpu", "cuda" or "cuda:<number>".
             progress: Called after every batch of images.
 
         Raises:
-            InputError: More than one of `architecture`, `trial` and `patchcore` is given, the file
-                exists or cannot be written, the data set or the weights are missing or changed, or
-                the architecture cannot be fitted.
+            InputError: More than one of `architecture`, `trial`, `patchcore` and `rule` is given,
+                the search did not measure what the rule compares, the file exists or cannot be
+                written, the data set or the weights are missing or changed, or the architecture
+                cannot be fitted.
         """
-        if (architecture is not None) + (trial is not None) + patchcore > 1:
-            raise InputError("give one of `trial`, `patchcore` and `architecture`, not several")
+        if (architecture is not None) + (trial is not None) + patchcore + (rule is not None) > 1:
+            raise InputError(
+                "give one of `trial`, `patchcore`, `architecture` and `rule`, not several"
+            )
         where = usable_device(device)
         target = Path(out) if out is not None else self.detector_path
         require_new_file(target)
         check_rate(false_alarm_rate)
         self.require_same_data()
         detector = self.fit_architecture(
-            self._chosen(architecture, trial, patchcore),
+            self._chosen(architecture, trial, patchcore, rule),
             false_alarm_rate=false_alarm_rate,
             device=where,
             progress=progress,
@@ -81,19 +86,29 @@ class Run(RunRecord):
         return detector
 
     def _chosen(
-        self, architecture: Architecture | StrPath | None, trial: int | None, patchcore: bool
+        self,
+        architecture: Architecture | StrPath | None,
+        trial: int | None,
+        patchcore: bool,
+        rule: str | None,
     ) -> Architecture:
         if architecture is not None:
             return read_architecture(architecture)
         if trial is not None:
             return self.trial(trial).architecture
         if patchcore:
-            return patchcore_setting(self.supernet, images=len(self.split.fit))
-        pick = self.pick
+            return patchcore_setting(self.supernet, images=len(self.good))
+        pick = self.pick if rule is None else self.front.pick_by(RULES[rule])
         assert pick.evaluation is not None
         quality = self.objectives[-1]
         value = quality.display(pick.evaluation.values[quality.name])
-        logger.info("trial %d, with the best validation %s: %.1f", pick.number, quality.name, value)
+        logger.info(
+            "trial %d, picked by the rule %s: %s %.1f",
+            pick.number,
+            rule or self.rule,
+            quality.name,
+            value,
+        )
         return pick.architecture
 
     def evaluate(

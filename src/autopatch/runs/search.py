@@ -21,7 +21,7 @@ from autopatch.files import StrPath
 from autopatch.genes import Choice
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
-from autopatch.runs.folder import open_search, require_new, require_resumable
+from autopatch.runs.folder import PER_KIND, Drawing, open_search, require_new, require_resumable
 from autopatch.runs.initial import initial_architectures
 from autopatch.runs.latency import check_batch, find_preset, find_space
 from autopatch.runs.latency_bound import (
@@ -34,8 +34,10 @@ from autopatch.runs.latency_bound import (
 from autopatch.runs.run import Run, cache_bytes
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.search import (
+    RULES,
     CandidateEvaluator,
     LatencyTable,
+    Objective,
     Plan,
     SearchSpace,
     Trial,
@@ -91,6 +93,8 @@ def run_search(
     weights: StrPath = "auto",
     preset: str = "default",
     sampler: str = "gp",
+    rule: str | None = None,
+    cost: str | None = None,
     objectives: Sequence[str] | None = None,
     constraints: Mapping[str, float] | None = None,
     latency_factor: float | None = None,
@@ -98,7 +102,9 @@ def run_search(
     batch: int = 1,
     choices: Mapping[str, Sequence[Choice]] | None = None,
     fixed: Mapping[str, Choice] | None = None,
-    shots: int = 1,
+    shots: int | None = None,
+    kinds: Sequence[str] | None = None,
+    per_kind: int = PER_KIND,
     evaluations: int = 100,
     seed: int = 0,
     split_seed: int | None = None,
@@ -134,8 +140,14 @@ def run_search(
         weights: See `load_supernet`.
         preset: "default", or another preset of the space, such as "published" of "ofa_mbv3".
         sampler: The optimizer: "gp", "nsga2", or "tpe" as in the published search.
-        objectives: Names of registered objectives; the first is the cost, the last the quality. If
-            None, the preset's objectives: latency and rwAP by default.
+        rule: How candidates are judged, and which one is picked: "robust", by synthetic anomalies
+            and shots; "knee", the best trade-off of cost and the same quality; "best", by shots
+            alone as published; or a registered rule. If None, the preset's rule, "robust" by
+            default.
+        cost: Name of the registered objective that is the cost. If None, the preset's cost, the
+            latency by default.
+        objectives: Names of registered objectives instead of the cost and the quality of the rule;
+            the first is the cost, the last the quality.
         constraints: Bounds by name of a registered objective, such as {"latency": 0.01, "memory":
             32e6, "image_AUROC": 0.9}, in seconds, bytes and shares of 1: upper bounds of what is
             minimized, lower bounds of what is maximized. Candidates that violate one are recorded,
@@ -152,7 +164,10 @@ def run_search(
         choices: Choices by field ("image_size", "patch_size", "bank_size", or a step of the head).
             They replace the preset's choices.
         fixed: Fixed values by gene, or by field for all of its genes.
-        shots: Validation images of each anomaly type, at least 1.
+        shots: Validation images of each anomaly type; 0 for synthetic anomalies alone. If None, 1
+            if the data set has anomalous images, else 0.
+        kinds: Kinds of synthetic anomalies, names in `autopatch.data.KINDS`; all if None.
+        per_kind: Number of synthetic anomalies of each kind.
         evaluations: Number of architectures to evaluate.
         seed: Seed of the optimizer and of random weights; by default also of the split.
         split_seed: Seed of the split; `seed` if None.
@@ -197,11 +212,13 @@ def run_search(
             `autopatch.search.search`.
     """
     out = Path(out)
-    check_new_run(out, shots=shots, resume=resume, lock=lock)
-    check_settings(evaluations, seed, population, sampler)
+    check_new_run(out, resume=resume, lock=lock)
+    check_settings(evaluations, seed, population, sampler, rule)
+    drawing = Drawing(own_seed("split_seed", split_seed, seed), per_kind, kinds)
     check_batch(batch)
-    if objectives:
-        resolve_objectives(objectives)
+    if objectives is not None and cost is not None:
+        raise InputError("`cost` and `objectives` are both given, expected at most one")
+    resolve_objectives([*(objectives or ()), *([cost] if cost else ())] or ["rwAP"])
     bounds = resolve_constraints(constraints or {})
     check_factor(latency_factor, constraints or {})
     given_table = read_table(latency_table)
@@ -217,7 +234,7 @@ def run_search(
     request = SplitRequest(
         shots=shots,
         reserve=reserve,
-        seed=own_seed("split_seed", split_seed, seed),
+        seed=drawing.seed,
         protocol=protocol,
         group_regex=group_regex,
         groups=groups,
@@ -229,11 +246,13 @@ def run_search(
     search_space = find_space(
         supernet, searched, _judged(choices, fixed, searched, inputs.split), fixed
     )
-    chosen = resolve_objectives(objectives or searched.objectives)
+    rule = rule or searched.rule
+    chosen = resolve_objectives(objectives or (cost or searched.cost, RULES[rule].quality))
+    measured = (*chosen, *(bound.objective for bound in bounds))
+    draws = any(objective.needs_synthetic for objective in measured)
     table = None
     is_bounded = latency_factor is not None and not math.isinf(latency_factor)
-    needing = [o for o in (*chosen, *(b.objective for b in bounds)) if o.needs_latency_table]
-    if is_bounded or needing:
+    if is_bounded or any(objective.needs_latency_table for objective in measured):
         table = find_table(
             out,
             inputs,
@@ -267,6 +286,7 @@ def run_search(
         population=population,
         initial=first,
         sampler=sampler,
+        rule=rule,
         objectives=chosen,
         constraints=bounds,
         latency_table=table,
@@ -276,6 +296,7 @@ def run_search(
         inputs,
         plan,
         searched,
+        drawing=drawing if draws else None,
         machine=machine,
         resume=resume,
         progress=progress,
@@ -288,6 +309,7 @@ def perform_search(
     plan: Plan,
     preset: Preset,
     *,
+    drawing: Drawing | None = None,
     machine: Machine,
     resume: bool,
     progress: Progress | None,
@@ -299,6 +321,7 @@ def perform_search(
         inputs: Images and backbones.
         plan: Settings of the search.
         preset: The preset of the space.
+        drawing: The synthetic anomalies to draw; None for none.
         machine: How to evaluate candidates.
         resume: Whether to continue the search in the folder.
         progress: Called after every candidate.
@@ -310,6 +333,7 @@ def perform_search(
     """
     out = Path(out)
     space, split, supernet = plan.space, inputs.split, inputs.supernet
+    _require_shots(plan.measured, split)
     if preset.mask_resize is not None:
         reading = replace(inputs.findings.reading, mask_resize=preset.mask_resize)
         inputs = replace(inputs, findings=replace(inputs.findings, reading=reading))
@@ -321,22 +345,25 @@ def perform_search(
     for line in preset.remarks(space.fixed, plan.sampler):
         logger.info(line)
     told = _SearchProgress(progress)
-    evaluator = CandidateEvaluator(
-        supernet,
-        fit=split.fit,
-        scored=(*split.holdout, *split.validation),
-        objectives=plan.objectives,
-        constraints=plan.constraints,
-        latency_table=plan.latency_table,
-        shots=split.validation,
-        held_out=split.holdout,
-        cache_bytes=cache_bytes(machine.cache_gib),
-        reading=inputs.findings.reading,
-        device=machine.device,
-        progress=told.candidate,
-    )
-    _warn_of_large_maps(evaluator, space, machine.cache_gib)
-    with open_search(out, inputs, plan, resume=resume, lock=machine.lock) as study:
+    with open_search(
+        out, inputs, plan, drawing=drawing, resume=resume, lock=machine.lock, progress=progress
+    ) as (study, synthetic):
+        evaluator = CandidateEvaluator(
+            supernet,
+            fit=split.fit,
+            scored=(*split.holdout, *split.validation),
+            objectives=plan.objectives,
+            constraints=plan.constraints,
+            latency_table=plan.latency_table,
+            shots=split.validation,
+            held_out=split.holdout,
+            synthetic=synthetic,
+            cache_bytes=cache_bytes(machine.cache_gib),
+            reading=inputs.findings.reading,
+            device=machine.device,
+            progress=told.candidate,
+        )
+        _warn_of_large_maps(evaluator, space, machine.cache_gib)
         told.start(sum(trial.counts for trial in study.trials()), plan.total)
         front = search(
             evaluator,
@@ -357,27 +384,32 @@ def perform_search(
     return run
 
 
-def check_new_run(out: StrPath, *, shots: int, resume: bool, lock: bool = True) -> None:
+def check_new_run(out: StrPath, *, resume: bool, lock: bool = True) -> None:
     """Checks that a search can start, before any image is read.
 
     Args:
         out: Its run folder.
-        shots: Validation images of each anomaly type.
         resume: Whether the folder exists and its search is resumed.
         lock: Whether the search will lock the folder.
 
     Raises:
-        InputError: `shots` is below 1, a new folder exists already, a resumed one has no search or
-            is in use, or the folder cannot be written.
+        InputError: A new folder exists already, a resumed one has no search or is in use, or the
+            folder cannot be written.
     """
-    if shots < 1:
-        raise InputError(
-            f"`shots` is {shots}, but a search needs at least 1 image of each anomaly type"
-        )
     if resume:
         require_resumable(Path(out), lock=lock)
     else:
         require_new(Path(out))
+
+
+def _require_shots(measured: Sequence[Objective], split: Split) -> None:
+    """Raises InputError if an objective needs anomalous images and the search has none."""
+    for objective in measured:
+        if objective.needs_shots and not split.validation:
+            raise InputError(
+                f"`shots` is {split.shots}, so the search has no anomalous images, but it measures "
+                f"{objective.name}, which needs them; expected at least 1 shot, or `rule` 'robust'"
+            )
 
 
 def _judged(
@@ -386,12 +418,15 @@ def _judged(
     preset: Preset,
     split: Split,
 ) -> Mapping[str, Sequence[Choice]] | None:
-    """The choices without the weight of known defects, if the shots cannot tell what it is worth.
+    """The choices without the weight of known defects, if there are no shots, or if they cannot
+    tell what it is worth.
 
     A shot is scored by a detector that knows the other shots. If there is no other one, the weight
     has its usual value, because known defects are worth more than none.
     """
     given = {**(choices or {}), **(fixed or {})}
+    if preset.optional_genes and "defects" not in given and not split.validation:
+        return {**(choices or {}), "defects": (None,)}
     if not preset.optional_genes or "defects" in given or can_be_left_out(split.validation):
         return choices
     logger.info(
@@ -421,10 +456,11 @@ def _warn_of_large_maps(
 
 def _describe_split(split: Split) -> str:
     anomalous = sum(sample.label for sample in split.test)
+    calibration = f", {len(split.calibration)} good for the threshold" if split.calibration else ""
     return (
         f"{len(split.fit)} good images to fit, {len(split.holdout)} good and "
-        f"{len(split.validation)} anomalous to search with, {len(split.calibration)} good for the "
-        f"threshold; test set: {len(split.test) - anomalous} good, {anomalous} anomalous"
+        f"{len(split.validation)} anomalous to search with{calibration}; test set: "
+        f"{len(split.test) - anomalous} good, {anomalous} anomalous"
     )
 
 

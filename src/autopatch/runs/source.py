@@ -168,7 +168,8 @@ class SplitRequest:
     """How to split the images of a data set.
 
     Attributes:
-        shots: Validation images of each anomaly type.
+        shots: Validation images of each anomaly type; None for 1 if the data set has anomalous
+            images, else 0.
         reserve: Images of each anomaly type that are never in the test set.
         seed: Seed of the order.
         protocol: A name in `PROTOCOLS`.
@@ -178,7 +179,7 @@ class SplitRequest:
             order.
     """
 
-    shots: int = 1
+    shots: int | None = 1
     reserve: int = 4
     seed: int = 0
     protocol: str = "random"
@@ -206,7 +207,7 @@ class Inputs:
     Attributes:
         root: Folder of the data set.
         split: Roles of its images.
-        request: How the split was made.
+        request: How the split was made; its number of shots is that of the split.
         findings: Results of checking the image files, and how they are read.
         source: Weights of the backbones.
         supernet: The backbones.
@@ -232,7 +233,7 @@ def load_inputs(
     """Checks and splits the images of a data set, and loads the backbones.
 
     Args:
-        data: Folder in the MVTec-AD layout, or a data set.
+        data: Folder in the MVTec-AD layout, folder of good images, or a data set.
         request: How to split its images.
         source: Weights of the backbones.
         seed: Seed of random weights; the seed of the request if None.
@@ -245,10 +246,14 @@ def load_inputs(
             the weights do not fit.
     """
     dataset = open_dataset(data, request)
+    shots = request.shots
+    if shots is None:
+        shots = min(1, len(dataset.types))
+        request = replace(request, shots=shots)
     share_out = partial(
         make_split,
         dataset,
-        shots=request.shots,
+        shots=shots,
         reserve=request.reserve,
         seed=request.seed,
         protocol=request.protocol,
@@ -288,7 +293,8 @@ def own_seed(name: str, own: int | None, seed: int) -> int:
 
 
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
-    """Opens a folder in the MVTec-AD layout; returns a data set unchanged.
+    """Opens a folder in the MVTec-AD layout, or a folder of good images; returns a data set
+    unchanged.
 
     Raises:
         InputError: The folder does not have this layout, or groups are given although `data` is a

@@ -31,7 +31,8 @@ class Preset:
     """Settings of a search of a supernet.
 
     Attributes:
-        objectives: Names of the objectives, a cost first and the quality last.
+        cost: Name of the objective that is the cost.
+        rule: Name of the rule that judges and picks candidates.
         choices: Choices by field; other fields have their default choices.
         own: Fields whose choices the user cannot change.
         fix_single_choices: Whether fields of the whole architecture with a single choice get no
@@ -44,7 +45,8 @@ class Preset:
             values that no gene sets, by "part.field", and the name of the sampler.
     """
 
-    objectives: tuple[str, ...] = ("latency", "rwAP")
+    cost: str = "latency"
+    rule: str = "robust"
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     fix_single_choices: bool = False

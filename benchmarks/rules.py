@@ -1,0 +1,261 @@
+"""Compares rules of picking a detector on the tables of `picking.py`, without images.
+
+    python benchmarks/rules.py > benchmarks/results/rules.md
+
+A rule sees what a search sees: the rwAP on the shots of a draw, and on each kind of synthetic
+anomaly. It picks one of the detectors, and its result is the rwAP of that detector on the test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import spearmanr
+
+from picking import PREFIXES, RESULTS, SHOTS, Table
+from scenes import mean, spread
+
+KIND_SETS = {
+    "all kinds": ("scratch", "texture", "cutpaste", "blur", "tone", "warp"),
+    "all and transplants": (
+        "scratch",
+        "texture",
+        "cutpaste",
+        "blur",
+        "tone",
+        "warp",
+        "transplant",
+    ),
+    "without blur and warp": ("scratch", "texture", "cutpaste", "tone"),
+    "scratch, texture, cutpaste": ("scratch", "texture", "cutpaste"),
+}
+COMBINATIONS: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "mean": lambda values: np.nanmean(values, axis=1),
+    "mean of square roots": lambda values: np.nanmean(np.sqrt(values), axis=1),
+    "mean of logarithms": lambda values: np.nanmean(np.log(values + 0.001), axis=1),
+    "mean rank": lambda values: np.nanmean(values.argsort(axis=0).argsort(axis=0), axis=1),
+}
+"""Ways to combine the rwAP of kinds, `[detectors, kinds]`. The mean rank depends on the other
+detectors, so a search cannot use it as an objective; it is here for comparison."""
+
+OFFSETS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)
+"""The shots weigh k / (k + offset), so 1 for 0, and 0 for infinity."""
+
+PATCHCORE = {"size": 224, "strides": [8, 16], "patch": 3, "smoothing": 0.0}
+FIXED = {**PATCHCORE, "strides": [4, 8]}
+
+Picked = Mapping[int, Sequence[float]]
+"""Test rwAP of the picks of all draws, by number of shots."""
+
+Rule = Callable[[Table, int], float]
+"""The test rwAP of the detector that is picked for a draw."""
+
+
+@dataclass(frozen=True)
+class Robust:
+    """The robust rule with some parameters.
+
+    Attributes:
+        kinds: Name of the kinds, in `KIND_SETS`.
+        combination: Name of the way to combine them, in `COMBINATIONS`.
+        offset: The shots weigh k / (k + offset).
+    """
+
+    kinds: str
+    combination: str
+    offset: float
+
+    def __call__(self, table: Table, draw: int) -> float:
+        pool = detectors(table, known=table.draws[draw].count > 0)
+        return float(table.test[pool[self.order(table, draw, pool)[-1]], draw, 0])
+
+    def order(self, table: Table, draw: int, pool: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The detectors of a pool from worst to best."""
+        combine = COMBINATIONS[self.combination]
+        columns = [table.kinds.index(kind) for kind in KIND_SETS[self.kinds]]
+        quality = combine(table.synthetic[pool, draw][:, columns, 0])
+        count = table.draws[draw].count
+        if count:
+            weight = count / (count + self.offset)
+            of_shots = combine(table.shots[pool, draw, 0][:, None])
+            quality = (1 - weight) * quality + weight * of_shots
+        return quality.argsort(kind="stable")
+
+
+def detectors(table: Table, *, known: bool, **values: object) -> npt.NDArray[np.int64]:
+    """The detectors with or without known defects that have some values."""
+    return np.array(
+        [
+            place
+            for place, detector in enumerate(table.detectors)
+            if (detector["weight"] is not None) == known
+            and all(detector[name] == value for name, value in values.items())
+        ]
+    )
+
+
+def on_shots(table: Table, draw: int, *, known: bool, **values: object) -> float:
+    """The published rule: the highest rwAP on the shots."""
+    pool = detectors(table, known=known, **values)
+    return float(table.test[pool[np.nanargmax(table.shots[pool, draw, 0])], draw, 0])
+
+
+def alone(table: Table, draw: int, *, known: bool, **values: object) -> float:
+    """One fixed detector."""
+    (place,) = detectors(table, known=known, **values)
+    return float(table.test[place, draw, 0])
+
+
+def average(table: Table, draw: int) -> float:
+    """A random detector, on average."""
+    pool = detectors(table, known=table.draws[draw].count > 0)
+    return float(table.test[pool, draw, 0].mean())
+
+
+def best(table: Table, draw: int) -> float:
+    """The best detector by the test labels."""
+    pool = detectors(table, known=table.draws[draw].count > 0)
+    return float(table.test[pool, draw, 0].max())
+
+
+BASELINES: Mapping[str, tuple[Rule, bool]] = {
+    "PatchCore": (partial(alone, known=False, **PATCHCORE), False),
+    "PatchCore with known defects": (partial(alone, known=True, **PATCHCORE), True),
+    "PatchCore tuned on the shots": (partial(on_shots, known=False, strides=[8, 16]), True),
+    "the same with known defects": (partial(on_shots, known=True, strides=[8, 16]), True),
+    "strides 4 and 8": (partial(alone, known=False, **FIXED), False),
+    "the same with known defects ": (partial(alone, known=True, **FIXED), True),
+    "random detector": (average, False),
+    "published rule": (partial(on_shots, known=False), True),
+    "published rule, known defects": (partial(on_shots, known=True), True),
+    "best by the test labels": (best, False),
+}
+"""Other ways to choose a detector, and whether they need shots."""
+
+
+def picked(rule: Rule, table: Table, counts: Iterable[int]) -> Picked:
+    """What a rule picks for every draw of some numbers of shots."""
+    return {
+        count: [rule(table, n) for n, draw in enumerate(table.draws) if draw.count == count]
+        for count in counts
+    }
+
+
+def mean_regret(rule: Rule, tables: Mapping[str, Table]) -> float:
+    """How far the picks lie below the best by the test labels, mean over tables, then draws."""
+    counts = (0, *SHOTS)
+    regrets = []
+    for table in tables.values():
+        found, bound = picked(rule, table, counts), picked(best, table, counts)
+        regrets += [
+            statistics.mean(b - f for b, f in zip(bound[k], found[k], strict=True)) for k in counts
+        ]
+    return statistics.mean(regrets)
+
+
+def all_robust() -> list[Robust]:
+    """The robust rule with every choice of its parameters."""
+    return [Robust(*values) for values in product(KIND_SETS, COMBINATIONS, OFFSETS)]
+
+
+def set_of(name: str) -> str:
+    """The data set of a table."""
+    return next(
+        s
+        for s in ("magnetic_tile", "dagm_class1", "mvtec_bottle", "mvtec_screw", "mvtec_transistor")
+        if name.endswith(s)
+    )
+
+
+def print_rules(tables: Mapping[str, Table], chosen: Robust) -> None:
+    """Prints the results of all rules on every set: mean over backbones and draws."""
+    rules: dict[str, tuple[Rule, bool]] = {**BASELINES, "robust (default)": (chosen, False)}
+    for count in (0, *SHOTS):
+        print(f"\n### {count} shots of each type\n")
+        print("| rule | " + " | ".join(tables) + " | mean |")
+        print("|---|" + "---|" * (len(tables) + 1))
+        for name, (rule, needs_shots) in rules.items():
+            if needs_shots and not count:
+                continue
+            of_tables = [picked(rule, table, [count])[count] for table in tables.values()]
+            overall = statistics.mean(statistics.mean(values) for values in of_tables)
+            cells = [spread(values) for values in of_tables]
+            print(f"| {name.strip()} | {' | '.join(cells)} | {100 * overall:.1f} |")
+
+
+def print_parameters(tables: Mapping[str, Table]) -> None:
+    """Prints the mean regret of the robust rule by its parameters."""
+    print("| kinds | combination | " + " | ".join(f"k / (k + {o:g})" for o in OFFSETS) + " |")
+    print("|---|---|" + "---|" * len(OFFSETS))
+    for kinds, combination in product(KIND_SETS, COMBINATIONS):
+        cells = [
+            f"{100 * mean_regret(Robust(kinds, combination, offset), tables):.2f}"
+            for offset in OFFSETS
+        ]
+        print(f"| {kinds} | {combination} | {' | '.join(cells)} |")
+
+
+def print_left_out(tables: Mapping[str, Table], chosen: Robust) -> None:
+    """Prints, for each set, the parameters that the other sets choose and what they cost on it."""
+    print("| set | parameters that the other sets choose | regret | of the default |")
+    print("|---|---|---|---|")
+    for name in dict.fromkeys(map(set_of, tables)):
+        others = {key: table for key, table in tables.items() if set_of(key) != name}
+        own = {key: table for key, table in tables.items() if set_of(key) == name}
+        found = min(all_robust(), key=lambda rule: mean_regret(rule, others))
+        print(
+            f"| {name} | {found.kinds}, {found.combination}, k / (k + {found.offset:g}) | "
+            f"{100 * mean_regret(found, own):.2f} | {100 * mean_regret(chosen, own):.2f} |"
+        )
+
+
+def print_counts(tables: Mapping[str, Table]) -> None:
+    """Prints how well the mean over kinds ranks the detectors, by number of images of each kind."""
+    print("| table | " + " | ".join(f"{count} of each kind" for count in PREFIXES) + " |")
+    print("|---|" + "---|" * len(PREFIXES))
+    for name, table in tables.items():
+        pool = detectors(table, known=False)
+        cells = []
+        for place in range(len(PREFIXES)):
+            quality = table.prefixes[pool, place].mean(axis=1)
+            last = table.prefixes[pool, -1].mean(axis=1)
+            test = table.test[pool, 0, 0]
+            cells.append(
+                f"{spearmanr(quality, test).statistic:.2f} "
+                f"({spearmanr(quality, last).statistic:.2f}, {mean([test[quality.argmax()]])})"
+            )
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    tables = {path.stem: Table.load(path) for path in sorted(arguments.tables.glob("*.npz"))}
+    chosen = Robust("all kinds", "mean", 2.0)
+    print("## Rules\n\nTest rwAP in percent, mean ± standard deviation over draws of shots.")
+    print_rules(tables, chosen)
+    print(
+        "\n## Parameters of the robust rule\n\nMean regret in points: how far the picks lie "
+        "below the best by the test labels.\n"
+    )
+    print_parameters(tables)
+    print("\n## Each set judged with the parameters that the others choose\n")
+    print_left_out(tables, chosen)
+    print(
+        "\n## Number of synthetic anomalies\n\nRank correlation of the mean over kinds with test "
+        "rwAP (in brackets: with the mean of all images, and the test rwAP of the pick).\n"
+    )
+    print_counts(tables)
+
+
+if __name__ == "__main__":
+    main()
