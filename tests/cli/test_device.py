@@ -215,10 +215,11 @@ def test_the_whole_job_on_the_second_gpu(autopatch, search_arguments, textures, 
     with gpus:
         trials, detector = run("cuda:1")
     assert len(gpus.up) > 0
-    assert [(t.architecture, t.evaluation.values, t.evaluation.metrics) for t in trials] == [
-        (t.architecture, t.evaluation.values, t.evaluation.metrics) for t in expected_trials
-    ]
+    assert [t.architecture for t in trials] == [t.architecture for t in expected_trials]
+    for trial, expected in zip(trials, expected_trials, strict=True):
+        # A GPU takes more images at a time, which changes products of matrices by rounding.
+        assert trial.evaluation.values == pytest.approx(expected.evaluation.values, abs=1e-4)
+        assert trial.evaluation.metrics == pytest.approx(expected.evaluation.metrics, abs=1e-3)
     assert detector.keys() == expected_detector.keys()
     for name, tensor in expected_detector.items():
-        # A GPU takes more images at a time, which changes products of matrices by rounding.
         torch.testing.assert_close(detector[name], tensor, rtol=1e-5, atol=1e-6, msg=name)

@@ -95,8 +95,9 @@ def fold_distances(
     for fold in folds:
         if told is not None:
             told(done, count)
-        inside = torch.zeros(count, dtype=torch.bool, device=good.device)
+        inside = torch.zeros(count, dtype=torch.bool)
         inside[list(fold)] = True
+        inside = inside.to(good.device)
         coreset = choose_coreset(
             _rows(good, aggregator, ~inside),
             head.bank_size,
