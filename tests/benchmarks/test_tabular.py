@@ -94,7 +94,7 @@ def test_its_values_are_those_of_the_evaluator_of_a_search(
     shots = [shot for place, shot in enumerate(split.validation) if place % RESERVE in DRAWS[draw]]
     rows = np.random.default_rng(draw).choice(len(table.genomes), 6, replace=False)
     for column, scored, held_out in (
-        ("test", split.test, split.calibration),
+        ("test", split.test, split.holdout),
         ("validation", (*split.holdout, *shots), split.holdout),
     ):
         evaluate = CandidateEvaluator(

@@ -262,7 +262,7 @@ def check(autopatch, monkeypatch, tmp_path, cheap):
 
 SMALL = ("--space", "timm:test_efficientnet", "--weights", "random", "--shots", 1)
 SMALL = (*SMALL, "--reserve", 2, "--population", 2, "--image-sizes", "64", "--bank-sizes", "50")
-SMALL = (*SMALL, "--cost", "total_flops")
+SMALL = (*SMALL, "--cost", "total_flops", "--kinds", "scratch", "--per-kind", 2)
 
 
 def search_in(textures, run, evaluations, *more):
@@ -285,7 +285,8 @@ def finished(run_folder, autopatch, cheap, textures):
 
 
 def of_the_run(path):
-    return path.startswith("run/") and Path(path).name in ("split.json", "manifest.json")
+    names = ("split.json", "manifest.json")
+    return path in {f"run/{name}" for name in names} or path.startswith("run/synthetic/")
 
 
 def test_search(check, textures):
