@@ -367,7 +367,7 @@ def test_an_architecture(genome, states, supernet, split):
         supernet,
         fit=split.fit,
         scored=scored,
-        objectives=resolve_objectives(PUBLISHED.objectives),
+        objectives=resolve_objectives((PUBLISHED.cost, "rwAP")),
         evaluation_size=SIDE,
         reading=Reading(mask_resize=split.mask_resize),
     )
