@@ -5,7 +5,7 @@
 For each backbone and data set, a table goes to `results/picking`: the rwAP and image AUROC of every
 detector on the test set, on the shots of many draws as a search scores them, and on each kind of
 synthetic anomaly. `rules.py` compares rules of picking on these tables, without images. Results are
-kept in the folder `--out`, so that an interrupted run goes on.
+kept in the folder `--out`, so that an interrupted run goes on; tables that are there are kept.
 
 Detectors that differ only in smoothing and in the weight of known defects are scored together: one
 search gives the distances for every weight and draw. Maps are compared at 112 px, to save time.
@@ -472,6 +472,8 @@ def main() -> None:
         supernet = load_network(space)
         for name in arguments.sets:
             stem = f"{space.removeprefix('timm:')}_{name}"
+            if (RESULTS / f"{stem}.npz").is_file():
+                continue
             about = {"space": space, "set": name, "split": "random, seed 0"}
             scene = Scene(supernet, name, arguments.out / "synthetic" / name)
             table = fill(scene, arguments.out / f"{stem}.jsonl", about)

@@ -39,11 +39,11 @@ def groups() -> list[str]:
     return [*good, "dent", "crack", *good, *(str(i % 6) for i in range(9))]
 
 
-def test_the_shots_count_for_a_third_with_one_of_each_type_and_more_with_more() -> None:
+def test_the_shots_count_for_a_fifth_with_one_of_each_type_and_more_with_more() -> None:
     assert shots_weight([]) == 0
-    assert shots_weight(shots("a", "b")) == pytest.approx(1 / 3)
-    assert shots_weight(shots("a", "a", "b", "b")) == pytest.approx(1 / 2)
-    assert shots_weight(shots(*["a", "b"] * 4)) == pytest.approx(2 / 3)
+    assert shots_weight(shots("a", "b")) == pytest.approx(1 / 5)
+    assert shots_weight(shots("a", "a", "b", "b")) == pytest.approx(1 / 3)
+    assert shots_weight(shots(*["a", "b"] * 4)) == pytest.approx(1 / 2)
 
 
 def test_robust_metrics_combine_kinds_and_shots() -> None:
@@ -58,7 +58,7 @@ def test_robust_metrics_combine_kinds_and_shots() -> None:
             types = [TYPES[place] for place in places]
             of_kinds.append(score_maps(maps[places], masks[places], types)[name])
         assert [found[f"{name}.scratch"], found[f"{name}.blur"]] == of_kinds
-        expected = 2 / 3 * fmean(of_kinds) + 1 / 3 * scored[name]
+        expected = 4 / 5 * fmean(of_kinds) + 1 / 5 * scored[name]
         assert found[f"robust_{name}"] == pytest.approx(expected)
         assert found[f"robust_{name}.low"] <= found[f"robust_{name}"]
         assert found[f"robust_{name}"] <= found[f"robust_{name}.high"]

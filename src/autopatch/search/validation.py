@@ -21,16 +21,16 @@ _Value = TypeVar("_Value", float, torch.Tensor)
 
 
 def shots_weight(shots: Sequence[Sample]) -> float:
-    """Weight of the shots beside synthetic anomalies: k / (k + 2) for k shots of each type.
+    """Weight of the shots beside synthetic anomalies: k / (k + 4) for k shots of each type.
 
-    It is 0 without shots, a third with one of each type, and two thirds with four. For k, the mean
-    over the types is taken.
+    It is 0 without shots, a fifth with one of each type, and a half with four. For k, the mean over
+    the types is taken. docs/evaluation.md compares other weights.
     """
     types = {shot.type for shot in shots}
     if not types:
         return 0.0
     of_each = len(shots) / len(types)
-    return of_each / (of_each + 2)
+    return of_each / (of_each + 4)
 
 
 class ValidationMetrics:
