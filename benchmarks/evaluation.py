@@ -5,7 +5,7 @@
 Every search adds a line to `results/evaluation/<space>.jsonl`: metrics of the pick and of the
 baselines on the test set, their latencies, timed alternately, and rwAP on resamples of the groups
 of test images, the same for all detectors of a search. An interrupted run goes on. The protocol and
-the results are in docs/evaluation.md; `python benchmarks/evaluation.py --print` prints the tables.
+the results are in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -111,17 +111,14 @@ def tuned_genes(run: Run) -> dict[str, Any]:
     baseline = patchcore_architecture(run.supernet, images=len(run.good))
     assert baseline is not None
     space = run.space
-    sizes = [size for size in space.choices("head", "bank_size") if size is not None]
-    for size in sizes:
-        try:
-            genome = space.encode(replace(baseline, head=replace(baseline.head, bank_size=size)))
-        except Exception:
-            continue
-        values = space.parameters(genome)
-        return {
-            g.name: values[g.name] for g in space.genes if g.part == "backbone" and g.name in values
-        }
-    raise ValueError(f"{space.name} does not hold the PatchCore baseline")
+    sizes = [size for size in space.choices("head", "bank_size") if isinstance(size, int)]
+    weights = space.choices("head", "defects")
+    # Any bank size and weight that the space has: only the backbone's genes are used.
+    defects = None if None in weights or not weights else weights[0]
+    head = replace(baseline.head, bank_size=sizes[0], defects=defects)
+    values = space.parameters(space.encode(replace(baseline, head=head)))
+    backbone = [gene.name for gene in space.genes if gene.part == "backbone"]
+    return {name: values[name] for name in backbone if name in values}
 
 
 def evaluate(space: str, name: str, shots: int, seed: int, out: Path) -> dict[str, Any]:

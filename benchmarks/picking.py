@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,22 +160,17 @@ class Table:
         return cls(**head, **values)
 
 
-@dataclass
-class Scene:
+class ScoredSet:
     """A data set with all of its images, drawn and real.
 
-    Attributes:
+    Args:
         supernet: The backbones.
         name: Name of the data set.
         folder: Where the synthetic anomalies are drawn.
     """
 
-    supernet: Supernet
-    name: str
-    folder: Path
-    _maps: FeatureMaps | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, supernet: Supernet, name: str, folder: Path) -> None:
+        self.supernet, self.name, self.folder = supernet, name, folder
         dataset = MVTecAD.scan(SHARED / "data" / self.name)
         self.split = make_split(dataset, shots=RESERVE, reserve=RESERVE, seed=0)
         self.types = dataset.types
@@ -220,7 +215,6 @@ class Scene:
 
     def maps(self, size: int, strides: Sequence[int], patch_size: int) -> Any:
         """Architecture, feature maps of the fit images, and those of all samples."""
-        assert self._maps is not None
         backbone = self.supernet.of_strides(strides)
         if backbone is None:
             return None
@@ -231,7 +225,7 @@ class Scene:
         return architecture, [m[:fit] for m in maps], [m[fit:] for m in maps]
 
 
-def measure(scene: Scene, size: int, strides: Sequence[int], patch_size: int) -> dict[str, Any]:
+def measure(scene: ScoredSet, size: int, strides: Sequence[int], patch_size: int) -> dict[str, Any]:
     """All detectors with some patch features: values in the order of `variants`."""
     found = scene.maps(size, strides, patch_size)
     if found is None:
@@ -263,7 +257,7 @@ def variants() -> list[tuple[float, float | None]]:
 class _Scorer:
     """Scores all draws from the distances of every patch."""
 
-    def __init__(self, scene: Scene, distances: ShotDistances, grid: tuple[int, int]) -> None:
+    def __init__(self, scene: ScoredSet, distances: ShotDistances, grid: tuple[int, int]) -> None:
         self.scene, self.distances, self.grid = scene, distances, grid
         self.test = [scene.places[sample] for sample in scene.split.test]
         self.holdout = [scene.places[sample] for sample in scene.split.holdout]
@@ -390,7 +384,7 @@ def _rwap(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) -> floa
     return region_weighted_average_precision(maps.contiguous(), masks, types)
 
 
-def fill(scene: Scene, path: Path, about: Mapping[str, str]) -> Table:
+def fill(scene: ScoredSet, path: Path, about: Mapping[str, str]) -> Table:
     """Measures what a file lacks, appends it, and returns the table.
 
     Args:
@@ -417,7 +411,9 @@ def fill(scene: Scene, path: Path, about: Mapping[str, str]) -> Table:
     return assemble(scene, record.results, about)
 
 
-def assemble(scene: Scene, results: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> Table:
+def assemble(
+    scene: ScoredSet, results: Sequence[Mapping[str, Any]], about: Mapping[str, str]
+) -> Table:
     """The table of all results."""
     detectors = []
     parts: dict[str, list[npt.NDArray[np.float64]]] = {}
@@ -475,7 +471,7 @@ def main() -> None:
             if (RESULTS / f"{stem}.npz").is_file():
                 continue
             about = {"space": space, "set": name, "split": "random, seed 0"}
-            scene = Scene(supernet, name, arguments.out / "synthetic" / name)
+            scene = ScoredSet(supernet, name, arguments.out / "synthetic" / name)
             table = fill(scene, arguments.out / f"{stem}.jsonl", about)
             table.save(RESULTS / f"{stem}.npz")
 

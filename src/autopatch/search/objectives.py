@@ -254,6 +254,11 @@ def _metric(name: str) -> Callable[[FittedCandidate], float]:
     return measure
 
 
+def _of_metric(name: str, label: str, **needs: bool) -> Objective:
+    """The objective that maximizes a metric, in percent."""
+    return Objective(name, label, "%", 0.01, MAXIMIZE, _metric(name), **needs)
+
+
 LATENCY = Objective(
     name="latency",
     label="latency per image",
@@ -282,44 +287,16 @@ TOTAL_FLOPS = Objective(
     measure=_total_flops,
 )
 
-RWAP = Objective(
-    name="rwAP",
-    label="rwAP",
-    unit="%",
-    scale=0.01,
-    direction=MAXIMIZE,
-    measure=_metric("rwAP"),
-    needs_shots=True,
+RWAP = _of_metric("rwAP", "rwAP", needs_shots=True)
+
+IMAGE_AUROC = _of_metric("image_AUROC", "image AUROC", needs_shots=True)
+
+ROBUST_RWAP = _of_metric(
+    "robust_rwAP", "robust rwAP (synthetic anomalies and shots)", needs_synthetic=True
 )
 
-IMAGE_AUROC = Objective(
-    name="image_AUROC",
-    label="image AUROC",
-    unit="%",
-    scale=0.01,
-    direction=MAXIMIZE,
-    measure=_metric("image_AUROC"),
-    needs_shots=True,
-)
-
-ROBUST_RWAP = Objective(
-    name="robust_rwAP",
-    label="robust rwAP (synthetic anomalies and shots)",
-    unit="%",
-    scale=0.01,
-    direction=MAXIMIZE,
-    measure=_metric("robust_rwAP"),
-    needs_synthetic=True,
-)
-
-ROBUST_IMAGE_AUROC = Objective(
-    name="robust_image_AUROC",
-    label="robust image AUROC (synthetic anomalies and shots)",
-    unit="%",
-    scale=0.01,
-    direction=MAXIMIZE,
-    measure=_metric("robust_image_AUROC"),
-    needs_synthetic=True,
+ROBUST_IMAGE_AUROC = _of_metric(
+    "robust_image_AUROC", "robust image AUROC (synthetic anomalies and shots)", needs_synthetic=True
 )
 
 DEFAULT_OBJECTIVES = (TOTAL_FLOPS.name, RWAP.name)
