@@ -93,7 +93,7 @@ def _measured(
         maps = head.anomaly_maps(scene.maps(scored))
     else:
         head = replace(head, defects=DefectBank(head.defects.bank, weight=weight))
-        _, maps = Shots(known, scored, DEFAULT_READING).anomaly_maps(
+        _, maps = Shots(known, scored, DEFAULT_READING).anomaly_maps_knowing(
             head, scene.maps(scored), scene.maps(known), scene.maps(scene.split.holdout)
         )
     metrics = scene.metrics(maps, scored)

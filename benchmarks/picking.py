@@ -240,11 +240,7 @@ def measure(scene: ScoredSet, size: int, strides: Sequence[int], patch_size: int
     for batch in batches_of(maps):
         rows = head.aggregator(batch)
         parts.append(ShotDistances.of(rows, len(batch[0]), head.memory, patches, 1))
-    distances = ShotDistances(
-        torch.cat([part.good for part in parts]),
-        tuple(torch.cat(of) for of in zip(*(part.added for part in parts), strict=True)),
-        torch.cat([part.defects for part in parts]),
-    )
+    distances = ShotDistances.joined(parts)
     grid = max((m.shape[2], m.shape[3]) for m in maps)
     return _Scorer(scene, distances, grid).values()
 

@@ -396,20 +396,12 @@ def _scores(
     weight: float | None,
 ) -> torch.Tensor:
     """Scores of the patches of the images of a draw."""
-    of_scored = _of_images(distances, scored.images)
+    of_scored = distances.taken(scored.images)
     if weight is None:
         return of_scored.means(torch.zeros_like(scored.known), neighbors=neighbors)
     all_known = scored.all_known.expand(len(held_out), -1)
-    usual = usual_distance(_of_images(distances, held_out).means(all_known, neighbors=neighbors))
+    usual = usual_distance(distances.taken(held_out).means(all_known, neighbors=neighbors))
     return of_scored.scores(scored.known, neighbors=neighbors, weight=weight, usual=usual)
-
-
-def _of_images(distances: ShotDistances, images: Sequence[int]) -> ShotDistances:
-    return ShotDistances(
-        distances.good[images],
-        tuple(added[images] for added in distances.added),
-        distances.defects[images],
-    )
 
 
 def load_network() -> Supernet:

@@ -21,9 +21,11 @@ from autopatch.data import (
 from autopatch.detector import (
     Architecture,
     Detector,
+    GoodMaps,
     Head,
     Input,
     KnownPatches,
+    fit_head,
     score_maps,
 )
 from autopatch.search import CandidateEvaluator, shots
@@ -256,3 +258,37 @@ def test_the_values_are_those_of_the_head_that_knows_all_shots(
         evaluate = evaluator(split, supernet, scored)
         rows.append(evaluate(architecture).values["total_flops"])
     assert rows[1] > rows[0]
+
+
+def test_unchanged_patches_of_a_synthetic_anomaly_are_not_searched_again(
+    split: Split, drawn: tuple[Anomaly, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps are those of a search of all patches, bit by bit."""
+    scored, shot = split.holdout, split.validation[0]
+    places = {sample.image: place for place, sample in enumerate(scored)}
+    generator = torch.Generator().manual_seed(0)
+    good, of_scored, of_shot = (
+        torch.rand((count, 6, 8, 8), generator=generator) for count in (9, len(scored), 1)
+    )
+    of_drawn = of_scored[[places[anomaly.source.image] for anomaly in drawn]]
+    of_drawn[1:, :, 2:4, 5] += 1  # the first one is its source
+    maps = [torch.cat([of_scored, of_drawn])]
+    head = fit_head(GoodMaps.of([good]), Head((1,), 50, defects=0.5), size=32)
+    views = Shots([shot], scored, DEFAULT_READING, drawn)
+    rows: list[int] = []
+    search = shots.nearest_neighbors
+
+    def noted(queries: torch.Tensor, *rest: object) -> object:
+        rows.append(len(queries))
+        return search(queries, *rest)
+
+    monkeypatch.setattr(shots, "nearest_neighbors", noted)
+    found = views.anomaly_maps(head, maps)
+    assert sum(rows) == 64 * len(scored) + 2 * (len(drawn) - 1)
+    assert torch.equal(found, views.chosen(head.anomaly_maps(maps)))
+    knowing, found = views.anomaly_maps_knowing(head, maps, [of_shot], [of_scored])
+    expected = knowing.anomaly_maps(maps)[views.images]
+    knows = views.known[:, 0]
+    assert 0 < knows.sum() < len(knows)
+    torch.testing.assert_close(found[knows], expected[knows])
+    assert torch.equal(found[~knows], head.anomaly_maps(maps)[views.images][~knows])

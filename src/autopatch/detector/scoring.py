@@ -25,7 +25,7 @@ from autopatch.detector.steps import STEPS, ScoreTransform
 from autopatch.detector.upsampling import Upsampling
 from autopatch.kernels import defect_scores
 
-_DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU, between two calls of `told`
+_DISTANCES_AT_A_TIME = 2**31  # about a second on a CPU
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,24 @@ class FittedHead:
             `[N, size, size]`, float32.
         """
         height, width = grid(feature_maps)
-        images = images_at_a_time(self.memory.bank.device)
-        if not self.memory.bank.is_cuda:
-            of_one_image = height * width * len(self.memory)
-            images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
         maps = []
         done = 0
-        for batch in batches_of(feature_maps, images):
+        for batch in self.batches(feature_maps):
             patches: torch.Tensor = self.aggregator(batch)
             maps.append(self.score(patches.reshape(-1, height, width, patches.shape[1])))
             done += len(batch[0])
             if told is not None:
                 told(done, len(feature_maps[0]))
         return torch.cat(maps)
+
+    def batches(self, feature_maps: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+        """Splits maps `[N, C_l, H_l, W_l]` into batches that are searched in about a second."""
+        height, width = grid(feature_maps)
+        images = images_at_a_time(self.memory.bank.device)
+        if not self.memory.bank.is_cuda:
+            of_one_image = height * width * len(self.memory)
+            images = min(max(_DISTANCES_AT_A_TIME // of_one_image, 1), images)
+        return batches_of(feature_maps, images)
 
     def score(self, patches: torch.Tensor) -> torch.Tensor:
         """Anomaly maps of patch features.

@@ -181,9 +181,9 @@ class CandidateEvaluator:
         fitted = self._now()
         scored = _taken(maps, self._of_scored)
         if architecture.head.defects is None or not len(self._shots):
-            anomaly_maps = self._shots.chosen(head.anomaly_maps(scored, self._told))
+            anomaly_maps = self._shots.anomaly_maps(head, scored, self._told)
         else:
-            head, anomaly_maps = self._shots.anomaly_maps(
+            head, anomaly_maps = self._shots.anomaly_maps_knowing(
                 head,
                 scored,
                 shots=_taken(maps, self._of_shots),

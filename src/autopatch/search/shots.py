@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,8 @@ class ShotDistances:
             return found.reshape(images, len(rows) // images, k)
 
         if defects is None:
-            defects = torch.cat([distances(shot.defects, 1) for shot in shots], dim=2)
+            none = rows.new_empty((images, len(rows) // images, 0))
+            defects = torch.cat([none, *(distances(shot.defects, 1) for shot in shots)], dim=2)
         return cls(
             distances(memory.index, min(neighbors, len(memory))),
             tuple(distances(shot.good, min(neighbors, len(shot.good))) for shot in shots),
@@ -103,12 +104,37 @@ class ShotDistances:
             good.append(added.masked_fill(unknown[:, place, None, None], torch.inf))
         return mean_of_nearest(torch.cat(good, dim=2).flatten(0, 1), neighbors)
 
+    @classmethod
+    def joined(cls, parts: Sequence[ShotDistances]) -> ShotDistances:
+        """The distances of the images of all parts, one after another."""
+        return cls(
+            torch.cat([part.good for part in parts]),
+            tuple(torch.cat(added) for added in zip(*(part.added for part in parts), strict=True)),
+            torch.cat([part.defects for part in parts]),
+        )
+
     def taken(self, images: Sequence[int]) -> ShotDistances:
         """The distances of some of the images, by their places."""
         places = torch.tensor(images).to(self.good.device)
         return ShotDistances(
             self.good[places], tuple(added[places] for added in self.added), self.defects[places]
         )
+
+    def replaced(self, patches: torch.Tensor, other: ShotDistances) -> ShotDistances:
+        """The distances with those of some patches replaced.
+
+        Args:
+            patches: Which ones, bool `[N, P]`.
+            other: Their distances, in order, as those of one image.
+        """
+
+        def put(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            values = values.clone()
+            values[patches] = others[0]
+            return values
+
+        added = tuple(map(put, self.added, other.added))
+        return ShotDistances(put(self.good, other.good), added, put(self.defects, other.defects))
 
     def _asked(self, known: torch.Tensor) -> tuple[list[int], torch.Tensor]:
         """The shots that some image is scored with, and which of them each is not."""
@@ -131,7 +157,8 @@ class Shots:
     Args:
         shots: The shots.
         scored: The images to score.
-        synthetic: Synthetic anomalies to score, with the good images among `scored`.
+        synthetic: Synthetic anomalies to score, with the good images among `scored`, on which they
+            are drawn.
         reading: How masks become pixels.
 
     Attributes:
@@ -148,6 +175,8 @@ class Shots:
         reading: Reading,
         synthetic: Sequence[Anomaly] = (),
     ) -> None:
+        places = {sample.image: place for place, sample in enumerate(scored)}
+        self._sources = [places[anomaly.source.image] for anomaly in synthetic]
         self._masks = [read_mask(shot.mask, reading) for shot in shots if shot.mask is not None]
         self.images = list(range(len(scored)))
         left_out: list[frozenset[int]] = [frozenset()] * len(scored)
@@ -172,6 +201,30 @@ class Shots:
         self,
         head: FittedHead,
         scored: Sequence[torch.Tensor],
+        told: Callable[[int, int], None] | None = None,
+    ) -> torch.Tensor:
+        """Scores images by a head without known defects.
+
+        Args:
+            head: A head fitted on good images.
+            scored: Feature maps of the scored images, then those of the synthetic anomalies, one
+                tensor per level.
+            told: Called every few images with the number of images done, and their total.
+
+        Returns:
+            Anomaly maps `[V, size, size]` of `images`.
+        """
+        found = []
+        for features, distances in self._searched(head, scored, (), told):
+            nothing = torch.ones((len(features), 0), dtype=torch.bool, device="cpu")
+            scores = distances.means(nothing, neighbors=head.memory.neighbors)
+            found.append(head.maps_of(features, scores))
+        return self.chosen(torch.cat(found))
+
+    def anomaly_maps_knowing(
+        self,
+        head: FittedHead,
+        scored: Sequence[torch.Tensor],
         shots: Sequence[torch.Tensor],
         held_out: Sequence[torch.Tensor],
         told: Callable[[int, int], None] | None = None,
@@ -180,11 +233,10 @@ class Shots:
 
         Args:
             head: A head fitted on good images.
-            scored: Feature maps of the images to score, then those of the synthetic anomalies, one
-                tensor per level.
+            scored: See `anomaly_maps`.
             shots: Feature maps of the shots.
             held_out: Feature maps of good images that the head was not fitted on.
-            told: Called every few images with the number of images done, and their total.
+            told: See `anomaly_maps`.
 
         Returns:
             The head that knows all shots, and anomaly maps `[V, size, size]` of `images`, each by a
@@ -194,21 +246,12 @@ class Shots:
         knowing = head.knowing(*Known((), patches).joined(head.memory.bank))
         usual = [knowing.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
         knowing.defects.usual = usual_distance(torch.cat(usual))
-        if self.known.all():
-            return knowing, self.chosen(knowing.anomaly_maps(scored, told))
-        if not self.known.any():
-            return knowing, self.chosen(head.anomaly_maps(scored, told))
-        height, width = grid(scored)
         neighbors, defects = head.memory.neighbors, knowing.defects
         images = torch.tensor(self.images)
         found: dict[int, torch.Tensor] = {}
         done = 0
-        for batch in batches_of(scored):
-            rows: torch.Tensor = head.aggregator(batch)
-            count = len(batch[0])
-            distances = ShotDistances.of(rows, count, head.memory, patches, neighbors)
-            features = rows.reshape(count, height, width, -1)
-            in_batch = (images >= done) & (images < done + count)
+        for features, distances in self._searched(head, scored, patches, told):
+            in_batch = (images >= done) & (images < done + len(features))
             for knows in (False, True):
                 chosen = (in_batch & (self.known.any(dim=1) == knows)).nonzero().flatten()
                 if not len(chosen):
@@ -224,10 +267,54 @@ class Shots:
                 placed = torch.tensor(places).to(features.device)
                 maps = knowing.maps_of(features[placed], scores)
                 found.update(zip(chosen.tolist(), maps, strict=True))
-            done += count
-            if told is not None:
-                told(done, len(scored[0]))
+            done += len(features)
         return knowing, torch.stack([found[place] for place in range(len(images))])
+
+    def _searched(
+        self,
+        head: FittedHead,
+        maps: Sequence[torch.Tensor],
+        patches: Sequence[KnownPatches],
+        told: Callable[[int, int], None] | None,
+    ) -> Iterator[tuple[torch.Tensor, ShotDistances]]:
+        """Searches the patches of images, batch by batch.
+
+        A patch of a synthetic anomaly that equals the one of its source at the same place has the
+        same distances. It is not searched again; with strides of 4 these are four of five patches.
+
+        Yields:
+            Patch features of a batch, `[N, H, W, D]`, and their distances.
+        """
+        height, width = grid(maps)
+
+        def of(rows: torch.Tensor, images: int) -> ShotDistances:
+            return ShotDistances.of(rows, images, head.memory, patches, head.memory.neighbors)
+
+        scored, done = len(maps[0]) - len(self._sources), 0
+        of_scored: list[ShotDistances] = []
+        for batch in head.batches([m[:scored] for m in maps]):
+            rows: torch.Tensor = head.aggregator(batch)
+            of_scored.append(of(rows, len(batch[0])))
+            yield rows.reshape(-1, height, width, rows.shape[1]), of_scored[-1]
+            done += len(batch[0])
+            if told is not None:
+                told(done, len(maps[0]))
+        if not self._sources:
+            return
+        known = ShotDistances.joined(of_scored)
+        for batch in head.batches([m[scored:] for m in maps]):
+            sources = self._sources[done - scored :][: len(batch[0])]
+            places = torch.tensor(sources).to(maps[0].device)
+            rows = head.aggregator(batch)
+            changed = (rows != head.aggregator([m[places] for m in maps])).any(dim=1)
+            distances = known.taken(sources)
+            if changed.any():
+                found = of(rows[changed], 1)
+                distances = distances.replaced(changed.reshape(len(sources), -1), found)
+            yield rows.reshape(-1, height, width, rows.shape[1]), distances
+            done += len(batch[0])
+            if told is not None:
+                told(done, len(maps[0]))
 
     def chosen(self, maps: torch.Tensor) -> torch.Tensor:
         """The maps of `images`, `[V, ...]`.
