@@ -2,49 +2,49 @@
 
     python benchmarks/evaluation.py --out runs/evaluation
 
-Every search adds a line to `results/evaluation/<space>.jsonl`: metrics of the pick and of the
-baselines on the test set, their latencies, timed alternately, and rwAP on resamples of the groups
-of test images, the same for all detectors of a search. An interrupted run goes on. The protocol and
-the results are in docs/evaluation.md.
+Every unit, a set with some shots and a seed, adds a line to a file in `results/evaluation`: metrics
+of the pick and of the others on the test set, their latencies, timed alternately, and rwAP on
+resamples of the groups of test images, the same for all detectors of a set and seed. A unit that
+was interrupted goes on. `evaluated.py` makes tables of the files. The protocol and the results are
+in docs/evaluation.md.
+
+The latency table is measured by the first search and kept in the folder `--out`, since it holds for
+all sets.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from autopatch.data import GOOD, group_of, load_masks
+from autopatch.data import GOOD, MVTecAD, group_of, load_images, load_masks
 from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
 from autopatch.runs import Run, run_search
+from autopatch.runs.advice import baseline_trial
+from autopatch.search import RULES, LatencyTable, Trial
 from autopatch.search.bootstrap import Bootstrap
 from autopatch.search.latency.timing import DeviceClock, Timer, as_in_use
 from features import SHARED
 from picking import SETS, SPACES
 from record import Record
-from searches import METRICS, REPEATS, at_size, predictions, without_known
 
 RESULTS = Path(__file__).parent / "results" / "evaluation"
-COUNTS = (0, 1, 4)
+COUNTS = (1, 0, 4)
 SEEDS = 5
 RESERVE = 4
-COMPARED = {
-    "pick": "default pick",
-    "without": "default pick without known defects",
-    "best_rule": "published rule",
-    "tuned": "PatchCore tuned on the shots",
-    "tuned_known": "PatchCore tuned on the shots, known defects",
-    "patchcore": "PatchCore",
-    "same_size": "PatchCore at the image size of the pick",
-    "patchcore_known": "PatchCore, known defects",
-}
-"""The detectors of a search."""
+METRICS = ("rwAP", "AP", "image_AUROC")
+TIMED_IMAGES, REPEATS = 8, 24
+DEFECT_WEIGHT = 0.5
 
 
 class Evaluated:
@@ -78,24 +78,114 @@ class Evaluated:
         }
 
 
-def searched(
-    space: str, name: str, shots: int, seed: int, out: Path, **options: Any
-) -> tuple[Run, float | None]:
-    """A search, and its seconds; None if it was resumed."""
-    began = time.monotonic()
-    resume = (out / "study.db").is_file()
-    run = run_search(
-        SHARED / "data" / name,
-        out,
-        space=space,
-        weights=weights_of(space),
-        shots=shots,
-        seed=seed,
-        reserve=RESERVE,
-        resume=resume,
-        **options,
-    )
-    return run, None if resume else time.monotonic() - began
+class Unit:
+    """A data set with some shots and a seed, and the detectors of its searches.
+
+    Args:
+        space: The space.
+        name: The data set.
+        shots: Number of shots of each type.
+        seed: The seed.
+        out: Folder for searches and the latency table.
+    """
+
+    def __init__(self, space: str, name: str, shots: int, seed: int, out: Path) -> None:
+        self.space, self.name, self.shots, self.seed = space, name, shots, seed
+        stem = space.removeprefix("timm:")
+        self.folder = out / f"{stem}_{name}_{shots}_{seed}"
+        self._table = out / f"{stem}_latency.json"
+        self.seconds: dict[str, float] = {}
+
+    def search(self, key: str, **options: Any) -> Run:
+        """A search with the defaults but for some options."""
+        out = self.folder / key
+        resume = (out / "study.db").is_file()
+        began = time.monotonic()
+        table = LatencyTable.load(self._table) if self._table.is_file() else None
+        run = run_search(
+            SHARED / "data" / self.name,
+            out,
+            space=self.space,
+            weights=weights_of(self.space),
+            shots=self.shots,
+            seed=self.seed,
+            reserve=RESERVE,
+            groups=groups_of_tiles(self.folder) if self.name == "magnetic_tile" else None,
+            latency_table=table,
+            resume=resume,
+            **options,
+        )
+        if not resume:
+            self.seconds[key] = time.monotonic() - began
+        if not self._table.is_file():
+            assert run.latency_table is not None
+            run.latency_table.save(self._table)
+        return run
+
+    def evaluate(self) -> dict[str, Any]:
+        """The results of all detectors. With one shot these include the published rule, which
+        searches without known defects, and PatchCore tuned with known defects; each is also
+        measured with the other choice."""
+        run = self.search("pick")
+        architectures = {key: trial.architecture for key, trial in picks(run).items()}
+        baseline = patchcore_architecture(run.supernet, images=len(run.good))
+        assert baseline is not None
+        architectures["patchcore"] = baseline
+        architectures["same_size"] = at_size(run, architectures["pick"].input.size)
+        if self.shots:
+            architectures["without"] = with_weight(architectures["pick"], None)
+            architectures["patchcore_known"] = with_weight(baseline, DEFECT_WEIGHT)
+        if self.shots == 1:
+            published = self.search("published", rule="best", fixed={"defects": None})
+            tuned = self.search("tuned", rule="best", fixed=tuned_genes(run))
+            for key, found in (("published", published), ("tuned", tuned)):
+                own = found.pick.architecture
+                architectures[key] = with_weight(own, None)
+                known = own if own.head.defects else with_weight(own, DEFECT_WEIGHT)
+                architectures[f"{key}_known"] = known
+        return self._measure(run, architectures)
+
+    def _measure(self, run: Run, architectures: dict[str, Architecture]) -> dict[str, Any]:
+        measured = Evaluated(run)
+        fitted = {a: run.fit_architecture(a) for a in dict.fromkeys(architectures.values())}
+        results = {a: measured(detector) for a, detector in fitted.items()}
+        clock = DeviceClock(torch.device("cpu"))
+        timer = Timer(clock, repeats=REPEATS)
+        works = [as_in_use(predictions(run, each), clock) for each in fitted.values()]
+        for architecture, (median,) in zip(fitted, timer.medians(works), strict=True):
+            results[architecture]["seconds"] = median
+            results[architecture]["architecture"] = architecture.describe(run.supernet)
+        pick = run.pick.evaluation
+        assert pick is not None
+        return {
+            "space": self.space,
+            "set": self.name,
+            "shots": self.shots,
+            "seed": self.seed,
+            "evaluations": run.evaluations,
+            "search_seconds": self.seconds.get("pick"),
+            "good": measured.types.count(GOOD),
+            "anomalous": len(measured.types) - measured.types.count(GOOD),
+            "validation": {key: v for key, v in pick.metrics.items() if "robust" in key},
+            "detectors": {key: results[a] for key, a in architectures.items()},
+        }
+
+
+def picks(run: Run) -> dict[str, Trial]:
+    """What rules pick from the candidates of a search: the default ("pick"), the highest robust
+    rwAP, the knee, and the default among those that are not slower than the PatchCore baseline."""
+    front, baseline = run.front, baseline_trial(run)
+    assert baseline is not None
+    assert baseline.evaluation is not None
+    bound = baseline.evaluation.values["latency"]
+    fast = [t for t in front.trials if t.evaluation and t.evaluation.values["latency"] <= bound]
+    quality = front.objectives[-1].name
+    return {
+        "pick": front.pick,
+        "highest": max(front.trials, key=lambda t: t.evaluation.values[quality]),
+        "knee": front.pick_by(RULES["knee"]),
+        "as_fast": front.rule.choose(fast, front.objectives, quality),
+    }
 
 
 def weights_of(space: str) -> str:
@@ -103,6 +193,24 @@ def weights_of(space: str) -> str:
     if not space.startswith("timm:"):
         return "auto"
     return str(SHARED / "weights" / f"{space.removeprefix('timm:')}.safetensors")
+
+
+def groups_of_tiles(folder: Path) -> Path:
+    """Writes the groups of magnetic_tile. The numbers in the file names grow with the tile; a gap
+    of more than 60 is taken for a new tile."""
+    root = SHARED / "data" / "magnetic_tile"
+    dataset = MVTecAD.scan(root)
+    samples = (*dataset.train, *dataset.test)
+    numbered = sorted((int(re.findall(r"num_(\d+)", s.image.name)[0]), s.image) for s in samples)
+    lines, group, last = ["file,group"], -1, -61
+    for number, image in numbered:
+        group += number - last > 60
+        last = number
+        lines.append(f"{image.relative_to(root).as_posix()},{group}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "groups.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def tuned_genes(run: Run) -> dict[str, Any]:
@@ -121,97 +229,56 @@ def tuned_genes(run: Run) -> dict[str, Any]:
     return {name: values[name] for name in backbone if name in values}
 
 
-def evaluate(space: str, name: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
-    """The results of all searches of one split."""
-    folder = out / f"{space.removeprefix('timm:')}_{name}_{shots}_{seed}"
-    run, seconds = searched(space, name, shots, seed, folder / "pick")
-    measured = Evaluated(run)
-    pick = fitted(run)
-    detectors: dict[str, Detector] = {"pick": pick}
+def at_size(run: Run, size: int) -> Architecture:
+    """The PatchCore baseline at another image size, with a coreset of 10 % of the patches."""
     baseline = patchcore_architecture(run.supernet, images=len(run.good))
     assert baseline is not None
-    detectors["patchcore"] = run.fit_architecture(baseline)
-    detectors["same_size"] = run.fit_architecture(at_size(run, pick.architecture.input.size))
-    if shots:
-        detectors["without"] = without_known(pick)
-        detectors["patchcore_known"] = run.fit_architecture(with_known(baseline))
-        others = {
-            "best_rule": {"fixed": {"defects": None}},
-            "tuned": {"fixed": {"defects": None, **tuned_genes(run)}},
-            "tuned_known": {"fixed": tuned_genes(run)},
-        }
-        for key, options in others.items():
-            other, _ = searched(
-                space,
-                name,
-                shots,
-                seed,
-                folder / key,
-                rule="best",
-                latency_table=run.latency_table,
-                **options,
-            )
-            detectors[key] = fitted(other)
-    results = {key: measured(detector) for key, detector in detectors.items()}
-    clock = DeviceClock(torch.device("cpu"))
-    timer = Timer(clock, repeats=REPEATS)
-    works = [as_in_use(predictions(run, each), clock) for each in detectors.values()]
-    for key, (median,) in zip(detectors, timer.medians(works), strict=True):
-        results[key]["seconds"] = median
-        results[key]["architecture"] = detectors[key].architecture.describe(run.supernet)
-    shutil.rmtree(folder)
-    return {
-        "space": space,
-        "set": name,
-        "shots": shots,
-        "seed": seed,
-        "evaluations": run.evaluations,
-        "search_seconds": seconds,
-        "good": measured.types.count(GOOD),
-        "anomalous": len(measured.types) - measured.types.count(GOOD),
-        "quality": run.pick.evaluation and dict(run.pick.evaluation.metrics),
-        "detectors": results,
-    }
+    height, width = run.supernet.grid(baseline.backbone, size)
+    rows = max(round(len(run.good) * height * width / 10), 1)
+    head = replace(baseline.head, bank_size=rows)
+    return replace(baseline, input=replace(baseline.input, size=size), head=head)
 
 
-def fitted(run: Run) -> Detector:
-    """The pick of a search."""
-    if run.detector_path.is_file():
-        return Detector.load(run.detector_path)
-    return run.fit()
+def with_weight(architecture: Architecture, weight: float | None) -> Architecture:
+    """The architecture with another weight of known defects."""
+    return replace(architecture, head=replace(architecture.head, defects=weight))
 
 
-def with_known(architecture: Architecture) -> Architecture:
-    """The architecture with the default weight of known defects."""
-    return replace(architecture, head=replace(architecture.head, defects=0.5))
+def predictions(run: Run, detector: Detector) -> Callable[[], None]:
+    """Predicts one decoded image after the other."""
+    paths = [sample.image for sample in run.split.test[:TIMED_IMAGES]]
+    images = cycle(load_images(paths, detector.architecture.input.size, run.reading).split(1))
+
+    def run_once() -> None:
+        detector.predict(next(images)).pred_score.tolist()
+
+    return run_once
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--spaces", nargs="+", default=SPACES[:1])
+    parser.add_argument("--space", default=SPACES[0])
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
-    parser.add_argument("--part", default="all", help="suffix of the file of results")
     arguments = parser.parse_args()
-    for space in arguments.spaces:
-        path = RESULTS / f"{space.removeprefix('timm:')}_{arguments.part}.jsonl"
-        record = Record(path, {"space": space})
-        done = {(r["set"], r["shots"], r["seed"]) for r in record.results}
-        for seed in arguments.seeds:
-            for shots in arguments.counts:
-                for name in arguments.sets:
-                    if (name, shots, seed) not in done:
-                        began = time.monotonic()
-                        result = evaluate(space, name, shots, seed, arguments.out)
-                        record.add(result)
-                        rwap = {
-                            key: round(100 * each["metrics"]["rwAP"], 1)
-                            for key, each in result["detectors"].items()
-                        }
-                        minutes = (time.monotonic() - began) / 60
-                        print(name, shots, seed, rwap, f"{minutes:.1f} min", flush=True)
+    space = arguments.space
+    for seed, shots, name in product(arguments.seeds, arguments.counts, arguments.sets):
+        path = RESULTS / f"{space.removeprefix('timm:')}_{name}.jsonl"
+        record = Record(path, {"space": space, "set": name})
+        if any((shots, seed) == (r["shots"], r["seed"]) for r in record.results):
+            continue
+        began = time.monotonic()
+        unit = Unit(space, name, shots, seed, arguments.out)
+        result = unit.evaluate()
+        record.add(result)
+        shutil.rmtree(unit.folder)
+        rwap = {
+            key: round(100 * each["metrics"]["rwAP"], 1)
+            for key, each in result["detectors"].items()
+        }
+        print(name, shots, seed, rwap, f"{(time.monotonic() - began) / 60:.1f} min", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,19 @@ SHOTS = tuple(
 )
 
 
-def trial(number, architecture, flops, quality, **metrics):
+def trial(number, architecture, flops, quality, *, resampled=(), **metrics):
     values = {"total_flops": flops, "robust_rwAP": quality}
-    return Trial(number, (), architecture, Evaluation(values, metrics), None, 0.0, number)
+    found = Evaluation(values, metrics, resampled={"robust_rwAP": resampled})
+    return Trial(number, (), architecture, found, None, 0.0, number)
 
 
 def interval(low, high):
     return {"robust_rwAP.low": low, "robust_rwAP.high": high}
+
+
+def around(value, spread):
+    """Resampled values with a 90 % interval of the given half width."""
+    return tuple(value + spread / 0.9 * (i / 10 - 1) for i in range(21))
 
 
 @pytest.fixture
@@ -66,25 +72,33 @@ def judge(finished, baseline, other):
 
 
 def test_a_pick_above_the_baseline(judge, baseline, other):
-    run = judge(trial(0, baseline, 1e9, 0.43), trial(3, other, 2e9, 0.612, **interval(0.55, 0.668)))
+    ends = interval(0.55, 0.668)
+    run = judge(
+        trial(0, baseline, 1e9, 0.58, resampled=around(0.58, 0.09)),
+        trial(3, other, 2e9, 0.612, resampled=around(0.612, 0.1), **ends),
+    )
+    # The intervals of both overlap, that of their difference does not hold 0.
     assert advise(run).trust == (
         "The pick, trial 3, can be trusted to be better than the PatchCore baseline: robust rwAP "
-        "61.2 % (90 % interval 55.0 to 66.8) on 3 synthetic anomalies and 8 shots, against 43.0 % "
-        "(trial 0)."
+        "61.2 % (90 % interval 55.0 to 66.8) on 3 synthetic anomalies and 8 shots, against 58.0 % "
+        "(trial 0); 90 % interval of the difference: 2.2 to 4.2 points."
     )
 
 
 def test_a_pick_that_cannot_be_told_from_the_baseline(judge, baseline, other):
-    run = judge(trial(0, baseline, 1e9, 0.56), trial(3, other, 2e9, 0.612, **interval(0.55, 0.668)))
-    assert "cannot be told from the PatchCore baseline, whose value lies" in advise(run).trust
-    assert "against 56.0 % (trial 0)" in advise(run).trust
+    run = judge(
+        trial(0, baseline, 1e9, 0.6, resampled=around(0.6, 0.0)),
+        trial(3, other, 5e8, 0.61, resampled=around(0.61, 0.03)),
+    )
+    assert "cannot be told from the PatchCore baseline: robust rwAP 61.0 %" in advise(run).trust
+    assert "(trial 0); 90 % interval of the difference: -2.0 to 4.0 points." in advise(run).trust
 
 
 def test_a_pick_below_the_baseline(judge, baseline, other):
     # At the knee, quality is given up for cost.
     run = judge(
-        trial(0, baseline, 1e11, 0.62),
-        trial(1, other, 2e9, 0.5, **interval(0.45, 0.6)),
+        trial(0, baseline, 1e11, 0.62, resampled=around(0.62, 0.02)),
+        trial(1, other, 2e9, 0.5, resampled=around(0.5, 0.02)),
         trial(2, other, 1e9, 0.1),
         rule="knee",
     )
@@ -96,7 +110,7 @@ def test_a_pick_below_the_baseline(judge, baseline, other):
 
 def test_a_pick_without_an_interval(judge, baseline, other):
     run = judge(trial(0, baseline, 1e9, 0.1), trial(3, other, 2e9, 0.9))
-    assert "since its robust rwAP has no interval: robust rwAP 90.0 % on" in advise(run).trust
+    assert "since their robust rwAP has no interval: robust rwAP 90.0 % on" in advise(run).trust
 
 
 def test_the_baseline_as_the_pick(judge, baseline, other):
@@ -190,13 +204,18 @@ def test_larger_images(judge, baseline, other):
     )
 
 
-def test_more_shots(judge):
-    assert advise(judge(shots=SHOTS[:2])).help == (
-        "More shots may help most: the search had 1 shot of each type."
+def test_more_shots_of_the_type_that_is_found_worst(judge, baseline, other):
+    def said(shots, **metrics):
+        found = {f"shots_rwAP.{kind}": value for kind, value in metrics.items()}
+        return advise(judge(trial(0, other, 1e9, 0.9, **found), shots=shots)).help
+
+    assert said(SHOTS[:2], a=0.5, b=0.3) == (
+        "More shots of b may help most: the search had 1, and of the types with fewer than 4, the "
+        "pick finds them worst (rwAP 30.0 %)."
     )
-    assert advise(judge(shots=SHOTS[:3])).help == (
-        "More shots may help most: the search had 1 shot of b, the fewest of all types."
-    )
+    enough = (*SHOTS[:1], *SHOTS[1::2])  # 1 of a, 4 of b
+    assert said(enough, a=0.5, b=0.3).startswith("More shots of a may help most: the search had 1")
+    assert said(SHOTS[:1]) == "More shots of a may help most: the search had 1."
 
 
 def test_nothing_stands_out(judge):

@@ -13,9 +13,21 @@ ARCHITECTURE = Architecture(Input(224), Backbone("timm:x", (0,)), Head((3,), 100
 OBJECTIVES = resolve_objectives(["latency", "robust_rwAP"])
 
 
-def trial(number: int, latency: float, robust: float, shots: float | None = None) -> Trial:
+def trial(
+    number: int,
+    latency: float,
+    robust: float,
+    shots: float | None = None,
+    *,
+    resampled: tuple[float, ...] = (),
+    auroc: tuple[float, float, float] | None = None,
+) -> Trial:
     metrics = {"robust_rwAP": robust} | ({} if shots is None else {"rwAP": shots})
-    evaluation = Evaluation({"latency": latency, "robust_rwAP": robust}, metrics)
+    if auroc is not None:
+        names = ("robust_image_AUROC.low", "robust_image_AUROC", "robust_image_AUROC.high")
+        metrics |= dict(zip(names, auroc, strict=True))
+    values = {"latency": latency, "robust_rwAP": robust}
+    evaluation = Evaluation(values, metrics, resampled={"robust_rwAP": resampled})
     return Trial(number, (number,), ARCHITECTURE, evaluation, None, 1.0)
 
 
@@ -28,6 +40,32 @@ def test_the_default_rule_ignores_what_is_best_on_the_shots() -> None:
     assert found.pick.number == 1  # the cheaper one of two
     assert found.pick_by(RULES["best"]).number == 0
     assert found.pick_by(RULES["robust"]).number == 1
+
+
+def test_the_cheapest_within_one_standard_error_is_picked() -> None:
+    """The error is that of the difference: what all detectors gain on a resample does not count."""
+    common = (0.5, 0.7, 0.6, 0.8)
+    best = trial(2, 4.0, 0.65, resampled=common)
+
+    def below(number: int, latency: float, least: float, most: float) -> Trial:
+        losses = (least, most, least, most)
+        values = tuple(c - loss for c, loss in zip(common, losses, strict=True))
+        # The standard error is half of the range of the losses.
+        return trial(number, latency, 0.65 - (least + most) / 2, resampled=values)
+
+    tied, told = below(1, 2.0, 0.0, 0.04), below(0, 1.0, 0.03, 0.05)
+    assert front(told, tied, best).pick.number == 1
+    assert front(told, best).pick.number == 2
+    unpaired = trial(0, 1.0, 0.6499)
+    assert front(unpaired, best).pick.number == 2
+
+
+def test_a_clearly_worse_image_auroc_is_passed_over() -> None:
+    poor = trial(0, 1.0, 0.7, auroc=(0.5, 0.6, 0.79))
+    fair = trial(1, 2.0, 0.6, auroc=(0.7, 0.8, 0.9))
+    good = trial(2, 3.0, 0.5, auroc=(0.8, 0.9, 1.0))
+    assert front(poor, fair, good).pick.number == 1
+    assert front(poor, fair).pick.number == 0
 
 
 def test_the_knee_gains_most_for_its_cost() -> None:

@@ -26,11 +26,10 @@ from autopatch.detector import (
     Input,
     KnownPatches,
     fit_head,
-    score_maps,
 )
 from autopatch.search import CandidateEvaluator, shots
 from autopatch.search.shots import Shots
-from autopatch.search.validation import ValidationMetrics
+from autopatch.search.validation import Measured, ValidationMetrics
 from autopatch.supernet import Backbone, Supernet, load_supernet
 
 NAME = "timm:test_efficientnet"
@@ -66,12 +65,13 @@ def evaluator(
 def maps_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
     """The anomaly maps that an evaluation compares with the masks."""
     seen: list[torch.Tensor] = []
+    measure = ValidationMetrics.__call__
 
-    def noted(maps: torch.Tensor, *rest: object) -> object:
+    def noted(self: ValidationMetrics, maps: torch.Tensor) -> Measured:
         seen.append(maps)
-        return score_maps(maps, *rest)
+        return measure(self, maps)
 
-    monkeypatch.setattr("autopatch.search.validation.score_maps", noted)
+    monkeypatch.setattr(ValidationMetrics, "__call__", noted)
 
     def evaluated(evaluate: CandidateEvaluator, architecture: Architecture) -> torch.Tensor:
         evaluate(architecture)
@@ -200,19 +200,10 @@ def test_synthetic_anomalies_are_scored_by_a_detector_that_knows_all_shots(
     split: Split,
     supernet: Supernet,
     drawn: tuple[Anomaly, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    maps_of: Callable[..., torch.Tensor],
 ) -> None:
-    seen: list[torch.Tensor] = []
-    measure = ValidationMetrics.__call__
-
-    def noted(self: ValidationMetrics, maps: torch.Tensor) -> dict[str, float]:
-        seen.append(maps)
-        return measure(self, maps)
-
-    monkeypatch.setattr(ValidationMetrics, "__call__", noted)
     scored = (*split.holdout, *split.validation)
-    evaluator(split, supernet, scored, synthetic=drawn)(ARCHITECTURE)
-    (maps,) = seen
+    maps = maps_of(evaluator(split, supernet, scored, synthetic=drawn), ARCHITECTURE)
     good = len(scored) + len(split.holdout)
     assert len(maps) == good + len(drawn)
     detector = fitted(split, supernet, list(split.validation), 1)

@@ -9,7 +9,7 @@ import torch
 
 from autopatch.data import Sample
 from autopatch.detector import score_maps
-from autopatch.search.bootstrap import Bootstrap, interval
+from autopatch.search.bootstrap import RESAMPLES, Bootstrap, interval
 from autopatch.search.validation import ValidationMetrics, shots_weight
 
 
@@ -49,9 +49,13 @@ def test_the_shots_count_for_a_fifth_with_one_of_each_type_and_more_with_more() 
 def test_robust_metrics_combine_kinds_and_shots() -> None:
     maps, masks = scene(0, TYPES)
     measured = ValidationMetrics(masks, TYPES, groups(), scored=8, shots=shots("dent", "crack"))
-    found = measured(maps)
+    found = measured(maps).metrics
     scored = score_maps(maps[:8], masks[:8], TYPES[:8])
     assert {name: found[name] for name in scored} == scored
+    for name in ("dent", "crack"):
+        places = [place for place in range(8) if TYPES[place] in ("good", name)]
+        of_type = score_maps(maps[places], masks[places], [TYPES[place] for place in places])
+        assert found[f"shots_rwAP.{name}"] == of_type["rwAP"]
     for name in ("rwAP", "image_AUROC"):
         of_kinds = []
         for places in ([*range(8, 14), *range(14, 18)], [*range(8, 14), *range(18, 23)]):
@@ -68,16 +72,17 @@ def test_without_shots_only_the_kinds_count() -> None:
     types = [*TYPES[:6], *TYPES[8:]]
     maps, masks = scene(1, types)
     names = groups()
-    found = ValidationMetrics(masks, types, names[:6] + names[8:], scored=6, shots=[])(maps)
+    found = ValidationMetrics(masks, types, names[:6] + names[8:], scored=6, shots=[])(maps).metrics
     assert "rwAP" not in found
     assert found["robust_rwAP"] == pytest.approx(fmean([found["rwAP.scratch"], found["rwAP.blur"]]))
 
 
 def test_without_synthetic_anomalies_the_metrics_are_those_of_the_scored_images() -> None:
     maps, masks = scene(2, TYPES[:8])
-    found = ValidationMetrics(masks, TYPES[:8], groups()[:8], scored=8, shots=[])(maps)
+    found = ValidationMetrics(masks, TYPES[:8], groups()[:8], scored=8, shots=[])(maps).metrics
     plain = score_maps(maps, masks, TYPES[:8])
-    assert {k: v for k, v in found.items() if not k.endswith((".low", ".high"))} == plain
+    extra = (".low", ".high", ".dent", ".crack")
+    assert {k: v for k, v in found.items() if not k.endswith(extra)} == plain
 
 
 def test_a_resample_is_the_metric_of_the_repeated_images() -> None:
@@ -122,6 +127,23 @@ def test_more_images_give_a_narrower_interval() -> None:
         types = ["good"] * count + ["dent"] * count
         maps, masks = scene(4, types)
         names = [str(i) for i in range(len(types))]
-        found = ValidationMetrics(masks, types, names, scored=len(types), shots=shots("dent"))(maps)
+        measure = ValidationMetrics(masks, types, names, scored=len(types), shots=shots("dent"))
+        found = measure(maps).metrics
+        assert not any(name.startswith("shots_rwAP") for name in found)
         widths.append(found["rwAP.high"] - found["rwAP.low"])
     assert widths[1] < 0.6 * widths[0]
+
+
+def test_resamples_are_the_same_for_all_candidates() -> None:
+    maps, masks = scene(5, TYPES)
+    measure = ValidationMetrics(masks, TYPES, groups(), scored=8, shots=shots("dent", "crack"))
+    one, same, better = (measure(m) for m in (maps, maps.clone(), maps + 2 * masks))
+    assert set(one.resampled) == {"rwAP", "robust_rwAP"}
+    assert one.resampled == same.resampled
+    for name, values in one.resampled.items():
+        assert 100 < len(values) == len(better.resampled[name]) <= RESAMPLES
+        low, high = np.quantile(values, [0.05, 0.95])
+        assert (one.metrics[f"{name}.low"], one.metrics[f"{name}.high"]) == pytest.approx(
+            (low, high), abs=1e-3
+        )
+        assert all(b >= a for a, b in zip(values, better.resampled[name], strict=True))

@@ -11,12 +11,13 @@
   contents; `PAGE`: its file name; `require_report_folder` checks that its folder can be written.
 - `METRIC_TITLES`, `VALIDATION_TITLES`: headings of the metrics in tables. `percent`, `in_words`:
   their values with intervals; `bounds`: an interval. `as_tested`: what the test set measures.
-- `Evidence`: the anomalies that a search has seen, in words; `by_kind`: how well they are found.
+- `Evidence`: the anomalies that a search has seen, in words; `by_kind`, `rwap_of_shots`: how well
+  they are found.
 """
 
 from autopatch.report.cases import Cases, Ranking, draw_cases, rank_cases
 from autopatch.report.contact_sheet import write_contact_sheet
-from autopatch.report.evidence import Evidence, by_kind
+from autopatch.report.evidence import Evidence, by_kind, rwap_of_shots
 from autopatch.report.metrics import (
     METRIC_TITLES,
     VALIDATION_TITLES,
@@ -68,6 +69,7 @@ __all__ = [
     "percent",
     "rank_cases",
     "require_report_folder",
+    "rwap_of_shots",
     "side_by_side",
     "write_contact_sheet",
     "write_report",

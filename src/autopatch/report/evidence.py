@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from autopatch.data import GOOD, Anomaly, Sample, Split
 from autopatch.report.metrics import percent
+from autopatch.search.validation import SHOTS_RWAP
 from autopatch.words import by_count, counted
 
 
@@ -83,7 +84,7 @@ def part_of(samples: Sequence[Sample], *, drawn: bool = False) -> str:
 
 def by_kind(found: Mapping[str, float], evidence: Evidence) -> list[tuple[str, str, str, str]]:
     """How well a candidate finds each kind of synthetic anomaly, the worst kind first, then the
-    shots.
+    shots, of all types and of each.
 
     Args:
         found: Its metrics on the validation set by name.
@@ -110,7 +111,21 @@ def by_kind(found: Mapping[str, float], evidence: Evidence) -> list[tuple[str, s
         count = sum(evidence.shots.values())
         shots = (percent(found, "rwAP"), percent(found, "image_AUROC"))
         rows.append(("shots (real anomalies)", str(count), *shots))
+        for name, value in rwap_of_shots(found):
+            rows.append((f"shots of {name}", str(evidence.shots[name]), f"{100 * value:.1f}", ""))
     return rows
+
+
+def rwap_of_shots(found: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The rwAP of a candidate on the shots of each type, the worst type first; nothing if there is
+    only one.
+
+    Args:
+        found: Its metrics on the validation set by name.
+    """
+    start = f"{SHOTS_RWAP}."
+    types = [(n.removeprefix(start), value) for n, value in found.items() if n.startswith(start)]
+    return sorted(types, key=lambda entry: (entry[1], entry[0]))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from autopatch.data import GOOD
 from autopatch.detector import Architecture, Threshold, patchcore_architecture
-from autopatch.report import Evidence, bounds, in_words
+from autopatch.report import Evidence, in_words, rwap_of_shots
 from autopatch.runs.record import RunRecord
 from autopatch.search import Trial
-from autopatch.words import counted
+from autopatch.search.bootstrap import interval
 
 ENOUGH_GOOD = 20
 """With fewer good hold-out images, more of them are advised."""
@@ -76,19 +76,15 @@ def baseline_trial(run: RunRecord) -> Trial | None:
 
 
 def _trust(run: RunRecord, evidence: Evidence) -> str:
-    """Compares the pick with the baseline: the interval of the pick with the value of the baseline.
-
-    Both are measured on the same images, so their errors are alike and their difference is known
-    better than either. The comparison is therefore cautious, which leaves room for the pick being
-    the best of many.
-    """
+    """Compares the pick with the baseline, pair by pair: both on the same resamples of the images
+    that the search has seen. The pick is the best of many on them, so the difference is a little
+    too high."""
     pick, baseline = run.pick, baseline_trial(run)
     quality = run.objectives[-1]
     assert pick.evaluation is not None
     value = in_words(quality, pick.evaluation.values, pick.evaluation.metrics)
     measured = f"{quality.short_name} {value} on {evidence.brief()}"
     name = f"The pick, trial {pick.number},"
-    interval = bounds(pick.evaluation.metrics, quality.name)
     if baseline is None:
         return (
             f"{name} was not compared with the PatchCore baseline, which was not evaluated: "
@@ -97,27 +93,27 @@ def _trust(run: RunRecord, evidence: Evidence) -> str:
     if baseline.number == pick.number:
         return f"{name} is the PatchCore baseline; nothing better was found: {measured}."
     assert baseline.evaluation is not None
-    other = baseline.evaluation.values[quality.name]
     against = (
         f"{measured}, against "
         f"{in_words(quality, baseline.evaluation.values)} (trial {baseline.number})"
     )
-    if interval is None:
+    differences = pick.evaluation.differences(baseline.evaluation, quality.name)
+    ends = None if differences is None else interval(differences)
+    if ends is None:
         return (
-            f"{name} cannot be told from the PatchCore baseline, since its {quality.short_name} "
+            f"{name} cannot be told from the PatchCore baseline, since their {quality.short_name} "
             f"has no interval: {against}."
         )
-    if other < interval[0]:
+    low, high = (f"{100 * end:.1f}" for end in ends)
+    against += f"; 90 % interval of the difference: {low} to {high} points"
+    if ends[0] > 0:
         return f"{name} can be trusted to be better than the PatchCore baseline: {against}."
-    if other > interval[1]:
+    if ends[1] < 0:
         return (
             f"{name} is worse than the PatchCore baseline and was picked for its cost, by the rule "
             f"{run.rule!r} or a constraint: {against}."
         )
-    return (
-        f"{name} cannot be told from the PatchCore baseline, whose value lies in the interval of "
-        f"the pick: {against}."
-    )
+    return f"{name} cannot be told from the PatchCore baseline: {against}."
 
 
 def _help(run: RunRecord, evidence: Evidence, threshold: Threshold | None) -> str:
@@ -154,12 +150,19 @@ def _help(run: RunRecord, evidence: Evidence, threshold: Threshold | None) -> st
             f"Larger images may help most: the pick has {largest} px, the largest image size of "
             "the search."
         )
-    fewest = min(evidence.shots, key=lambda kind: evidence.shots[kind])
-    count = evidence.shots[fewest]
-    if count < ENOUGH_SHOTS:
-        all_equal = set(evidence.shots.values()) == {count}
-        of_which = "of each type" if all_equal else f"of {fewest}, the fewest of all types"
-        return f"More shots may help most: the search had {counted(count, 'shot')} {of_which}."
+    few = {kind: count for kind, count in evidence.shots.items() if count < ENOUGH_SHOTS}
+    if few:
+        assert run.pick.evaluation is not None
+        for kind, found in rwap_of_shots(run.pick.evaluation.metrics):
+            if kind in few:
+                return (
+                    f"More shots of {kind} may help most: the search had {few[kind]}, and of the "
+                    f"types with fewer than {ENOUGH_SHOTS}, the pick finds them worst (rwAP "
+                    f"{100 * found:.1f} %)."
+                )
+        kind = min(few, key=lambda kind: few[kind])
+        return f"More shots of {kind} may help most: the search had {few[kind]}."
+    count = min(evidence.shots.values())
     return (
         f"Nothing stands out that would help: the search had {evidence.good:,} good images, at "
         f"least {count} shots of each type, and larger images than those of the pick."

@@ -135,9 +135,9 @@ class Bootstrap:
         return self._counts[:, chosen], chosen
 
 
-def interval(values: torch.Tensor) -> tuple[float, float] | None:
+def interval(values: torch.Tensor | Sequence[float]) -> tuple[float, float] | None:
     """The interval of resampled values `[R]`; None if fewer than half are defined."""
-    defined = [value for value in values.tolist() if np.isfinite(value)]
+    defined = [value for value in map(float, values) if np.isfinite(value)]
     if 2 * len(defined) < len(values):
         return None
     low, high = np.quantile(defined, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])

@@ -191,12 +191,12 @@ class CandidateEvaluator:
                 told=self._told,
             )
         compared = self._now()
-        metrics = self._metrics(anomaly_maps)
+        found = self._metrics(anomaly_maps)
         candidate = FittedCandidate(
             supernet=self._supernet,
             architecture=architecture,
             head=head,
-            metrics=metrics,
+            metrics=found.metrics,
             maps=_taken(maps, self._of_unseen),
             latency_table=self._latency_table,
         )
@@ -204,7 +204,8 @@ class CandidateEvaluator:
         return Evaluation(
             values={objective.name: measured[objective.name] for objective in self._objectives},
             bounded={objective.name: measured[objective.name] for objective in self._bounded},
-            metrics=metrics,
+            metrics=found.metrics,
+            resampled=found.resampled,
             timings={
                 "features": seen - started,
                 "bank": fitted - seen,

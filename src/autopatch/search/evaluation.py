@@ -23,6 +23,8 @@ class Evaluation:
         timings: Seconds per step, by name of the step.
         bounded: The value of each constraint of the search, by name of what it bounds.
         reuse: The share, 0 to 1, of the work that was in the cache, by name of the work.
+        resampled: Finite values of metrics on resamples of the validation images, by name. The
+            resamples are the same for all evaluations of a search.
 
     Raises:
         ValueError: If a value is outside its range. Raised inside an evaluator, it marks the
@@ -34,15 +36,27 @@ class Evaluation:
     timings: Mapping[str, float] = field(default_factory=dict)
     bounded: Mapping[str, float] = field(default_factory=dict)
     reuse: Mapping[str, float] = field(default_factory=dict)
+    resampled: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group in (self.values, self.metrics, self.timings, self.bounded, self.reuse):
             for name, value in group.items():
                 if not math.isfinite(value):
                     raise ValueError(f"{name} is {value}, expected a finite value")
+        for name, values in self.resampled.items():
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} has resampled values that are not finite")
         for name, value in self.values.items():
             if not abs(value) < 2**53:
                 raise ValueError(f"{name} is {value}, expected a magnitude below 2**53")
+
+    def differences(self, other: Evaluation, name: str) -> tuple[float, ...] | None:
+        """How far a metric lies above that of another evaluation of the same search, on each
+        resample; None if it was not resampled."""
+        own, others = self.resampled.get(name, ()), other.resampled.get(name, ())
+        if not own or len(own) != len(others):
+            return None
+        return tuple(a - b for a, b in zip(own, others, strict=True))
 
     def losses(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
         """The losses for the given objectives, in their order."""

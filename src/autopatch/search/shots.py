@@ -175,8 +175,8 @@ class Shots:
         reading: Reading,
         synthetic: Sequence[Anomaly] = (),
     ) -> None:
-        places = {sample.image: place for place, sample in enumerate(scored)}
-        self._sources = [places[anomaly.source.image] for anomaly in synthetic]
+        place_of = {sample.image: place for place, sample in enumerate(scored)}
+        self._sources = [place_of[anomaly.source.image] for anomaly in synthetic]
         self._masks = [read_mask(shot.mask, reading) for shot in shots if shot.mask is not None]
         self.images = list(range(len(scored)))
         left_out: list[frozenset[int]] = [frozenset()] * len(scored)

@@ -5,8 +5,8 @@ Optuna records every search, whichever library proposes (see `SAMPLERS`). To bro
 
 - the active genes as parameters, and the objectives as values;
 - as user attributes, the genome, its place among the proposals, the architecture, the metrics
-  ("metrics.AP"), the timings ("timings.bank"), the values of the constraints ("bounded.latency")
-  and what was in the cache ("reuse.images");
+  ("metrics.AP") and some of them on resamples ("resampled.rwAP"), the timings ("timings.bank"),
+  the values of the constraints ("bounded.latency") and what was in the cache ("reuse.images");
 - after a failure, the user attribute "reason", and "failure" if the machine failed.
 
 The study's user attributes are the settings of the search. A system attribute holds the numbers of
@@ -64,7 +64,7 @@ INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 
 _NAME = "autopatch"
-_FORMAT = 5
+_FORMAT = 6
 _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 
@@ -351,10 +351,12 @@ class Study:
         Raises:
             InputError: If the file cannot be written.
         """
-        attributes = {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
+        attributes: dict[str, Any] = {}
+        attributes |= {f"metrics.{name}": value for name, value in evaluation.metrics.items()}
         attributes |= {f"timings.{name}": value for name, value in evaluation.timings.items()}
         attributes |= {f"bounded.{name}": value for name, value in evaluation.bounded.items()}
         attributes |= {f"reuse.{name}": value for name, value in evaluation.reuse.items()}
+        attributes |= {f"resampled.{n}": list(values) for n, values in evaluation.resampled.items()}
         values = [evaluation.values[name] for name in self._names()]
         return self._finish(number, TrialState.COMPLETE, attributes, values)
 
@@ -695,6 +697,7 @@ def _trial(frozen: FrozenTrial, counts: bool, objectives: Sequence[str]) -> Tria
             timings=_prefixed(attributes, "timings."),
             bounded=_prefixed(attributes, "bounded."),
             reuse=_prefixed(attributes, "reuse."),
+            resampled={n: tuple(v) for n, v in _prefixed(attributes, "resampled.").items()},
         )
     elif frozen.state == TrialState.FAIL:
         reason = attributes.get("reason", "failed without a recorded reason")
@@ -718,7 +721,7 @@ def _genome(frozen: FrozenTrial) -> Genome:
     return tuple(frozen.user_attrs["genome"])
 
 
-def _prefixed(attributes: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def _prefixed(attributes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
         name.removeprefix(prefix): value
         for name, value in attributes.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,9 @@ ROBUST = "robust"
 
 COMBINED = ("rwAP", "image_AUROC")
 """The metrics that are combined."""
+
+SHOTS_RWAP = "shots_rwAP"
+"""Beginning of the names of the rwAP on the shots of one type."""
 
 _Value = TypeVar("_Value", float, torch.Tensor)
 
@@ -33,11 +37,26 @@ def shots_weight(shots: Sequence[Sample]) -> float:
     return of_each / (of_each + 4)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the anomaly maps of a candidate are worth.
+
+    Attributes:
+        metrics: Metrics by name.
+        resampled: rwAP and robust rwAP on resamples of the groups of images, by name. The resamples
+            are the same for all candidates. Those without an anomaly are left out.
+    """
+
+    metrics: dict[str, float]
+    resampled: dict[str, tuple[float, ...]]
+
+
 class ValidationMetrics:
     """Computes the metrics of a candidate from its anomaly maps.
 
     The metrics of the scored images, if some are anomalous, have their usual names, such as "rwAP".
-    If there are synthetic anomalies, there are also:
+    "shots_rwAP.<type>" is that of the anomalous images of one type and the good ones, if there are
+    several types. If there are synthetic anomalies, there are also:
 
     - "rwAP.<kind>" and "image_AUROC.<kind>": of the anomalies of one kind and the good images.
     - "robust_rwAP" and "robust_image_AUROC": their means over the kinds, combined with the metric
@@ -75,15 +94,23 @@ class ValidationMetrics:
         self._kinds = {
             kind: good + [place for place in beside if types[place] == kind] for kind in kinds
         }
+        real = sorted({types[place] for place in self._scored} - {GOOD})
+        self._types_of_shots = {
+            name: [place for place in self._scored if types[place] in (GOOD, name)]
+            for name in real
+            if len(real) > 1
+        }
         self._weight = shots_weight(shots)
 
-    def __call__(self, maps: torch.Tensor) -> dict[str, float]:
-        """The metrics by name.
+    def __call__(self, maps: torch.Tensor) -> Measured:
+        """Measures a candidate.
 
         Args:
             maps: Anomaly maps of the images, `[V, S, S]`, float32.
         """
         metrics = self._metrics(maps, self._scored) if self._scored else {}
+        for name, places in self._types_of_shots.items():
+            metrics[f"{SHOTS_RWAP}.{name}"] = self._metrics(maps, places)["rwAP"]
         for kind, places in self._kinds.items():
             of_kind = self._metrics(maps, places)
             metrics |= {f"{name}.{kind}": of_kind[name] for name in COMBINED}
@@ -92,30 +119,34 @@ class ValidationMetrics:
                 metrics[f"{ROBUST}_{name}"] = self._robust(
                     [metrics[f"{name}.{kind}"] for kind in self._kinds], metrics.get(name)
                 )
-        return metrics | self._intervals(maps)
+        resampled = {}
+        for name, values in self._resampled(maps).items():
+            bounds = interval(values)
+            if bounds is not None:
+                metrics |= {f"{name}.low": bounds[0], f"{name}.high": bounds[1]}
+                if name.endswith("rwAP"):
+                    defined = values[values.isfinite()].tolist()
+                    resampled[name] = tuple(round(value, 4) for value in defined)
+        return Measured(metrics, resampled)
 
     def _robust(self, of_kinds: Sequence[_Value], of_shots: _Value | None) -> _Value:
         """The combination of the values of all kinds and the value of the shots."""
         mean = sum(of_kinds[1:], of_kinds[0]) / len(of_kinds)
         return mean if of_shots is None else mean + self._weight * (of_shots - mean)
 
-    def _intervals(self, maps: torch.Tensor) -> dict[str, float]:
+    def _resampled(self, maps: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The combined metrics on each resample, `[RESAMPLES]`, by name."""
         levels = self._bootstrap.levels(maps)
-        found: dict[str, float] = {}
+        found = {}
         for name, resampled in zip(
             COMBINED, (self._bootstrap.rwap, self._bootstrap.image_auroc), strict=True
         ):
-            values = {}
             if self._scored:
-                values[name] = resampled(levels, self._scored)
+                found[name] = resampled(levels, self._scored)
             if self._kinds:
                 of_kinds = [resampled(levels, places) for places in self._kinds.values()]
-                values[f"{ROBUST}_{name}"] = self._robust(of_kinds, values.get(name))
-            for metric, of_metric in values.items():
-                bounds = interval(of_metric[1:])
-                if bounds is not None:
-                    found |= {f"{metric}.low": bounds[0], f"{metric}.high": bounds[1]}
-        return found
+                found[f"{ROBUST}_{name}"] = self._robust(of_kinds, found.get(name))
+        return {name: values[1:] for name, values in found.items()}
 
     def _metrics(self, maps: torch.Tensor, places: Sequence[int]) -> dict[str, float]:
         chosen = torch.tensor(places).to(maps.device)
