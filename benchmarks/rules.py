@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from picking import PREFIXES, RESULTS, SHOTS, Table
-from scenes import mean, spread
+from picking import PREFIXES, RESULTS, SETS, SHOTS, Table
+from scenes import mean
 
 KIND_SETS = {
     "all kinds": ("scratch", "texture", "cutpaste", "blur", "tone", "warp"),
@@ -67,14 +67,16 @@ class Robust:
         kinds: Name of the kinds, in `KIND_SETS`.
         combination: Name of the way to combine them, in `COMBINATIONS`.
         offset: The shots weigh k / (k + offset).
+        known: Whether detectors keep the shots as known defects.
     """
 
     kinds: str
     combination: str
     offset: float
+    known: bool = True
 
     def __call__(self, table: Table, draw: int) -> float:
-        pool = detectors(table, known=table.draws[draw].count > 0)
+        pool = detectors(table, known=self.known and table.draws[draw].count > 0)
         return float(table.test[pool[self.order(table, draw, pool)[-1]], draw, 0])
 
     def order(self, table: Table, draw: int, pool: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -168,27 +170,87 @@ def all_robust() -> list[Robust]:
 
 def set_of(name: str) -> str:
     """The data set of a table."""
-    return next(
-        s
-        for s in ("magnetic_tile", "dagm_class1", "mvtec_bottle", "mvtec_screw", "mvtec_transistor")
-        if name.endswith(s)
-    )
+    return next(each for each in SETS if name.endswith(each))
+
+
+def space_of(name: str) -> str:
+    """The backbone of a table."""
+    return name.removesuffix(f"_{set_of(name)}")
+
+
+def rules_of(chosen: Robust) -> dict[str, tuple[Rule, bool]]:
+    """All rules, and whether they need shots."""
+    plain = replace(chosen, known=False)
+    return {
+        **BASELINES,
+        "robust without known defects": (plain, True),
+        "robust (default)": (chosen, False),
+    }
 
 
 def print_rules(tables: Mapping[str, Table], chosen: Robust) -> None:
-    """Prints the results of all rules on every set: mean over backbones and draws."""
-    rules: dict[str, tuple[Rule, bool]] = {**BASELINES, "robust (default)": (chosen, False)}
+    """Prints the results of all rules for every number of shots: all backbones together, then each.
+
+    Cells are means over draws and backbones, and the mean over backbones of the deviation over
+    draws."""
+    spaces = dict.fromkeys(map(space_of, tables))
     for count in (0, *SHOTS):
-        print(f"\n### {count} shots of each type\n")
-        print("| rule | " + " | ".join(tables) + " | mean |")
-        print("|---|" + "---|" * (len(tables) + 1))
-        for name, (rule, needs_shots) in rules.items():
-            if needs_shots and not count:
-                continue
-            of_tables = [picked(rule, table, [count])[count] for table in tables.values()]
-            overall = statistics.mean(statistics.mean(values) for values in of_tables)
-            cells = [spread(values) for values in of_tables]
-            print(f"| {name.strip()} | {' | '.join(cells)} | {100 * overall:.1f} |")
+        for of_spaces in (list(spaces), *([space] for space in spaces if len(spaces) > 1)):
+            words = "all backbones" if len(of_spaces) > 1 else of_spaces[0]
+            print(f"\n### {count} shots of each type, {words}\n")
+            some = {name: t for name, t in tables.items() if space_of(name) in of_spaces}
+            sets = [each for each in SETS if any(set_of(name) == each for name in some)]
+            print("| rule | " + " | ".join(sets) + " | mean | regret |")
+            print("|---|" + "---|" * (len(sets) + 2))
+            bounds = {name: picked(best, table, [count])[count] for name, table in some.items()}
+            for rule_name, (rule, needs_shots) in rules_of(chosen).items():
+                if needs_shots and not count:
+                    continue
+                found = {name: picked(rule, table, [count])[count] for name, table in some.items()}
+                regrets = [
+                    [b - f for b, f in zip(bounds[name], found[name], strict=True)] for name in some
+                ]
+                columns = [[found[n] for n in some if set_of(n) == each] for each in sets]
+                overall = statistics.mean(statistics.mean(map(statistics.mean, c)) for c in columns)
+                cells = [*map(_cell, columns), f"{100 * overall:.1f}", _cell(regrets)]
+                print(f"| {rule_name.strip()} | {' | '.join(cells)} |")
+
+
+def _cell(parts: Sequence[Sequence[float]]) -> str:
+    """Mean of the means of all parts, and of their standard deviations, in percent."""
+    deviations = [statistics.stdev(part) if len(part) > 1 else 0.0 for part in parts]
+    return (
+        f"{100 * statistics.mean(map(statistics.mean, parts)):.1f} ± "
+        f"{100 * statistics.mean(deviations):.1f}"
+    )
+
+
+def print_pairs(tables: Mapping[str, Table], chosen: Robust) -> None:
+    """Prints how far the picks of the default lie above those of other rules: mean over tables,
+    and its interval if the draws of each table are drawn anew."""
+    rng = np.random.default_rng(0)
+    compared = {name: rule for name, (rule, _) in rules_of(chosen).items() if rule != chosen}
+    tail = 0.05 / (len(compared) * len(SHOTS)) / 2
+    print("| default against | " + " | ".join(f"k = {count}" for count in SHOTS) + " |")
+    print("|---|" + "---|" * len(SHOTS))
+    for name, rule in compared.items():
+        cells = []
+        for count in SHOTS:
+            gains = [
+                np.subtract(
+                    picked(chosen, table, [count])[count], picked(rule, table, [count])[count]
+                )
+                for table in tables.values()
+            ]
+            drawn = [rng.choice(of, (10_000, len(of))).mean(axis=1) for of in gains]
+            low, high = np.quantile(np.mean(drawn, axis=0), [tail, 1 - tail])
+            mean_gain = np.mean([of.mean() for of in gains])
+            higher = sum(of.mean() > 0 for of in gains)
+            cells.append(
+                f"{100 * mean_gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}); {higher} of "
+                f"{len(gains)}"
+            )
+        print(f"| {name.strip()} | {' | '.join(cells)} |")
 
 
 def print_parameters(tables: Mapping[str, Table]) -> None:
@@ -241,8 +303,17 @@ def main() -> None:
     arguments = parser.parse_args()
     tables = {path.stem: Table.load(path) for path in sorted(arguments.tables.glob("*.npz"))}
     chosen = Robust("all and transplants", "mean", 4.0)
-    print("## Rules\n\nTest rwAP in percent, mean ± standard deviation over draws of shots.")
+    print(
+        "## Rules\n\nTest rwAP in percent, mean ± standard deviation over draws of shots. Regret: "
+        "how far the picks lie below the best by the test labels that knows the same shots."
+    )
     print_rules(tables, chosen)
+    print(
+        "\n## The default in pairs\n\nPoints of test rwAP, mean over tables; in brackets the 95 % "
+        "interval over draws of shots, corrected for the number of comparisons; then the number of "
+        "tables on which the mean over draws is higher.\n"
+    )
+    print_pairs(tables, chosen)
     print(
         "\n## Parameters of the robust rule\n\nMean regret in points: how far the picks lie "
         "below the best by the test labels.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ SMALL = {
 
 
 def results(run: Run) -> list[object]:
-    return [(t.genome, t.evaluation.values, t.evaluation.metrics) for t in run.trials]
+    evaluated = [(t.genome, t.evaluation) for t in run.trials]
+    return [(genome, e.values, e.metrics, e.resampled) for genome, e in evaluated]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,12 @@ def test_the_default_rule_judges_by_kinds_and_shots(robust: Run) -> None:
         kinds = (metrics["rwAP.scratch"] + metrics["rwAP.tone"]) / 2
         assert min(kinds, metrics["rwAP"]) <= metrics["robust_rwAP"] <= max(kinds, metrics["rwAP"])
         assert trial.evaluation.values["robust_rwAP"] == metrics["robust_rwAP"]
-    highest = max(t.evaluation.values["robust_rwAP"] for t in robust.trials)
-    assert robust.pick.evaluation.values["robust_rwAP"] == highest
+        assert len(trial.evaluation.resampled["robust_rwAP"]) > 100
+    best = max(robust.front.trials, key=lambda t: t.evaluation.values["robust_rwAP"]).evaluation
+    pick = robust.pick.evaluation
+    differences = best.differences(pick, "robust_rwAP")
+    loss = best.values["robust_rwAP"] - pick.values["robust_rwAP"]
+    assert loss <= statistics.pstdev(differences)
 
 
 def test_transplants_are_drawn_if_there_are_shots(data: Path, tmp_path: Path) -> None:

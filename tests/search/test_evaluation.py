@@ -28,3 +28,15 @@ def test_values_out_of_range(
     with pytest.raises(ValueError, match=message):
         Evaluation(values, metrics, timings)
     Evaluation({"cost": 2**53 - 1, "gain": -(2**53 - 1)})
+
+
+def test_differences_are_those_of_the_same_resamples() -> None:
+    def resampled(*values: float) -> Evaluation:
+        return Evaluation({"rwAP": 0.5}, resampled={"rwAP": values})
+
+    one, other = resampled(0.5, 0.75, 0.25), resampled(0.25, 0.25, 0.5)
+    assert one.differences(other, "rwAP") == (0.25, 0.5, -0.25)
+    assert one.differences(other, "AP") is None
+    assert one.differences(resampled(0.5), "rwAP") is None
+    with pytest.raises(ValueError, match="rwAP has resampled values that are not finite"):
+        resampled(0.5, float("nan"))

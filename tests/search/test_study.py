@@ -31,6 +31,7 @@ EVALUATION = Evaluation(
     metrics={"rwAP": 0.1 + 0.2, "AP": 1 / 3},
     timings={"fit": 0.125},
     reuse={"feature_maps": 0.75},
+    resampled={"rwAP": (0.25, 1 / 3)},
 )
 
 
@@ -78,6 +79,7 @@ def test_what_optuna_sees(tmp_path: Path, space: SearchSpace) -> None:
     assert complete.user_attrs["metrics.AP"] == 1 / 3
     assert complete.user_attrs["timings.fit"] == 0.125
     assert complete.user_attrs["reuse.feature_maps"] == 0.75
+    assert complete.user_attrs["resampled.rwAP"] == [0.25, 1 / 3]
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["reason"] == "ValueError"
     assert "patch_size_0" not in failed.params
