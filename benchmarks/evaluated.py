@@ -22,8 +22,11 @@ from scenes import spread
 WORDS = {
     "pick": "default pick",
     "highest": "highest robust rwAP",
+    "quarter_error": "cheapest within a quarter of a standard error",
+    "half_error": "cheapest within half a standard error",
+    "whole_error": "cheapest within a standard error",
     "knee": "knee",
-    "as_fast": "default pick, no slower than PatchCore",
+    "as_fast": "highest robust rwAP no slower than PatchCore",
     "without": "default pick without known defects",
     "published": "published rule",
     "published_known": "its pick with known defects",

@@ -17,8 +17,9 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, product
 from pathlib import Path
@@ -45,6 +46,7 @@ RESERVE = 4
 METRICS = ("rwAP", "AP", "image_AUROC")
 TIMED_IMAGES, REPEATS = 8, 24
 DEFECT_WEIGHT = 0.5
+ERRORS = {"quarter_error": 0.25, "half_error": 0.5, "whole_error": 1.0}
 
 
 class Evaluated:
@@ -172,20 +174,37 @@ class Unit:
 
 
 def picks(run: Run) -> dict[str, Trial]:
-    """What rules pick from the candidates of a search: the default ("pick"), the highest robust
-    rwAP, the knee, and the default among those that are not slower than the PatchCore baseline."""
+    """What rules pick from the candidates of a search.
+
+    The default ("pick"), the highest robust rwAP, the cheapest within a quarter, a half and a whole
+    standard error of it, the knee, and the highest among those that are not slower than the
+    PatchCore baseline.
+    """
     front, baseline = run.front, baseline_trial(run)
     assert baseline is not None
     assert baseline.evaluation is not None
     bound = baseline.evaluation.values["latency"]
+    highest = max(front.trials, key=lambda trial: trial.evaluation.values["robust_rwAP"])
     fast = [t for t in front.trials if t.evaluation and t.evaluation.values["latency"] <= bound]
-    quality = front.objectives[-1].name
     return {
         "pick": front.pick,
-        "highest": max(front.trials, key=lambda t: t.evaluation.values[quality]),
+        "highest": highest,
+        **{name: cheapest_within(front.trials, highest, e) for name, e in ERRORS.items()},
         "knee": front.pick_by(RULES["knee"]),
-        "as_fast": front.rule.choose(fast, front.objectives, quality),
+        "as_fast": max(fast, key=lambda trial: trial.evaluation.values["robust_rwAP"]),
     }
+
+
+def cheapest_within(trials: Sequence[Trial], highest: Trial, errors: float) -> Trial:
+    """The trial of the lowest latency whose quality is at most so many standard errors of the
+    difference below the highest."""
+
+    def is_near(trial: Trial) -> bool:
+        differences = highest.evaluation.differences(trial.evaluation, "robust_rwAP")
+        values = [t.evaluation.values["robust_rwAP"] for t in (highest, trial)]
+        return values[0] - values[1] <= errors * statistics.pstdev(differences)
+
+    return min(filter(is_near, trials), key=lambda trial: trial.evaluation.values["latency"])
 
 
 def weights_of(space: str) -> str:
