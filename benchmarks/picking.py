@@ -69,6 +69,7 @@ SMOOTHINGS = (0.0, 1.0)
 WEIGHTS = (None, 0.5)
 BANK_SIZE = 10_000
 EVALUATION_SIZE = 112
+TRANSPLANT = "transplant"
 
 _TRANSPLANTS = 4  # of each shot
 _CACHE_BYTES = 5 << 30
@@ -189,10 +190,10 @@ class ScoredSet:
     def anomalies(self) -> tuple[Anomaly, ...]:
         """The synthetic anomalies, by kind; transplants last, `_TRANSPLANTS` of each shot."""
         split, found = self.split, []
-        *plain, transplant = KINDS
+        plain = [kind for kind in KINDS if kind != TRANSPLANT]
         for name, kinds, count in (
             ("kinds", plain, PER_KIND),
-            ("transplants", [transplant], _TRANSPLANTS * len(split.validation)),
+            ("transplants", [TRANSPLANT], _TRANSPLANTS * len(split.validation)),
         ):
             folder = self.folder / name
             if not folder.is_dir():
@@ -353,16 +354,21 @@ class _Seen:
 
     def values(self, maps: torch.Tensor) -> dict[str, Any]:
         end = self.test + self.scored
-        good = [place for place in range(end, len(self.types)) if self.types[place] == GOOD]
+        beside = range(end, len(self.types))
         of_kinds = []
         for kind in KINDS:
-            drawn = [place for place in range(end, len(self.types)) if self.types[place] == kind]
+            # Transplants and their good images lack a shot.
+            good = self._of(GOOD, range(self.test, end) if kind == TRANSPLANT else beside)
+            drawn = self._of(kind, beside)
             of_kinds.append(self._both(maps, good + drawn) if drawn else None)
         return {
             "test": self._both(maps, range(self.test)),
             "shots": self._both(maps, range(self.test, end)),
             "synthetic": of_kinds,
         }
+
+    def _of(self, kind: str, places: Sequence[int]) -> list[int]:
+        return [place for place in places if self.types[place] == kind]
 
     def _both(self, maps: torch.Tensor, places: Sequence[int]) -> tuple[float, float] | None:
         """rwAP and image AUROC."""

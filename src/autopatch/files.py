@@ -106,7 +106,7 @@ def new_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
         InputError: The folder cannot be written, `path` is a file, or it exists and `replace` is
             False.
     """
-    target = Path(os.path.realpath(path)) if replace else _absolute(path)
+    target = Path(os.path.realpath(path)) if replace else absolute_path(path)
     _require_free(path, target, replace)
     unfinished = _hidden_sibling(target, "partial")
     missing_parents = [parent for parent in target.parents if not os.path.lexists(parent)]
@@ -175,7 +175,7 @@ def require_writable_folder(path: StrPath, *, replace: bool = False) -> None:
         InputError: The folder cannot be written, `path` is a file, or it exists and `replace` is
             False.
     """
-    target = Path(os.path.realpath(path)) if replace else _absolute(path)
+    target = Path(os.path.realpath(path)) if replace else absolute_path(path)
     try:
         _require_free(path, target, replace)
         closest = target
@@ -222,7 +222,7 @@ def stored_path(path: StrPath, base: StrPath) -> str:
     The path is relative to `base` if both share a parent folder other than the file system root, so
     that they can be moved together. Otherwise it is absolute. Links are not followed.
     """
-    whole, start = _absolute(path), _absolute(base)
+    whole, start = absolute_path(path), absolute_path(base)
     try:
         common = Path(os.path.commonpath([whole, start]))
     except ValueError:  # two drives
@@ -253,7 +253,8 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("autopatch", appauthor=False))
 
 
-def _absolute(path: StrPath) -> Path:
+def absolute_path(path: StrPath) -> Path:
+    """The absolute path without "." and ".."; links are not followed."""
     return Path(os.path.normpath(Path(path).absolute()))
 
 

@@ -141,6 +141,7 @@ def test_the_baseline_is_found_among_the_trials(judge, baseline, other):
         trial(3, nearest, 1e9, 0.1),
         trial(4, baseline, 1e9, 0.1),
         trial(5, other, 1e9, 0.1),
+        trial(7, changed(bank_size=None), 1e9, 0.1),
         trial(6, replace(nearest, head=replace(nearest.head, smoothing=4)), 1e9, 0.1),
     )
     assert patchcore_architecture(run.supernet, images=len(run.good)).head.bank_size > 80

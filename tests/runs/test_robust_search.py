@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autopatch.data import draw_textures
 from autopatch.errors import InputError
 from autopatch.runs import Run, run_search
 from autopatch.search import RULES
@@ -32,8 +33,10 @@ def results(run: Run) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def data(origin: Path) -> Path:
-    return origin / "data"
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many good images as intervals need."""
+    root = tmp_path_factory.mktemp("robust") / "data"
+    return draw_textures(root, seed=8, image_size=64, train=25, test_good=3, per_type=4)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,8 @@ def test_a_resumed_search_is_the_search_without_interruption(
     for other, message in (
         ({"per_kind": 3}, "`per_kind` = 2, cannot resume it with 3"),
         ({"kinds": ("scratch",)}, "`kinds` = "),
+        ({"kinds": None, "rule": "best"}, '`rule` = "robust", cannot resume it with "best"'),
         ({"rule": "knee"}, '`rule` = "robust", cannot resume it with "knee"'),
-        ({"rule": "best"}, "cannot resume"),
         ({"shots": 2}, "`shots` = 1"),
     ):
         with pytest.raises(InputError, match=message):
@@ -133,15 +136,69 @@ def test_a_first_day_with_good_images_only(good: Path, tmp_path: Path) -> None:
     again = run_search(good, tmp_path / "run", resume=True, **SMALL)
     assert results(again) == results(run)
     with pytest.raises(InputError, match="measures rwAP, which needs them"):
-        run_search(good, tmp_path / "best", **SMALL | {"rule": "best"})
+        run_search(good, tmp_path / "best", **SMALL | {"rule": "best", "kinds": None})
     assert not (tmp_path / "best").exists()
 
 
 def test_the_published_rule_draws_nothing(data: Path, tmp_path: Path) -> None:
-    run = run_search(data, tmp_path / "run", **SMALL | {"rule": "best", "evaluations": 1})
+    options = SMALL | {"rule": "best", "evaluations": 1, "kinds": None}
+    run = run_search(data, tmp_path / "run", **options)
     assert [o.name for o in run.objectives] == ["total_flops", "rwAP"]
     assert run.synthetic == ()
     assert not (run.path / "synthetic").exists()
+    with pytest.raises(InputError, match='`rule` = "best", cannot resume it with "robust"'):
+        run_search(data, tmp_path / "run", resume=True, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"rule": "best"},
+            "`kinds` is given, but the search draws no synthetic anoma.*'best'",
+        ),
+        ({"shots": 0, "kinds": ["transplant"]}, "`kinds` has 'transplant', which needs `shots`"),
+        ({"kinds": ["blur", "blur"]}, "`kinds` has 'blur' twice"),
+        ({"min_image_auroc": 1.5}, "`min_image_auroc` is 1.5, expected 0 to 1"),
+        (
+            {"min_image_auroc": 0.5, "constraints": {"robust_image_AUROC": 0.5}},
+            "`min_image_auroc` is given, but `constraints` bound robust_image_AUROC already",
+        ),
+        ({"rule": "knee", "objectives": ["robust_rwAP"]}, "`rule` is 'knee', but robust_rwAP"),
+    ],
+)
+def test_wrong_choices_are_refused_before_anything_takes_long(
+    data: Path,
+    tmp_path: Path,
+    options: dict[str, object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autopatch.runs.search.find_table", lambda *_, **__: pytest.fail("late"))
+    cost = {} if "objectives" in options else {"cost": "latency"}
+    settings = {name: value for name, value in SMALL.items() if name != "cost"}
+    with pytest.raises(InputError, match=message):
+        run_search(data, tmp_path / "run", **settings | cost | options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("rule", "name"), [(None, "robust_image_AUROC"), ("best", "image_AUROC")])
+def test_the_bound_on_image_auroc_is_on_what_the_rule_knows(
+    data: Path, tmp_path: Path, rule: str | None, name: str
+) -> None:
+    options = SMALL | {"rule": rule, "kinds": None, "evaluations": 1, "min_image_auroc": 0.25}
+    run = run_search(data, tmp_path / "run", **options)
+    assert [(c.name, c.bound) for c in run.constraints] == [(name, 0.25)]
+    assert bool(run.synthetic) == (rule is None)
+
+
+def test_lost_synthetic_anomalies_are_missed(data: Path, tmp_path: Path) -> None:
+    run_search(data, tmp_path / "run", **SMALL | {"evaluations": 1})
+    shutil.rmtree(tmp_path / "run" / "synthetic")
+    with pytest.raises(InputError, match=r"anomalies.json: cannot be read"):
+        _ = Run.open(tmp_path / "run").synthetic
+    with pytest.raises(InputError, match="cannot resume it with null"):
+        run_search(data, tmp_path / "run", resume=True, **SMALL)
 
 
 def test_a_bound_on_image_auroc_without_shots(data: Path, tmp_path: Path) -> None:
@@ -157,3 +214,14 @@ def test_fit_by_another_rule(robust: Run, tmp_path: Path) -> None:
     for rule in ("robust", "best", "knee"):
         detector = robust.fit(rule=rule, out=tmp_path / f"{rule}.safetensors")
         assert detector.architecture == robust.front.pick_by(RULES[rule]).architecture
+
+
+def test_a_path_with_two_dots(data: Path, robust: Run, tmp_path: Path) -> None:
+    away = data.parent / "away"
+    away.mkdir(exist_ok=True)
+    run = run_search(away / ".." / "data", tmp_path / "run", **SMALL)
+    assert results(run) == results(robust)
+    resumed = run_search(away / ".." / "data", tmp_path / "run", resume=True, **SMALL)
+    assert {a.source for a in resumed.synthetic} <= set(robust.split.holdout)
+    opened = Run.open(tmp_path / "run", data=away / ".." / "data")
+    assert opened.split.holdout == robust.split.holdout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -10,7 +11,7 @@ import torch
 from autopatch.data import Sample
 from autopatch.detector import score_maps
 from autopatch.search.bootstrap import RESAMPLES, Bootstrap, interval
-from autopatch.search.validation import ValidationMetrics, shots_weight
+from autopatch.search.validation import COMBINED, ValidationMetrics, shots_weight
 
 
 def shots(*types: str) -> list[Sample]:
@@ -66,6 +67,35 @@ def test_robust_metrics_combine_kinds_and_shots() -> None:
         assert found[f"robust_{name}"] == pytest.approx(expected)
         assert found[f"robust_{name}.low"] <= found[f"robust_{name}"]
         assert found[f"robust_{name}"] <= found[f"robust_{name}.high"]
+
+
+def test_transplants_are_compared_with_good_images_that_lack_a_shot_too() -> None:
+    maps, masks = scene(6, TYPES)
+    measure = partial(ValidationMetrics, masks, TYPES, groups(), scored=8, shots=[])
+    found = measure(transplants={"blur"})(maps).metrics
+    plain = measure()(maps).metrics
+    assert found["rwAP.scratch"] == plain["rwAP.scratch"]
+    places = [*range(6), *range(18, 23)]
+    expected = score_maps(maps[places], masks[places], [TYPES[place] for place in places])
+    assert found["rwAP.blur"] == expected["rwAP"] != plain["rwAP.blur"]
+
+
+def test_few_good_images_have_no_interval() -> None:
+    maps, masks = scene(7, TYPES)
+    names = [str(min(int(name), 3)) if name.isdigit() else name for name in groups()]
+    found = ValidationMetrics(masks, TYPES, names, scored=8, shots=shots("dent", "crack"))(maps)
+    assert "robust_rwAP" in found.metrics
+    assert found.resampled == {}
+    assert not any(name.endswith((".low", ".high")) for name in found.metrics)
+
+
+def test_a_score_of_zero_does_not_coarsen_the_others() -> None:
+    maps, masks = scene(8, TYPES)
+    bootstrap = Bootstrap(masks, TYPES, groups(), good="good")
+    maps = maps + 0.5
+    levels = (bootstrap.levels(maps).negative.sum(dim=0) > 0).sum()
+    maps[0, 0, 0] = 0
+    assert (bootstrap.levels(maps).negative.sum(dim=0) > 0).sum() > 0.4 * levels > 50
 
 
 def test_without_shots_only_the_kinds_count() -> None:
@@ -138,7 +168,7 @@ def test_resamples_are_the_same_for_all_candidates() -> None:
     maps, masks = scene(5, TYPES)
     measure = ValidationMetrics(masks, TYPES, groups(), scored=8, shots=shots("dent", "crack"))
     one, same, better = (measure(m) for m in (maps, maps.clone(), maps + 2 * masks))
-    assert set(one.resampled) == {"rwAP", "robust_rwAP"}
+    assert set(one.resampled) == {f"{r}{n}" for r in ("", "robust_") for n in COMBINED}
     assert one.resampled == same.resampled
     for name, values in one.resampled.items():
         assert 100 < len(values) == len(better.resampled[name]) <= RESAMPLES

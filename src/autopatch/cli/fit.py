@@ -12,6 +12,8 @@ from autopatch.cli.console import note, progress
 from autopatch.cli.options import (
     BitDepth,
     Device,
+    GroupRegex,
+    Groups,
     Mean,
     Std,
     TimmKwargs,
@@ -67,6 +69,8 @@ def fit(
             "(NAME.png, NAME_mask.png)."
         ),
     ] = None,
+    group_regex: GroupRegex = None,
+    groups: Groups = None,
     seed: Annotated[
         int | None, typer.Option(help="Good images: seed of all random choices; default: 0.")
     ] = None,
@@ -115,6 +119,8 @@ def fit(
         "space": space,
         "bank_size": bank_size,
         "defects": defects,
+        "group_regex": group_regex,
+        "groups": groups,
         "seed": seed,
         "mean": mean,
         "std": std,
@@ -156,6 +162,8 @@ def fit(
             architecture=architecture,
             bank_size=bank_size,
             defects=defects,
+            group_regex=group_regex,
+            groups=groups,
             false_alarm_rate=false_alarm_rate,
             seed=seed or 0,
             mean=floats("--mean", mean),

@@ -13,13 +13,14 @@ GroupRegex = Annotated[
     str | None,
     typer.Option(
         help="Regular expression for file names; images with the same first match group stay "
-        "together in the split."
+        "together in the split and in the folds that set the threshold."
     ),
 ]
 Groups = Annotated[
     Path | None,
     typer.Option(
-        help="CSV file with the columns file,group; images of a group stay together in the split."
+        help="CSV file with the columns file,group; images of a group stay together in the split "
+        "and in the folds that set the threshold."
     ),
 ]
 CacheGib = Annotated[

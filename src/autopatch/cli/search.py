@@ -151,9 +151,6 @@ def search(
     constraints = {
         "latency": seconds,
         "memory": with_unit("--max-memory", max_memory, byte),
-        "image_AUROC" if rule == "best" else "robust_image_AUROC": share(
-            "--min-image-auroc", min_image_auroc
-        ),
     }
     with search_outcome(out), progress() as bar:
         run = run_search(
@@ -167,6 +164,7 @@ def search(
             cost=None if cost is None else cost_of(cost),
             constraints={name: bound for name, bound in constraints.items() if bound is not None},
             latency_factor=factor,
+            min_image_auroc=share("--min-image-auroc", min_image_auroc),
             latency_table=latency_table,
             batch=batch,
             choices=choices_by_field(image_size, patch_size, bank_size),

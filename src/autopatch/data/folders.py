@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autopatch.data.walker import walk
 from autopatch.errors import InputError
-from autopatch.files import StrPath, path_kind
+from autopatch.files import StrPath, absolute_path, path_kind
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ def named_images(paths: StrPath | Iterable[StrPath]) -> dict[Path, Path]:
     for path in map(Path, listed):
         kind = path_kind(path)
         if kind == "folder":
-            tops.append(_normal(path))
+            tops.append(absolute_path(path))
             images = folder_images(path)
         elif kind == "file":
-            tops.append(_normal(path).parent)
+            tops.append(absolute_path(path).parent)
             images = [path]
         else:
             raise InputError(f"{path}: no such file or folder")
         for image in images:
-            first = files.setdefault(_normal(image), image)
+            first = files.setdefault(absolute_path(image), image)
             # Equal normalized paths may be two files: ".." after a link leaves the link's target.
             if first != image and not first.samefile(image):
                 raise InputError(f"{image}: would overwrite the results of {first}")
@@ -90,7 +90,3 @@ def _clash(names: Iterable[Path]) -> Path | None:
     return next(
         (n for n in names for suffix in RESULT_SUFFIXES if Path(f"{n}{suffix}") in folders), None
     )
-
-
-def _normal(path: Path) -> Path:
-    return Path(os.path.normpath(path.absolute()))

@@ -39,6 +39,7 @@ SYNTHETIC = "synthetic.png"
 _TEMPLATE = "report.html.jinja"
 
 _FEW = 50  # with at most this many anomalous validation images, the page warns of noise
+_FEW_GOOD = 20  # with fewer good ones too, since synthetic anomalies are drawn on these
 _FLOPS_UNIT = "GFLOP"  # objectives in this unit share a column group with the backbone's FLOPs
 
 
@@ -299,7 +300,7 @@ def _pick_and_evidence(pick: Candidate, report: Report) -> dict[str, object]:
         "quality": in_words(report.objectives[-1], pick.values, pick.validation),
         "anomalous": evidence.describe(),
         "good": _images(evidence.good, "good"),
-        "is_noisy": evidence.anomalies <= _FEW,
+        "is_noisy": evidence.anomalies <= _FEW or evidence.good < _FEW_GOOD,
         "has_synthetic": bool(evidence.kinds),
         "has_shots": bool(evidence.shots),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from autopatch.data import GOOD
@@ -68,7 +69,7 @@ def baseline_trial(run: RunRecord) -> Trial | None:
 
     expected = replace(bare(baseline), input=replace(baseline.input, size=size))
     found = [
-        (abs((trial.architecture.head.bank_size or rows) - rows), trial.number, trial)
+        (abs((trial.architecture.head.bank_size or math.inf) - rows), trial.number, trial)
         for trial in run.trials
         if trial.evaluation is not None and bare(trial.architecture) == expected
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autopatch.data import Reading, defect_samples
+from autopatch.data import MVTecAD, Reading, defect_samples
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
 from autopatch.files import StrPath, require_writable_file
@@ -33,6 +34,8 @@ def fit_images(
     bank_size: int | None = None,
     defects: StrPath | None = None,
     false_alarm_rate: float = 0.05,
+    group_regex: str | None = None,
+    groups: StrPath | None = None,
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -57,6 +60,10 @@ def fit_images(
         bank_size: Number of patches in the memory bank; 10 % of all, as in PatchCore, if None.
         defects: Folder with images of known defects and their masks, see `defect_samples`.
         false_alarm_rate: Share of good images that may be called anomalous.
+        group_regex: Regular expression for file names, for a folder of images. Images with the same
+            first match group stay together in the folds.
+        groups: CSV file with the columns file,group, for a folder of images. Images of a group stay
+            together in the folds.
         seed: Seed of the folds, and of random weights.
         mean: Channel means of the input; needed if the weights file has none.
         std: Channel standard deviations; needed if the weights file has none.
@@ -76,12 +83,16 @@ def fit_images(
     if architecture is not None and bank_size is not None:
         raise InputError("`architecture` has a bank size, expected no `bank_size` beside it")
     known = [] if defects is None else defect_samples(defects)
+    of_images = None
+    if group_regex is not None or groups is not None:
+        images, of_images = _grouped(images, group_regex, groups)
     source = SupernetSource.find(space, weights, mean=mean, std=std, options=space_options)
     supernet = source.load(seed=seed, progress=progress)
     detector = Detector.fit(
         images,
         supernet=supernet,
         architecture=_chosen(supernet, architecture, bank_size),
+        groups=of_images,
         defects=known,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
@@ -94,6 +105,19 @@ def fit_images(
         logger.info(detector.describe_known())
     detector.save(out)
     return detector
+
+
+def _grouped(
+    images: StrPath | Iterable[StrPath], regex: str | None, table: StrPath | None
+) -> tuple[list[Path], list[str | None]]:
+    """The images of a folder, and the group of each."""
+    if not isinstance(images, str | os.PathLike):
+        raise InputError(
+            "`groups` or `group_regex` is given, so `images` must be a folder; `Detector.fit` "
+            "takes files and their groups"
+        )
+    good = MVTecAD.scan(images, group_regex=regex, groups_csv=table).train
+    return [sample.image for sample in good], [sample.group for sample in good]
 
 
 def _chosen(

@@ -179,7 +179,7 @@ def open_search(
         if resume:
             plan = _same_inputs(path, inputs, _with_drawn(plan, drawing, path), manifest)
         with Study.resume(path / STUDY, plan) as study:
-            yield study, read_synthetic(path, inputs.root)
+            yield study, read_synthetic(path, inputs.root, drawn=drawing is not None)
 
 
 def _with_drawn(plan: Plan, drawing: Drawing | None, run: Path) -> Plan:
@@ -189,23 +189,23 @@ def _with_drawn(plan: Plan, drawing: Drawing | None, run: Path) -> Plan:
     drawn = {
         "kinds": None if drawing.kinds is None else list(drawing.kinds),
         "per_kind": drawing.per_kind,
-        "synthetic": anomalies_digest(run / SYNTHETIC),
+        "synthetic": anomalies_digest(run / SYNTHETIC) if (run / SYNTHETIC).is_dir() else None,
     }
     return replace(plan, settings={**plan.settings, "drawing": drawn})
 
 
-def read_synthetic(run: Path, root: Path) -> tuple[Anomaly, ...]:
+def read_synthetic(run: Path, root: Path, *, drawn: bool) -> tuple[Anomaly, ...]:
     """The synthetic anomalies of a run; none if it has none.
 
     Args:
         run: The run folder.
         root: Folder of the data set.
+        drawn: Whether the search has drawn any.
 
     Raises:
         InputError: A file is missing or has changed.
     """
-    folder = run / SYNTHETIC
-    return load_anomalies(folder, root) if folder.is_dir() else ()
+    return load_anomalies(run / SYNTHETIC, root) if drawn else ()
 
 
 def _same_inputs(path: Path, inputs: Inputs, plan: Plan, manifest: Manifest) -> Plan:

@@ -26,7 +26,7 @@ from autopatch.runs.folder import (
     read_synthetic,
     require_same_data,
 )
-from autopatch.runs.source import SupernetSource
+from autopatch.runs.source import SupernetSource, data_root
 from autopatch.search import (
     RULES,
     Constraint,
@@ -59,6 +59,7 @@ class RunRecord:
         constraints: Constraints of the search.
         latency_table: What latencies are read from; None if the search has no latency.
         rule: Name of the rule that picks a trial.
+        draws: Whether the search has drawn synthetic anomalies.
         seed: Seed of the optimizer and of random weights.
         evaluations: Number of architectures to evaluate.
         split: Roles of the images.
@@ -77,6 +78,7 @@ class RunRecord:
     constraints: tuple[Constraint, ...]
     latency_table: LatencyTable | None
     rule: str
+    draws: bool
     seed: int
     evaluations: int
     split: Split
@@ -118,7 +120,7 @@ class RunRecord:
             reading = Reading.from_json({f.name: settings[f.name] for f in fields(Reading)})
             weights_sha256 = str(settings["weights_sha256"])
             rule = str(settings["rule"])
-            root = restored_path(paths["data"], path) if data is None else Path(data).absolute()
+            root = restored_path(paths["data"], path) if data is None else data_root(data)
         except InputError:
             raise
         except (
@@ -144,6 +146,7 @@ class RunRecord:
             constraints=study.constraints,
             latency_table=study.latency_table,
             rule=rule,
+            draws="drawing" in settings,
             split=read_split(path, root),
             reading=reading,
             trials=study.trials,
@@ -220,7 +223,7 @@ class RunRecord:
         Raises:
             InputError: A file is missing or has changed.
         """
-        return read_synthetic(self.path, self.data)
+        return read_synthetic(self.path, self.data, drawn=self.draws)
 
     def trial(self, number: int) -> Trial:
         """An evaluated trial.

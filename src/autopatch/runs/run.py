@@ -20,7 +20,7 @@ from autopatch.runs.fit import patchcore_setting, read_architecture, require_new
 from autopatch.runs.record import RunRecord
 from autopatch.runs.report import write_run_report
 from autopatch.runs.results import TestResults, evaluate_run
-from autopatch.search import RULES, non_dominated
+from autopatch.search import OBJECTIVES, RULES, non_dominated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,14 +100,14 @@ class Run(RunRecord):
             return patchcore_setting(self.supernet, images=len(self.good))
         pick = self.pick if rule is None else self.front.pick_by(RULES[rule])
         assert pick.evaluation is not None
-        quality = self.objectives[-1]
-        value = quality.display(pick.evaluation.values[quality.name])
+        quality = self.objectives[-1] if rule is None else OBJECTIVES[RULES[rule].quality]
+        found = {**pick.evaluation.metrics, **pick.evaluation.values}
         logger.info(
             "trial %d, picked by the rule %s: %s %.1f",
             pick.number,
             rule or self.rule,
             quality.name,
-            value,
+            quality.display(found[quality.name]),
         )
         return pick.architecture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from autopatch.data import Dataset, Reading, Split
+from autopatch.data.synthetic import kinds_to_draw
 from autopatch.detector import DEFAULT_DEFECT_WEIGHT
 from autopatch.errors import InputError
 from autopatch.files import StrPath
@@ -36,6 +37,7 @@ from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inp
 from autopatch.search import (
     RULES,
     CandidateEvaluator,
+    Constraint,
     LatencyTable,
     Objective,
     Plan,
@@ -48,6 +50,7 @@ from autopatch.search import (
     resolve_objectives,
     search,
 )
+from autopatch.search.objectives import IMAGE_AUROC, ROBUST_IMAGE_AUROC, ROBUST_RWAP
 from autopatch.supernet import DEFAULT_SPACE, Preset
 
 logger = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ def run_search(
     objectives: Sequence[str] | None = None,
     constraints: Mapping[str, float] | None = None,
     latency_factor: float | None = None,
+    min_image_auroc: float | None = None,
     latency_table: StrPath | LatencyTable | None = None,
     batch: int = 1,
     choices: Mapping[str, Sequence[Choice]] | None = None,
@@ -157,6 +161,8 @@ def run_search(
             `constraints` have none; math.inf for no bound. If None, it is 4 in a new search whose
             objectives include the latency, there is none in others, and a resumed search keeps its
             bound.
+        min_image_auroc: Lower bound, 0 to 1, on the image AUROC that the rule knows: of synthetic
+            anomalies and shots together, or of the shots alone if the rule is "best".
         latency_table: Table of `measure_latency`, or its file, if an objective or a constraint is
             the latency; it may come from another machine. If None, the table is measured on this
             machine before the search. The record stores it.
@@ -248,8 +254,16 @@ def run_search(
     )
     rule = rule or searched.rule
     chosen = resolve_objectives(objectives or (cost or searched.cost, RULES[rule].quality))
+    if min_image_auroc is not None:
+        bounds = (*bounds, _auroc_bound(rule, min_image_auroc, bounds))
     measured = (*chosen, *(bound.objective for bound in bounds))
     draws = any(objective.needs_synthetic for objective in measured)
+    if draws:
+        kinds_to_draw(kinds, inputs.split.validation)  # refuses kinds before anything takes long
+    elif kinds is not None:
+        raise InputError(
+            f"`kinds` is given, but the search draws no synthetic anomalies (`rule` is {rule!r})"
+        )
     table = None
     is_bounded = latency_factor is not None and not math.isinf(latency_factor)
     if is_bounded or any(objective.needs_latency_table for objective in measured):
@@ -301,6 +315,18 @@ def run_search(
         resume=resume,
         progress=progress,
     )
+
+
+def _auroc_bound(rule: str, bound: float, others: Iterable[Constraint]) -> Constraint:
+    """The bound `min_image_auroc` of `run_search`."""
+    objective = ROBUST_IMAGE_AUROC if RULES[rule].quality == ROBUST_RWAP.name else IMAGE_AUROC
+    if not 0 <= bound <= 1:
+        raise InputError(f"`min_image_auroc` is {bound}, expected 0 to 1")
+    if any(other.name == objective.name for other in others):
+        raise InputError(
+            f"`min_image_auroc` is given, but `constraints` bound {objective.name} already"
+        )
+    return Constraint(objective, bound)
 
 
 def perform_search(

@@ -292,6 +292,13 @@ def own_seed(name: str, own: int | None, seed: int) -> int:
     return seed if own is None else own
 
 
+def data_root(data: StrPath) -> Path:
+    """The folder of a data set as an absolute path without "..", so that paths in it compare equal
+    to those that a run has stored."""
+    root = Path(data).absolute()
+    return root.resolve() if ".." in root.parts else root
+
+
 def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
     """Opens a folder in the MVTec-AD layout, or a folder of good images; returns a data set
     unchanged.
@@ -301,7 +308,7 @@ def open_dataset(data: StrPath | Dataset, request: SplitRequest) -> Dataset:
             data set.
     """
     if isinstance(data, str | os.PathLike):
-        root = Path(data).absolute()
+        root = data_root(data)
         return MVTecAD.scan(root, group_regex=request.group_regex, groups_csv=request.groups)
     if request.group_regex is not None or request.groups is not None:
         raise InputError(

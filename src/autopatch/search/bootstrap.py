@@ -13,7 +13,11 @@ RESAMPLES = 200
 COVERAGE = 0.9
 """Share of the resampled values that an interval holds."""
 
+LEAST_GROUPS = 5
+"""With fewer groups of good images there are no intervals."""
+
 _MAX_LEVELS = 2048  # of scores
+_OCTAVES = 15  # below the highest score; lower scores are equal
 _WHOLE = 2**40  # a region in fixed point, so that sums do not depend on their order
 
 
@@ -36,7 +40,8 @@ class Bootstrap:
     """Resamples the groups of images, with replacement, and computes rwAP and image AUROC anew.
 
     An image, the synthetic anomalies drawn on it, and all images of its part are one group, since
-    they are not independent. Scores are rounded to 2,048 levels or fewer, at least 0.4 % apart.
+    they are not independent. Scores are rounded to 2,048 levels or fewer, 0.4 to 0.8 %
+    apart; those below 1/32,768 of the highest are equal.
 
     Args:
         masks: Anomalous pixels, bool `[V, S, S]`, on the CPU.
@@ -45,6 +50,9 @@ class Bootstrap:
         good: The type of images without an anomaly.
         device: Device of the anomaly maps.
         seed: Seed of the resampling.
+
+    Attributes:
+        good_groups: Number of groups with a good image.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Bootstrap:
         seed: int = 0,
     ) -> None:
         names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+        self.good_groups = len({g for g, t in zip(groups, types, strict=True) if t == good})
         drawn = np.random.default_rng(seed).multinomial(
             len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
         )
@@ -148,8 +157,9 @@ def _keys(scores: torch.Tensor) -> torch.Tensor:
     """Integers from 0 in the order of the scores; scores that differ little have the same."""
     bits = scores.contiguous().view(torch.int32)
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # in the order of the numbers, also below 0
-    least, most = int(keys.min()), int(keys.max())
+    most = int(keys.max())
+    least = max(int(keys.min()), most - (_OCTAVES << 23))
     shift = 15
     while (most >> shift) - (least >> shift) >= _MAX_LEVELS:
         shift += 1
-    return (keys >> shift) - (least >> shift)
+    return (keys.clamp(min=least) >> shift) - (least >> shift)

@@ -112,6 +112,7 @@ class CandidateEvaluator:
             [groups[place] for place in self._shots.images],
             scored=len(scored),
             shots=[shot for shot in shots if shot in set(scored)],
+            transplants={a.sample.type for a in synthetic if a.shot is not None},
             device=device,
         )
         cache = Cache(cache_bytes)

@@ -29,10 +29,12 @@ class Rule:
     Attributes:
         quality: Name of the objective that a search with this rule maximizes.
         choose: Picks a trial of a front.
+        needs_cost: Whether the first objective must be minimized.
     """
 
     quality: str
     choose: Choose
+    needs_cost: bool = False
 
 
 def highest(trials: Sequence[Trial], objectives: Sequence[Objective], quality: str) -> Trial:
@@ -160,7 +162,7 @@ def _log_cost(trial: Trial, cost: Objective) -> float:
 
 ROBUST = Rule("robust_rwAP", cheapest_of_the_best)
 BEST = Rule("rwAP", highest)
-KNEE = Rule("robust_rwAP", knee)
+KNEE = Rule("robust_rwAP", knee, needs_cost=True)
 
 RULES: Registry[Rule] = Registry(
     "rule",

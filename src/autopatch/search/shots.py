@@ -18,6 +18,7 @@ from autopatch.detector import (
     mean_of_nearest,
     usual_distance,
 )
+from autopatch.files import absolute_path
 from autopatch.kernels import NearestNeighborIndex, combined_scores, nearest_neighbors
 
 
@@ -152,7 +153,8 @@ class Shots:
 
     Synthetic anomalies, and the good images beside them, are scored by a detector that knows all
     shots: each kind is a type of anomaly that the detector has never seen. A transplant is scored
-    by a detector that lacks the shot that it was taken from.
+    by a detector that lacks the shot that it was taken from; the good images to compare it with are
+    those among the scored images, which lack a shot too.
 
     Args:
         shots: The shots.
@@ -175,8 +177,8 @@ class Shots:
         reading: Reading,
         synthetic: Sequence[Anomaly] = (),
     ) -> None:
-        place_of = {sample.image: place for place, sample in enumerate(scored)}
-        self._sources = [place_of[anomaly.source.image] for anomaly in synthetic]
+        place_of = {absolute_path(sample.image): place for place, sample in enumerate(scored)}
+        self._sources = [place_of[absolute_path(anomaly.source.image)] for anomaly in synthetic]
         self._masks = [read_mask(shot.mask, reading) for shot in shots if shot.mask is not None]
         self.images = list(range(len(scored)))
         left_out: list[frozenset[int]] = [frozenset()] * len(scored)
@@ -372,4 +374,5 @@ def _source(shots: Sequence[Sample], anomaly: Anomaly) -> frozenset[int]:
 
 def _is_same(one: Sample, other: Sample) -> bool:
     """Whether two images show the same part."""
-    return one.image == other.image or (one.group is not None and one.group == other.group)
+    same = absolute_path(one.image) == absolute_path(other.image)
+    return same or (one.group is not None and one.group == other.group)

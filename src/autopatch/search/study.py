@@ -134,6 +134,11 @@ class Plan:
     def __post_init__(self) -> None:
         check_settings(self.evaluations, self.seed, self.population, self.sampler, self.rule)
         checked_objectives(self.objectives)
+        if RULES[self.rule].needs_cost and self.objectives[0].is_maximized:
+            raise InputError(
+                f"`rule` is {self.rule!r}, but {self.objectives[0].name}, the first objective, is "
+                "no cost, expected one that is minimized"
+            )
         if self.latency_table is None:
             for objective in self.measured:
                 if objective.needs_latency_table:
@@ -537,6 +542,7 @@ def _decisive(settings: Mapping[str, Any]) -> list[_View]:
     objectives, space = settings["objectives"], settings["space"]
     genes = space["genes"]
     return [
+        {("rule",): settings["rule"]},
         _ungrouped(plain),
         {("objectives",): [objective["name"] for objective in objectives]},
         {(f"direction of {one['name']}",): one["direction"] for one in objectives},

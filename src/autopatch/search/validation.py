@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import torch
 
 from autopatch.data import GOOD, Sample
 from autopatch.detector import score_maps
-from autopatch.search.bootstrap import Bootstrap, interval
+from autopatch.search.bootstrap import LEAST_GROUPS, Bootstrap, interval
 
 ROBUST = "robust"
 """Beginning of the names of metrics that combine synthetic anomalies and shots."""
@@ -43,8 +43,9 @@ class Measured:
 
     Attributes:
         metrics: Metrics by name.
-        resampled: rwAP and robust rwAP on resamples of the groups of images, by name. The resamples
-            are the same for all candidates. Those without an anomaly are left out.
+        resampled: The metrics with intervals on resamples of the groups of images, by name. The
+            resamples are the same for all candidates. Those without a good or an anomalous image
+            are left out.
     """
 
     metrics: dict[str, float]
@@ -58,12 +59,14 @@ class ValidationMetrics:
     "shots_rwAP.<type>" is that of the anomalous images of one type and the good ones, if there are
     several types. If there are synthetic anomalies, there are also:
 
-    - "rwAP.<kind>" and "image_AUROC.<kind>": of the anomalies of one kind and the good images.
+    - "rwAP.<kind>" and "image_AUROC.<kind>": of the anomalies of one kind and the good images
+      beside them, or the scored good images if the kind is a transplant; see `Shots`.
     - "robust_rwAP" and "robust_image_AUROC": their means over the kinds, combined with the metric
       of the shots by `shots_weight`.
 
     Of rwAP, image AUROC and the robust metrics there are 90 % intervals, "<name>.low" and
-    "<name>.high", by a bootstrap over the groups of images.
+    "<name>.high", by a bootstrap over the groups of images, if at least
+    `LEAST_GROUPS` of them have a good image.
 
     Args:
         masks: Anomalous pixels, bool `[V, S, S]`, on the CPU: of the scored images, then of the
@@ -71,6 +74,7 @@ class ValidationMetrics:
         types: Anomaly type, kind, or "good" of each image.
         groups: Name of the group of each image.
         scored: Number of scored images.
+        transplants: Kinds that are taken from shots.
         shots: The shots among the scored images.
         device: Device of the anomaly maps.
     """
@@ -83,16 +87,22 @@ class ValidationMetrics:
         *,
         scored: int,
         shots: Sequence[Sample],
+        transplants: Collection[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         self._masks, self._types = masks.to(device), list(types)
         self._bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
         self._scored = list(range(scored)) if set(types[:scored]) - {GOOD} else []
         beside = range(scored, len(types))
-        good = [place for place in beside if types[place] == GOOD]
+        good, lacking = (
+            [place for place in places if types[place] == GOOD]
+            for places in (beside, range(scored))
+        )
         kinds = dict.fromkeys(types[place] for place in beside if types[place] != GOOD)
         self._kinds = {
-            kind: good + [place for place in beside if types[place] == kind] for kind in kinds
+            kind: (lacking if kind in transplants else good)
+            + [place for place in beside if types[place] == kind]
+            for kind in kinds
         }
         real = sorted({types[place] for place in self._scored} - {GOOD})
         self._types_of_shots = {
@@ -120,13 +130,13 @@ class ValidationMetrics:
                     [metrics[f"{name}.{kind}"] for kind in self._kinds], metrics.get(name)
                 )
         resampled = {}
-        for name, values in self._resampled(maps).items():
+        has_intervals = self._bootstrap.good_groups >= LEAST_GROUPS
+        for name, values in self._resampled(maps).items() if has_intervals else ():
             bounds = interval(values)
             if bounds is not None:
                 metrics |= {f"{name}.low": bounds[0], f"{name}.high": bounds[1]}
-                if name.endswith("rwAP"):
-                    defined = values[values.isfinite()].tolist()
-                    resampled[name] = tuple(round(value, 4) for value in defined)
+                defined = values[values.isfinite()].tolist()
+                resampled[name] = tuple(round(value, 4) for value in defined)
         return Measured(metrics, resampled)
 
     def _robust(self, of_kinds: Sequence[_Value], of_shots: _Value | None) -> _Value:

@@ -80,7 +80,7 @@ def draw_anomalies(
             unknown, given twice, or needs shots and there are none, a shot has no mask, a number is
             out of range, or the folder exists or cannot be written.
     """
-    names = _names(kinds, shots)
+    names = kinds_to_draw(kinds, shots)
     if not good:
         raise InputError("`good` is empty, expected at least one good image")
     for name, value, low in (("per_kind", per_kind, 1), ("seed", seed, 0)):
@@ -162,8 +162,12 @@ class _Task:
             image.save(target, compress_level=1, compress_type=_RUN_LENGTHS)
 
 
-def _names(kinds: Sequence[str] | None, shots: Sequence[Sample]) -> tuple[str, ...]:
-    """The kinds to draw."""
+def kinds_to_draw(kinds: Sequence[str] | None, shots: Sequence[Sample]) -> tuple[str, ...]:
+    """The kinds that `draw_anomalies` draws.
+
+    Raises:
+        InputError: A kind is unknown, given twice, or needs shots and there are none.
+    """
     if kinds is None:
         return (*DEFAULT_KINDS, TRANSPLANT) if shots else DEFAULT_KINDS
     if not kinds:
@@ -223,8 +227,10 @@ def _with_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[
 def _shot(shot: Sample, channels: int, reading: Reading) -> Shot:
     assert shot.mask is not None
     pixels = _with_channels(_pixels(shot, reading), channels)
-    mask = read_mask(shot.mask, reading).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
-    return Shot(pixels, np.asarray(mask) > 0)
+    mask = np.asarray(read_mask(shot.mask, reading)) > 0
+    # A pixel that is partly anomalous is anomalous, so no defect vanishes.
+    image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return Shot(pixels, np.asarray(image.resize(pixels.shape[1::-1], Image.Resampling.BOX)) > 0)
 
 
 def _mask_image(mask: npt.NDArray[np.bool_], reading: Reading) -> Image.Image:
