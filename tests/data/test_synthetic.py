@@ -30,6 +30,7 @@ from autopatch.data import (
     read_image,
     read_mask,
 )
+from autopatch.data.synthetic import drawing
 from autopatch.data.synthetic.kinds import region_kind
 from autopatch.data.synthetic.painting import RIM
 from autopatch.errors import InputError
@@ -299,6 +300,18 @@ def test_too_small_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"small\.png: 15 x 60 pixels, expected at least 16 x 16"):
         draw_anomalies([Sample(tmp_path / "small.png", GOOD)], tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
+
+
+@pytest.mark.parametrize("place", [0, 1234, 2999])
+def test_a_small_defect_of_a_large_shot_does_not_vanish(tmp_path: Path, place: int) -> None:
+    mask = np.zeros((40, 3000), np.uint8)
+    mask[17, place] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask).save(tmp_path / "shot.png")
+    shot = drawing._shot(Sample(tmp_path / "shot.png", "a", tmp_path / "mask.png"), 1, Reading())
+    assert shot.pixels.shape[:2] == shot.mask.shape == (27, 2048)
+    ((row, column),) = np.argwhere(shot.mask)[:1]
+    assert (row, column) == (17 * 27 // 40, place * 2048 // 3000)
 
 
 def test_transplants_show_the_defect_of_their_shot(

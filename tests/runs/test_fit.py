@@ -8,7 +8,7 @@ import pytest
 from autopatch.detector import Architecture, Detector, Head, Input
 from autopatch.errors import InputError
 from autopatch.runs import fit_images
-from autopatch.supernet import Backbone
+from autopatch.supernet import Backbone, load_supernet
 
 NAME = "timm:tf_mobilenetv3_small_075"
 ARCHITECTURE = Architecture(Input(64), Backbone(NAME, (1,)), Head((3,), 60))
@@ -45,6 +45,26 @@ def test_all_images_are_in_the_bank_and_set_the_threshold(fit, textures):
     assert detector.predict(images).pred_score.max() < 1e-6
     assert detector.threshold.images == len(images) == 16
     assert detector.calibration_scores.min() > 1e-3
+
+
+def test_images_of_a_group_stay_in_one_fold(fit, textures, tmp_path):
+    folder = textures / "train" / "good"
+    images = sorted(folder.iterdir())
+    groups = [image.stem[-1] for image in images]
+    assert 1 < len(set(groups)) < len(images)
+    detector = fit(architecture=ARCHITECTURE, group_regex=r".(?=\.)")
+    (tmp_path / "groups.csv").write_text(
+        "file,group\n" + "".join(f"{i.name},{g}\n" for i, g in zip(images, groups, strict=True))
+    )
+    same = fit(folder, tmp_path / "same", architecture=ARCHITECTURE, groups=tmp_path / "groups.csv")
+    expected = Detector.fit(
+        images, supernet=load_supernet(NAME, "random"), architecture=ARCHITECTURE, groups=groups
+    )
+    assert detector.threshold == same.threshold == expected.threshold
+    apart = fit(folder, tmp_path / "apart", architecture=ARCHITECTURE)
+    assert apart.threshold != detector.threshold
+    with pytest.raises(InputError, match="`images` must be a folder"):
+        fit(images, tmp_path / "files", group_regex="x")
 
 
 def test_random_weights_and_folds_follow_the_seed(fit, tmp_path):

@@ -71,7 +71,8 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.05) -> Thr
     equally likely to be any of them. It holds for images apart from those of the bank. With folds
     it holds approximately: the images of a fold share a bank, which is chosen from fewer images
     than that of the detector. It does not hold if a fold and its bank have near copies of one
-    another, such as photographs of one part; groups prevent that.
+    another, such as photographs of one part; groups prevent that. The interval takes the images as
+    independent; with several images of each part it is too narrow.
 
     Args:
         scores: Image scores, at least one.

@@ -24,7 +24,7 @@ def initial_architectures(space: SearchSpace, inputs: Inputs) -> tuple[Architect
     """Architectures that a search evaluates first.
 
     The first is the PatchCore baseline with the nearest bank size of the space, and with known
-    defects if the space has no detectors without. So the pick is never worse than it on the
+    defects if the space has no detectors without. So the front is never worse than it on the
     validation set. The others are the same with the usual sets of levels, at each image size of the
     space, beginning with those nearest to that of the baseline. Architectures that the space does
     not contain, or that are too slow, are left out.
