@@ -22,7 +22,6 @@ from scenes import spread
 WORDS = {
     "pick": "default pick",
     "highest": "highest robust rwAP",
-    "quarter_error": "cheapest within a quarter of a standard error",
     "half_error": "cheapest within half a standard error",
     "whole_error": "cheapest within a standard error",
     "knee": "knee",

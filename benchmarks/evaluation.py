@@ -46,7 +46,7 @@ RESERVE = 4
 METRICS = ("rwAP", "AP", "image_AUROC")
 TIMED_IMAGES, REPEATS = 8, 24
 DEFECT_WEIGHT = 0.5
-ERRORS = {"quarter_error": 0.25, "half_error": 0.5, "whole_error": 1.0}
+ERRORS = {"half_error": 0.5, "whole_error": 1.0}
 
 
 class Evaluated:
@@ -176,7 +176,7 @@ class Unit:
 def picks(run: Run) -> dict[str, Trial]:
     """What rules pick from the candidates of a search.
 
-    The default ("pick"), the highest robust rwAP, the cheapest within a quarter, a half and a whole
+    The default ("pick"), the highest robust rwAP, the cheapest within a half and a whole
     standard error of it, the knee, and the highest among those that are not slower than the
     PatchCore baseline.
     """
