@@ -140,7 +140,7 @@ def test_random_features_are_the_first_thing_said(make_report: MakeReport, tmp_p
 def test_many_anomalies_need_no_warning(
     make_report: MakeReport, split: Split, tmp_path: Path
 ) -> None:
-    many = replace(split, validation=split.validation * 40)
+    many = replace(split, validation=split.validation * 40, holdout=split.holdout * 20)
     text = read_page(write_report(tmp_path / "report", make_report(split=many))).text
     assert "The validation set has 80 anomalous images" in text
     assert "noisy" not in text
