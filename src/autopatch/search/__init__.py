@@ -28,13 +28,7 @@ from autopatch.search.constraints import Constraint, resolve_constraints
 from autopatch.search.evaluation import Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
 from autopatch.search.feature_maps import SharedWork
-from autopatch.search.front import (
-    Front,
-    Trial,
-    failed_candidates,
-    non_dominated,
-    none_feasible,
-)
+from autopatch.search.front import Front
 from autopatch.search.gp import GP
 from autopatch.search.latency import LatencyTable, measure_table
 from autopatch.search.loop import SearchError, SearchProgress, search
@@ -60,6 +54,7 @@ from autopatch.search.study import (
     load_trials,
 )
 from autopatch.search.tpe import TPE
+from autopatch.search.trials import Trial, failed_candidates, non_dominated, none_feasible
 
 __all__ = [
     "DEFAULT_OBJECTIVES",

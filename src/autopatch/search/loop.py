@@ -17,11 +17,12 @@ from autopatch.errors import (
 )
 from autopatch.search.evaluation import CallbackError, Evaluation, Evaluator
 from autopatch.search.executor import InProcessExecutor
-from autopatch.search.front import Front, Trial, non_dominated, none_feasible
+from autopatch.search.front import Front
 from autopatch.search.optimizer import SAMPLERS, Score
 from autopatch.search.rules import RULES
 from autopatch.search.space import Genome
 from autopatch.search.study import Plan, Study
+from autopatch.search.trials import Trial, non_dominated, none_feasible
 
 FAILURES_IN_A_ROW = 3
 """A search stops after this many successive failures of the machine of one kind."""

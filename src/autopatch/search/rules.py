@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from autopatch.errors import InputError
 from autopatch.registry import Registry
-from autopatch.search.front import Trial
 from autopatch.search.objectives import Objective
+from autopatch.search.trials import Trial
 
 Choose: TypeAlias = Callable[[Sequence[Trial], Sequence[Objective], str], Trial]
 """Picks one of the trials of a front, given the objectives of the search and the name of the

@@ -38,7 +38,6 @@ from autopatch.files import StrPath, new_file
 from autopatch.genes import Choice
 from autopatch.search.constraints import Constraint
 from autopatch.search.evaluation import Evaluation
-from autopatch.search.front import Trial
 from autopatch.search.latency import LatencyTable
 from autopatch.search.objectives import (
     DEFAULT_OBJECTIVES,
@@ -59,6 +58,7 @@ from autopatch.search.storage import (
     quiet,
     writing,
 )
+from autopatch.search.trials import Trial
 
 INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
