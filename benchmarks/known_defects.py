@@ -93,9 +93,9 @@ def _measured(
         maps = head.anomaly_maps(scene.maps(scored))
     else:
         head = replace(head, defects=DefectBank(head.defects.bank, weight=weight))
-        _, maps = Shots(known, scored, DEFAULT_READING).anomaly_maps_knowing(
-            head, scene.maps(scored), scene.maps(known), scene.maps(scene.split.holdout)
-        )
+        shots = Shots(known, scored, DEFAULT_READING, held_out=scene.split.holdout)
+        searched = scene.maps(shots.searched)
+        _, maps = shots.anomaly_maps_knowing(head, searched, scene.maps(known))
     metrics = scene.metrics(maps, scored)
     return metrics["rwAP"], metrics["image_AUROC"]
 

@@ -265,7 +265,7 @@ def test_unchanged_patches_of_a_synthetic_anomaly_are_not_searched_again(
     of_drawn[1:, :, 2:4, 5] += 1  # the first one is its source
     maps = [torch.cat([of_scored, of_drawn])]
     head = fit_head(GoodMaps.of([good]), Head((1,), 50, defects=0.5), size=32)
-    views = Shots([shot], scored, DEFAULT_READING, drawn)
+    views = Shots([shot], scored, DEFAULT_READING, drawn, scored)
     rows: list[int] = []
     search = shots.nearest_neighbors
 
@@ -277,7 +277,7 @@ def test_unchanged_patches_of_a_synthetic_anomaly_are_not_searched_again(
     found = views.anomaly_maps(head, maps)
     assert sum(rows) == 64 * len(scored) + 2 * (len(drawn) - 1)
     assert torch.equal(found, views.chosen(head.anomaly_maps(maps)))
-    knowing, found = views.anomaly_maps_knowing(head, maps, [of_shot], [of_scored])
+    knowing, found = views.anomaly_maps_knowing(head, maps, [of_shot])
     expected = knowing.anomaly_maps(maps)[views.images]
     knows = views.known[:, 0]
     assert 0 < knows.sum() < len(knows)

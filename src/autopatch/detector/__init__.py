@@ -28,6 +28,7 @@ from autopatch.detector.extractor import (
     cut_subnet,
     feature_maps,
     grid,
+    images_at_a_time,
     stack_maps,
 )
 from autopatch.detector.head import DEFAULT_DEFECT_WEIGHT, Head
@@ -83,6 +84,7 @@ __all__ = [
     "fit_patches",
     "grid",
     "head_of_coreset",
+    "images_at_a_time",
     "mean_of_nearest",
     "patchcore_architecture",
     "score_by_type",

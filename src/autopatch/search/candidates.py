@@ -92,20 +92,19 @@ class CandidateEvaluator:
     ) -> None:
         self._supernet = supernet
         self._device = torch.device(device)
-        drawn = [anomaly.sample for anomaly in synthetic]
-        others = list(dict.fromkeys([*scored, *drawn, *shots, *held_out]))
+        self._shots = Shots(shots, scored, reading, synthetic, held_out)
+        searched = self._shots.searched
+        others = list(dict.fromkeys([*searched, *shots]))
         self._of_fit = range(len(fit))
         place = {sample: len(fit) + index for index, sample in enumerate(others)}
-        self._of_scored, self._of_shots, self._of_held_out = (
-            [place[sample] for sample in part] for part in ([*scored, *drawn], shots, held_out)
+        self._of_searched, self._of_shots = (
+            [place[sample] for sample in part] for part in (searched, shots)
         )
         self._of_unseen = [place[sample] for sample in unseen(scored)]
-        self._shots = Shots(shots, scored, reading, synthetic)
-        every = [*scored, *drawn]
-        types = [every[place].type for place in self._shots.images]
-        masks = self._shots.chosen(load_masks(every, evaluation_size, reading))
+        types = [searched[place].type for place in self._shots.images]
+        masks = self._shots.chosen(load_masks(searched, evaluation_size, reading))
         own_group = {anomaly.sample: anomaly.source for anomaly in synthetic}
-        groups = [group_of(own_group.get(sample, sample)) for sample in every]
+        groups = [group_of(own_group.get(sample, sample)) for sample in searched]
         self._metrics = ValidationMetrics(
             masks,
             types,
@@ -180,15 +179,14 @@ class CandidateEvaluator:
             good, architecture.head, aggregator, coreset, size=self._evaluation_size
         )
         fitted = self._now()
-        scored = _taken(maps, self._of_scored)
+        searched = _taken(maps, self._of_searched)
         if architecture.head.defects is None or not len(self._shots):
-            anomaly_maps = self._shots.anomaly_maps(head, scored, self._told)
+            anomaly_maps = self._shots.anomaly_maps(head, searched, self._told)
         else:
             head, anomaly_maps = self._shots.anomaly_maps_knowing(
                 head,
-                scored,
+                searched,
                 shots=_taken(maps, self._of_shots),
-                held_out=_taken(maps, self._of_held_out),
                 told=self._told,
             )
         compared = self._now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from autopatch.detector import (
     MemoryBank,
     batches_of,
     grid,
+    images_at_a_time,
     mean_of_nearest,
     usual_distance,
 )
@@ -161,12 +162,16 @@ class Shots:
         scored: The images to score.
         synthetic: Synthetic anomalies to score, with the good images among `scored`, on which they
             are drawn.
+        held_out: Good images outside the bank, which show the usual distances of good patches;
+            needed with shots.
         reading: How masks become pixels.
 
     Attributes:
-        images: The image of each score: a place among the scored images, followed by the synthetic
-            anomalies. The scored images come first, then the good ones among them again, then the
-            synthetic ones. Without synthetic anomalies, only the scored images.
+        searched: The images whose patches are searched: the scored ones, the other held-out ones,
+            and the synthetic anomalies.
+        images: The image of each score, a place among `searched`. The scored images come first,
+            then the good ones among them again, then the synthetic anomalies. Without synthetic
+            anomalies, only the scored images.
         known: Which shots each of `images` is scored with, bool `[V, S]`.
     """
 
@@ -176,9 +181,13 @@ class Shots:
         scored: Sequence[Sample],
         reading: Reading,
         synthetic: Sequence[Anomaly] = (),
+        held_out: Sequence[Sample] = (),
     ) -> None:
-        place_of = {absolute_path(sample.image): place for place, sample in enumerate(scored)}
+        real = list(dict.fromkeys([*scored, *held_out]))
+        self.searched = [*real, *(anomaly.sample for anomaly in synthetic)]
+        place_of = {absolute_path(sample.image): place for place, sample in enumerate(real)}
         self._sources = [place_of[absolute_path(anomaly.source.image)] for anomaly in synthetic]
+        self._held_out = [place_of[absolute_path(sample.image)] for sample in held_out]
         self._masks = [read_mask(shot.mask, reading) for shot in shots if shot.mask is not None]
         self.images = list(range(len(scored)))
         left_out: list[frozenset[int]] = [frozenset()] * len(scored)
@@ -187,7 +196,7 @@ class Shots:
             left_out = _left_out(shots, scored)
         if synthetic:
             good = [place for place, sample in enumerate(scored) if not sample.label]
-            self.images += [*good, *range(len(scored), len(scored) + len(synthetic))]
+            self.images += [*good, *range(len(real), len(self.searched))]
             left_out += [frozenset()] * len(good)
             left_out += [_source(shots, anomaly) for anomaly in synthetic]
         self.known = torch.ones((len(left_out), len(shots)), dtype=torch.bool, device="cpu")
@@ -202,42 +211,41 @@ class Shots:
     def anomaly_maps(
         self,
         head: FittedHead,
-        scored: Sequence[torch.Tensor],
+        maps: Sequence[torch.Tensor],
         told: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor:
         """Scores images by a head without known defects.
 
         Args:
             head: A head fitted on good images.
-            scored: Feature maps of the scored images, then those of the synthetic anomalies, one
-                tensor per level.
+            maps: Feature maps of `searched`, one tensor per level.
             told: Called every few images with the number of images done, and their total.
 
         Returns:
             Anomaly maps `[V, size, size]` of `images`.
         """
-        found = []
-        for features, distances in self._searched(head, scored, (), told):
-            nothing = torch.ones((len(features), 0), dtype=torch.bool, device="cpu")
-            scores = distances.means(nothing, neighbors=head.memory.neighbors)
-            found.append(head.maps_of(features, scores))
-        return self.chosen(torch.cat(found))
+        distances = self._distances(head, maps, (), told)
+        neighbors = head.memory.neighbors
+
+        def scores(views: slice) -> torch.Tensor:
+            nothing = self.known[views, :0]
+            return distances.taken(self.images[views]).means(nothing, neighbors=neighbors)
+
+        return self._maps(head, maps, scores)
 
     def anomaly_maps_knowing(
         self,
         head: FittedHead,
-        scored: Sequence[torch.Tensor],
+        maps: Sequence[torch.Tensor],
         shots: Sequence[torch.Tensor],
-        held_out: Sequence[torch.Tensor],
         told: Callable[[int, int], None] | None = None,
     ) -> tuple[FittedHead, torch.Tensor]:
         """Adds the shots to a head and scores images.
 
         Args:
             head: A head fitted on good images.
-            scored: See `anomaly_maps`.
+            maps: See `anomaly_maps`.
             shots: Feature maps of the shots.
-            held_out: Feature maps of good images that the head was not fitted on.
             told: See `anomaly_maps`.
 
         Returns:
@@ -245,86 +253,103 @@ class Shots:
             head without the image's own patches.
         """
         patches = self.patches(head, shots)
+        distances = self._distances(head, maps, patches, told)
+        neighbors = head.memory.neighbors
         knowing = head.knowing(*Known((), patches).joined(head.memory.bank))
-        usual = [knowing.memory(head.aggregator(maps)) for maps in batches_of(held_out)]
-        knowing.defects.usual = usual_distance(torch.cat(usual))
-        neighbors, defects = head.memory.neighbors, knowing.defects
-        images = torch.tensor(self.images)
-        found: dict[int, torch.Tensor] = {}
-        done = 0
-        for features, distances in self._searched(head, scored, patches, told):
-            in_batch = (images >= done) & (images < done + len(features))
-            for knows in (False, True):
-                chosen = (in_batch & (self.known.any(dim=1) == knows)).nonzero().flatten()
-                if not len(chosen):
-                    continue
-                places = (images[chosen] - done).tolist()
-                of_chosen, known = distances.taken(places), self.known[chosen]
-                if knows:
-                    scores = of_chosen.scores(
-                        known, neighbors=neighbors, weight=defects.weight, usual=defects.usual
-                    )
-                else:
-                    scores = of_chosen.means(known, neighbors=neighbors)
-                placed = torch.tensor(places).to(features.device)
-                maps = knowing.maps_of(features[placed], scores)
-                found.update(zip(chosen.tolist(), maps, strict=True))
-            done += len(features)
-        return knowing, torch.stack([found[place] for place in range(len(images))])
+        every = torch.ones((len(self._held_out), len(self)), dtype=torch.bool, device="cpu")
+        held_out = distances.taken(self._held_out).means(every, neighbors=neighbors)
+        usual = usual_distance(held_out)
+        knowing.defects.usual = usual
 
-    def _searched(
+        def scores(views: slice) -> torch.Tensor:
+            known, of_views = self.known[views], distances.taken(self.images[views])
+            found = of_views.means(known, neighbors=neighbors).reshape(len(known), -1)
+            knows = known.any(dim=1)
+            if knows.any():
+                places = knows.nonzero().flatten().tolist()
+                found[torch.tensor(places).to(found.device)] = (
+                    of_views.taken(places)
+                    .scores(
+                        known[places],
+                        neighbors=neighbors,
+                        weight=knowing.defects.weight,
+                        usual=usual,
+                    )
+                    .reshape(len(places), -1)
+                )
+            return found.flatten()
+
+        return knowing, self._maps(knowing, maps, scores)
+
+    def _distances(
         self,
         head: FittedHead,
         maps: Sequence[torch.Tensor],
         patches: Sequence[KnownPatches],
         told: Callable[[int, int], None] | None,
-    ) -> Iterator[tuple[torch.Tensor, ShotDistances]]:
-        """Searches the patches of images, batch by batch.
+    ) -> ShotDistances:
+        """Searches the patches of all images.
 
         A patch of a synthetic anomaly that equals the one of its source at the same place has the
         same distances. It is not searched again; with strides of 4 these are four of five patches.
-
-        Yields:
-            Patch features of a batch, `[N, H, W, D]`, and their distances.
         """
-        height, width = grid(maps)
 
         def of(rows: torch.Tensor, images: int) -> ShotDistances:
             return ShotDistances.of(rows, images, head.memory, patches, head.memory.neighbors)
 
-        scored, done = len(maps[0]) - len(self._sources), 0
-        of_scored: list[ShotDistances] = []
-        for batch in head.batches([m[:scored] for m in maps]):
-            rows: torch.Tensor = head.aggregator(batch)
-            of_scored.append(of(rows, len(batch[0])))
-            yield rows.reshape(-1, height, width, rows.shape[1]), of_scored[-1]
+        real, done = len(self.searched) - len(self._sources), 0
+        found: list[ShotDistances] = []
+        for batch in head.batches([m[:real] for m in maps]):
+            found.append(of(head.aggregator(batch), len(batch[0])))
             done += len(batch[0])
             if told is not None:
-                told(done, len(maps[0]))
+                told(done, len(self.searched))
         if not self._sources:
-            return
-        known = ShotDistances.joined(of_scored)
-        for batch in head.batches([m[scored:] for m in maps]):
-            sources = self._sources[done - scored :][: len(batch[0])]
-            places = torch.tensor(sources).to(maps[0].device)
-            rows = head.aggregator(batch)
-            changed = (rows != head.aggregator([m[places] for m in maps])).any(dim=1)
-            distances = known.taken(sources)
+            return ShotDistances.joined(found)
+        searched = ShotDistances.joined(found)
+        for batch in head.batches([m[real:] for m in maps]):
+            sources = self._sources[done - real :][: len(batch[0])]
+            rows: torch.Tensor = head.aggregator(batch)
+            changed = (rows != head.aggregator(_taken(maps, sources))).any(dim=1)
+            distances = searched.taken(sources)
             if changed.any():
-                found = of(rows[changed], 1)
-                distances = distances.replaced(changed.reshape(len(sources), -1), found)
-            yield rows.reshape(-1, height, width, rows.shape[1]), distances
+                others = of(rows[changed], 1)
+                distances = distances.replaced(changed.reshape(len(sources), -1), others)
+            found.append(distances)
             done += len(batch[0])
             if told is not None:
-                told(done, len(maps[0]))
+                told(done, len(self.searched))
+        return ShotDistances.joined(found)
 
-    def chosen(self, maps: torch.Tensor) -> torch.Tensor:
-        """The maps of `images`, `[V, ...]`.
+    def _maps(
+        self,
+        head: FittedHead,
+        maps: Sequence[torch.Tensor],
+        scores: Callable[[slice], torch.Tensor],
+    ) -> torch.Tensor:
+        """The anomaly maps of `images` from the scores of their patches."""
+        height, width = grid(maps)
+        at_a_time = images_at_a_time(maps[0].device)
+        found = []
+        for first in range(0, len(self.images), at_a_time):
+            views = slice(first, first + at_a_time)
+            places = self.images[views]
+            # Only steps on scores look at features.
+            if len(head.score_steps):
+                rows: torch.Tensor = head.aggregator(_taken(maps, places))
+            else:
+                rows = maps[0].new_empty((len(places) * height * width, 0))
+            features = rows.reshape(len(places), height, width, rows.shape[1])
+            found.append(head.maps_of(features, scores(views)))
+        return torch.cat(found)
+
+    def chosen(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of `images`, `[V, ...]`.
 
         Args:
-            maps: One map for each scored image and synthetic anomaly.
+            values: One for each of `searched`.
         """
-        return maps[torch.tensor(self.images).to(maps.device)]
+        return values[torch.tensor(self.images).to(values.device)]
 
     def patches(self, head: FittedHead, shots: Sequence[torch.Tensor]) -> tuple[KnownPatches, ...]:
         """The rows that each shot adds to a head.
@@ -340,6 +365,12 @@ class Shots:
                 cells = Cells.of(self._masks[len(found)], height, width)
                 found.append(KnownPatches.of(rows, cells, head.memory, head.radius))
         return tuple(found)
+
+
+def _taken(maps: Sequence[torch.Tensor], images: Sequence[int]) -> list[torch.Tensor]:
+    """The maps of some images."""
+    places = torch.tensor(images).to(maps[0].device)
+    return [m[places] for m in maps]
 
 
 def can_be_left_out(shots: Sequence[Sample]) -> bool:
