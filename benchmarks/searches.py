@@ -14,25 +14,23 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autopatch.data import load_images, load_masks
-from autopatch.detector import Architecture, Detector, patchcore_architecture, score_maps
+from autopatch.data import load_masks
+from autopatch.detector import Detector, patchcore_architecture, score_maps
 from autopatch.runs import Run, run_search
 from autopatch.search.latency.measure import this_machine
 from autopatch.search.latency.timing import DeviceClock, Timer, as_in_use
+from evaluation import METRICS, REPEATS, at_size, predictions
 from features import SHARED
 from record import Record
 from scenes import SETS, spread
 
-METRICS = ("rwAP", "AP", "image_AUROC")
 DETECTORS = {
     "pick": "pick of the search",
     "without": "the pick without known defects",
@@ -40,7 +38,6 @@ DETECTORS = {
     "same_size": "PatchCore baseline at the image size of the pick",
     "best": "best of the front (test labels)",
 }
-TIMED_IMAGES, REPEATS = 8, 24
 
 
 def searched(name: str, seed: int, out: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -90,19 +87,6 @@ def searched(name: str, seed: int, out: Path, options: dict[str, Any]) -> dict[s
     }
 
 
-def at_size(run: Run, size: int) -> Architecture:
-    """The PatchCore baseline at another image size, with a coreset of 10 % of the patches."""
-    baseline = patchcore_architecture(run.supernet, images=len(run.good))
-    assert baseline is not None
-    height, width = run.supernet.grid(baseline.backbone, size)
-    rows = max(round(len(run.good) * height * width / 10), 1)
-    return replace(
-        baseline,
-        input=replace(baseline.input, size=size),
-        head=replace(baseline.head, bank_size=rows),
-    )
-
-
 def without_known(detector: Detector) -> Detector:
     """The detector without its known images."""
     lacking = copy.deepcopy(detector)
@@ -117,17 +101,6 @@ def measured(run: Run, detector: Detector) -> dict[str, float]:
     masks = load_masks(test, detector.evaluation_size, run.reading)
     found = score_maps(maps, masks, [sample.type for sample in test])
     return {metric: found[metric] for metric in METRICS}
-
-
-def predictions(run: Run, detector: Detector) -> Callable[[], None]:
-    """Predicts one decoded image after the other."""
-    paths = [sample.image for sample in run.split.test[:TIMED_IMAGES]]
-    images = cycle(load_images(paths, detector.architecture.input.size, run.reading).split(1))
-
-    def run_once() -> None:
-        detector.predict(next(images)).pred_score.tolist()
-
-    return run_once
 
 
 class _Told:
