@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation import RESULTS
+from evaluation import PROTOCOL, RESULTS
 from scenes import spread
 
 WORDS = {
@@ -146,16 +146,21 @@ def print_runs(results: Results) -> None:
             print(f"| {name} | {result['seed']} | {' | '.join(cells)} |")
 
 
-def read(folder: Path) -> dict[tuple[str, int], dict[str, list[dict[str, Any]]]]:
-    """All results, by space and number of shots, then by set."""
-    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = defaultdict(
+def read(folder: Path) -> dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]]:
+    """All results, by protocol, space and number of shots, then by set."""
+    found: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines()[1:]:
             result = json.loads(line)
-            found[result["space"], result["shots"]][result["set"]].append(result)
+            key = (result["protocol"], result["space"], result["shots"])
+            found[key][result["set"]].append(result)
     return found
+
+
+def _order(item: tuple[tuple[str, str, int], object]) -> tuple[bool, tuple[str, str, int]]:
+    return item[0][0] != PROTOCOL, item[0]
 
 
 def main() -> None:
@@ -164,9 +169,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = read(arguments.results)
     print("Test rwAP in percent, mean ± standard deviation over seeds.")
-    for (space, shots), results in sorted(found.items()):
+    for (protocol, space, shots), results in sorted(found.items(), key=_order):
         seeds = {name: len(of_set) for name, of_set in results.items()}
-        print(f"\n## {space}, {shots} shots of each type\n")
+        print(f"\n## {space}, {shots} shots of each type, protocol {protocol}\n")
         print("Seeds: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + ".\n")
         print_rwap(results)
         first = next(iter(results.values()))[0]["detectors"]

@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "evaluation"
 COUNTS = (1, 0, 4)
 SEEDS = 5
 RESERVE = 4
+PROTOCOL = "random"
 METRICS = ("rwAP", "AP", "image_AUROC")
 TIMED_IMAGES, REPEATS = 8, 24
 DEFECT_WEIGHT = 0.5
@@ -89,12 +90,16 @@ class Unit:
         shots: Number of shots of each type.
         seed: The seed.
         out: Folder for searches and the latency table.
+        protocol: How images are split.
     """
 
-    def __init__(self, space: str, name: str, shots: int, seed: int, out: Path) -> None:
+    def __init__(
+        self, space: str, name: str, shots: int, seed: int, out: Path, protocol: str
+    ) -> None:
         self.space, self.name, self.shots, self.seed = space, name, shots, seed
+        self.protocol = protocol
         stem = space.removeprefix("timm:")
-        self.folder = out / f"{stem}_{name}_{shots}_{seed}"
+        self.folder = out / f"{stem_of(space, name, protocol)}_{shots}_{seed}"
         self._table = out / f"{stem}_latency.json"
         self.seconds: dict[str, float] = {}
 
@@ -112,6 +117,7 @@ class Unit:
             shots=self.shots,
             seed=self.seed,
             reserve=RESERVE,
+            protocol=self.protocol,
             groups=groups_of_tiles(self.folder) if self.name == "magnetic_tile" else None,
             latency_table=table,
             resume=resume,
@@ -162,6 +168,7 @@ class Unit:
         return {
             "space": self.space,
             "set": self.name,
+            "protocol": self.protocol,
             "shots": self.shots,
             "seed": self.seed,
             "evaluations": run.evaluations,
@@ -205,6 +212,12 @@ def cheapest_within(trials: Sequence[Trial], highest: Trial, errors: float) -> T
         return values[0] - values[1] <= errors * statistics.pstdev(differences)
 
     return min(filter(is_near, trials), key=lambda trial: trial.evaluation.values["latency"])
+
+
+def stem_of(space: str, name: str, protocol: str) -> str:
+    """The name of the results of a space, a data set and a way to split it."""
+    parts = [space.removeprefix("timm:"), name]
+    return "_".join(parts if protocol == PROTOCOL else [*parts, protocol])
 
 
 def weights_of(space: str) -> str:
@@ -281,15 +294,16 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
+    parser.add_argument("--protocol", default=PROTOCOL)
     arguments = parser.parse_args()
-    space = arguments.space
+    space, protocol = arguments.space, arguments.protocol
     for seed, shots, name in product(arguments.seeds, arguments.counts, arguments.sets):
-        path = RESULTS / f"{space.removeprefix('timm:')}_{name}.jsonl"
-        record = Record(path, {"space": space, "set": name})
+        path = RESULTS / f"{stem_of(space, name, protocol)}.jsonl"
+        record = Record(path, {"space": space, "set": name, "protocol": protocol})
         if any((shots, seed) == (r["shots"], r["seed"]) for r in record.results):
             continue
         began = time.monotonic()
-        unit = Unit(space, name, shots, seed, arguments.out)
+        unit = Unit(space, name, shots, seed, arguments.out, protocol)
         result = unit.evaluate()
         record.add(result)
         shutil.rmtree(unit.folder)
