@@ -78,19 +78,26 @@ def _resampled(result: Mapping[str, Any], one: str, other: str) -> npt.NDArray[n
     return found - found.mean()
 
 
+def with_detector(results: Results, key: str) -> Results:
+    """The results that have a detector; some have only one of the three searches."""
+    found = {name: [r for r in of_set if key in r["detectors"]] for name, of_set in results.items()}
+    return {name: of_set for name, of_set in found.items() if of_set}
+
+
 def print_rwap(results: Results) -> None:
     """Prints rwAP and latency of all detectors."""
     print("| detector | " + " | ".join(results) + " | mean | times the latency of PatchCore |")
     print("|---|" + "---|" * (len(results) + 2))
     for key, words in WORDS.items():
-        if not all(key in r["detectors"] for of_set in results.values() for r in of_set):
+        some = with_detector(results, key)
+        if len(some) < len(results):
             continue
-        of_sets = [[_rwap(r, key) / 100 for r in of_set] for of_set in results.values()]
+        of_sets = [[_rwap(r, key) / 100 for r in of_set] for of_set in some.values()]
         cells = [spread(values) for values in of_sets]
         overall = 100 * statistics.mean(map(statistics.mean, of_sets))
         ratios = [
             r["detectors"][key]["seconds"] / r["detectors"]["patchcore"]["seconds"]
-            for of_set in results.values()
+            for of_set in some.values()
             for r in of_set
         ]
         slower = statistics.geometric_mean(ratios)
@@ -109,11 +116,12 @@ def print_differences(results: Results, counts: int) -> None:
     print("| default pick against | pooled difference | interval | higher in | of sets |")
     print("|---|---|---|---|---|")
     for key in COMPARED:
-        if not all(key in r["detectors"] for of_set in results.values() for r in of_set):
+        some = with_detector(results, key)
+        if len(some) < len(results):
             continue
-        pooled, drawn = difference(results, "pick", key, rng)
+        pooled, drawn = difference(some, "pick", key, rng)
         low, high = np.quantile(drawn, [tail, 1 - tail])
-        gains = [[_rwap(r, "pick") - _rwap(r, key) for r in of_set] for of_set in results.values()]
+        gains = [[_rwap(r, "pick") - _rwap(r, key) for r in of_set] for of_set in some.values()]
         runs = [gain > 0 for of_set in gains for gain in of_set]
         sets = [statistics.mean(of_set) > 0 for of_set in gains]
         print(
@@ -174,8 +182,7 @@ def main() -> None:
         print(f"\n## {space}, {shots} shots of each type, protocol {protocol}\n")
         print("Seeds: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + ".\n")
         print_rwap(results)
-        first = next(iter(results.values()))[0]["detectors"]
-        counts = sum(key in first for key in COMPARED)
+        counts = sum(len(with_detector(results, key)) == len(results) for key in COMPARED)
         print(f"\nIntervals: 95 %, corrected for {counts} comparisons.\n")
         print_differences(results, counts)
         print()

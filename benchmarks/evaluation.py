@@ -130,10 +130,14 @@ class Unit:
             run.latency_table.save(self._table)
         return run
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self, *, alone: bool) -> dict[str, Any]:
         """The results of all detectors. With one shot these include the published rule, which
         searches without known defects, and PatchCore tuned with known defects; each is also
-        measured with the other choice."""
+        measured with the other choice.
+
+        Args:
+            alone: Whether to leave out these two searches.
+        """
         run = self.search("pick")
         architectures = {key: trial.architecture for key, trial in picks(run).items()}
         baseline = patchcore_architecture(run.supernet, images=len(run.good))
@@ -143,7 +147,7 @@ class Unit:
         if self.shots:
             architectures["without"] = with_weight(architectures["pick"], None)
             architectures["patchcore_known"] = with_weight(baseline, DEFECT_WEIGHT)
-        if self.shots == 1:
+        if self.shots == 1 and not alone:
             published = self.search("published", rule="best", fixed={"defects": None})
             tuned = self.search("tuned", rule="best", fixed=tuned_genes(run))
             for key, found in (("published", published), ("tuned", tuned)):
@@ -295,6 +299,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
     parser.add_argument("--protocol", default=PROTOCOL)
+    parser.add_argument("--alone", action="store_true", help="search for the default pick alone")
     arguments = parser.parse_args()
     space, protocol = arguments.space, arguments.protocol
     for seed, shots, name in product(arguments.seeds, arguments.counts, arguments.sets):
@@ -304,7 +309,7 @@ def main() -> None:
             continue
         began = time.monotonic()
         unit = Unit(space, name, shots, seed, arguments.out, protocol)
-        result = unit.evaluate()
+        result = unit.evaluate(alone=arguments.alone)
         record.add(result)
         shutil.rmtree(unit.folder)
         rwap = {
