@@ -15,11 +15,12 @@ all sets.
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import cycle, product
 from pathlib import Path
@@ -159,7 +160,7 @@ class Unit:
 
     def _measure(self, run: Run, architectures: dict[str, Architecture]) -> dict[str, Any]:
         measured = Evaluated(run)
-        fitted = {a: run.fit_architecture(a) for a in dict.fromkeys(architectures.values())}
+        fitted = fit_all(run, dict.fromkeys(architectures.values()))
         results = {a: measured(detector) for a, detector in fitted.items()}
         clock = DeviceClock(torch.device("cpu"))
         timer = Timer(clock, repeats=REPEATS)
@@ -278,6 +279,21 @@ def at_size(run: Run, size: int) -> Architecture:
 def with_weight(architecture: Architecture, weight: float | None) -> Architecture:
     """The architecture with another weight of known defects."""
     return replace(architecture, head=replace(architecture.head, defects=weight))
+
+
+def fit_all(run: Run, architectures: Collection[Architecture]) -> dict[Architecture, Detector]:
+    """Fits detectors. One without known defects is that with them, less the defects, if both are
+    asked for."""
+    known = {with_weight(a, None): a for a in architectures if a.head.defects}
+    fitted = {a: run.fit_architecture(a) for a in architectures if a not in known}
+    return {a: fitted[a] if a in fitted else without_known(fitted[known[a]]) for a in architectures}
+
+
+def without_known(detector: Detector) -> Detector:
+    """A copy of a detector without its known images."""
+    lacking = copy.deepcopy(detector)
+    lacking.update(remove=[image.name for image in detector.known])
+    return lacking
 
 
 def predictions(run: Run, detector: Detector) -> Callable[[], None]:
