@@ -50,6 +50,17 @@ def test_areas_are_log_uniform(kind: str) -> None:
     assert 0.2 < logarithms.std() < 0.38  # 0.29 if uniform
 
 
+@pytest.mark.parametrize("side", [300, 512])
+def test_a_shot_of_one_pixel_is_transplanted(side: int) -> None:
+    """Reduced to 224 pixels, such a mask may vanish."""
+    mask = np.zeros((side, side), bool)
+    mask[side // 2, side // 3] = True
+    values = 120 + rough(0, (side, side))
+    shot = Shot(values.clip(0, 255).astype(np.uint8)[..., None], mask)
+    for painted in many("transplant", scene_of(values, shot), 20):
+        assert painted.mask.any()
+
+
 def test_scratches_are_thin() -> None:
     scene = scene_of(120 + rough(0, (SIDE, SIDE)))
     areas, widths = [], []

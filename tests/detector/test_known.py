@@ -250,6 +250,15 @@ def test_names_stay_unique(detector: Detector, anomalous: list[Sample]) -> None:
     assert [image.name for image in detector.known] == ["mine", "mine (3)"]
 
 
+def test_a_fit_names_its_defects_as_an_update_does(
+    data: MVTecAD, supernet: Supernet, anomalous: list[Sample]
+) -> None:
+    named = [Defect(sample.image, sample.mask, name="mine") for sample in anomalous[:2]]
+    assert [image.name for image in fit(data, supernet, *named).known] == ["mine", "mine (2)"]
+    with pytest.raises(InputError, match="the detector knows this picture as 'mine'"):
+        fit(data, supernet, named[0], named[0])
+
+
 def test_a_good_image_that_was_called_anomalous(
     fitted: Detector, detector: Detector, data: MVTecAD
 ) -> None:

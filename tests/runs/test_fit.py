@@ -1,6 +1,7 @@
 """A detector from good images alone."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,21 @@ def test_images_of_a_group_stay_in_one_fold(fit, textures, tmp_path):
     assert apart.threshold != detector.threshold
     with pytest.raises(InputError, match="`images` must be a folder"):
         fit(images, tmp_path / "files", group_regex="x")
+
+
+def test_groups_of_images_in_subfolders(fit, textures, tmp_path):
+    parts = tmp_path / "parts"
+    for number, image in enumerate(sorted((textures / "train" / "good").iterdir())[:6]):
+        target = parts / str(number % 2) / image.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, target)
+    detector = fit(parts, architecture=ARCHITECTURE, group_regex=r".(?=\.)")
+    assert detector.threshold.images == 6
+
+
+def test_groups_of_a_whole_data_set_are_refused(fit, textures, tmp_path):
+    with pytest.raises(InputError, match="contains train/good, so it is a whole data set"):
+        fit(textures, group_regex=r"\d")
 
 
 def test_random_weights_and_folds_follow_the_seed(fit, tmp_path):

@@ -216,6 +216,9 @@ def test_weights_are_told_apart_by_what_they_hold(finished, moved, tmp_path, det
 def test_results_of_another_fit_are_left_out_of_the_report(finished, detector_file, measured):
     detector = Detector.load(detector_file)
     assert measured.belongs_to(detector)
+    stricter = finished.fit(false_alarm_rate=0.3, out=finished.path / "stricter.safetensors")
+    assert stricter.architecture == detector.architecture
+    assert not measured.belongs_to(stricter)
     found = replace(measured, fitted=finished.trials[1].architecture)
     assert not found.belongs_to(detector)
     found.save(finished.path)

@@ -128,7 +128,7 @@ def test_settings_are_stored(tmp_path: Path, space: SearchSpace) -> None:
         "rule": "best",
         "initial": [[0, 4, 1, 2, 0, 0, 0, 0, 1, 3]],
         "sampler": "tpe",
-        "format": 6,
+        "format": 7,
         "objectives": [
             {
                 "name": "cost",
@@ -208,8 +208,8 @@ def test_study_of_an_earlier_version(tmp_path: Path, space: SearchSpace) -> None
 def test_study_of_a_later_version(tmp_path: Path, space: SearchSpace) -> None:
     path = tmp_path / "study.db"
     Study.create(path, Plan(space, evaluations=5)).close()
-    optuna_study(path).set_user_attr("format", 7)
-    with pytest.raises(InputError, match=r"not a readable study .*format is 7, expected 6"):
+    optuna_study(path).set_user_attr("format", 8)
+    with pytest.raises(InputError, match=r"not a readable study .*format is 8, expected 7"):
         load_trials(path)
     optuna_study(path).set_user_attr("format", 2)
     with pytest.raises(InputError, match=r"a search of an earlier version of autopatch; search ag"):

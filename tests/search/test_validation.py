@@ -98,6 +98,14 @@ def test_a_score_of_zero_does_not_coarsen_the_others() -> None:
     assert (bootstrap.levels(maps).negative.sum(dim=0) > 0).sum() > 0.4 * levels > 50
 
 
+def test_intervals_can_be_left_out() -> None:
+    maps, masks = scene(7, TYPES)
+    measure = partial(ValidationMetrics, masks, TYPES, groups(), scored=8, shots=shots("dent"))
+    plain, found = measure(intervals=False)(maps), measure()(maps)
+    assert plain.resampled == {} != found.resampled
+    assert plain.metrics.items() < found.metrics.items()
+
+
 def test_without_shots_only_the_kinds_count() -> None:
     types = [*TYPES[:6], *TYPES[8:]]
     maps, masks = scene(1, types)
@@ -144,6 +152,21 @@ def test_images_of_a_group_are_drawn_together() -> None:
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 3] == counts[:, 4]).all()
     assert (counts[1:, [0, 2, 3]].sum(dim=1) == 3).all()
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 8])
+def test_resamples_of_few_shots_are_around_the_sample(kinds: int) -> None:
+    """Each resample has as many shots as the sample, so few shots do not shift rwAP."""
+    types = ["good"] * 30 + [f"dent {i}" for i in range(kinds)]
+    names = [str(i) for i in range(len(types))]
+    shifts = []
+    for seed in range(8):
+        maps, masks = scene(seed, types)
+        bootstrap = Bootstrap(masks, types, names, good="good", seed=seed)
+        found = bootstrap.rwap(bootstrap.levels(maps), range(len(types)))
+        assert found.isfinite().all()
+        shifts.append(float(found[1:].mean() / found[0]))
+    assert fmean(shifts) == pytest.approx(1, abs=0.06)
 
 
 def test_the_interval_holds_ninety_percent() -> None:

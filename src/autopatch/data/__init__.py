@@ -7,8 +7,8 @@
 - `checks`: `check`, `check_folder` and `require_valid` decode and compare all images and masks.
 - `duplicates`: `Duplicates`, images that show the same picture.
 - `defects`: `defect_samples`, images of known defects and their masks in a folder.
-- `folders`: `folder_images`, images of a folder of any layout; `named_images`, the names of their
-  results.
+- `folders`: `folder_images` and `folder_of_good`, images of a folder of any layout;
+  `named_images`, the names of their results.
 - `reading`: `Reading`, the settings that turn files into pixels; `ImageInput`, files, PIL images,
   arrays and tensors; `to_pil`, `as_images`, `read_image`; `decide`, the bit depth of images;
   `Remarks`, notes on unusual images.
@@ -39,7 +39,7 @@ from autopatch.data.digest import (
     pixels_digest,
 )
 from autopatch.data.duplicates import Duplicates
-from autopatch.data.folders import folder_images, named_images
+from autopatch.data.folders import folder_images, folder_of_good, named_images
 from autopatch.data.masks import EVALUATION_SIZE, Cells, load_masks, read_mask, to_mask
 from autopatch.data.mvtec import MVTecAD
 from autopatch.data.reader import ImageReader, Preparation, Square, load_images
@@ -104,6 +104,7 @@ __all__ = [
     "draw_anomalies",
     "draw_textures",
     "folder_images",
+    "folder_of_good",
     "group_of",
     "image_digests",
     "joint_digest",

@@ -33,6 +33,22 @@ def folder_images(folder: StrPath) -> list[Path]:
     return list(found.images)
 
 
+def folder_of_good(folder: StrPath) -> list[Path]:
+    """Lists the images in a folder of good images and all its subfolders, see `folder_images`.
+
+    Raises:
+        InputError: The folder holds a whole data set, so also anomalous images; or see
+            `folder_images`.
+    """
+    for part in (Path("train", "good"), Path("ground_truth")):
+        if path_kind(Path(folder, part)) == "folder":
+            raise InputError(
+                f"{folder}: contains {part}, so it is a whole data set; expected only good "
+                f"images, such as {Path(folder, 'train', 'good')}"
+            )
+    return folder_images(folder)
+
+
 def named_images(paths: StrPath | Iterable[StrPath]) -> dict[Path, Path]:
     """Lists images and gives each a name for its results.
 

@@ -73,13 +73,23 @@ class MVTecAD:
             test.extend(_pair(layout, images))
         _refuse_orphan_types(layout)
         dataset = cls(Path(root), train, tuple(test), layout.passed_over())
+        return dataset.grouped(group_regex=group_regex, groups_csv=groups_csv)
+
+    def grouped(
+        self, *, group_regex: str | None = None, groups_csv: StrPath | None = None
+    ) -> MVTecAD:
+        """The same images with their groups, see `scan`; unchanged without arguments.
+
+        Raises:
+            InputError: Both arguments are given, or the groups cannot be read.
+        """
         if group_regex is not None and groups_csv is not None:
             raise InputError("`group_regex` and `groups` are both given, expected at most one")
         if group_regex is not None:
-            return dataset._with_groups(_group_by_regex(group_regex))
+            return self._with_groups(_group_by_regex(group_regex))
         if groups_csv is not None:
-            return dataset._with_groups(_group_by_csv(dataset, Path(groups_csv)))
-        return dataset
+            return self._with_groups(_group_by_csv(self, Path(groups_csv)))
+        return self
 
     def _with_groups(self, group: Callable[[Path], str]) -> MVTecAD:
         return replace(

@@ -6,8 +6,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from autopatch.data import DEFAULT_READING, GOOD, Reading, Sample, load_masks
 from autopatch.detector.detector import Detector
+from autopatch.detector.known import KnownImage
 from autopatch.detector.metrics import score_maps
 from autopatch.progress import Progress
 
@@ -54,28 +57,27 @@ def score_by_type(
     known = [image for image in detector.known if image.type != GOOD]
     if not known:
         return ()
+    masks = load_masks(samples, detector.evaluation_size, reading)
 
-    def rwap(kind: str, lacking: Sequence[str]) -> float:
-        scored = [sample for sample in samples if sample.type in (GOOD, kind)]
+    def anomaly_maps(lacking: Sequence[KnownImage], places: Sequence[int]) -> torch.Tensor:
         lacks = detector
         if lacking:
             lacks = copy.deepcopy(detector)
-            lacks.update(remove=lacking)
-        maps = lacks.predict([sample.image for sample in scored], progress=progress).anomaly_map
-        masks = load_masks(scored, detector.evaluation_size, reading)
-        return score_maps(maps, masks, [sample.type for sample in scored])["rwAP"]
+            lacks.update(remove=[image.name for image in lacking])
+        images = [samples[place].image for place in places]
+        return lacks.predict(images, progress=progress).anomaly_map
 
-    every = [image.name for image in detector.known]
+    every = range(len(samples))
+    seen, without = anomaly_maps([], every), anomaly_maps(detector.known, every)
     found = []
     for kind in sorted({sample.type for sample in samples if sample.label}):
-        of_type = [image.name for image in known if image.type == kind]
-        found.append(
-            TypeResult(
-                type=kind,
-                known=len(of_type),
-                seen=rwap(kind, []),
-                unseen=rwap(kind, of_type),
-                without=rwap(kind, every),
-            )
-        )
+        of_type = [image for image in known if image.type == kind]
+        places = [place for place in every if samples[place].type in (GOOD, kind)]
+        of_kind = {"seen": seen[places], "without": without[places]}
+        of_kind["unseen"] = anomaly_maps(of_type, places) if of_type else of_kind["seen"]
+        types = [samples[place].type for place in places]
+        rwap = {
+            name: score_maps(maps, masks[places], types)["rwAP"] for name, maps in of_kind.items()
+        }
+        found.append(TypeResult(type=kind, known=len(of_type), **rwap))
     return tuple(found)

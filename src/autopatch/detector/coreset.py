@@ -21,7 +21,7 @@ _SUMMED = 2048  # rows copied to float64 at a time, so that they stay in the cac
 class Coreset:
     """Rows chosen from the patches of all good images, in the order of the picks.
 
-    The first m rows are the coreset of m rows.
+    If nothing was dropped (`lost` is 0), the first m rows are the coreset of m rows.
 
     Attributes:
         rows: `[n, D]`, float32.
@@ -55,7 +55,8 @@ def choose_coreset(
     The first pick is the patch nearest to the mean of all patches, so the choice depends neither on
     a seed nor on the order of the images (except where patches are equally far away).
 
-    If the patches exceed the memory, they are thinned on the way. Each time the memory is full, its
+    If the patches exceed the memory, they are thinned on the way, and then their order matters.
+    Each time the memory is full, its
     patches are replaced by a coreset of `4 * count` of them, or as many as fit into half the
     memory. What was dropped lies within the covering radius of that coreset; `lost` is the sum of
     these radii. After the first time, each block is thinned on its way in: of patches within `lost`

@@ -30,6 +30,7 @@ from autopatch.data import (
     as_images,
     decide,
     folder_images,
+    folder_of_good,
     image_digests,
     joint_digest,
 )
@@ -277,17 +278,19 @@ class Detector(nn.Module):
         known = Known()
         if added:
             architecture = _with_defects(architecture)
-            known = know(
-                added,
-                subnet=subnet,
-                preparation=architecture.input,
-                aggregator=head.aggregator,
-                memory=head.memory,
-                radius=head.radius,
-                calibration=packed,
-                reader=reader,
-                reading=reading,
-                told=_told(progress, "known defects"),
+            known = known.add(
+                know(
+                    added,
+                    subnet=subnet,
+                    preparation=architecture.input,
+                    aggregator=head.aggregator,
+                    memory=head.memory,
+                    radius=head.radius,
+                    calibration=packed,
+                    reader=reader,
+                    reading=reading,
+                    told=_told(progress, "known defects"),
+                )
             )
         head, measured = calibrate_head(
             head, known, maps, distances, false_alarm_rate, _told(progress, "calibrate")
@@ -722,13 +725,7 @@ def _good_images(images: Images) -> list[ImageInput]:
         InputError: A folder holds a whole data set, so also anomalous images.
     """
     if isinstance(images, str | os.PathLike) and path_kind(images) == "folder":
-        for part in (Path("train", "good"), Path("ground_truth")):
-            if path_kind(Path(images, part)) == "folder":
-                raise InputError(
-                    f"{images}: contains {part}, so it is a whole data set; expected only good "
-                    "images, such as "
-                    f"{Path(images, 'train', 'good')}"
-                )
+        return list(folder_of_good(images))
     return _list(images)
 
 

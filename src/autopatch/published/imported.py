@@ -27,6 +27,7 @@ from autopatch.runs import (
     load_inputs,
     own_seed,
     perform_search,
+    require_shots,
 )
 from autopatch.search import RULES, Plan, Trial, compose_space, resolve_objectives
 
@@ -136,6 +137,7 @@ def import_study(
         objectives=resolve_objectives((PUBLISHED.cost, RULES[PUBLISHED.rule].quality)),
         settings={"imported": {"study": chosen[0].study, "trials": [t.number for t in chosen]}},
     )
+    require_shots(plan.measured, inputs.split)
     run = perform_search(
         out,
         inputs,

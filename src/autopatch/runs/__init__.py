@@ -13,7 +13,8 @@ synthesize, demo, info.
 - `synthesize`: draws synthetic anomalies on the good images of a data set.
 - `run_demo`: all steps on synthetic images. `system_info`: versions and hardware.
 - `perform_search`, `Inputs`, `load_inputs`, `own_seed`, `Machine`, `SupernetSource`,
-  `SplitRequest`, `check_new_run`: the building blocks of `run_search`, for other kinds of searches.
+  `SplitRequest`, `check_new_run`, `require_shots`: the building blocks of `run_search`, for other
+  kinds of searches.
 """
 
 from autopatch.runs.check import ComparedImage, DeepCheck, check_deep
@@ -25,7 +26,7 @@ from autopatch.runs.latency import measure_latency
 from autopatch.runs.predictions import UnreadableImage, WrittenPredictions, write_predictions
 from autopatch.runs.results import DetectorResult, TestResults
 from autopatch.runs.run import Run
-from autopatch.runs.search import Machine, check_new_run, perform_search, run_search
+from autopatch.runs.search import Machine, check_new_run, perform_search, require_shots, run_search
 from autopatch.runs.source import Inputs, SplitRequest, SupernetSource, load_inputs, own_seed
 from autopatch.runs.synthesize import synthesize
 from autopatch.runs.update import update_detector
@@ -50,6 +51,7 @@ __all__ = [
     "measure_latency",
     "own_seed",
     "perform_search",
+    "require_shots",
     "run_demo",
     "run_search",
     "synthesize",

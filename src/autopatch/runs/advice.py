@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 from autopatch.data import GOOD
 from autopatch.detector import Architecture, Threshold, patchcore_architecture
 from autopatch.report import Evidence, in_words, rwap_of_shots
 from autopatch.runs.record import RunRecord
 from autopatch.search import Trial
-from autopatch.search.bootstrap import interval
+from autopatch.search.bootstrap import COVERAGE
 
 ENOUGH_GOOD = 20
 """With fewer good hold-out images, more of them are advised."""
@@ -78,8 +80,8 @@ def baseline_trial(run: RunRecord) -> Trial | None:
 
 def _trust(run: RunRecord, evidence: Evidence) -> str:
     """Compares the pick with the baseline, pair by pair: both on the same resamples of the images
-    that the search has seen. The pick is the best of many on them, so the difference is a little
-    too high."""
+    that the search has seen. The pick is the best of many on them by luck too, so the interval has
+    Bonferroni's correction for the number of trials."""
     pick, baseline = run.pick, baseline_trial(run)
     quality = run.objectives[-1]
     assert pick.evaluation is not None
@@ -99,17 +101,23 @@ def _trust(run: RunRecord, evidence: Evidence) -> str:
         f"{in_words(quality, baseline.evaluation.values)} (trial {baseline.number})"
     )
     differences = pick.evaluation.differences(baseline.evaluation, quality.name)
-    ends = None if differences is None else interval(differences)
-    if ends is None:
+    if differences is None:
         return (
             f"{name} cannot be told from the PatchCore baseline, since their {quality.short_name} "
             f"has no interval: {against}."
         )
-    low, high = (f"{100 * end:.1f}" for end in ends)
-    against += f"; 90 % interval of the difference: {low} to {high} points"
-    if ends[0] > 0:
+    difference = pick.evaluation.values[quality.name] - baseline.evaluation.values[quality.name]
+    trials = sum(trial.evaluation is not None for trial in run.trials)
+    errors = NormalDist().inv_cdf(1 - (1 - COVERAGE) / 2 / trials)
+    width = errors * statistics.pstdev(differences)
+    low, high = difference - width, difference + width
+    against += (
+        f"; {100 * COVERAGE:.0f} % interval of the difference, for the best of {trials} trials: "
+        f"{100 * low:.1f} to {100 * high:.1f} points"
+    )
+    if low > 0:
         return f"{name} can be trusted to be better than the PatchCore baseline: {against}."
-    if ends[1] < 0:
+    if high < 0:
         return (
             f"{name} is worse than the PatchCore baseline and was picked for its cost, by the rule "
             f"{run.rule!r} or a constraint: {against}."
@@ -164,7 +172,7 @@ def _help(run: RunRecord, evidence: Evidence, threshold: Threshold | None) -> st
         kind = min(few, key=lambda kind: few[kind])
         return f"More shots of {kind} may help most: the search had {few[kind]}."
     count = min(evidence.shots.values())
-    return (
-        f"Nothing stands out that would help: the search had {evidence.good:,} good images, at "
-        f"least {count} shots of each type, and larger images than those of the pick."
-    )
+    had = [f"{evidence.good:,} good images", f"at least {count} shots of each type"]
+    if run.pick.architecture.input.size < largest:
+        had.append("larger images than those of the pick")
+    return f"Nothing stands out that would help: the search had {' and '.join(had)}."

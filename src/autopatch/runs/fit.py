@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from autopatch.data import MVTecAD, Reading, defect_samples
+from autopatch.data import GOOD, MVTecAD, Reading, Sample, defect_samples, folder_of_good
 from autopatch.detector import Architecture, Detector, Head, patchcore_architecture
 from autopatch.errors import InputError
-from autopatch.files import StrPath, require_writable_file
+from autopatch.files import StrPath, path_kind, require_writable_file
 from autopatch.kernels import usable_device
 from autopatch.progress import Progress
 from autopatch.runs.folder import read_json
@@ -116,7 +116,11 @@ def _grouped(
             "`groups` or `group_regex` is given, so `images` must be a folder; `Detector.fit` "
             "takes files and their groups"
         )
-    good = MVTecAD.scan(images, group_regex=regex, groups_csv=table).train
+    if path_kind(images) != "folder":
+        raise InputError(f"{images}: no such folder, expected one of good images")
+    listed = tuple(Sample(image, GOOD) for image in folder_of_good(images))
+    found = MVTecAD(Path(images), listed, ()).grouped(group_regex=regex, groups_csv=table)
+    good = found.train
     return [sample.image for sample in good], [sample.group for sample in good]
 
 

@@ -106,11 +106,14 @@ class TestResults:
     synthetic: bool = False
 
     def belongs_to(self, detector: Detector) -> bool:
-        """Whether `detector` is the fitted detector that was measured."""
-        return (self.fitted, self.data_digest, self.known) == (
+        """Whether `detector` is the fitted detector that was measured, with the same threshold."""
+        verdicts = [row.verdicts for row in self.rows if row.kind == "fitted"]
+        thresholds = [each.threshold for each in verdicts if each is not None]
+        return (self.fitted, self.data_digest, self.known, thresholds) == (
             detector.architecture,
             detector.data_digest,
             _digests(detector),
+            [detector.threshold],
         )
 
     @property
@@ -218,6 +221,7 @@ def evaluate_run(
         cache_bytes=cache_bytes,
         reading=run.reading,
         device=detector.device,
+        intervals=False,
     )
     trials = run.front.trials
     for done, trial in enumerate(trials):

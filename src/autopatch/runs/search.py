@@ -257,6 +257,7 @@ def run_search(
     if min_image_auroc is not None:
         bounds = (*bounds, _auroc_bound(rule, min_image_auroc, bounds))
     measured = (*chosen, *(bound.objective for bound in bounds))
+    require_shots(measured, inputs.split)
     draws = any(objective.needs_synthetic for objective in measured)
     if draws:
         kinds_to_draw(kinds, inputs.split.validation)  # refuses kinds before anything takes long
@@ -359,12 +360,12 @@ def perform_search(
     """
     out = Path(out)
     space, split, supernet = plan.space, inputs.split, inputs.supernet
-    _require_shots(plan.measured, split)
     if preset.mask_resize is not None:
         reading = replace(inputs.findings.reading, mask_resize=preset.mask_resize)
         inputs = replace(inputs, findings=replace(inputs.findings, reading=reading))
     logger.info("%s: %s", inputs.root, _describe_split(split))
-    logger.info("  %s", inputs.findings.describe_areas())
+    if inputs.findings.areas:
+        logger.info("  %s", inputs.findings.describe_areas())
     for line in split.notes:
         logger.info("  %s", line)
     logger.info("%s: %s; %s architectures", supernet.name, supernet.provenance, f"{space.size():,}")
@@ -410,6 +411,16 @@ def perform_search(
     return run
 
 
+def require_shots(measured: Sequence[Objective], split: Split) -> None:
+    """Raises InputError if an objective needs anomalous images and the search has none."""
+    for objective in measured:
+        if objective.needs_shots and not split.validation:
+            raise InputError(
+                f"`shots` is {split.shots}, so the search has no anomalous images, but it measures "
+                f"{objective.name}, which needs them; expected at least 1 shot, or `rule` 'robust'"
+            )
+
+
 def check_new_run(out: StrPath, *, resume: bool, lock: bool = True) -> None:
     """Checks that a search can start, before any image is read.
 
@@ -426,16 +437,6 @@ def check_new_run(out: StrPath, *, resume: bool, lock: bool = True) -> None:
         require_resumable(Path(out), lock=lock)
     else:
         require_new(Path(out))
-
-
-def _require_shots(measured: Sequence[Objective], split: Split) -> None:
-    """Raises InputError if an objective needs anomalous images and the search has none."""
-    for objective in measured:
-        if objective.needs_shots and not split.validation:
-            raise InputError(
-                f"`shots` is {split.shots}, so the search has no anomalous images, but it measures "
-                f"{objective.name}, which needs them; expected at least 1 shot, or `rule` 'robust'"
-            )
 
 
 def _judged(

@@ -40,8 +40,9 @@ class Bootstrap:
     """Resamples the groups of images, with replacement, and computes rwAP and image AUROC anew.
 
     An image, the synthetic anomalies drawn on it, and all images of its part are one group, since
-    they are not independent. Scores are rounded to 2,048 levels or fewer, 0.4 to 0.8 %
-    apart; those below 1/32,768 of the highest are equal.
+    they are not independent. Groups with a good image and groups of anomalous images alone are
+    drawn apart, so that every resample has as many shots as the sample. Scores are rounded to 2,048
+    levels or fewer, 0.4 to 0.8 % apart; those below 1/32,768 of the highest are equal.
 
     Args:
         masks: Anomalous pixels, bool `[V, S, S]`, on the CPU.
@@ -66,12 +67,16 @@ class Bootstrap:
         seed: int = 0,
     ) -> None:
         names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-        self.good_groups = len({g for g, t in zip(groups, types, strict=True) if t == good})
-        drawn = np.random.default_rng(seed).multinomial(
-            len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
-        )
-        # The first is the sample itself.
-        counts = np.concatenate([np.ones((1, len(names))), drawn])[:, [names[g] for g in groups]]
+        good_groups = {g for g, t in zip(groups, types, strict=True) if t == good}
+        self.good_groups = len(good_groups)
+        counts = np.ones((1 + RESAMPLES, len(names)))  # the first is the sample itself
+        rng = np.random.default_rng(seed)
+        for part in (good_groups, names.keys() - good_groups):
+            places = sorted(names[name] for name in part)
+            if places:
+                shares = np.full(len(places), 1 / len(places))
+                counts[1:, places] = rng.multinomial(len(places), shares, size=RESAMPLES)
+        counts = counts[:, [names[g] for g in groups]]
         weights = np.zeros(masks.shape, np.int64)
         areas, regions = np.zeros(len(types)), np.zeros(len(types))
         for image, mask in enumerate(masks.numpy()):
@@ -116,14 +121,16 @@ class Bootstrap:
         regions = counts @ self._regions[chosen]
         mean_area = counts @ self._areas[chosen] / regions
         kinds = sorted({self._types[place] for place in places} - {self._good})
+        seen = counts.new_zeros(len(counts))
         positive = counts.new_zeros((len(counts), levels.positive.shape[1]))
         for kind in kinds:
             of_kind, those = self._chosen([p for p in places if self._types[p] == kind])
             found = of_kind @ self._regions[those]
+            seen += found > 0
             # Without a region of this kind there is nothing to weigh.
             share = regions / found.clamp(min=1)
             positive += (of_kind @ levels.positive[those]) * share[:, None]
-        positive *= (mean_area / len(kinds))[:, None]
+        positive *= (mean_area / seen)[:, None]
         true = positive.flip(1).cumsum(dim=1)
         false = (counts @ levels.negative[chosen]).flip(1).cumsum(dim=1)
         precision = true / (true + false).clamp(min=torch.finfo(true.dtype).tiny)

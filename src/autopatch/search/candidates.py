@@ -67,6 +67,7 @@ class CandidateEvaluator:
         cache_bytes: Memory for the decoded images, feature maps and coresets that candidates
             share, in bytes.
         reading: How image and mask files become pixels.
+        intervals: Whether to compute intervals of the metrics.
         device: Device for everything but reading images.
         progress: Called during the slowest step of a candidate, its nearest-neighbor search. An
             exception that it raises ends a search.
@@ -87,6 +88,7 @@ class CandidateEvaluator:
         evaluation_size: int = EVALUATION_SIZE,
         cache_bytes: int = 4 << 30,
         reading: Reading = DEFAULT_READING,
+        intervals: bool = True,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> None:
@@ -112,6 +114,7 @@ class CandidateEvaluator:
             scored=len(scored),
             shots=[shot for shot in shots if shot in set(scored)],
             transplants={a.sample.type for a in synthetic if a.shot is not None},
+            intervals=intervals,
             device=device,
         )
         cache = Cache(cache_bytes)

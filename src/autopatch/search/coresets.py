@@ -11,9 +11,10 @@ from autopatch.detector import Architecture, Coreset, GoodMaps, PatchAggregator,
 class Coresets:
     """Keeps the coresets of candidates in a cache.
 
-    The first rows of a coreset are the coreset of a smaller bank, so candidates that differ only in
-    a smaller bank size, or in what comes after the bank, share one coreset. Several threads may use
-    it.
+    If the patches fit into memory, the first rows of a coreset are the coreset of a smaller bank.
+    Then candidates that differ only in a smaller bank size, or in what comes after the bank, share
+    one coreset; otherwise only those of the same bank size do. So a candidate's bank never depends
+    on what was evaluated before. Several threads may use it.
 
     Args:
         cache: Keeps the rows, perhaps beside other things.
@@ -29,7 +30,7 @@ class Coresets:
         self._cache = cache
 
     def get(self, architecture: Architecture, good: GoodMaps) -> tuple[PatchAggregator, Coreset]:
-        """The fitted aggregator and a coreset of at least the architecture's bank size.
+        """The fitted aggregator and a coreset whose first rows are the architecture's bank.
 
         Args:
             architecture: The candidate.
@@ -39,7 +40,7 @@ class Coresets:
         size = good.patches if head.bank_size is None else min(head.bank_size, good.patches)
         key = "coreset", before_bank(architecture)
         found: tuple[PatchAggregator, Coreset] | None = self._cache.get(key)
-        if found is None or size > len(found[1].rows) or _is_all(found, size):
+        if found is None or not _begins_with(found[1], size):
             found = fit_patches(good, head)
             self._cache.put(key, found, found[1].rows.nbytes)
             self.chosen += 1
@@ -55,7 +56,9 @@ def before_bank(architecture: Architecture) -> Architecture:
     return replace(architecture, head=head)
 
 
-def _is_all(found: tuple[PatchAggregator, Coreset], size: int) -> bool:
-    """Whether the kept bank holds all patches, whose order is not that of a coreset."""
-    coreset = found[1]
-    return len(coreset.rows) == coreset.patches and size < coreset.patches
+def _begins_with(coreset: Coreset, size: int) -> bool:
+    """Whether the first rows of a coreset are the coreset of `size` rows."""
+    rows = len(coreset.rows)
+    if coreset.lost or rows == coreset.patches:  # thinned for its size, or all patches in order
+        return size == rows
+    return size <= rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from autopatch.search.objectives import Objective
 from autopatch.search.rules import Rule
@@ -30,7 +31,7 @@ class Front:
     rule: Rule
     note: str | None = None
 
-    @property
+    @cached_property
     def pick(self) -> Trial:
         """The trial that the rule picks by the last objective."""
         return self.rule.choose(self.trials, self.objectives, self.objectives[-1].name)

@@ -64,7 +64,7 @@ INTERRUPTED = "interrupted"
 NOT_FINISHED = "not finished"
 
 _NAME = "autopatch"
-_FORMAT = 6
+_FORMAT = 7
 _RETRIED = "autopatch:retried"
 _GROUPS = 2  # maximum depth of groups in the settings; deeper objects are values
 

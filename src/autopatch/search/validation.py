@@ -75,6 +75,7 @@ class ValidationMetrics:
         groups: Name of the group of each image.
         scored: Number of scored images.
         transplants: Kinds that are taken from shots.
+        intervals: Whether to compute intervals.
         shots: The shots among the scored images.
         device: Device of the anomaly maps.
     """
@@ -88,10 +89,13 @@ class ValidationMetrics:
         scored: int,
         shots: Sequence[Sample],
         transplants: Collection[str] = (),
+        intervals: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
         self._masks, self._types = masks.to(device), list(types)
-        self._bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
+        bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
+        has_intervals = intervals and bootstrap.good_groups >= LEAST_GROUPS
+        self._bootstrap = bootstrap if has_intervals else None
         self._scored = list(range(scored)) if set(types[:scored]) - {GOOD} else []
         beside = range(scored, len(types))
         good, lacking = (
@@ -130,8 +134,7 @@ class ValidationMetrics:
                     [metrics[f"{name}.{kind}"] for kind in self._kinds], metrics.get(name)
                 )
         resampled = {}
-        has_intervals = self._bootstrap.good_groups >= LEAST_GROUPS
-        for name, values in self._resampled(maps).items() if has_intervals else ():
+        for name, values in self._resampled(maps).items():
             bounds = interval(values)
             if bounds is not None:
                 metrics |= {f"{name}.low": bounds[0], f"{name}.high": bounds[1]}
@@ -145,7 +148,10 @@ class ValidationMetrics:
         return mean if of_shots is None else mean + self._weight * (of_shots - mean)
 
     def _resampled(self, maps: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The combined metrics on each resample, `[RESAMPLES]`, by name."""
+        """The combined metrics on each resample, `[RESAMPLES]`, by name; none if there are no
+        intervals."""
+        if self._bootstrap is None:
+            return {}
         levels = self._bootstrap.levels(maps)
         found = {}
         for name, resampled in zip(

@@ -107,6 +107,8 @@ def _visibility(scene: Scene, place: Place, mixed: npt.NDArray[np.uint8]) -> flo
     after[place.inner(rows, columns)] = mixed
     mask[place.inner(rows, columns)] = 255 * place.mask[..., None]
     inside, _ = local_statistics(mask, scene.unit)
+    if not inside.any():  # the mask is thinner than a pixel of the reduced image
+        return 0.0
     old_mean, old_deviation = local_statistics(before, scene.unit)
     mean, deviation = local_statistics(after, scene.unit)
     change = np.abs(mean - old_mean) + np.abs(deviation - old_deviation)
