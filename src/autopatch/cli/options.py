@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-Data = Annotated[Path, typer.Argument(help="Folder in the MVTec-AD layout.", metavar="DATA")]
+Data = Annotated[
+    Path,
+    typer.Argument(help="Folder in the MVTec-AD layout, or folder of good images.", metavar="DATA"),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder written by `search`.", metavar="RUN")]
 GroupRegex = Annotated[
     str | None,

@@ -86,7 +86,7 @@ def search(
         float | None,
         typer.Option(
             help="Only detectors with at least this AUROC of image scores on the validation "
-            "images, such as 0.9; with synthetic anomalies, their mean with that of the shots."
+            "images, such as 0.9; with synthetic anomalies, combined like robust rwAP."
         ),
     ] = None,
     latency_table: Annotated[

@@ -36,8 +36,7 @@ _TEST_PERCENT = 20
 class Split:
     """The roles of a data set's images.
 
-    The search is scored on `holdout` and `validation`. `test` is not read before the final
-    evaluation.
+    The search is scored on `holdout` and `validation`. `test` plays no part in it.
 
     Attributes:
         protocol: Name of the rule that chose the roles, one of `PROTOCOLS`.

@@ -316,5 +316,5 @@ OBJECTIVES: Registry[Objective] = Registry(
     },
 )
 """Objectives by name. By convention the first objective of a search is the cost (x axis of the
-plots), and the last is the quality (the detector with the best one is picked). A constraint can
-bound any of them."""
+plots), and the last is the quality, by which the rule picks. A constraint can bound any of
+them."""

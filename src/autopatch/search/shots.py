@@ -149,8 +149,8 @@ class Shots:
 
     If the scored images include the shots, a shot is scored by a detector that knows all shots but
     itself and those of its group. So that their scores are comparable, each good image is then
-    scored by a detector that lacks one shot too, in turn. If the shots of one image are all that
-    there are, no scored image is scored with known defects, since none can be left.
+    scored by a detector that lacks one shot too, in turn. If all shots are of one group, the scored
+    images are scored without known defects.
 
     Synthetic anomalies, and the good images beside them, are scored by a detector that knows all
     shots: each kind is a type of anomaly that the detector has never seen. A transplant is scored
