@@ -73,7 +73,8 @@ def score_by_type(
     for kind in sorted({sample.type for sample in samples if sample.label}):
         of_type = [image for image in known if image.type == kind]
         places = [place for place in every if samples[place].type in (GOOD, kind)]
-        of_kind = {"seen": seen[places], "without": without[places]}
+        chosen = torch.tensor(places).to(seen.device)
+        of_kind = {"seen": seen[chosen], "without": without[chosen]}
         of_kind["unseen"] = anomaly_maps(of_type, places) if of_type else of_kind["seen"]
         types = [samples[place].type for place in places]
         rwap = {
