@@ -176,14 +176,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     found = read(arguments.results)
-    print("Test rwAP in percent, mean ± standard deviation over seeds.")
+    print("Test rwAP in percent, mean ± standard deviation over seeds if there are several.")
     for (protocol, space, shots), results in sorted(found.items(), key=_order):
         seeds = {name: len(of_set) for name, of_set in results.items()}
         print(f"\n## {space}, {shots} shots of each type, protocol {protocol}\n")
         print("Seeds: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + ".\n")
         print_rwap(results)
         counts = sum(len(with_detector(results, key)) == len(results) for key in COMPARED)
-        print(f"\nIntervals: 95 %, corrected for {counts} comparisons.\n")
+        print(
+            f"\nIntervals: 95 %, corrected for {counts} comparisons, over groups of test images "
+            "and over seeds; with one seed, over test images alone.\n"
+        )
         print_differences(results, counts)
         print()
         print_runs(results)

@@ -72,6 +72,7 @@ EVALUATION_SIZE = 112
 TRANSPLANT = "transplant"
 
 _TRANSPLANTS = 4  # of each shot
+_BY_SIZE = 9  # values of a kind, see `Table`
 _CACHE_BYTES = 5 << 30
 
 
@@ -115,7 +116,8 @@ class Table:
         kinds: Names of the kinds, transplants last.
         test: rwAP and image AUROC on the test set, `[detectors, draws, 2]`.
         shots: The same on shots and hold-out images as a search scores them; NaN without shots.
-        synthetic: The same for each kind, `[detectors, draws, kinds, 2]`; NaN for transplants
+        synthetic: The same for each kind, then AP, then rwAP and AP of the smallest, the middle and
+            the largest third of its anomalies, `[detectors, draws, kinds, 9]`; NaN for transplants
             without shots.
         prefixes: rwAP of each kind with its first anomalies, without known defects, `[detectors,
             len(PREFIXES), kinds - 1]`; NaN for detectors with a weight.
@@ -352,6 +354,9 @@ class _Seen:
     types: Sequence[str]
     masks: torch.Tensor
 
+    def __post_init__(self) -> None:
+        self._areas = self.masks.flatten(1).sum(dim=1).tolist()
+
     def values(self, maps: torch.Tensor) -> dict[str, Any]:
         end = self.test + self.scored
         beside = range(end, len(self.types))
@@ -360,12 +365,27 @@ class _Seen:
             # Transplants and their good images lack a shot.
             good = self._of(GOOD, range(self.test, end) if kind == TRANSPLANT else beside)
             drawn = self._of(kind, beside)
-            of_kinds.append(self._both(maps, good + drawn) if drawn else None)
+            of_kinds.append(self._by_size(maps, good, drawn) if drawn else None)
         return {
             "test": self._both(maps, range(self.test)),
             "shots": self._both(maps, range(self.test, end)),
             "synthetic": of_kinds,
         }
+
+    def _by_size(
+        self, maps: torch.Tensor, good: Sequence[int], drawn: Sequence[int]
+    ) -> tuple[float, ...] | None:
+        both = self._both(maps, [*good, *drawn])
+        if both is None:
+            return None
+        by_area = sorted(drawn, key=lambda place: self._areas[place])
+        values = []
+        for part in (by_area, *np.array_split(by_area, 3)):
+            places = [*good, *map(int, part)]
+            types = [self.types[place] for place in places]
+            found = pixel_metrics(maps[places].contiguous(), self.masks[places], types)
+            values += [found.rwAP, found.AP]
+        return (*both, *values[1:])
 
     def _of(self, kind: str, places: Sequence[int]) -> list[int]:
         return [place for place in places if self.types[place] == kind]
@@ -433,7 +453,7 @@ def assemble(
                 }
             )
         for name in ("test", "shots", "synthetic"):
-            shape = {"synthetic": (len(scene.kinds), 2)}.get(name, (2,))
+            shape = {"synthetic": (len(scene.kinds), _BY_SIZE)}.get(name, (2,))
             values = np.full((len(scene.draws), len(variants()), *shape), np.nan)
             for draw, of_draw in enumerate(result["values"][name]):
                 for variant, of_variant in enumerate(of_draw):

@@ -61,6 +61,7 @@ def mean(values: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation in percent."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values)} ± {100 * deviation:.1f}"
+    """Mean and standard deviation in percent; the value alone if it is the only one."""
+    if len(values) == 1:
+        return mean(values)
+    return f"{mean(values)} ± {100 * statistics.stdev(values):.1f}"
