@@ -67,12 +67,14 @@ SIZES = ((224, 1), (224, 3), (320, 3))
 
 SMOOTHINGS = (0.0, 1.0)
 WEIGHTS = (None, 0.5)
+BY_SIZE = 9
+"""Number of values of a kind, see `Table`."""
+
 BANK_SIZE = 10_000
 EVALUATION_SIZE = 112
 TRANSPLANT = "transplant"
 
 _TRANSPLANTS = 4  # of each shot
-_BY_SIZE = 9  # values of a kind, see `Table`
 _CACHE_BYTES = 5 << 30
 
 
@@ -453,7 +455,7 @@ def assemble(
                 }
             )
         for name in ("test", "shots", "synthetic"):
-            shape = {"synthetic": (len(scene.kinds), _BY_SIZE)}.get(name, (2,))
+            shape = {"synthetic": (len(scene.kinds), BY_SIZE)}.get(name, (2,))
             values = np.full((len(scene.draws), len(variants()), *shape), np.nan)
             for draw, of_draw in enumerate(result["values"][name]):
                 for variant, of_variant in enumerate(of_draw):
