@@ -44,7 +44,11 @@ from autopatch.data import (
 from autopatch.detector import Architecture, GoodMaps, Head, Input, batches_of, usual_distance
 from autopatch.detector.scoring import fit_head
 from autopatch.detector.upsampling import Upsampling
-from autopatch.kernels import pixel_metrics, region_weighted_average_precision
+from autopatch.kernels import (
+    PixelMetrics,
+    pixel_metrics,
+    region_weighted_average_precision,
+)
 from autopatch.search.feature_maps import FeatureMaps
 from autopatch.search.shots import ShotDistances, Shots
 from autopatch.supernet import Supernet, load_supernet
@@ -376,32 +380,37 @@ class _Seen:
 
     def _by_size(
         self, maps: torch.Tensor, good: Sequence[int], drawn: Sequence[int]
-    ) -> tuple[float, ...] | None:
-        both = self._both(maps, [*good, *drawn])
-        if both is None:
-            return None
+    ) -> tuple[float, ...]:
+        """rwAP, image AUROC and AP, then rwAP and AP of each third by area."""
         by_area = sorted(drawn, key=lambda place: self._areas[place])
-        values = []
-        for part in (by_area, *np.array_split(by_area, 3)):
-            places = [*good, *map(int, part)]
-            types = [self.types[place] for place in places]
-            found = pixel_metrics(maps[places].contiguous(), self.masks[places], types)
-            values += [found.rwAP, found.AP]
-        return (*both, *values[1:])
+        whole = [*good, *drawn]
+        of_all, *thirds = (
+            self._pixels(maps, places)
+            for places in (whole, *([*good, *map(int, p)] for p in np.array_split(by_area, 3)))
+        )
+        values = [of_all.rwAP, self._image_auroc(maps, whole), of_all.AP]
+        return (*values, *(value for found in thirds for value in (found.rwAP, found.AP)))
 
     def _of(self, kind: str, places: Sequence[int]) -> list[int]:
         return [place for place in places if self.types[place] == kind]
 
     def _both(self, maps: torch.Tensor, places: Sequence[int]) -> tuple[float, float] | None:
-        """rwAP and image AUROC."""
+        """rwAP and image AUROC; None without an anomaly."""
+        if all(self.types[place] == GOOD for place in places):
+            return None
+        return self._pixels(maps, places).rwAP, self._image_auroc(maps, places)
+
+    def _pixels(self, maps: torch.Tensor, places: Sequence[int]) -> PixelMetrics:
         chosen = list(places)
         types = [self.types[place] for place in chosen]
-        if set(types) == {GOOD}:
-            return None
-        maps, masks = maps[chosen], self.masks[chosen]
-        scores = maps.flatten(1).amax(dim=1).reshape(-1, 1, 1)
+        return pixel_metrics(maps[chosen].contiguous(), self.masks[chosen], types)
+
+    def _image_auroc(self, maps: torch.Tensor, places: Sequence[int]) -> float:
+        chosen = list(places)
+        types = [self.types[place] for place in chosen]
+        scores = maps[chosen].flatten(1).amax(dim=1).reshape(-1, 1, 1)
         labels = torch.tensor([kind != GOOD for kind in types]).reshape(-1, 1, 1)
-        return _rwap(maps, masks, types), pixel_metrics(scores, labels, types).AUROC
+        return pixel_metrics(scores, labels, types).AUROC
 
 
 def _rwap(maps: torch.Tensor, masks: torch.Tensor, types: Sequence[str]) -> float:

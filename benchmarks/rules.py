@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from picking import BY_SIZE, PREFIXES, RESULTS, SETS, SHOTS, Table
+from picking import BY_SIZE, PREFIXES, RESULTS, SETS, SHOTS, TRANSPLANT, Table
 from scenes import mean
 
 KIND_SETS = {
@@ -37,7 +38,9 @@ KIND_SETS = {
     "without blur and warp": ("scratch", "texture", "cutpaste", "tone"),
     "scratch, texture, cutpaste": ("scratch", "texture", "cutpaste"),
 }
-COMBINATIONS: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+Values: TypeAlias = npt.NDArray[np.float64]
+
+COMBINATIONS: Mapping[str, Callable[[Values], Values]] = {
     "mean": lambda values: np.nanmean(values, axis=1),
     "mean of square roots": lambda values: np.nanmean(np.sqrt(values), axis=1),
     "mean of logarithms": lambda values: np.nanmean(np.log(values + 0.001), axis=1),
@@ -45,6 +48,31 @@ COMBINATIONS: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.fl
 }
 """Ways to combine the rwAP of kinds, `[detectors, kinds]`. The mean rank depends on the other
 detectors, so a search cannot use it as an objective; it is here for comparison."""
+
+TOLERANCE = 0.05
+
+
+def _least_gain(values: Values, baseline: int) -> Values:
+    of_sizes = np.nanmean(values[..., [4, 6, 8]], axis=1)
+    gains: Values = (of_sizes - of_sizes[baseline]).min(axis=1)
+    return gains
+
+
+def _guarded(values: Values, baseline: int) -> Values:
+    largest = np.nanmean(values[..., 8], axis=1)
+    is_poor = largest < largest[baseline] - TOLERANCE
+    return np.where(is_poor, -np.inf, np.nanmean(values[..., 0], axis=1))
+
+
+SIZED: Mapping[str, Callable[[Values, int], Values]] = {
+    "mean rwAP (default)": lambda values, _: np.nanmean(values[..., 0], axis=1),
+    "mean AP": lambda values, _: np.nanmean(values[..., 2], axis=1),
+    "mean AP of the largest third": lambda values, _: np.nanmean(values[..., 8], axis=1),
+    "least gain over PatchCore in AP, over thirds": _least_gain,
+    "mean rwAP, without poor AP of the largest third": _guarded,
+}
+"""Qualities that know the sizes of synthetic anomalies: values of kinds `[detectors, kinds,
+BY_SIZE]` and the place of PatchCore's usual setting. AP is poor more than `TOLERANCE` below it."""
 
 OFFSETS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)
 """The shots weigh k / (k + offset), so 1 for 0, and 0 for infinity."""
@@ -90,6 +118,29 @@ class Robust:
             of_shots = combine(table.shots[pool, draw, 0][:, None])
             quality = (1 - weight) * quality + weight * of_shots
         return quality.argsort(kind="stable")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A rule that knows the sizes of synthetic anomalies; transplants count, and the shots weigh
+    k / (k + 4).
+
+    Attributes:
+        quality: Its name, in `SIZED`.
+    """
+
+    quality: str
+
+    def __call__(self, table: Table, draw: int) -> float:
+        count = table.draws[draw].count
+        pool = detectors(table, known=count > 0)
+        (patchcore,) = detectors(table, known=count > 0, **PATCHCORE)
+        baseline = pool.tolist().index(patchcore)
+        quality = SIZED[self.quality](table.synthetic[pool, draw], baseline)
+        if count:
+            weight = count / (count + 4)
+            quality = (1 - weight) * quality + weight * table.shots[pool, draw, 0]
+        return float(table.test[pool[quality.argsort(kind="stable")[-1]], draw, 0])
 
 
 def detectors(table: Table, *, known: bool, **values: object) -> npt.NDArray[np.int64]:
@@ -307,7 +358,7 @@ def print_sizes(tables: Mapping[str, Table]) -> None:
     columns = {"rwAP, all": 0, "AP, all": 2, **columns}
     print(f"| table | {' | '.join(columns)} |")
     print("|---|" + "---|" * len(columns))
-    plain = [kind != "transplant" for kind in next(iter(tables.values())).kinds]
+    plain = [kind != TRANSPLANT for kind in next(iter(tables.values())).kinds]
     for name, table in tables.items():
         pool = detectors(table, known=False)
         test = table.test[pool, 0, 0]
@@ -318,6 +369,20 @@ def print_sizes(tables: Mapping[str, Table]) -> None:
                 f"{spearmanr(quality, test).statistic:.2f} ({mean([test[quality.argmax()]])})"
             )
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_sized(tables: Mapping[str, Table]) -> None:
+    """Prints what rules that know sizes pick, and their regret."""
+    counts = (0, *SHOTS)
+    print(f"| quality | {' | '.join(tables)} | regret |")
+    print("|---|" + "---|" * (len(tables) + 1))
+    rules: dict[str, Rule] = {name: Sized(name) for name in SIZED}
+    for name, rule in {**rules, "best by the test labels": best}.items():
+        cells = [
+            " / ".join(mean(of) for of in picked(rule, table, counts).values())
+            for table in tables.values()
+        ]
+        print(f"| {name} | {' | '.join(cells)} | {100 * mean_regret(rule, tables):.2f} |")
 
 
 def main() -> None:
@@ -354,7 +419,14 @@ def main() -> None:
         "rwAP at k = 0, and the test rwAP of the pick. Thirds of the anomalies of each kind. "
         "Tables that lack these values are left out.\n"
     )
-    print_sizes({name: t for name, t in tables.items() if t.synthetic.shape[-1] == BY_SIZE})
+    sized = {name: t for name, t in tables.items() if t.synthetic.shape[-1] == BY_SIZE}
+    print_sizes(sized)
+    print(
+        "\nRules that know sizes: test rwAP at k = 0 / 1 / 2 / 4, and the mean regret in points. "
+        f"AP is poor if it is more than {100 * TOLERANCE:g} points below that of PatchCore's usual "
+        "setting.\n"
+    )
+    print_sized(sized)
 
 
 if __name__ == "__main__":

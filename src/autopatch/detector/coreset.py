@@ -56,12 +56,12 @@ def choose_coreset(
     a seed nor on the order of the images (except where patches are equally far away).
 
     If the patches exceed the memory, they are thinned on the way, and then their order matters.
-    Each time the memory is full, its
-    patches are replaced by a coreset of `4 * count` of them, or as many as fit into half the
-    memory. What was dropped lies within the covering radius of that coreset; `lost` is the sum of
-    these radii. After the first time, each block is thinned on its way in: of patches within `lost`
-    of each other, one is enough. This is merge-and-reduce (Har-Peled & Mazumdar, On coresets for
-    k-means and k-median clustering, STOC 2004) with the k-center coreset of Gonzalez (1985).
+    Each time the memory is full, its patches are replaced by a coreset of `4 * count` of them, or
+    as many as fit into half the memory. What was dropped lies within the covering radius of that
+    coreset; `lost` is the sum of these radii. After the first time, each block is thinned on its
+    way in: of patches within `lost` of each other, one is enough. This is merge-and-reduce
+    (Har-Peled & Mazumdar, On coresets for k-means and k-median clustering, STOC 2004) with the
+    k-center coreset of Gonzalez (1985).
 
     Args:
         blocks: Features of the patches, `[M_i, D]` each, float32, on one device.

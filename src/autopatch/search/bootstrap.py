@@ -51,9 +51,6 @@ class Bootstrap:
         good: The type of images without an anomaly.
         device: Device of the anomaly maps.
         seed: Seed of the resampling.
-
-    Attributes:
-        good_groups: Number of groups with a good image.
     """
 
     def __init__(
@@ -68,7 +65,6 @@ class Bootstrap:
     ) -> None:
         names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
         good_groups = {g for g, t in zip(groups, types, strict=True) if t == good}
-        self.good_groups = len(good_groups)
         counts = np.ones((1 + RESAMPLES, len(names)))  # the first is the sample itself
         rng = np.random.default_rng(seed)
         for part in (good_groups, names.keys() - good_groups):

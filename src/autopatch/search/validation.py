@@ -74,9 +74,9 @@ class ValidationMetrics:
         types: Anomaly type, kind, or "good" of each image.
         groups: Name of the group of each image.
         scored: Number of scored images.
+        shots: The shots among the scored images.
         transplants: Kinds that are taken from shots.
         intervals: Whether to compute intervals.
-        shots: The shots among the scored images.
         device: Device of the anomaly maps.
     """
 
@@ -93,9 +93,10 @@ class ValidationMetrics:
         device: torch.device | str = "cpu",
     ) -> None:
         self._masks, self._types = masks.to(device), list(types)
-        bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
-        has_intervals = intervals and bootstrap.good_groups >= LEAST_GROUPS
-        self._bootstrap = bootstrap if has_intervals else None
+        good_groups = {g for g, kind in zip(groups, types, strict=True) if kind == GOOD}
+        self._bootstrap = None
+        if intervals and len(good_groups) >= LEAST_GROUPS:
+            self._bootstrap = Bootstrap(masks, types, groups, good=GOOD, device=device)
         self._scored = list(range(scored)) if set(types[:scored]) - {GOOD} else []
         beside = range(scored, len(types))
         good, lacking = (
